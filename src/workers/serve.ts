@@ -1,0 +1,33 @@
+/**
+ * The worker side of a call: an entry file hands its functions to {@link serve} and exports the result as default, main calls
+ * them by name (src/pipeline/pool.ts). Input and output are plain data; errors travel as plain data too.
+ */
+import { type PlainError, toPlain } from '../errors.ts';
+import { StrandedThread } from './sys/netns.ts';
+
+// biome-ignore lint/suspicious/noExplicitAny: the parameter type of a handler is its own business; Pool.call checks it
+export type Handlers = Record<string, (input: any) => unknown>;
+
+export interface Call {
+  op: string;
+  input: unknown;
+}
+
+export type Reply = { ok: true; value: unknown; seconds: number } | { ok: false; error: PlainError; seconds: number };
+
+/** Makes the function a piscina worker exports. `seconds` in the reply is the work itself, without any queueing. */
+export function serve(handlers: Handlers): (call: Call) => Promise<Reply> {
+  return async ({ op, input }) => {
+    const began = performance.now();
+    const seconds = () => (performance.now() - began) / 1000;
+    try {
+      const handler = handlers[op];
+      if (!handler) throw new Error(`this worker has no "${op}"`);
+      return { ok: true, value: await handler(input), seconds: seconds() };
+    } catch (error) {
+      // A thread in a foreign namespace must not run one more task: the pool replaces it.
+      if (error instanceof StrandedThread) process.exit(1);
+      return { ok: false, error: toPlain(error), seconds: seconds() };
+    }
+  };
+}

@@ -1,0 +1,122 @@
+/**
+ * The only door to libc. Everything here is a plain synchronous call on the calling thread, which is the point: `unshare`,
+ * `setns` and `mount` act on that thread, so a pool worker can visit a namespace without the rest of the process noticing.
+ * koffi's asynchronous calls run on threads of its own and are never used (research: koffi's pool is not pinned to a thread).
+ */
+import { getSystemErrorMessage, getSystemErrorName } from 'node:util';
+import koffi from 'koffi';
+
+const lib = koffi.load('libc.so.6');
+
+/** A libc call that failed. `code` is the errno's name (`EBUSY`), as in Node's own system errors. */
+export class SysError extends Error {
+  override readonly name = 'SysError';
+  readonly syscall: string;
+  readonly errno: number;
+  readonly code: string;
+
+  constructor(syscall: string, errno: number, detail = '') {
+    super(`${syscall}${detail ? ` ${detail}` : ''}: ${getSystemErrorMessage(-errno)}`);
+    this.syscall = syscall;
+    this.errno = errno;
+    this.code = getSystemErrorName(-errno);
+  }
+}
+
+/** Returns a non-negative result as it is, and throws the errno of the call otherwise. `detail` names the object (a path). */
+export function check(syscall: string, result: number, detail?: string): number {
+  if (result < 0) throw new SysError(syscall, koffi.errno(), detail);
+  return result;
+}
+
+/** The errno of the last call on this thread, for the calls whose failure is part of the plan. */
+export const errno = (): number => koffi.errno();
+
+export const libc = {
+  open: lib.func('int open(const char *path, int flags, uint mode)'),
+  close: lib.func('int close(int fd)'),
+  pipe2: lib.func('int pipe2(_Out_ int *fds, int flags)'),
+  write: lib.func('long write(int fd, const void *buf, size_t count)'),
+  read: lib.func('long read(int fd, void *buf, size_t count)'),
+  lseek: lib.func('int64_t lseek(int fd, int64_t offset, int whence)'),
+  memfdCreate: lib.func('int memfd_create(const char *name, uint flags)'),
+  ioctl: lib.func('int ioctl(int fd, ulong request, void *arg)'),
+  fcntl: lib.func('int fcntl(int fd, int cmd, long arg)'),
+  flock: lib.func('int flock(int fd, int operation)'),
+
+  unshare: lib.func('int unshare(int flags)'),
+  setns: lib.func('int setns(int fd, int nstype)'),
+  mount: lib.func('int mount(const char *source, const char *target, const char *type, ulong flags, const void *data)'),
+  umount2: lib.func('int umount2(const char *target, int flags)'),
+  syscall3: lib.func('long syscall(long number, long a, const void *b, long c)'),
+  syscall5: lib.func('long syscall(long number, long a, long b, const void *c, const void *d, long e)'),
+
+  socket: lib.func('int socket(int domain, int type, int protocol)'),
+  connect: lib.func('int connect(int fd, const void *addr, uint len)'),
+
+  mknod: lib.func('int mknod(const char *path, uint mode, uint64_t dev)'),
+  mkfifo: lib.func('int mkfifo(const char *path, uint mode)'),
+  mkdirat: lib.func('int mkdirat(int dir, const char *path, uint mode)'),
+  lsetxattr: lib.func('int lsetxattr(const char *path, const char *name, const void *value, size_t size, int flags)'),
+  lgetxattr: lib.func('long lgetxattr(const char *path, const char *name, void *value, size_t size)'),
+
+  kill: lib.func('int kill(int pid, int signal)'),
+  waitpid: lib.func('int waitpid(int pid, _Out_ int *status, int options)'),
+  posixSpawn: lib.func(
+    'int posix_spawn(_Out_ int *pid, const char *path, const void *actions, const void *attr, const char **argv, const char **envp)',
+  ),
+  actionsInit: lib.func('int posix_spawn_file_actions_init(void *actions)'),
+  actionsDestroy: lib.func('int posix_spawn_file_actions_destroy(void *actions)'),
+  actionsDup2: lib.func('int posix_spawn_file_actions_adddup2(void *actions, int fd, int newfd)'),
+  actionsOpen: lib.func(
+    'int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, uint mode)',
+  ),
+  actionsChdir: lib.func('int posix_spawn_file_actions_addchdir_np(void *actions, const char *path)'),
+  attrInit: lib.func('int posix_spawnattr_init(void *attr)'),
+  attrDestroy: lib.func('int posix_spawnattr_destroy(void *attr)'),
+  attrSetFlags: lib.func('int posix_spawnattr_setflags(void *attr, short flags)'),
+  attrSetSigmask: lib.func('int posix_spawnattr_setsigmask(void *attr, const void *set)'),
+  attrSetSigdefault: lib.func('int posix_spawnattr_setsigdefault(void *attr, const void *set)'),
+};
+
+/** Constants of <fcntl.h>, <sched.h>, <sys/mount.h> and friends, as Linux defines them on every architecture we run on. */
+export const C = {
+  O_RDONLY: 0,
+  O_WRONLY: 1,
+  O_RDWR: 2,
+  O_CREAT: 0o100,
+  O_EXCL: 0o200,
+  O_NONBLOCK: 0o4000,
+  O_CLOEXEC: 0o2000000,
+  MFD_CLOEXEC: 1,
+
+  CLONE_NEWNS: 0x00020000,
+  CLONE_NEWNET: 0x40000000,
+  CLONE_FS: 0x00000200,
+
+  MS_RDONLY: 1,
+  MS_NOSUID: 2,
+  MS_NODEV: 4,
+  MS_NOEXEC: 8,
+  MS_REMOUNT: 32,
+  MS_NOATIME: 1024,
+  MS_BIND: 4096,
+  MS_REC: 16384,
+  MS_PRIVATE: 1 << 18,
+  MS_SLAVE: 1 << 19,
+  MS_SHARED: 1 << 20,
+  MS_RELATIME: 1 << 21,
+  MS_STRICTATIME: 1 << 24,
+  MNT_DETACH: 2,
+  UMOUNT_NOFOLLOW: 8,
+
+  WNOHANG: 1,
+  SIGKILL: 9,
+
+  AF_INET: 2,
+  SOCK_DGRAM: 2,
+  SOCK_CLOEXEC: 0o2000000,
+  SIOCGIFFLAGS: 0x8913,
+  SIOCSIFFLAGS: 0x8914,
+  IFF_UP: 1,
+} as const;
