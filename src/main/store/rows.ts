@@ -6,8 +6,11 @@ import type { ContainerConfig, PodSandboxConfig } from '../../../proto/gen/cri.t
 import type { CniAttachment, CniResult } from '../network/types.ts';
 import type { Row } from './table.ts';
 
-/** creating → ready → stopped → removing; `creating` and `removing` rows are undone by the next start of the daemon. */
-export type SandboxState = 'creating' | 'ready' | 'stopped' | 'removing';
+/**
+ * creating → ready → (notready →) stopped → removing. `notready`: the pause process is gone, network and the rest are still held.
+ * `creating` and `removing` rows are undone by the next start of the daemon.
+ */
+export type SandboxState = 'creating' | 'ready' | 'notready' | 'stopped' | 'removing';
 
 export interface SandboxRow extends Row {
   /** 64 hex digits. */

@@ -3,6 +3,8 @@
  * at once (some tens of microseconds, no fsync: see database.ts), so that a row is on its way to the disk before the resource
  * it describes exists.
  */
+import { SluiceError } from '../../errors.ts';
+
 export interface Row {
   id: string;
 }
@@ -31,6 +33,15 @@ export class Table<R extends Row> {
 
   get(id: string): R | undefined {
     return this.#rows.get(id);
+  }
+
+  /** The row with this id, or the only one whose id begins so (crictl sends what the user typed). Throws INVALID_REQUEST when several do. */
+  find(idOrPrefix: string): R | undefined {
+    const exact = this.#rows.get(idOrPrefix);
+    if (exact || idOrPrefix === '') return exact;
+    const matches = [...this.#rows.values()].filter((row) => row.id.startsWith(idOrPrefix));
+    if (matches.length > 1) throw new SluiceError('INVALID_REQUEST', `the id prefix "${idOrPrefix}" is ambiguous`);
+    return matches[0];
   }
 
   values(): IterableIterator<R> {

@@ -1,0 +1,7 @@
+import type { RunPodSandboxRequest, RunPodSandboxResponse } from '../../../proto/gen/cri.ts';
+import type { Node } from '../../pipeline/node.ts';
+import type { Unary } from './call.ts';
+
+export const runPodSandbox =
+  (node: Node): Unary<RunPodSandboxRequest, RunPodSandboxResponse> =>
+  async (request, call) => ({ podSandboxId: await node.pods.run(request, call) });

@@ -1,0 +1,12 @@
+import type { StopPodSandboxRequest, StopPodSandboxResponse } from '../../../proto/gen/cri.ts';
+import type { Node } from '../../pipeline/node.ts';
+import type { Unary } from './call.ts';
+
+/** Idempotent: an unknown id is a pod that is stopped already. */
+export const stopPodSandbox =
+  (node: Node): Unary<StopPodSandboxRequest, StopPodSandboxResponse> =>
+  async ({ podSandboxId }, call) => {
+    const row = node.store.sandboxes.find(podSandboxId);
+    if (row) await node.pods.stop(row.id, call);
+    return {};
+  };

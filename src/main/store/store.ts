@@ -1,0 +1,34 @@
+import type { ImageRow, LayerRow } from '../images/rows.ts';
+import { Database } from './database.ts';
+import type { ContainerRow, SandboxRow } from './rows.ts';
+import type { Table } from './table.ts';
+
+/** Everything that survives the daemon, by kind. */
+export class Store implements Disposable {
+  readonly sandboxes: Table<SandboxRow>;
+  readonly containers: Table<ContainerRow>;
+  readonly images: Table<ImageRow>;
+  readonly layers: Table<LayerRow>;
+  readonly #database: Database;
+
+  constructor(path: string, onWrite?: (seconds: number) => void) {
+    this.#database = new Database(path, onWrite);
+    this.sandboxes = this.#database.table('sandboxes');
+    this.containers = this.#database.table('containers');
+    this.images = this.#database.table('images');
+    this.layers = this.#database.table('layers');
+  }
+
+  get path(): string {
+    return this.#database.path;
+  }
+
+  /** The containers of a pod. */
+  containersOf(sandbox: string): ContainerRow[] {
+    return [...this.containers.values()].filter((container) => container.sandbox === sandbox);
+  }
+
+  [Symbol.dispose](): void {
+    this.#database[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,57 @@
+import { explain } from '../errors.ts';
+
+export interface CleanerOptions {
+  /** Milliseconds before the first retry; doubled each time, up to the last. */
+  firstDelayMs: number;
+  lastDelayMs: number;
+  onChange?: (pending: number) => void;
+}
+
+/**
+ * Tries failed clean-ups again, with growing pauses, until they succeed. What is to be done stands in the rows, so a restart of
+ * the daemon only hands them in again.
+ */
+export class Cleaner implements Disposable {
+  readonly #options: CleanerOptions;
+  readonly #timers = new Map<string, NodeJS.Timeout>();
+
+  constructor(options: CleanerOptions) {
+    this.#options = options;
+  }
+
+  get pending(): number {
+    return this.#timers.size;
+  }
+
+  /** Keeps trying `clean` for the thing called `id`; a second call for the same id changes nothing. `onFailure` hears of each failure. */
+  add(id: string, clean: () => Promise<void>, onFailure: (reason: string, attempt: number) => void): void {
+    if (this.#timers.has(id)) return;
+    const plan = (attempt: number) => {
+      const delay = Math.min(this.#options.firstDelayMs * 2 ** attempt, this.#options.lastDelayMs);
+      const again = async () => {
+        try {
+          await clean();
+          this.#timers.delete(id);
+          this.#options.onChange?.(this.pending);
+        } catch (error) {
+          onFailure(explain(error), attempt + 1);
+          plan(attempt + 1);
+        }
+      };
+      this.#timers.set(id, setTimeout(again, delay).unref());
+    };
+    plan(0);
+    this.#options.onChange?.(this.pending);
+  }
+
+  /** Drops what waits: the thing went another way (its owner removed it by hand), or the daemon ends. */
+  drop(id: string): void {
+    clearTimeout(this.#timers.get(id));
+    if (this.#timers.delete(id)) this.#options.onChange?.(this.pending);
+  }
+
+  [Symbol.dispose](): void {
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#timers.clear();
+  }
+}

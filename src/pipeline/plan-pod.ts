@@ -1,0 +1,69 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { join } from 'node:path';
+import { NamespaceMode, type RunPodSandboxRequest } from '../../proto/gen/cri.ts';
+import { SluiceError } from '../errors.ts';
+import type { Config, RuntimeConfig } from '../main/config/config.ts';
+import { sandboxName } from '../main/oci/names.ts';
+import { validateSandbox } from '../main/oci/validate.ts';
+import type { SandboxRow } from '../main/store/rows.ts';
+import type { Node } from './node.ts';
+
+const UNTRUSTED = 'io.kubernetes.cri.untrusted-workload';
+
+/**
+ * Decides everything about a pod that can be decided before anything is made: the record with all paths and the network
+ * configuration. Throws INVALID_REQUEST, UNKNOWN_RUNTIME or NETWORK_NOT_READY.
+ */
+export function planPod(node: Node, request: RunPodSandboxRequest): { row: SandboxRow; runtime: RuntimeConfig } {
+  const config = validateSandbox(request.config);
+  const runtime = chooseRuntime(node.config, request);
+  const id = randomBytes(32).toString('hex');
+  const { root, state } = node.config;
+  const row: SandboxRow = {
+    id,
+    name: sandboxName(config.metadata),
+    state: 'creating',
+    createdAt: 0n,
+    config,
+    runtimeHandler: request.runtimeHandler,
+    runtime: runtime.name,
+    netns: '',
+    addresses: [],
+    image: '',
+    snapshot: join(root, 'snapshots', id),
+    bundle: join(state, 'bundles', id),
+    rootDir: join(root, 'sandboxes', id),
+    stateDir: join(state, 'sandboxes', id),
+    pid: 0,
+  };
+  const namespaces = config.linux?.securityContext?.namespaceOptions;
+  if (namespaces?.network !== NamespaceMode.NODE) {
+    row.netns = join(node.config.cni.netns_dir, `cni-${randomUUID()}`);
+    row.network = node.network.attachment({ id, netns: row.netns, config });
+  }
+  return { row, runtime: runtime.config };
+}
+
+/** Handler, untrusted annotation, default: in containerd's order, with its rules for what excludes what. */
+function chooseRuntime(
+  config: Config,
+  { config: pod, runtimeHandler }: RunPodSandboxRequest,
+): { name: string; config: RuntimeConfig } {
+  let name = runtimeHandler || config.default_runtime;
+  if (pod?.annotations[UNTRUSTED] === 'true') {
+    if (runtimeHandler !== '' && runtimeHandler !== 'untrusted') {
+      throw new SluiceError(
+        'INVALID_REQUEST',
+        `untrusted workload with explicit runtime handler "${runtimeHandler}" is not allowed`,
+      );
+    }
+    const host = pod.linux?.securityContext?.namespaceOptions;
+    if ([host?.network, host?.pid, host?.ipc].includes(NamespaceMode.NODE)) {
+      throw new SluiceError('INVALID_REQUEST', 'untrusted workload with host access is not allowed');
+    }
+    name = 'untrusted';
+  }
+  const chosen = config.runtimes[name];
+  if (!chosen) throw new SluiceError('UNKNOWN_RUNTIME', `no runtime for "${name}" is configured`);
+  return { name, config: chosen };
+}

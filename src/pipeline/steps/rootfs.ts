@@ -1,0 +1,13 @@
+import type { SandboxRow } from '../../main/store/rows.ts';
+import type { PodLaunch } from '../launch.ts';
+import type { Node } from '../node.ts';
+
+/** The writable layer on top of the image's own. */
+export const rootfs = {
+  async run({ node, row }: PodLaunch): Promise<void> {
+    await node.pools.shim.call('prepareSnapshot', { dir: row.snapshot });
+  },
+  async undo(row: SandboxRow, node: Node): Promise<void> {
+    await node.pools.shim.call('removeSnapshot', { dir: row.snapshot });
+  },
+};

@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf } from '../../src/errors.ts';
+import { Admission, type Verdict } from '../../src/pipeline/admission.ts';
+
+const hold = () => Promise.withResolvers<void>();
+
+function make(maxRunning: number, maxQueued: number) {
+  const verdicts: Verdict[] = [];
+  const admission = new Admission({ maxRunning, maxQueued, onVerdict: (_lane, verdict) => verdicts.push(verdict) });
+  return { admission, verdicts };
+}
+
+test('a job beyond max_running and max_queued is refused at once, with the queue in the message', async () => {
+  const { admission, verdicts } = make(1, 1);
+  const gate = hold();
+  const first = admission.run({ lane: 'launch', priority: 0 }, () => gate.promise);
+  const second = admission.run({ lane: 'launch', priority: 0 }, async () => 'second');
+  await assert.rejects(
+    admission.run({ lane: 'launch', priority: 0 }, async () => 'third'),
+    (error) => codeOf(error) === 'QUEUE_FULL' && /1 running, 1 queued/.test((error as Error).message),
+  );
+  gate.resolve();
+  await first;
+  assert.equal(await second, 'second');
+  assert.deepEqual(verdicts, ['admitted', 'queued', 'refused', 'admitted']);
+});
+
+test('teardowns do not wait behind launches', async () => {
+  const { admission } = make(1, 0);
+  const gate = hold();
+  const launch = admission.run({ lane: 'launch', priority: 0 }, () => gate.promise);
+  assert.equal(await admission.run({ lane: 'teardown', priority: 0 }, async () => 'stopped'), 'stopped');
+  gate.resolve();
+  await launch;
+});
+
+test('higher priorities overtake, equal ones keep their order', async () => {
+  const { admission } = make(1, 10);
+  const gate = hold();
+  const order: string[] = [];
+  const push = (name: string) => async () => {
+    order.push(name);
+  };
+  const jobs = [
+    admission.run({ lane: 'launch', priority: 0 }, () => gate.promise),
+    admission.run({ lane: 'launch', priority: 0 }, push('a')),
+    admission.run({ lane: 'launch', priority: 0 }, push('b')),
+    admission.run({ lane: 'launch', priority: 10 }, push('dns')),
+  ];
+  gate.resolve();
+  await Promise.all(jobs);
+  assert.deepEqual(order, ['dns', 'a', 'b']);
+});
+
+for (const [reason, code] of [
+  ['deadline', 'DEADLINE_PASSED'],
+  ['cancelled', 'CALLER_GONE'],
+] as const) {
+  test(`a queued job whose caller left (${reason}) is dropped before any work and frees its place`, async () => {
+    const { admission } = make(1, 1);
+    const gate = hold();
+    const running = admission.run({ lane: 'launch', priority: 0 }, () => gate.promise);
+    const caller = new AbortController();
+    let worked = false;
+    const queued = admission.run({ lane: 'launch', priority: 0, abandoned: caller.signal }, async () => {
+      worked = true;
+    });
+    caller.abort(reason);
+    await assert.rejects(queued, (error) => codeOf(error) === code);
+    assert.equal(admission.use.launch.queued, 0);
+    gate.resolve();
+    await running;
+    await sleep(5);
+    assert.equal(worked, false);
+  });
+}
+
+test('a running job is not taken back when its caller leaves', async () => {
+  const { admission } = make(1, 1);
+  const gate = hold();
+  const caller = new AbortController();
+  const job = admission.run({ lane: 'launch', priority: 0, abandoned: caller.signal }, () =>
+    gate.promise.then(() => 'done'),
+  );
+  await sleep(1);
+  caller.abort('deadline');
+  gate.resolve();
+  assert.equal(await job, 'done');
+});
+
+test('close refuses new jobs and waits for those that run', async () => {
+  const { admission } = make(1, 1);
+  const gate = hold();
+  let ended = false;
+  const job = admission.run({ lane: 'launch', priority: 0 }, async () => {
+    await gate.promise;
+    ended = true;
+  });
+  const closing = admission.close();
+  await assert.rejects(
+    admission.run({ lane: 'launch', priority: 0 }, async () => {}),
+    (error) => codeOf(error) === 'SHUTTING_DOWN',
+  );
+  gate.resolve();
+  await closing;
+  assert.equal(ended, true);
+  await job;
+});

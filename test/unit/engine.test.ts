@@ -1,0 +1,179 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf, explain, SluiceError } from '../../src/errors.ts';
+import { Engine, JobError } from '../../src/pipeline/engine.ts';
+import type { Node } from '../../src/pipeline/node.ts';
+import { type JobObserver, NO_OBSERVER } from '../../src/pipeline/observer.ts';
+import { type JobState, jobTable, type Stage, takeDown } from '../../src/pipeline/stage.ts';
+import { STAGES, type StageName } from '../../src/pipeline/stages.ts';
+
+interface Row {
+  log: string[];
+}
+
+const node = {} as Node; // the engine only hands it on
+const limits = (limit: number) =>
+  Object.fromEntries(Object.keys(STAGES).map((name) => [name, limit])) as Record<StageName, number>;
+const engine = (limit = 10, observer: JobObserver = NO_OBSERVER) =>
+  new Engine({ limits: limits(limit), observer, undoTimeoutMs: 50 });
+const job = NO_OBSERVER.jobQueued({ job: 'RunPodSandbox' });
+
+function stage(
+  name: StageName,
+  needs: StageName[],
+  more: Partial<Stage<JobState<Row>, Row>> = {},
+): Stage<JobState<Row>, Row> {
+  return {
+    name,
+    needs,
+    pool: 'main',
+    run: ({ row }) => void row.log.push(name),
+    undo: (row) => void row.log.push(`-${name}`),
+    ...more,
+  };
+}
+
+const fail = (message: string) => () => {
+  throw new SluiceError('CNI_FAILED', message);
+};
+
+test('stages start when their needs are done, branches side by side', async () => {
+  const row: Row = { log: [] };
+  const slow = async ({ row }: JobState<Row>) => {
+    row.log.push('network…');
+    await sleep(20);
+    row.log.push('network');
+  };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('network', ['reserve'], { run: slow }),
+    stage('shim', ['reserve']),
+    stage('create', ['shim']),
+    stage('ready', ['network', 'create']),
+  ]);
+  await engine().run(table, { node, row }, job, 0);
+  assert.deepEqual(row.log, ['reserve', 'network…', 'shim', 'create', 'network', 'ready']);
+});
+
+test('a failure names its stage, waits for what runs, and undoes what was started and no more', async () => {
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('netns', ['reserve']),
+    stage('network', ['netns'], { run: fail('plugin bridge: no such bridge') }),
+    stage('shim', ['reserve'], {
+      run: async ({ row }) => {
+        await sleep(20);
+        row.log.push('shim');
+      },
+    }),
+    stage('create', ['shim']),
+  ]);
+  await assert.rejects(engine().run(table, { node, row }, job, 0), (error: unknown) => {
+    assert(error instanceof JobError);
+    assert.equal(error.stage, 'network');
+    assert.equal(codeOf(error), 'CNI_FAILED');
+    assert.equal(explain(error), 'stage network: plugin bridge: no such bridge');
+    assert.equal(error.stuck, undefined);
+    return true;
+  });
+  assert.deepEqual(row.log.slice(0, 3), ['reserve', 'netns', 'shim']);
+  assert(!row.log.includes('create') && !row.log.includes('-create'));
+  assert(row.log.indexOf('-network') < row.log.indexOf('-netns'));
+  assert.equal(row.log.at(-1), '-reserve');
+});
+
+test('an undo that fails keeps what it stands on, the rest is undone, and the job says that it is stuck', async () => {
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('netns', ['reserve']),
+    stage('network', ['netns'], { undo: fail('DEL failed') }),
+    stage('shim', ['reserve']),
+    stage('ready', ['network', 'shim'], { run: fail('boom'), undo: undefined }),
+  ]);
+  await assert.rejects(engine().run(table, { node, row }, job, 0), (error: unknown) => {
+    assert(error instanceof JobError);
+    assert.match(explain(error), /boom/);
+    assert.match(explain(error.stuck), /undo of stage network: DEL failed/);
+    return true;
+  });
+  assert(row.log.includes('-shim'));
+  assert(!row.log.includes('-netns') && !row.log.includes('-reserve'));
+});
+
+test('an undo that never ends is given up after its own limit', async () => {
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', [], { run: fail('boom'), undo: () => new Promise(() => {}) }),
+  ]);
+  await assert.rejects(engine().run(table, { node, row }, job, 0), (error: unknown) => {
+    assert(error instanceof JobError && codeOf(error.stuck) === 'TIMED_OUT');
+    return true;
+  });
+});
+
+test('a skipped stage lets the next ones go on, also on the way down', async () => {
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('netns', ['reserve'], { skip: () => true }),
+    stage('create', ['netns']),
+    stage('ready', ['create'], { run: fail('boom') }),
+  ]);
+  await assert.rejects(engine().run(table, { node, row }, job, 0));
+  assert.deepEqual(row.log, ['reserve', 'create', '-ready', '-create', '-reserve']);
+});
+
+test('a stage’s limit holds over all jobs', async () => {
+  let running = 0;
+  let most = 0;
+  const run = async () => {
+    most = Math.max(most, ++running);
+    await sleep(5);
+    running--;
+  };
+  const table = jobTable('RunPodSandbox', [stage('network', [], { run })]);
+  const shared = engine(2);
+  await Promise.all(Array.from({ length: 8 }, () => shared.run(table, { node, row: { log: [] } }, job, 0)));
+  assert.equal(most, 2);
+});
+
+test('undo of a whole table takes the row alone and goes through all stages', async () => {
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('netns', ['reserve']),
+    stage('network', ['netns']),
+  ]);
+  await engine().undo(table, row, node, job);
+  assert.deepEqual(row.log, ['-network', '-netns', '-reserve']);
+});
+
+test('takeDown turns a table round: each undo is a stage, in the opposite order', async () => {
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('netns', ['reserve']),
+    stage('shim', ['reserve']),
+    stage('create', ['shim', 'netns'], { undo: undefined }),
+    stage('ready', ['create'], { undo: undefined }),
+  ]);
+  const down = takeDown('RemovePodSandbox', table, { reserve: 'forget' });
+  assert.deepEqual(
+    down.stages.map(({ name, needs }) => [name, needs]),
+    [
+      ['shim', []],
+      ['netns', []],
+      ['forget', ['netns', 'shim']],
+    ],
+  );
+  await engine().run(down, { node, row }, job, 0);
+  assert.deepEqual(row.log, ['-shim', '-netns', '-reserve']);
+});
+
+test('a table whose needs come too late, or twice, is refused when it is made', () => {
+  assert.throws(() => jobTable('RunPodSandbox', [stage('create', ['shim']), stage('shim', [])]), /needs shim/);
+  assert.throws(() => jobTable('RunPodSandbox', [stage('shim', []), stage('shim', [])]), /twice/);
+});

@@ -1,0 +1,84 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf } from '../../src/errors.ts';
+import { Joins } from '../../src/pipeline/join.ts';
+
+function make(claimTtlMs: number) {
+  const unclaimed: string[] = [];
+  const joins = new Joins<string>({ claimTtlMs, onUnclaimed: (_key, value) => unclaimed.push(value) });
+  return { joins, unclaimed };
+}
+
+test('a retry joins the launch in flight and gets its id', async () => {
+  const { joins } = make(1000);
+  const gate = Promise.withResolvers<string>();
+  let starts = 0;
+  const start = () => {
+    starts++;
+    return gate.promise;
+  };
+  const first = joins.run('pod', {}, start);
+  const second = joins.run('pod', {}, start);
+  gate.resolve('id-1');
+  assert.deepEqual(await Promise.all([first, second]), ['id-1', 'id-1']);
+  assert.equal(starts, 1);
+  assert.equal(joins.has('pod'), false);
+});
+
+test('a caller whose deadline passes stops waiting; the launch goes on and the retry takes it', async () => {
+  const { joins, unclaimed } = make(50);
+  const gate = Promise.withResolvers<string>();
+  const caller = new AbortController();
+  const first = joins.run('pod', { left: caller.signal }, () => gate.promise);
+  caller.abort('deadline');
+  await assert.rejects(first, (error) => codeOf(error) === 'DEADLINE_PASSED');
+  gate.resolve('id-1');
+  await sleep(5);
+  assert.equal(await joins.run('pod', {}, () => Promise.reject(new Error('started twice'))), 'id-1');
+  await sleep(80);
+  assert.deepEqual(unclaimed, [], 'a claimed launch must not be undone');
+});
+
+test('a finished launch that nobody claims is handed over for undoing after claim_ttl', async () => {
+  const { joins, unclaimed } = make(20);
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: caller.signal }, () => gate.promise);
+  caller.abort('cancelled');
+  await assert.rejects(first, (error) => codeOf(error) === 'CALLER_GONE');
+  gate.resolve('id-1');
+  await sleep(60);
+  assert.deepEqual(unclaimed, ['id-1']);
+  assert.equal(joins.has('pod'), false);
+});
+
+test('the launch learns when its last caller leaves, and only then', async () => {
+  const { joins } = make(20);
+  const a = new AbortController();
+  const b = new AbortController();
+  let signal: AbortSignal | undefined;
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: a.signal }, (abandoned) => {
+    signal = abandoned;
+    return gate.promise;
+  });
+  const second = joins.run('pod', { left: b.signal }, () => gate.promise);
+  a.abort('deadline');
+  await assert.rejects(first);
+  assert.equal(signal?.aborted, false);
+  b.abort('deadline');
+  await assert.rejects(second);
+  assert.equal(signal?.aborted, true);
+  assert.equal(signal?.reason, 'deadline');
+  gate.resolve('id');
+});
+
+test('a failure reaches every caller and frees the key', async () => {
+  const { joins } = make(1000);
+  const gate = Promise.withResolvers<string>();
+  const both = [joins.run('pod', {}, () => gate.promise), joins.run('pod', {}, () => gate.promise)];
+  gate.reject(new Error('no network'));
+  for (const call of both) await assert.rejects(call, /no network/);
+  assert.equal(joins.has('pod'), false);
+});
