@@ -64,7 +64,10 @@ export interface Config {
     endpoint: string;
   };
   pipeline: {
+    /** Launches at work at once, and image pulls likewise. */
     max_running: number;
+    /** Stops and removes at work at once: they wait out grace periods, so far more than launches. */
+    max_teardowns: number;
     max_queued: number;
     /** A finished launch whose callers are gone waits so long for the retry. */
     claim_ttl_seconds: number;

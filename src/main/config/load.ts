@@ -1,0 +1,240 @@
+import { readFileSync } from 'node:fs';
+import { parse, TomlError } from 'smol-toml';
+import { SluiceError } from '../../errors.ts';
+import type { Config } from './config.ts';
+import { type Lines, linesOf } from './lines.ts';
+import { defaultOf, type Facts, facts, type Key, type KeyPath, type KeyValue, SCHEMA, SECTIONS } from './schema.ts';
+import { suggest } from './suggest.ts';
+
+export const DEFAULT_PATH = '/etc/sluice/config.toml';
+
+export interface Problem {
+  /** From 1; absent where nothing in the file is to blame. */
+  line?: number;
+  /** Dotted key; "" for the file as a whole. */
+  key: string;
+  message: string;
+}
+
+/** A configuration that cannot be used, with everything that is wrong with it. */
+export class ConfigError extends SluiceError {
+  readonly file: string;
+  readonly problems: readonly Problem[];
+
+  constructor(file: string, problems: readonly Problem[], cause?: unknown) {
+    super('CONFIG_INVALID', problems.map((problem) => formatProblem(file, problem)).join('\n'), { cause });
+    this.file = file;
+    this.problems = problems;
+  }
+}
+
+/** `/etc/sluice/config.toml:12: cni.conf_dir must be an absolute path` */
+export function formatProblem(file: string, { line, key, message }: Problem): string {
+  return `${file}${line === undefined ? '' : `:${line}`}: ${key === '' ? '' : `${key} `}${message}`;
+}
+
+/**
+ * Reads the configuration. Without a path it is {@link DEFAULT_PATH}, and the built-in defaults where that file does not exist; a
+ * file that was asked for must be there. Throws {@link ConfigError} with all mistakes at once.
+ */
+export function loadConfig(path: string | undefined): Config {
+  const file = path ?? DEFAULT_PATH;
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    if (path === undefined && (error as NodeJS.ErrnoException).code === 'ENOENT') return parseConfig('', file);
+    throw new ConfigError(file, [{ key: '', message: `cannot be read: ${(error as Error).message}` }], error);
+  }
+  return parseConfig(text, file);
+}
+
+/** What is wrong with a file, a line each, for `sluice config check`; none when it is good. */
+export function checkConfig(path: string): string[] {
+  try {
+    loadConfig(path);
+    return [];
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems.map((problem) => formatProblem(error.file, problem));
+    throw error;
+  }
+}
+
+type Table = { [key: string]: unknown };
+
+/** As {@link loadConfig}, for a text; `file` is what errors call it. */
+export function parseConfig(text: string, file: string, machine: Facts = facts()): Config {
+  let toml: Table;
+  try {
+    toml = parse(text, { unsafeKeyBehaviour: 'throw' });
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error;
+    const message = error.message.split('\n', 1)[0]?.replace('Invalid TOML document: ', '') ?? '';
+    throw new ConfigError(file, [{ line: error.line, key: '', message: `is not TOML: ${message}` }]);
+  }
+  const reader = new Reader(linesOf(text), machine);
+  const config = reader.read(toml);
+  if (reader.problems.length > 0) {
+    throw new ConfigError(
+      file,
+      reader.problems.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0)),
+    );
+  }
+  return config;
+}
+
+class Reader {
+  readonly problems: Problem[] = [];
+  readonly #lines: Lines;
+  readonly #facts: Facts;
+
+  constructor(lines: Lines, facts: Facts) {
+    this.#lines = lines;
+    this.#facts = facts;
+  }
+
+  read(toml: Table): Config {
+    this.#refuseUnknown(toml, []);
+    const names = new Set(['runc', ...Object.keys(isTable(toml.runtimes) ? toml.runtimes : {})]);
+    const config: Table = {};
+    for (const [schemaPath, key] of Object.entries(SCHEMA)) {
+      const path = schemaPath.split('.');
+      const paths = path[1] === 'NAME' ? [...names].map((name) => path.with(1, name)) : [path];
+      for (const at of paths) put(config, at, this.#value(toml, at, key));
+    }
+    const whole = config as unknown as Config;
+    for (const runtime of Object.values(whole.runtimes)) runtime.runtime_root ||= `${whole.state}/runc`;
+    this.#checkTogether(whole);
+    return whole;
+  }
+
+  #value(toml: Table, path: string[], key: Key): KeyValue {
+    const facts = { ...this.#facts, name: path[0] === 'runtimes' ? (path[1] ?? '') : this.#facts.name };
+    const value = get(toml, path);
+    if (value === undefined) return defaultOf(key, facts);
+    const expected = typeProblem(value, key);
+    const message = expected ? `must be ${expected}, not ${describe(value)}` : key.check?.(value as never);
+    if (message === undefined) return value as KeyValue;
+    this.#problem(path, message);
+    return defaultOf(key, facts);
+  }
+
+  /** What no single key can be blamed for. */
+  #checkTogether(config: Config): void {
+    if (!Object.hasOwn(config.runtimes, config.default_runtime)) {
+      const names = Object.keys(config.runtimes);
+      const meant = suggest(config.default_runtime, names);
+      this.#problem(
+        ['default_runtime'],
+        `is "${config.default_runtime}", but there is no [runtimes.${quoteKey(config.default_runtime)}]${meant ? `; did you mean "${meant}"?` : ` (there is ${names.join(', ')})`}`,
+      );
+    }
+    if (config.root === config.state) this.#problem(['state'], 'must not be the same folder as root');
+    const { tls_cert, tls_key } = config.streaming;
+    if (tls_cert !== '' && tls_key === '')
+      this.#problem(['streaming', 'tls_cert'], 'needs streaming.tls_key beside it');
+    if (tls_key !== '' && tls_cert === '')
+      this.#problem(['streaming', 'tls_key'], 'needs streaming.tls_cert beside it');
+  }
+
+  #refuseUnknown(table: Table, path: string[]): void {
+    const schemaPath = path.map((part, i) => (i === 1 && path[0] === 'runtimes' ? 'NAME' : part));
+    const known = childrenOf(schemaPath);
+    for (const [name, value] of Object.entries(table)) {
+      const here = [...path, name];
+      const kind = schemaPath.join('.') === 'runtimes' ? 'table' : known.get(name);
+      if (kind === undefined) {
+        const meant = suggest(name, known.keys()) ?? elsewhere(name);
+        this.#problem(
+          here,
+          `is not a key of the configuration${meant === undefined ? '' : `; did you mean ${meant}?`}`,
+        );
+      } else if (kind === 'table') {
+        if (isTable(value)) this.#refuseUnknown(value, here);
+        else this.#problem(here, `must be a table, not ${describe(value)}`);
+      }
+    }
+    if (path.length === 1 && path[0] === 'runtimes') {
+      for (const name of Object.keys(table)) {
+        if (!/^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/.test(name)) {
+          this.#problem([...path, name], 'is no name for a runtime: letters, digits, ".", "_" and "-" make one');
+        }
+      }
+    }
+  }
+
+  #problem(path: readonly string[], message: string): void {
+    this.problems.push({ line: this.#lines(path), key: path.map(quoteKey).join('.'), message });
+  }
+}
+
+/** The names directly under a table of the schema, and whether each is a key or a table. */
+function childrenOf(path: readonly string[]): Map<string, 'key' | 'table'> {
+  const children = new Map<string, 'key' | 'table'>();
+  const prefix = path.length === 0 ? '' : `${path.join('.')}.`;
+  for (const key of Object.keys(SCHEMA)) {
+    if (!key.startsWith(prefix)) continue;
+    const [name = '', ...rest] = key.slice(prefix.length).split('.');
+    children.set(name, rest.length === 0 ? 'key' : 'table');
+  }
+  return children;
+}
+
+/** A key of that name in another table: `max_running` at the top is meant for [pipeline]. */
+function elsewhere(name: string): string | undefined {
+  const all = [...(Object.keys(SCHEMA) as KeyPath[]), ...Object.keys(SECTIONS)];
+  return all.find((path) => path.split('.').at(-1) === name);
+}
+
+function typeProblem(value: unknown, { type }: Key): string | undefined {
+  switch (type) {
+    case 'string':
+      return typeof value === 'string' ? undefined : 'a string';
+    case 'boolean':
+      return typeof value === 'boolean' ? undefined : 'true or false';
+    case 'number':
+      return typeof value === 'number' && Number.isFinite(value) ? undefined : 'a number';
+    case 'integer':
+      return Number.isSafeInteger(value) ? undefined : 'a whole number';
+    case 'strings':
+      return Array.isArray(value) && value.every((item) => typeof item === 'string') ? undefined : 'a list of strings';
+  }
+}
+
+function describe(value: unknown): string {
+  if (value instanceof Date) return 'a date';
+  if (Array.isArray(value)) {
+    const other = value.find((item) => typeof item !== 'string');
+    return other === undefined ? 'a list' : `a list with ${describe(other)} in it`;
+  }
+  if (typeof value === 'object') return 'a table';
+  return typeof value === 'string' ? `the string ${JSON.stringify(value)}` : String(value);
+}
+
+function isTable(value: unknown): value is Table {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date);
+}
+
+function get(table: Table, path: readonly string[]): unknown {
+  let value: unknown = table;
+  for (const name of path) {
+    if (!isTable(value) || !Object.hasOwn(value, name)) return undefined;
+    value = value[name];
+  }
+  return value;
+}
+
+function put(table: Table, path: readonly string[], value: KeyValue): void {
+  let here = table;
+  for (const name of path.slice(0, -1)) {
+    let next = Object.hasOwn(here, name) ? here[name] : undefined;
+    if (!isTable(next)) {
+      next = {};
+      here[name] = next;
+    }
+    here = next as Table;
+  }
+  here[path.at(-1) ?? ''] = value;
+}
+
+const quoteKey = (name: string) => (/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name));
