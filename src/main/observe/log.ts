@@ -1,0 +1,64 @@
+import { type DestinationStream, destination, type Logger, type LoggerOptions, pino } from 'pino';
+import { redact, redactText } from './redact.ts';
+
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+export interface LogOptions {
+  level: LogLevel;
+  /** Where the lines go instead of standard output (tests). */
+  stream?: DestinationStream;
+}
+
+/** The daemon's log. Children made from it follow every later change of the level, which pino's own do not. */
+export interface Log {
+  log: Logger;
+  level: LogLevel;
+  /** Back to the configured level. */
+  reset(): void;
+  /** Writes what is buffered; also done at exit. */
+  flush(): void;
+}
+
+/**
+ * A pino logger on standard output: JSON lines, times as ISO text, levels as words, credentials cut out. Lines are gathered and
+ * written up to 250 ms later, so that main does not wait for a slow reader; pino's transports are not used because they lose
+ * lines at exit (pino issue 2054). A daemon killed with -9 loses those last lines.
+ */
+export function createLog({ level: configured, stream }: LogOptions): Log {
+  const { values } = pino.levels;
+  let level = configured;
+  let threshold = values[configured] ?? 0;
+  const options: LoggerOptions = {
+    level: 'trace', // the hook below decides
+    base: undefined,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    messageKey: 'message',
+    formatters: { level: (label) => ({ level: label }), log: (fields) => redact(fields) as Record<string, unknown> },
+    hooks: {
+      logMethod(args, method, number) {
+        if (number >= threshold) method.apply(this, args);
+      },
+      streamWrite: redactText,
+    },
+  };
+  const out = stream ?? destination({ fd: 1, sync: false, minLength: 4096, periodicFlush: 250 });
+  return {
+    log: pino(options, out),
+    get level() {
+      return level;
+    },
+    set level(wanted: LogLevel) {
+      if (!LOG_LEVELS.includes(wanted))
+        throw new RangeError(`no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);
+      level = wanted;
+      threshold = values[wanted] ?? 0;
+    },
+    reset() {
+      this.level = configured;
+    },
+    flush() {
+      if ('flushSync' in out && typeof out.flushSync === 'function') out.flushSync();
+    },
+  };
+}

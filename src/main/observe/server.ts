@@ -1,0 +1,197 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { promisify } from 'node:util';
+import { gzip } from 'node:zlib';
+import type { Logger } from 'pino';
+import { SluiceError } from '../../errors.ts';
+import { JOBS, type JobName } from '../../pipeline/stages.ts';
+import { CONTENT_TYPES } from './exposition.ts';
+import type { Launches } from './launches.ts';
+import { LOG_LEVELS, type Log, type LogLevel } from './log.ts';
+import type { Metrics } from './metrics.ts';
+import { proportionalBytes } from './process-use.ts';
+
+const compress = promisify(gzip);
+
+/** A job's stages as its table has them, for whoever draws them. */
+export interface JobShape {
+  name: JobName;
+  stages: readonly { name: string; needs: readonly string[]; pool: string }[];
+}
+
+export interface MetricsServerOptions {
+  /** host:port; port 0 takes any. */
+  listen: string;
+  metrics: Metrics;
+  launches: Launches;
+  log: Log;
+  jobs: readonly JobShape[];
+  /** Reasons why the daemon is not healthy; none: it is. */
+  health?: () => string[];
+}
+
+interface Answer {
+  status: number;
+  type: string;
+  body: string;
+}
+
+/**
+ * The HTTP side: /metrics for Prometheus, /healthz for probes, and under /debug what `sluice top`, `sluice trace` and
+ * `sluice log-level` read. /debug names pods and errors, so it answers callers on this machine only, and changes want a header
+ * that no web page can send across origins.
+ */
+export class MetricsServer implements AsyncDisposable {
+  readonly #options: MetricsServerOptions;
+  readonly #server: Server;
+  readonly #log: Logger;
+
+  constructor(options: MetricsServerOptions) {
+    this.#options = options;
+    this.#log = options.log.log;
+    this.#server = createServer((request, response) => {
+      this.#serve(request, response).catch((error: unknown) => {
+        this.#log.error({ err: error, url: request.url }, 'the metrics endpoint failed');
+        if (!response.headersSent) response.writeHead(500, { 'content-type': 'text/plain' });
+        response.end('internal error, see the log\n');
+      });
+    });
+    this.#server.requestTimeout = 10_000;
+    this.#server.maxConnections = 64;
+  }
+
+  /** Binds, and returns the port. Throws INVALID_REQUEST when the address is malformed, taken or not this machine's. */
+  async listen(): Promise<number> {
+    const { host, port } = parseListen(this.#options.listen);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#server.once('error', reject);
+    this.#server.listen(port, host, resolve);
+    try {
+      await promise;
+    } catch (cause) {
+      throw new SluiceError('INVALID_REQUEST', `metrics.listen = "${this.#options.listen}"`, { cause });
+    }
+    this.#server.off('error', reject);
+    this.#server.on('error', (error) => this.#log.error({ err: error }, 'the metrics endpoint'));
+    return this.port;
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#server.close(() => resolve());
+    this.#server.closeAllConnections();
+    await promise;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const answer = await this.#answer(request);
+    const headers: Record<string, string> = { 'content-type': answer.type, 'x-content-type-options': 'nosniff' };
+    let body: string | Buffer = answer.body;
+    if (body.length > 4096 && /\bgzip\b/.test(request.headers['accept-encoding'] ?? '')) {
+      body = await compress(body, { level: 1 });
+      headers['content-encoding'] = 'gzip';
+    }
+    headers['content-length'] = String(Buffer.byteLength(body));
+    response.writeHead(answer.status, headers);
+    response.end(request.method === 'HEAD' ? undefined : body);
+  }
+
+  async #answer(request: IncomingMessage): Promise<Answer> {
+    const url = new URL(request.url ?? '/', 'http://localhost');
+    const get = request.method === 'GET' || request.method === 'HEAD';
+    if (url.pathname.startsWith('/debug/')) {
+      if (!isLoopback(request.socket.remoteAddress)) return text(403, '/debug answers callers on this machine only');
+      return this.#debug(request, url);
+    }
+    if (!get) return text(405, 'GET only');
+    switch (url.pathname) {
+      case '/metrics': {
+        const format = /application\/openmetrics-text/.test(request.headers.accept ?? '')
+          ? 'openmetrics'
+          : 'prometheus';
+        return { status: 200, type: CONTENT_TYPES[format], body: await this.#options.metrics.text(format) };
+      }
+      case '/healthz': {
+        const reasons = this.#options.health?.() ?? [];
+        return reasons.length === 0 ? text(200, 'ok') : text(503, reasons.join('\n'));
+      }
+      case '/':
+        return text(
+          200,
+          'sluice: /metrics /healthz /debug/jobs /debug/launches /debug/tables /debug/memory /debug/log-level',
+        );
+      default:
+        return text(404, `nothing at ${url.pathname}`);
+    }
+  }
+
+  async #debug(request: IncomingMessage, url: URL): Promise<Answer> {
+    const { launches, jobs } = this.#options;
+    if (url.pathname === '/debug/log-level') return this.#logLevel(request, url);
+    if (request.method !== 'GET') return text(405, 'GET only');
+    switch (url.pathname) {
+      case '/debug/jobs':
+        return json({ now: Date.now(), jobs: launches.running });
+      case '/debug/launches': {
+        const job = url.searchParams.get('job');
+        if (job !== null && !isJob(job)) return text(400, `no job "${job}"; there are ${JOBS.join(', ')}`);
+        const limit = Number(url.searchParams.get('limit') ?? 1000);
+        if (!Number.isInteger(limit) || limit < 1) return text(400, 'limit must be a whole number above 0');
+        const match = url.searchParams.get('match') ?? undefined;
+        return json({ now: Date.now(), launches: launches.find({ job: job ?? undefined, match, limit }) });
+      }
+      case '/debug/tables':
+        return json({ jobs: jobs.map(({ name, stages }) => ({ name, stages: stages.map(shape) })) });
+      case '/debug/memory':
+        return json({ proportional: await proportionalBytes(), ...process.memoryUsage() });
+      default:
+        return text(404, `nothing at ${url.pathname}`);
+    }
+  }
+
+  #logLevel(request: IncomingMessage, url: URL): Answer {
+    const { log } = this.#options;
+    if (request.method === 'GET') return json({ level: log.level, levels: LOG_LEVELS });
+    if (request.method !== 'PUT') return text(405, 'GET or PUT');
+    // A browser asks before it sends a header of its own to another origin, and is never told yes here.
+    if (request.headers['x-sluice'] === undefined) return text(403, 'the header x-sluice is missing');
+    const wanted = url.searchParams.get('level') ?? '';
+    if (!LOG_LEVELS.includes(wanted as LogLevel)) {
+      return text(400, `no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);
+    }
+    const before = log.level;
+    log.level = wanted as LogLevel;
+    log.log.warn({ from: before, to: wanted }, 'log level changed');
+    return json({ level: log.level });
+  }
+}
+
+/** "127.0.0.1:9464", "[::1]:9464", ":9464" (all addresses) or "localhost:0". Throws INVALID_REQUEST. */
+export function parseListen(listen: string): { host: string | undefined; port: number } {
+  const match = /^(?:\[([^\]]+)\]|([^:[\]]*)):(\d{1,5})$/.exec(listen);
+  const port = Number(match?.[3]);
+  if (!match || port > 65535) throw new SluiceError('INVALID_REQUEST', `"${listen}" is not host:port`);
+  return { host: match[1] ?? (match[2] || undefined), port };
+}
+
+const shape = ({ name, needs, pool }: JobShape['stages'][number]) => ({ name, needs, pool });
+const text = (status: number, body: string): Answer => ({
+  status,
+  type: 'text/plain; charset=utf-8',
+  body: `${body}\n`,
+});
+const json = (value: unknown): Answer => ({ status: 200, type: 'application/json', body: JSON.stringify(value) });
+const isJob = (name: string): name is JobName => (JOBS as readonly string[]).includes(name);
+
+function isLoopback(address: string | undefined): boolean {
+  return address !== undefined && /^(::ffff:)?127\.|^::1$/.test(address);
+}
