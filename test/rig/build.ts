@@ -1,0 +1,110 @@
+/**
+ * The Go programs that tests and benchmarks compare with, built once into .cache/bin from the pinned modules under go/.
+ *
+ *   node test/rig/build.ts [NAME...]      names as in PROGRAMS; all of them when none is given
+ */
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { BIN, findProgram, ROOT } from './paths.ts';
+import { run } from './proc.ts';
+
+interface GoProgram {
+  /** Folder under go/ whose go.mod pins it. */
+  module: string;
+  package: string;
+  /** How a build of the right version is recognised: Go writes this into each binary. */
+  mark: string;
+  cgo?: boolean;
+  tags?: string;
+}
+
+const CRI_TOOLS = 'sigs.k8s.io/cri-tools';
+const CONTAINERD = 'github.com/containerd/containerd/v2';
+const CRI_TOOLS_MARK = `${CRI_TOOLS}\tv1.36.0\t`;
+const CONTAINERD_MARK = `${CONTAINERD}\tv2.3.4\t`;
+
+export const PROGRAMS = {
+  crictl: { module: 'cri-tools', package: `${CRI_TOOLS}/cmd/crictl`, mark: CRI_TOOLS_MARK },
+  critest: { module: 'cri-tools', package: `${CRI_TOOLS}/cmd/critest`, mark: CRI_TOOLS_MARK },
+  containerd: { module: 'containerd', package: `${CONTAINERD}/cmd/containerd`, mark: CONTAINERD_MARK },
+  'containerd-shim-runc-v2': {
+    module: 'containerd',
+    package: `${CONTAINERD}/cmd/containerd-shim-runc-v2`,
+    mark: CONTAINERD_MARK,
+  },
+  ctr: { module: 'containerd', package: `${CONTAINERD}/cmd/ctr`, mark: CONTAINERD_MARK },
+  'runc-1.4': {
+    module: 'runc',
+    package: 'github.com/opencontainers/runc',
+    mark: 'github.com/opencontainers/runc\tv1.4.0\t',
+    cgo: true,
+    tags: 'seccomp',
+  },
+} as const satisfies Record<string, GoProgram>;
+
+export type ProgramName = keyof typeof PROGRAMS;
+
+/** Why something cannot be had on this machine; tests skip with the message. */
+export class Unavailable extends Error {}
+
+/** The path of a built program, building it first when need be. Throws {@link Unavailable} where that is impossible. */
+export async function built(name: ProgramName): Promise<string> {
+  const target = join(BIN, name);
+  const spec: GoProgram = PROGRAMS[name];
+  if (existsSync(target) && readFileSync(target).includes(spec.mark)) return target;
+  const go = findProgram('go');
+  if (!go) throw new Unavailable(`${name} is built from Go modules, and there is no Go here (https://go.dev/dl)`);
+  mkdirSync(BIN, { recursive: true });
+  const fresh = `${target}.${process.pid}`;
+  console.error(`rig: building ${name} (once; a minute or two)`);
+  try {
+    await run(
+      go,
+      ['build', '-trimpath', '-ldflags=-s -w', ...(spec.tags ? ['-tags', spec.tags] : []), '-o', fresh, spec.package],
+      {
+        cwd: join(ROOT, 'test/rig/go', spec.module),
+        env: { ...process.env, CGO_ENABLED: spec.cgo ? '1' : '0', GOFLAGS: '-mod=readonly', GOWORK: 'off' },
+        timeoutMs: 20 * 60_000,
+      },
+    );
+    renameSync(fresh, target);
+  } catch (error) {
+    rmSync(fresh, { force: true });
+    const words = error instanceof Error ? error.message : String(error);
+    if (
+      /dial tcp|no such host|connection refused|i\/o timeout|proxyconnect|Forbidden|toolchain not available/i.test(
+        words,
+      )
+    ) {
+      throw new Unavailable(`${name} cannot be built: the Go module proxy is not reachable`, { cause: error });
+    }
+    throw error;
+  }
+  return target;
+}
+
+/** The built program, or Debian's one where Go is absent; `undefined` when there is neither. */
+export async function builtOrSystem(name: ProgramName): Promise<string | undefined> {
+  try {
+    return await built(name);
+  } catch (error) {
+    if (!(error instanceof Unavailable)) throw error;
+    console.error(`rig: ${error.message}; taking the system's ${name}`);
+    return findProgram(name);
+  }
+}
+
+if (import.meta.main) {
+  const names = process.argv.slice(2);
+  const known = Object.keys(PROGRAMS) as ProgramName[];
+  for (const name of names) if (!known.includes(name as ProgramName)) throw new Error(`no such program: ${name}`);
+  for (const name of known) {
+    if (names.length > 0 && !names.includes(name)) continue;
+    try {
+      console.log(await built(name));
+    } catch (error) {
+      if (!(error instanceof Unavailable)) throw error;
+      console.log(`skipped: ${error.message}`);
+    }
+  }
+}

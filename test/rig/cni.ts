@@ -1,0 +1,108 @@
+/** A CNI network of the rig's own: bridge, host-local and portmap under private names, so that nothing else on the machine meets it. */
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { cniBinDirs } from './paths.ts';
+import { run } from './proc.ts';
+
+export interface RigNetwork extends AsyncDisposable {
+  name: string;
+  bridge: string;
+  /** For example 10.200.4.0/22: room for a thousand pods. */
+  subnet: string;
+  confDir: string;
+  binDirs: string[];
+  /** Where host-local keeps one file per address. */
+  dataDir: string;
+  cacheDir: string;
+  /** Addresses that are still taken. */
+  addresses(): string[];
+  /** Ports on the bridge: the host ends of pods' veths. */
+  veths(): Promise<string[]>;
+  /** Lines of iptables-save that name the network (ipMasq writes one chain per pod). */
+  rules(): Promise<string[]>;
+  /** Removes the bridge, and rules and veths that a failed test left. */
+  remove(): Promise<void>;
+}
+
+/** Writes a conflist below `folder`. `index` tells networks of one process apart. */
+export async function rigNetwork(folder: string, index = 0, options: { ipMasq?: boolean } = {}): Promise<RigNetwork> {
+  // A link name may have 15 characters. The pid makes it unique among live rigs.
+  const id = `${process.pid.toString(36)}${index.toString(36)}`;
+  const name = `rig-${id}`;
+  const bridge = `rig${id}`.slice(0, 15);
+  const subnet = await freeSubnet(process.pid + index * 7919);
+  const confDir = join(folder, 'net.d');
+  const dataDir = join(folder, 'ipam');
+  const cacheDir = join(folder, 'cni-cache');
+  for (const dir of [confDir, dataDir, cacheDir]) mkdirSync(dir, { recursive: true });
+  const conf = {
+    cniVersion: '1.0.0',
+    name,
+    plugins: [
+      {
+        type: 'bridge',
+        bridge,
+        isGateway: true,
+        ipMasq: options.ipMasq ?? true,
+        ipam: { type: 'host-local', dataDir, ranges: [[{ subnet }]], routes: [{ dst: '0.0.0.0/0' }] },
+      },
+      { type: 'portmap', capabilities: { portMappings: true } },
+    ],
+  };
+  writeFileSync(join(confDir, '10-rig.conflist'), `${JSON.stringify(conf, undefined, 2)}\n`);
+
+  const veths = async () => {
+    const { stdout } = await run('ip', ['-o', 'link', 'show', 'master', bridge], { check: false });
+    return [...stdout.matchAll(/^\d+: ([^:@]+)/gm)].map((match) => match[1] ?? '');
+  };
+  const rules = async () => {
+    const { stdout } = await run('iptables-save', ['-t', 'nat'], { check: false });
+    return stdout
+      .split('\n')
+      .filter((line) => line.includes(`"${name}"`) || line.includes(subnet.replace(/\.\d+\/.*/, '.')));
+  };
+  const remove = async () => {
+    for (const veth of await veths()) await run('ip', ['link', 'del', veth], { check: false });
+    await run('ip', ['link', 'del', bridge], { check: false });
+    const chains = new Set<string>();
+    for (const rule of await rules()) {
+      if (!rule.startsWith('-A ')) continue;
+      const words = [...rule.matchAll(/"((?:\\.|[^"\\])*)"|(\S+)/g)].map((m) =>
+        (m[1] ?? m[2] ?? '').replaceAll('\\"', '"'),
+      );
+      words[0] = '-D';
+      await run('iptables', ['-w', '10', '-t', 'nat', ...words], { check: false });
+      for (const word of words) if (word.startsWith('CNI-') && !word.startsWith('CNI-HOSTPORT')) chains.add(word);
+    }
+    for (const chain of chains) {
+      await run('iptables', ['-w', '10', '-t', 'nat', '-F', chain], { check: false });
+      await run('iptables', ['-w', '10', '-t', 'nat', '-X', chain], { check: false });
+    }
+  };
+  return {
+    name,
+    bridge,
+    subnet,
+    confDir,
+    binDirs: cniBinDirs(),
+    dataDir,
+    cacheDir,
+    addresses: () =>
+      readdirSync(dataDir, { recursive: true, encoding: 'utf8' }).filter((f) => /(\d+\.){3}\d+$/.test(f)),
+    veths,
+    rules,
+    remove,
+    [Symbol.asyncDispose]: remove,
+  };
+}
+
+/** A /22 inside 10.128.0.0/9 to which this machine has no route. */
+async function freeSubnet(seed: number): Promise<string> {
+  const { stdout } = await run('ip', ['-4', '-o', 'route', 'show', 'table', 'all']);
+  for (let n = 0; n < 8192; n++) {
+    const slot = (seed * 31 + n) % 8192;
+    const prefix = `10.${128 + (slot >> 6)}.${(slot & 63) * 4}`;
+    if (!stdout.includes(`${prefix}.`)) return `${prefix}.0/22`;
+  }
+  throw new Error('every subnet of 10.128.0.0/9 is taken');
+}

@@ -1,0 +1,168 @@
+/** A containerd of the rig's own on private folders, to compare with: same shim, runc, CNI network and images as Sluice. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { stringify } from 'smol-toml';
+import { rigNetwork } from './cni.ts';
+import { connectCri, removePods } from './cri.ts';
+import type { RigDaemon } from './daemon.ts';
+import { tail } from './daemon.ts';
+import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
+import { privateFolder } from './paths.ts';
+import { run, type Started, start, waitFor } from './proc.ts';
+import type { Registry } from './registry.ts';
+
+export interface ContainerdOptions {
+  registry: Registry;
+  /** Absolute paths. */
+  containerd: string;
+  shim: string;
+  runc: string;
+  index?: number;
+  ipMasq?: boolean;
+  sandboxImage?: string;
+  systemdCgroup?: boolean;
+}
+
+export async function startContainerd(options: ContainerdOptions): Promise<RigDaemon> {
+  const folder = privateFolder('sluice-ctd');
+  const network = await rigNetwork(folder, options.index ?? 1, { ipMasq: options.ipMasq });
+  const socket = join(folder, 'containerd.sock');
+  const netnsDir = join(folder, 'state/io.containerd.grpc.v1.cri/netns');
+  const cgroup = `sluice-ctd-${process.pid}-${options.index ?? 1}`;
+  const configFile = join(folder, 'config.toml');
+  const version = (await run(options.containerd, ['--version'])).stdout;
+  const plugins = / v?1\./.test(version) ? pluginsOf1(options, network) : pluginsOf2(options, network);
+  mkdirSync(join(folder, 'opt'));
+  writeFileSync(
+    configFile,
+    stringify({
+      version: / v?1\./.test(version) ? 2 : 3,
+      root: join(folder, 'root'),
+      state: join(folder, 'state'),
+      grpc: { address: socket, max_recv_message_size: 16 << 20, max_send_message_size: 16 << 20 },
+      ttrpc: { address: `${socket}.ttrpc` },
+      disabled_plugins: [
+        'io.containerd.snapshotter.v1.blockfile',
+        'io.containerd.snapshotter.v1.btrfs',
+        'io.containerd.snapshotter.v1.devmapper',
+        'io.containerd.snapshotter.v1.erofs',
+        'io.containerd.snapshotter.v1.zfs',
+      ],
+      plugins,
+    }),
+  );
+
+  const traces: Traces = { folder, netnsDir, cgroup, network };
+  const logFile = join(folder, 'log');
+  const cri = connectCri(socket);
+  let daemon: Started;
+  const begin = async () => {
+    daemon = start(options.containerd, ['--config', configFile], logFile, process.env);
+    await waitFor('containerd to answer Status', 30_000, async () => {
+      if (!daemon.running()) throw new Error(`containerd ended (${await daemon.ended}): ${tail(logFile)}`);
+      const { status } = await cri.status({}, { timeoutMs: 2000 });
+      const bad = status?.conditions.find((condition) => condition.type !== '' && !condition.status);
+      if (bad?.type === 'RuntimeReady' || bad?.type === 'NetworkReady') throw new Error(bad.message);
+      return true;
+    }).catch(async (error: unknown) => {
+      await daemon.stop(1000);
+      throw new Error(`${error instanceof Error ? error.message : error}: ${tail(logFile)}`, { cause: error });
+    });
+  };
+  try {
+    await begin();
+  } catch (error) {
+    cri.close();
+    await sweep(traces);
+    throw error;
+  }
+  return {
+    kind: 'containerd',
+    folder,
+    socket,
+    cri,
+    network,
+    netnsDir,
+    cgroupParent: `/${cgroup}`,
+    pid: () => daemon.pid,
+    log: () => readFileSync(logFile, 'utf8'),
+    assertNothingLeft: (graceMs) => assertNoTraces(traces, graceMs),
+    async stop(signal = 'SIGTERM') {
+      if (signal !== 'SIGTERM' && daemon.running()) process.kill(daemon.pid, signal);
+      return daemon.stop();
+    },
+    start: begin,
+    async [Symbol.asyncDispose]() {
+      try {
+        if (daemon.running()) await removePods(cri);
+      } finally {
+        cri.close();
+        await daemon.stop();
+        await sweep(traces);
+      }
+    },
+  };
+}
+
+type Network = Awaited<ReturnType<typeof rigNetwork>>;
+
+/** Configuration version 3: the CRI plugin's halves. */
+function pluginsOf2(options: ContainerdOptions, network: Network): object {
+  return {
+    'io.containerd.cri.v1.images': {
+      snapshotter: 'overlayfs',
+      pinned_images: { sandbox: options.sandboxImage ?? 'registry.k8s.io/pause:3.10' },
+      registry: { config_path: options.registry.certsDir },
+    },
+    'io.containerd.cri.v1.runtime': {
+      ...runtime(options, network),
+      cni: { bin_dirs: network.binDirs, conf_dir: network.confDir },
+      netns_mounts_under_state_dir: true,
+    },
+    'io.containerd.grpc.v1.cri': { stream_server_address: '127.0.0.1', stream_server_port: '0' },
+    'io.containerd.nri.v1.nri': { disable: true },
+    'io.containerd.internal.v1.opt': { path: join(network.confDir, '../opt') },
+  };
+}
+
+/** Configuration version 2, for Debian's containerd 1.6. */
+function pluginsOf1(options: ContainerdOptions, network: Network): object {
+  return {
+    'io.containerd.grpc.v1.cri': {
+      ...runtime(options, network),
+      sandbox_image: options.sandboxImage ?? 'registry.k8s.io/pause:3.10',
+      stream_server_address: '127.0.0.1',
+      stream_server_port: '0',
+      netns_mounts_under_state_dir: true,
+      registry: { config_path: options.registry.certsDir },
+      cni: { bin_dir: network.binDirs[0], conf_dir: network.confDir },
+    },
+    'io.containerd.internal.v1.opt': { path: join(network.confDir, '../opt') },
+  };
+}
+
+function runtime(options: ContainerdOptions, network: Network): object {
+  return {
+    restrict_oom_score_adj: !mayLowerOomScore(),
+    containerd: {
+      default_runtime_name: 'runc',
+      runtimes: {
+        runc: {
+          runtime_type: 'io.containerd.runc.v2',
+          runtime_path: options.shim,
+          options: {
+            BinaryName: options.runc,
+            SystemdCgroup: options.systemdCgroup ?? false,
+            Root: join(network.confDir, '../runc'),
+          },
+        },
+      },
+    },
+  };
+}
+
+/** Without CAP_SYS_RESOURCE a pod's oom_score_adj cannot be set below our own, and containerd has to be told. */
+function mayLowerOomScore(): boolean {
+  const match = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'));
+  return ((BigInt(`0x${match?.[1] ?? '0'}`) >> 24n) & 1n) === 1n;
+}

@@ -1,0 +1,181 @@
+/** A CRI client for tests, the load generator and the demo: each call of both services as an async function. */
+import { Client, credentials, Metadata, type MethodDefinition, type ServiceError } from '@grpc/grpc-js';
+import {
+  ContainerConfig,
+  ContainerMetadata,
+  ImageServiceService,
+  ImageSpec,
+  LinuxContainerConfig,
+  LinuxContainerSecurityContext,
+  LinuxPodSandboxConfig,
+  LinuxSandboxSecurityContext,
+  NamespaceMode,
+  NamespaceOption,
+  PodSandboxConfig,
+  RuntimeServiceService,
+} from '../../proto/gen/cri.ts';
+
+type Services = typeof RuntimeServiceService & typeof ImageServiceService;
+type Request<M> = M extends { requestDeserialize: (value: Buffer) => infer Q } ? Q : never;
+type Response<M> = M extends { responseDeserialize: (value: Buffer) => infer S } ? S : never;
+type UnaryName = { [K in keyof Services]: Services[K] extends { responseStream: false } ? K : never }[keyof Services];
+type StreamName = Exclude<keyof Services, UnaryName>;
+
+export interface CallOptions {
+  /** Milliseconds; default 60 000. */
+  timeoutMs?: number;
+  signal?: AbortSignal;
+}
+
+/** Fields left out of a request have their protobuf defaults. */
+export type Calls = {
+  [K in UnaryName]: (request?: Partial<Request<Services[K]>>, options?: CallOptions) => Promise<Response<Services[K]>>;
+};
+export type Streams = {
+  [K in StreamName]: (
+    request?: Partial<Request<Services[K]>>,
+    options?: CallOptions,
+  ) => AsyncIterable<Response<Services[K]>>;
+};
+
+export type Cri = Calls & Streams & { close(): void } & Disposable;
+
+/** Connects (lazily) to the CRI socket at `path`. Calls fail with grpc-js's ServiceError: `code`, `details`. */
+export function connectCri(path: string): Cri {
+  const client = new Client(`unix:${path}`, credentials.createInsecure(), {
+    'grpc.max_receive_message_length': 16 << 20,
+    'grpc.max_send_message_length': 16 << 20,
+    // Two clients of two daemons that reuse one path must not share a connection.
+    'grpc.use_local_subchannel_pool': 1,
+    'grpc.initial_reconnect_backoff_ms': 50,
+    'grpc.max_reconnect_backoff_ms': 200,
+  });
+  const calls: Record<string, unknown> = {};
+  for (const [name, method] of Object.entries({ ...RuntimeServiceService, ...ImageServiceService })) {
+    calls[name] = method.responseStream ? stream(client, widen(method)) : unary(client, widen(method));
+  }
+  const close = () => client.close();
+  return { ...calls, close, [Symbol.dispose]: close } as Cri;
+}
+
+type AnyMethod = MethodDefinition<object, object>;
+
+/** The definitions' types are contravariant in each request; callers are typed by {@link Cri} again. */
+function widen(method: unknown): AnyMethod {
+  return method as AnyMethod;
+}
+
+function complete(method: AnyMethod, request: object): object {
+  return { ...method.requestDeserialize(Buffer.alloc(0)), ...request };
+}
+
+function unary(client: Client, method: AnyMethod) {
+  return (request: object = {}, options: CallOptions = {}): Promise<object> =>
+    new Promise((resolve, reject) => {
+      const call = client.makeUnaryRequest(
+        method.path,
+        method.requestSerialize,
+        method.responseDeserialize,
+        complete(method, request),
+        new Metadata(),
+        { deadline: Date.now() + (options.timeoutMs ?? 60_000) },
+        (error: ServiceError | null, response?: object) => {
+          if (error || !response) reject(error ?? new Error(`${method.path} answered nothing`));
+          else resolve(response);
+        },
+      );
+      options.signal?.addEventListener('abort', () => call.cancel(), { once: true });
+    });
+}
+
+function stream(client: Client, method: AnyMethod) {
+  return async function* (request: object = {}, options: CallOptions = {}): AsyncIterable<object> {
+    const call = client.makeServerStreamRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      complete(method, request),
+      new Metadata(),
+      { deadline: Date.now() + (options.timeoutMs ?? 60_000) },
+    );
+    options.signal?.addEventListener('abort', () => call.cancel(), { once: true });
+    try {
+      yield* call as AsyncIterable<object>;
+    } finally {
+      call.cancel();
+    }
+  };
+}
+
+const empty = new Uint8Array();
+
+export interface PodOptions extends Partial<Omit<PodSandboxConfig, 'linux' | 'metadata'>> {
+  uid?: string;
+  namespace?: string;
+  attempt?: number;
+  cgroupParent?: string;
+  sysctls?: Record<string, string>;
+  /** Share the node's namespaces. */
+  host?: { network?: boolean; pid?: boolean; ipc?: boolean };
+}
+
+/** A complete pod config: network and IPC of its own, containers with a pid namespace each, unless said otherwise. */
+export function podConfig(name: string, options: PodOptions = {}): PodSandboxConfig {
+  const { uid, namespace, attempt, cgroupParent, sysctls, host, ...rest } = options;
+  const mode = (shared: boolean | undefined) => (shared ? NamespaceMode.NODE : NamespaceMode.POD);
+  return {
+    ...PodSandboxConfig.decode(empty),
+    metadata: { name, uid: uid ?? `uid-${name}`, namespace: namespace ?? 'rig', attempt: attempt ?? 0 },
+    hostname: host?.network ? '' : name.slice(0, 63),
+    linux: {
+      ...LinuxPodSandboxConfig.decode(empty),
+      cgroupParent: cgroupParent ?? '',
+      sysctls: sysctls ?? {},
+      securityContext: {
+        ...LinuxSandboxSecurityContext.decode(empty),
+        namespaceOptions: {
+          ...NamespaceOption.decode(empty),
+          network: mode(host?.network),
+          pid: host?.pid ? NamespaceMode.NODE : NamespaceMode.CONTAINER,
+          ipc: mode(host?.ipc),
+        },
+      },
+    },
+    ...rest,
+  };
+}
+
+/** A complete container config that runs `command` of `image`. */
+export function containerConfig(
+  name: string,
+  image: string,
+  command: string[],
+  options: Partial<ContainerConfig> = {},
+): ContainerConfig {
+  return {
+    ...ContainerConfig.decode(empty),
+    metadata: { ...ContainerMetadata.decode(empty), name },
+    image: { ...ImageSpec.decode(empty), image },
+    command,
+    linux: {
+      ...LinuxContainerConfig.decode(empty),
+      securityContext: {
+        ...LinuxContainerSecurityContext.decode(empty),
+        namespaceOptions: { ...NamespaceOption.decode(empty), pid: NamespaceMode.CONTAINER },
+      },
+    },
+    ...options,
+  };
+}
+
+/** Stops and removes the pods, all unless `ids` are given, `parallel` at a time. */
+export async function removePods(cri: Cri, ids?: string[], parallel = 8): Promise<void> {
+  const left = ids ? [...ids] : (await cri.listPodSandbox()).items.map((pod) => pod.id);
+  const one = async () => {
+    for (let id = left.pop(); id !== undefined; id = left.pop()) {
+      await cri.stopPodSandbox({ podSandboxId: id }, { timeoutMs: 120_000 });
+      await cri.removePodSandbox({ podSandboxId: id }, { timeoutMs: 120_000 });
+    }
+  };
+  await Promise.all(Array.from({ length: parallel }, one));
+}

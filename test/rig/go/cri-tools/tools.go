@@ -1,0 +1,8 @@
+//go:build tools
+
+package tools
+
+import (
+	_ "sigs.k8s.io/cri-tools/cmd/crictl"
+	_ "sigs.k8s.io/cri-tools/cmd/critest"
+)

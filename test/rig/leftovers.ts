@@ -1,0 +1,97 @@
+/** What a daemon with private folders and a private network has left on the machine. */
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { RigNetwork } from './cni.ts';
+import { processesOf, run, waitFor } from './proc.ts';
+
+export interface Traces {
+  /** Everything private lies below it. */
+  folder: string;
+  netnsDir: string;
+  /** Last part of the cgroup parent that the rig gives its pods. */
+  cgroup: string;
+  network?: RigNetwork;
+}
+
+/** Mount points below the folder, innermost last. */
+export function mountsBelow(folder: string): string[] {
+  const points: string[] = [];
+  for (const line of readFileSync('/proc/self/mountinfo', 'utf8').split('\n')) {
+    const point = line.split(' ')[4]?.replaceAll('\\040', ' ');
+    if (point?.startsWith(`${folder}/`)) points.push(point);
+  }
+  return points;
+}
+
+export function cgroupsOf(name: string): string[] {
+  const found: string[] = [];
+  const top = '/sys/fs/cgroup';
+  if (!existsSync(top)) return found;
+  for (const entry of ['.', ...readdirSync(top)]) {
+    const dir = join(top, entry, name);
+    if (existsSync(dir)) found.push(dir);
+  }
+  return found;
+}
+
+/** One line for each thing that a pod had and that is still there; none when all is gone. */
+export async function podTraces(traces: Traces): Promise<string[]> {
+  const left: string[] = [];
+  if (existsSync(traces.netnsDir)) for (const ns of readdirSync(traces.netnsDir)) left.push(`namespace ${ns}`);
+  for (const p of processesOf(traces.folder)) {
+    if (/shim|runc|crun/.test(p.command)) left.push(`process ${p.pid} ${p.command.slice(0, 160)}`);
+  }
+  for (const mount of mountsBelow(traces.folder)) if (!mount.endsWith('/tmpfs')) left.push(`mount ${mount}`);
+  for (const group of cgroupsOf(traces.cgroup)) {
+    for (const child of readdirSync(group, { withFileTypes: true })) {
+      if (child.isDirectory()) left.push(`cgroup ${join(group, child.name)}`);
+    }
+  }
+  if (traces.network) {
+    for (const address of traces.network.addresses()) left.push(`address ${address}`);
+    for (const veth of await traces.network.veths()) left.push(`veth ${veth}`);
+    for (const rule of await traces.network.rules()) left.push(`iptables ${rule}`);
+  }
+  return left;
+}
+
+/** Throws when something is still there after `graceMs` (shims and namespaces end a moment after the answer). */
+export async function assertNoTraces(traces: Traces, graceMs = 5000): Promise<void> {
+  let left: string[] = [];
+  try {
+    await waitFor('no traces', graceMs, async () => {
+      left = await podTraces(traces);
+      return left.length === 0 || undefined;
+    });
+  } catch {
+    throw new Error(`left behind:\n  ${left.join('\n  ')}`);
+  }
+}
+
+/** Takes away whatever a failed test left, so that the machine is as it was. Quick when nothing is there. */
+export async function sweep(traces: Traces): Promise<void> {
+  for (const p of processesOf(traces.folder)) kill(p.pid);
+  for (const group of cgroupsOf(traces.cgroup)) {
+    for (const file of readdirSync(group, { recursive: true, encoding: 'utf8' })) {
+      if (!file.endsWith('cgroup.procs')) continue;
+      for (const pid of readFileSync(join(group, file), 'utf8').split('\n')) if (pid) kill(Number(pid));
+    }
+    const dirs = readdirSync(group, { recursive: true, withFileTypes: true }).filter((entry) => entry.isDirectory());
+    const paths = [group, ...dirs.map((entry) => join(entry.parentPath, entry.name))].sort(
+      (a, b) => b.length - a.length,
+    );
+    for (const path of paths) await run('rmdir', [path], { check: false });
+  }
+  for (const mount of mountsBelow(traces.folder).reverse()) await run('umount', ['-l', mount], { check: false });
+  await traces.network?.remove();
+  if (mountsBelow(traces.folder).length > 0) throw new Error(`mounts below ${traces.folder} cannot be taken away`);
+  rmSync(traces.folder, { recursive: true, force: true });
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}

@@ -1,0 +1,46 @@
+/** Where things are: the checkout, the cache that outlives a run, and private folders that do not. */
+import { accessSync, constants, existsSync, mkdirSync, mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { delimiter, join, resolve } from 'node:path';
+
+export const ROOT = resolve(import.meta.dirname, '../..');
+/** Kept between runs, ignored by git: built programs and the filled registry. */
+export const CACHE = join(ROOT, '.cache');
+export const BIN = join(CACHE, 'bin');
+
+export function cacheFolder(name: string): string {
+  const folder = join(CACHE, name);
+  mkdirSync(folder, { recursive: true });
+  return folder;
+}
+
+/** A new private folder. The name is short because unix sockets below it may have paths of 107 bytes at most. */
+export function privateFolder(kind: string): string {
+  return mkdtempSync(join(tmpdir(), `${kind}-`));
+}
+
+/** A program's absolute path, from PATH and the folders where Debian keeps those for root. */
+export function findProgram(name: string): string | undefined {
+  if (name.includes('/')) return existsSync(name) ? name : undefined;
+  for (const folder of [...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin']) {
+    const path = join(folder || '.', name);
+    try {
+      accessSync(path, constants.X_OK);
+      return path;
+    } catch {
+      // not here
+    }
+  }
+  return undefined;
+}
+
+export function program(name: string): string {
+  const path = findProgram(name);
+  if (!path) throw new Error(`${name} is missing: run "npm run setup -- --system --test" as root`);
+  return path;
+}
+
+/** Folders with CNI plugins that exist here. */
+export function cniBinDirs(): string[] {
+  return ['/opt/cni/bin', '/usr/lib/cni'].filter((dir) => existsSync(join(dir, 'bridge')));
+}

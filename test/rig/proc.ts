@@ -1,0 +1,197 @@
+/** Processes of the rig: started with their output in a file, found again in /proc, ended by pid and never by name. */
+import { execFile, spawn } from 'node:child_process';
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+export interface Output {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a program to its end; a status other than 0 is an error unless `check` is false. */
+export function run(
+  path: string,
+  args: readonly string[],
+  options: { cwd?: string; env?: NodeJS.ProcessEnv; check?: boolean; timeoutMs?: number; input?: string } = {},
+): Promise<Output> {
+  return new Promise((resolve, reject) => {
+    const child = execFile(
+      path,
+      [...args],
+      { cwd: options.cwd, env: options.env, timeout: options.timeoutMs ?? 600_000, maxBuffer: 256 << 20 },
+      (error, stdout, stderr) => {
+        const code = error ? (typeof error.code === 'number' ? error.code : -1) : 0;
+        if (error && (options.check !== false || code === -1)) {
+          const words = (stderr.trim() || stdout.trim() || error.message).slice(-4000);
+          reject(new Error(`${path} ${args.join(' ')}: status ${code}: ${words}`, { cause: error }));
+        } else resolve({ code, stdout, stderr });
+      },
+    );
+    // A program that ends without reading its input is no error here.
+    child.stdin?.on('error', () => {});
+    child.stdin?.end(options.input ?? '');
+  });
+}
+
+export interface Started {
+  readonly pid: number;
+  /** Status, or the name of the signal, once it has ended. */
+  readonly ended: Promise<number | string>;
+  /** True while it runs. */
+  running(): boolean;
+  /** What it has printed so far. */
+  log(): string;
+  /** SIGTERM, and SIGKILL when that did not help in time; resolves with how it ended. */
+  stop(graceMs?: number): Promise<number | string>;
+}
+
+/** Starts a server whose output goes to `logPath`. It shares no process group with us, so that Ctrl-C ends it through `stop`. */
+export function start(path: string, args: readonly string[], logPath: string, env?: NodeJS.ProcessEnv): Started {
+  const out = openSync(logPath, 'a');
+  const child = spawn(path, [...args], { stdio: ['ignore', out, out], env, detached: true });
+  closeSync(out);
+  let over = false;
+  const ended = new Promise<number | string>((resolve) => {
+    child.once('error', (error) => {
+      over = true;
+      resolve(error.message);
+    });
+    child.once('exit', (code, signal) => {
+      over = true;
+      resolve(code ?? signal ?? 'lost');
+    });
+  });
+  return {
+    pid: child.pid ?? 0,
+    ended,
+    running: () => !over,
+    log: () => readFileSync(logPath, 'utf8'),
+    async stop(graceMs = 30_000) {
+      if (!over) child.kill('SIGTERM');
+      const timer = setTimeout(() => child.kill('SIGKILL'), graceMs);
+      const how = await ended;
+      clearTimeout(timer);
+      return how;
+    },
+  };
+}
+
+/** Asks again every few milliseconds until `look` gives something; errors count as "not yet". */
+export async function waitFor<T>(what: string, timeoutMs: number, look: () => Promise<T | undefined> | T | undefined) {
+  const end = Date.now() + timeoutMs;
+  let last: unknown;
+  for (let pause = 5; ; pause = Math.min(pause * 1.5, 200)) {
+    try {
+      const got = await look();
+      if (got !== undefined && got !== false) return got;
+    } catch (error) {
+      last = error;
+    }
+    if (Date.now() > end) throw new Error(`waited ${timeoutMs} ms for ${what}`, { cause: last });
+    await sleep(pause);
+  }
+}
+
+/** A TCP port on loopback that nobody listened on a moment ago. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address();
+      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0));
+    });
+  });
+}
+
+/** Whether something accepts connections on a loopback port. */
+export function portOpen(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+}
+
+export interface Process {
+  pid: number;
+  parent: number;
+  command: string;
+  cwd: string;
+  /** "Z" is a zombie. */
+  state: string;
+  /** User and system time of it, in clock ticks (100 per second on Linux). */
+  ticks: number;
+  /** Of its ended and waited-for children. */
+  childTicks: number;
+}
+
+/** All processes that can be read; one that ends meanwhile is left out. */
+export function processes(): Process[] {
+  const all: Process[] = [];
+  for (const entry of readdirSync('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    try {
+      const stat = readFileSync(`/proc/${entry}/stat`, 'latin1');
+      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      const field = (n: number) => Number(fields[n] ?? 0);
+      let cwd = '';
+      try {
+        cwd = readlinkSync(`/proc/${entry}/cwd`);
+      } catch {
+        // a zombie has none
+      }
+      all.push({
+        pid: Number(entry),
+        parent: field(1),
+        command: readFileSync(`/proc/${entry}/cmdline`, 'utf8').replaceAll('\0', ' ').trim(),
+        cwd,
+        state: fields[0] ?? '?',
+        ticks: field(11) + field(12),
+        childTicks: field(13) + field(14),
+      });
+    } catch {
+      // ended between the listing and the look
+    }
+  }
+  return all;
+}
+
+/** Processes that stand in, or name, the folder: a daemon's own, and its shims (their bundle is below it). */
+export function processesOf(folder: string): Process[] {
+  return processes().filter(
+    (p) => p.pid !== process.pid && (p.cwd.startsWith(folder) || p.command.includes(`${folder}/`)),
+  );
+}
+
+/** CPU seconds that a process and its reaped children have used. */
+export function cpuSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  const fields = stat
+    .slice(stat.lastIndexOf(')') + 2)
+    .split(' ')
+    .map(Number);
+  return ((fields[11] ?? 0) + (fields[12] ?? 0) + (fields[13] ?? 0) + (fields[14] ?? 0)) / 100;
+}
+
+/** CPU seconds that the whole machine has been busy since boot. */
+export function machineCpuSeconds(): number {
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = readFileSync('/proc/stat', 'latin1')
+    .slice(5)
+    .split('\n', 1)[0]
+    ?.trim()
+    .split(/\s+/)
+    .map(Number) ?? [0];
+  return (user + nice + system + irq + softirq) / 100;
+}
+
+/** Proportional set size of a process, in bytes. */
+export function pss(pid: number): number {
+  const match = /^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1'));
+  return Number(match?.[1] ?? 0) * 1024;
+}
