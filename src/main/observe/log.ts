@@ -10,13 +10,14 @@ export interface LogOptions {
   stream?: DestinationStream;
 }
 
-/** The daemon's log. Children made from it follow every later change of the level, which pino's own do not. */
-export interface Log {
-  log: Logger;
-  level: LogLevel;
-  /** Back to the configured level. */
-  reset(): void;
-  /** Writes what is buffered; also done at exit. */
+/** The daemon's log: a pino logger whose level can be changed while it runs. Children follow, which pino's own levels do not. */
+export interface Log extends Logger {
+  readonly currentLevel: LogLevel;
+  /** Throws RangeError for a level that does not exist. */
+  setLevel(level: LogLevel): void;
+  /** From the configured level to debug, and back; what SIGUSR2 does. */
+  toggleDebug(): void;
+  /** Writes what is buffered, before it returns; also done at exit. */
   flush(): void;
 }
 
@@ -43,22 +44,19 @@ export function createLog({ level: configured, stream }: LogOptions): Log {
     },
   };
   const out = stream ?? destination({ fd: 1, sync: false, minLength: 4096, periodicFlush: 250 });
-  return {
-    log: pino(options, out),
-    get level() {
-      return level;
-    },
-    set level(wanted: LogLevel) {
-      if (!LOG_LEVELS.includes(wanted))
-        throw new RangeError(`no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);
-      level = wanted;
-      threshold = values[wanted] ?? 0;
-    },
-    reset() {
-      this.level = configured;
-    },
+  const setLevel = (wanted: LogLevel) => {
+    if (!LOG_LEVELS.includes(wanted))
+      throw new RangeError(`no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);
+    level = wanted;
+    threshold = values[wanted] ?? 0;
+  };
+  const log = pino(options, out);
+  Object.defineProperty(log, 'currentLevel', { get: () => level });
+  return Object.assign(log, {
+    setLevel,
+    toggleDebug: () => setLevel(level === 'debug' ? configured : 'debug'),
     flush() {
       if ('flushSync' in out && typeof out.flushSync === 'function') out.flushSync();
     },
-  };
+  }) as Log;
 }

@@ -16,9 +16,9 @@ export interface ObservabilityOptions {
   log?: Log;
 }
 
-/** All that watches one daemon. `logs` changes the level; `logs.log` is the logger that everyone gets. */
+/** All that watches one daemon. */
 export interface Observability extends AsyncDisposable {
-  logs: Log;
+  log: Log;
   metrics: Metrics;
   launches: Launches;
   /** For the engine. */
@@ -30,18 +30,16 @@ export interface Observability extends AsyncDisposable {
 /** Puts the parts together; nothing listens yet (`server.listen()`). Dispose it last: it writes out what is buffered. */
 export function createObservability(options: ObservabilityOptions): Observability {
   const { config, jobs } = options;
-  const logs = options.log ?? createLog({ level: config.log.level });
+  const log = options.log ?? createLog({ level: config.log.level });
   const stages = jobs.flatMap((job) => job.stages.map(({ name }) => [job.name, name] as const));
   const metrics = new Metrics({ stages, version: VERSION });
   const launches = new Launches();
-  const observer = new Observer({ metrics, launches, log: logs.log });
+  const observer = new Observer({ metrics, launches, log });
   const { listen } = config.metrics;
   const server =
-    listen === ''
-      ? undefined
-      : new MetricsServer({ listen, metrics, launches, log: logs, jobs, health: options.health });
+    listen === '' ? undefined : new MetricsServer({ listen, metrics, launches, log, jobs, health: options.health });
   return {
-    logs,
+    log,
     metrics,
     launches,
     observer,
@@ -49,7 +47,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
     async [Symbol.asyncDispose]() {
       await server?.close();
       metrics[Symbol.dispose]();
-      logs.flush();
+      log.flush();
     },
   };
 }

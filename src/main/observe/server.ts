@@ -2,9 +2,9 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
-import type { Logger } from 'pino';
 import { SluiceError } from '../../errors.ts';
 import { JOBS, type JobName } from '../../pipeline/stages.ts';
+import { listenError, parseListen } from '../config/address.ts';
 import { CONTENT_TYPES } from './exposition.ts';
 import type { Launches } from './launches.ts';
 import { LOG_LEVELS, type Log, type LogLevel } from './log.ts';
@@ -44,14 +44,12 @@ interface Answer {
 export class MetricsServer implements AsyncDisposable {
   readonly #options: MetricsServerOptions;
   readonly #server: Server;
-  readonly #log: Logger;
 
   constructor(options: MetricsServerOptions) {
     this.#options = options;
-    this.#log = options.log.log;
     this.#server = createServer((request, response) => {
       this.#serve(request, response).catch((error: unknown) => {
-        this.#log.error({ err: error, url: request.url }, 'the metrics endpoint failed');
+        this.#options.log.error({ err: error, url: request.url }, 'the metrics endpoint failed');
         if (!response.headersSent) response.writeHead(500, { 'content-type': 'text/plain' });
         response.end('internal error, see the log\n');
       });
@@ -60,19 +58,21 @@ export class MetricsServer implements AsyncDisposable {
     this.#server.maxConnections = 64;
   }
 
-  /** Binds, and returns the port. Throws INVALID_REQUEST when the address is malformed, taken or not this machine's. */
+  /** Binds, and returns the port. Throws CONFIG_INVALID when the address is malformed, taken or not this machine's. */
   async listen(): Promise<number> {
-    const { host, port } = parseListen(this.#options.listen);
+    const { listen } = this.#options;
+    const address = parseListen(listen);
+    if (!address) throw new SluiceError('CONFIG_INVALID', `metrics.listen = "${listen}" is not host:port`);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#server.once('error', reject);
-    this.#server.listen(port, host, resolve);
+    this.#server.listen(address.port, address.host, resolve);
     try {
       await promise;
     } catch (cause) {
-      throw new SluiceError('INVALID_REQUEST', `metrics.listen = "${this.#options.listen}"`, { cause });
+      throw listenError('metrics.listen', listen, cause);
     }
     this.#server.off('error', reject);
-    this.#server.on('error', (error) => this.#log.error({ err: error }, 'the metrics endpoint'));
+    this.#server.on('error', (error) => this.#options.log.error({ err: error }, 'the metrics endpoint'));
     return this.port;
   }
 
@@ -160,7 +160,7 @@ export class MetricsServer implements AsyncDisposable {
 
   #logLevel(request: IncomingMessage, url: URL): Answer {
     const { log } = this.#options;
-    if (request.method === 'GET') return json({ level: log.level, levels: LOG_LEVELS });
+    if (request.method === 'GET') return json({ level: log.currentLevel, levels: LOG_LEVELS });
     if (request.method !== 'PUT') return text(405, 'GET or PUT');
     // A browser asks before it sends a header of its own to another origin, and is never told yes here.
     if (request.headers['x-sluice'] === undefined) return text(403, 'the header x-sluice is missing');
@@ -168,19 +168,11 @@ export class MetricsServer implements AsyncDisposable {
     if (!LOG_LEVELS.includes(wanted as LogLevel)) {
       return text(400, `no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);
     }
-    const before = log.level;
-    log.level = wanted as LogLevel;
-    log.log.warn({ from: before, to: wanted }, 'log level changed');
-    return json({ level: log.level });
+    const before = log.currentLevel;
+    log.setLevel(wanted as LogLevel);
+    log.warn({ from: before, to: wanted }, 'log level changed');
+    return json({ level: log.currentLevel });
   }
-}
-
-/** "127.0.0.1:9464", "[::1]:9464", ":9464" (all addresses) or "localhost:0". Throws INVALID_REQUEST. */
-export function parseListen(listen: string): { host: string | undefined; port: number } {
-  const match = /^(?:\[([^\]]+)\]|([^:[\]]*)):(\d{1,5})$/.exec(listen);
-  const port = Number(match?.[3]);
-  if (!match || port > 65535) throw new SluiceError('INVALID_REQUEST', `"${listen}" is not host:port`);
-  return { host: match[1] ?? (match[2] || undefined), port };
 }
 
 const shape = ({ name, needs, pool }: JobShape['stages'][number]) => ({ name, needs, pool });
