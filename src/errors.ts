@@ -77,6 +77,8 @@ export class SluiceError extends Error {
   readonly code: ErrorCode;
   /** The pipeline stage in which it happened, once the engine knows it. */
   stage?: string;
+  /** Plain data for whoever catches it (the CNI plugins that ran, say); crosses from a worker to main. */
+  details?: unknown;
 
   constructor(code: ErrorCode, message: string, options?: { cause?: unknown; stage?: string }) {
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
@@ -90,6 +92,7 @@ export interface PlainError {
   code: ErrorCode;
   message: string;
   stage?: string;
+  details?: unknown;
   /** What lies below, as text: the chain reads the same on the other side. */
   cause?: string;
   stack?: string;
@@ -121,6 +124,7 @@ export function toPlain(error: unknown): PlainError {
     code: codeOf(error),
     message: top.message,
     stage: error instanceof SluiceError ? error.stage : undefined,
+    details: error instanceof SluiceError ? error.details : undefined,
     cause: top.cause === undefined ? undefined : explain(top.cause),
     stack: top.stack,
   };
@@ -132,5 +136,6 @@ export function fromPlain(plain: PlainError): SluiceError {
     stage: plain.stage,
   });
   if (plain.stack) error.stack = plain.stack;
+  if (plain.details !== undefined) error.details = plain.details;
   return error;
 }
