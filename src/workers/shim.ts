@@ -1,0 +1,24 @@
+/** The `shim` pool: bundles, shims, snapshot folders and the mounts on top of them. */
+import { serve } from './serve.ts';
+import { writeBundle } from './shim/bundle.ts';
+import { cleanupShim } from './shim/cleanup.ts';
+import { removeBundle } from './shim/remove-bundle.ts';
+import { mountRootfs, unmountRootfs } from './shim/rootfs.ts';
+import { removeSandboxFiles, sandboxFiles } from './shim/sandbox-files.ts';
+import { prepareSnapshot, removeSnapshot } from './shim/snapshot.ts';
+import { startShim } from './shim/start.ts';
+
+export const handlers = {
+  startShim,
+  writeBundle,
+  cleanupShim,
+  removeBundle,
+  sandboxFiles,
+  removeSandboxFiles,
+  prepareSnapshot,
+  removeSnapshot,
+  mountRootfs,
+  unmountRootfs,
+};
+
+export default serve(handlers);

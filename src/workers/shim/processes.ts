@@ -1,0 +1,82 @@
+/** Finding the processes of a pod whose shim does not answer. Only for the rare paths: it reads all of /proc. */
+
+import { readFileSync } from 'node:fs';
+import { readdir, readFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { killPinned } from '../sys/pidfd.ts';
+import { cwdOf } from './program.ts';
+
+export interface Process {
+  pid: number;
+  argv: string[];
+}
+
+/** All processes with a command line. One pass serves the look for many pods. */
+export async function listProcesses(): Promise<Process[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const found: Process[] = [];
+  for (let at = 0; at < pids.length; at += 64) {
+    const batch = pids.slice(at, at + 64).map(async (pid) => {
+      const argv = parse(await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(gone));
+      if (argv.length > 0) found.push({ pid, argv });
+    });
+    await Promise.all(batch);
+  }
+  return found;
+}
+
+/** Was it started as the shim of `id`? */
+export function isShimOf(id: string, { argv }: Process): boolean {
+  return flagValue(argv, '-id') === id && flagValue(argv, '-namespace') !== undefined;
+}
+
+/**
+ * Does it surely belong to this bundle: the shim that was started in it, or a runtime that was called for it? Somebody
+ * else's process with the same id in another folder does not.
+ */
+export function belongsTo({ bundle, id }: { bundle: string; id: string }, process: Process): boolean {
+  if (flagValue(process.argv, '--bundle') === bundle) return true;
+  if (!isShimOf(id, process)) return false;
+  const cwd = cwdOf(process.pid)?.replace(/ \(deleted\)$/, '');
+  return cwd === bundle || cwd === hiddenName(bundle);
+}
+
+/** The name a folder gets for the time of its removal. */
+export function hiddenName(path: string): string {
+  return join(dirname(path), `.${basename(path)}`);
+}
+
+/** Kills whatever {@link belongsTo} the bundle. Returns the pids. */
+export async function killLeftovers(owner: { bundle: string; id: string }): Promise<number[]> {
+  const killed: number[] = [];
+  for (const { pid } of (await listProcesses()).filter((process) => belongsTo(owner, process))) {
+    // Looked at again once the pid is pinned: the process may have ended, and its number may be somebody else's.
+    const still = () => belongsTo(owner, { pid, argv: parse(readCmdline(pid)) });
+    if (killPinned(pid, still)) killed.push(pid);
+  }
+  return killed;
+}
+
+function flagValue(argv: string[], flag: string): string | undefined {
+  const at = argv.indexOf(flag);
+  return at < 0 ? undefined : argv[at + 1];
+}
+
+function parse(cmdline: string): string[] {
+  return cmdline.split('\0').slice(0, -1);
+}
+
+function readCmdline(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1');
+  } catch (error) {
+    return gone(error);
+  }
+}
+
+/** A process that ends while it is looked at has no command line. */
+function gone(error: unknown): string {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === 'ENOENT' || code === 'ESRCH') return '';
+  throw error;
+}

@@ -1,0 +1,120 @@
+import { join } from 'node:path';
+import { SluiceError } from '../../errors.ts';
+import { type Fd, openFd } from '../sys/fd.ts';
+import { C } from '../sys/libc.ts';
+import { mount, unmount } from '../sys/mount.ts';
+
+/** A mount as the snapshotters of containerd write it: `type` overlay or bind (or any file system), options as in fstab. */
+export interface MountSpec {
+  type: string;
+  source: string;
+  /** Below the target of all; left out or "" is the target itself. */
+  target?: string;
+  options: string[];
+}
+
+const FLAGS: Record<string, number> = {
+  ro: C.MS_RDONLY,
+  nosuid: C.MS_NOSUID,
+  nodev: C.MS_NODEV,
+  noexec: C.MS_NOEXEC,
+  noatime: C.MS_NOATIME,
+  relatime: C.MS_RELATIME,
+  strictatime: C.MS_STRICTATIME,
+  bind: C.MS_BIND,
+  rbind: C.MS_BIND | C.MS_REC,
+};
+const NO_FLAG = new Set(['rw', 'suid', 'dev', 'exec', 'async', 'defaults']);
+/** mount(2) takes one page of options, its final NUL included; pages of 64 KiB allow more, which nobody relies on. */
+const MAX_DATA = 4095;
+const O_PATH = 0o10000000;
+
+/**
+ * Mounts a list, in order, on `target`, which must exist. What was mounted is detached again when a later one fails.
+ * Throws NAMESPACE_FAILED.
+ */
+export function mountRootfs({ target, mounts }: { target: string; mounts: MountSpec[] }): void {
+  const done: string[] = [];
+  try {
+    for (const spec of mounts) {
+      const place = spec.target ? join(target, spec.target) : target;
+      mountOne(place, spec);
+      done.push(place);
+    }
+  } catch (cause) {
+    for (const place of done.reverse()) unmount(place);
+    throw new SluiceError('NAMESPACE_FAILED', `nothing could be mounted on ${target}`, { cause });
+  }
+}
+
+/** Undoes {@link mountRootfs}, also when it was mounted more than once. Safe to repeat. */
+export function unmountRootfs({ target }: { target: string }): void {
+  unmount(target);
+}
+
+function mountOne(target: string, { type, source, options }: MountSpec): void {
+  let flags = type === 'bind' ? C.MS_BIND : 0;
+  const rest: string[] = [];
+  for (const option of options) {
+    const flag = FLAGS[option];
+    if (flag !== undefined) flags |= flag;
+    else if (!NO_FLAG.has(option)) rest.push(option);
+  }
+  if ((flags & C.MS_BIND) !== 0) {
+    if (rest.length > 0) throw new Error(`a bind mount has no options ${rest.join(',')}`);
+    bind(source, target, flags);
+    return;
+  }
+  if (Buffer.byteLength(rest.join(',')) <= MAX_DATA) {
+    mount({ source, target, type, flags, data: rest.join(',') });
+    return;
+  }
+  if (type !== 'overlay') throw new Error(`the options of this ${type} mount are longer than a page`);
+  mountLongOverlay(target, flags, source, rest);
+}
+
+/** The kernel ignores the other flags when it binds; they take a second call. */
+function bind(source: string, target: string, flags: number): void {
+  const recursion = C.MS_BIND | C.MS_REC;
+  mount({ source, target, flags: flags & recursion });
+  if ((flags & ~recursion) === 0) return;
+  try {
+    mount({ source: '', target, flags: C.MS_REMOUNT | C.MS_BIND | (flags & ~recursion) });
+  } catch (error) {
+    unmount(target);
+    throw error;
+  }
+}
+
+/**
+ * An overlay whose layers' paths fill more than a page. Each layer is opened and named /proc/self/fd/N, 18 characters at most,
+ * so that 128 layers (what an image may have) always fit. The kernel resolves the names while it mounts and keeps the
+ * folders; the new mount API has no such limit, but wants 6.8, and paths of at most 255 characters.
+ */
+function mountLongOverlay(target: string, flags: number, source: string, options: string[]): void {
+  const opened: Fd[] = [];
+  try {
+    const data = options
+      .map((option) => {
+        if (!option.startsWith('lowerdir=')) return option;
+        const layers = splitLayers(option.slice('lowerdir='.length)).map((layer) => {
+          const fd = openFd(layer, O_PATH);
+          opened.push(fd);
+          return `/proc/self/fd/${fd.number}`;
+        });
+        return `lowerdir=${layers.join(':')}`;
+      })
+      .join(',');
+    if (Buffer.byteLength(data) > MAX_DATA) {
+      throw new Error(`${opened.length} layers are more than one overlay mount can name`);
+    }
+    mount({ source, target, type: 'overlay', flags, data });
+  } finally {
+    for (const fd of opened) fd[Symbol.dispose]();
+  }
+}
+
+/** Layers are separated by ":"; one that is part of a name is written "\:". */
+function splitLayers(list: string): string[] {
+  return list.split(/(?<!\\):/).map((layer) => layer.replaceAll('\\:', ':'));
+}

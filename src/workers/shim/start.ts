@@ -1,0 +1,168 @@
+import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { SluiceError } from '../../errors.ts';
+import { run, type SpawnResult } from '../sys/spawn.ts';
+import { type Bootstrap, type DaemonAddresses, encodeParams, parseBootstrap } from './bootstrap.ts';
+import { type BundleInput, makeBundle, writeBootstrap } from './bundle.ts';
+import { killLeftovers } from './processes.ts';
+import { environment, findProgram, type Program } from './program.ts';
+
+export interface StartShimInput extends BundleInput {
+  /** The pod's id. */
+  id: string;
+  namespace: string;
+  /** Shim: absolute path, or a name to look up in PATH. */
+  binary: string;
+  addresses: DaemonAddresses;
+  /** Folder for the shim's socket (2.3 and newer); longer than 42 bytes leaves it to the shim: /run/containerd/s. */
+  socketDir?: string;
+  timeoutMs: number;
+  /** Makes the shim log more, and open a second socket for pprof. */
+  debug?: boolean;
+  /** More variables for the shim, for example SCHED_CORE. */
+  env?: Record<string, string>;
+}
+
+export interface StartedShim {
+  /** Socket path, without a scheme. */
+  address: string;
+  version: 2 | 3;
+  /** Absolute path of the shim's program. */
+  binary: string;
+  /** Seconds in posix_spawn, while this thread stood still. */
+  spawnSeconds: number;
+  /** Seconds in all. */
+  seconds: number;
+}
+
+/** Does the program read BootstrapParams? Learned from its first answer, forgotten when the file changes. */
+const modern = new Map<string, boolean>();
+
+/**
+ * Makes the bundle and starts the pod's shim in it. Throws SHIM_FAILED or TIMED_OUT with the shim's own words and the end of its
+ * log; the bundle stays for the undo (cleanupShim, removeBundle), a shim that was half started does not.
+ */
+export async function startShim(input: StartShimInput): Promise<StartedShim> {
+  const began = performance.now();
+  const program = findProgram(input.binary, 'the shim');
+  makeBundle(input);
+  // containerd makes a FIFO here and must read it as long as the pod lives, or the shim blocks. The shim only opens the
+  // path for writing, so a plain file does: no reader, nothing that dies with the daemon, and something to quote.
+  closeSync(openSync(join(input.bundle, 'log'), 'wx', 0o600));
+  try {
+    const { bootstrap, spawnSeconds } = await launch(program, input);
+    modern.set(program.key, bootstrap.modern);
+    writeFileSync(join(input.bundle, 'shim-binary-path'), program.path, { mode: 0o600 });
+    writeBootstrap(input.bundle, bootstrap);
+    const { address, version } = bootstrap;
+    return { address, version, binary: program.path, spawnSeconds, seconds: (performance.now() - began) / 1000 };
+  } catch (error) {
+    // The `start` process may have left the long-lived one behind.
+    await killLeftovers(input);
+    throw error;
+  }
+}
+
+async function launch(
+  program: Program,
+  input: StartShimInput,
+): Promise<{ bootstrap: Bootstrap; spawnSeconds: number }> {
+  const known = modern.get(program.key);
+  let result = await callStart(program, input, known ?? true);
+  // A shim before 2.3 refuses BootstrapParams, and one after it does not need them; which it is, the answer shows.
+  if (known === undefined && failed(result) && !result.timedOut) {
+    rmSync(join(input.bundle, 'address'), { force: true }); // a 1.6 shim writes it even when it then gives up
+    result = await callStart(program, input, false);
+  }
+  if (failed(result)) throw describe(program, input, result);
+  try {
+    return { bootstrap: parseBootstrap(result.stdout), spawnSeconds: result.spawnSeconds };
+  } catch (cause) {
+    throw new SluiceError('SHIM_FAILED', `${basename(program.path)} start: an answer of no use${logOf(input)}`, {
+      cause,
+    });
+  }
+}
+
+async function callStart(program: Program, input: StartShimInput, withParams: boolean): Promise<SpawnResult> {
+  try {
+    return await run({
+      path: program.path,
+      argv: [program.path, ...shimFlags(input), 'start'],
+      env: shimEnv(input),
+      cwd: input.bundle,
+      stdin: withParams ? encodeParams(input) : undefined,
+      timeoutMs: input.timeoutMs,
+      maxOutput: 64 << 10,
+    });
+  } catch (cause) {
+    throw new SluiceError('SHIM_FAILED', `${program.path} cannot be started`, { cause });
+  }
+}
+
+/** What `start` and `delete` have in common. */
+export interface ShimCall {
+  id: string;
+  namespace: string;
+  addresses: DaemonAddresses;
+  debug?: boolean;
+  env?: Record<string, string>;
+}
+
+export function shimFlags({ id, namespace, addresses, debug }: ShimCall): string[] {
+  return [
+    ...['-namespace', namespace],
+    ...['-address', addresses.grpc],
+    ...['-publish-binary', addresses.publishBinary],
+    ...['-id', id],
+    ...(debug ? ['-debug'] : []),
+  ];
+}
+
+export function shimEnv({ namespace, addresses, env }: ShimCall): Record<string, string> {
+  return environment({
+    // Two threads are enough for a process that lives for 20 ms; the long-lived one sets its own.
+    GOMAXPROCS: '2',
+    // Makes a 1.7 shim answer in JSON; containerd says 2 as well, version 3 included.
+    MAX_SHIM_VERSION: '2',
+    TTRPC_ADDRESS: addresses.ttrpc,
+    GRPC_ADDRESS: addresses.grpc,
+    NAMESPACE: namespace,
+    ...env,
+  });
+}
+
+function failed(result: SpawnResult): boolean {
+  return result.code !== 0 || result.timedOut || result.overflowed;
+}
+
+function describe({ path }: Program, input: StartShimInput, result: SpawnResult): SluiceError {
+  const name = basename(path);
+  const words = [result.stderr, result.stdout].map((output) => printable(output)).filter((text) => text !== '');
+  const own = words.length > 0 ? `: ${words.join('; ')}` : '';
+  if (result.timedOut) {
+    const limit = `${name} start did not answer within ${input.timeoutMs} ms and was killed`;
+    return new SluiceError('TIMED_OUT', `${limit}${own}${logOf(input)}`);
+  }
+  const how = result.overflowed
+    ? 'printed more than an address and was killed'
+    : result.signal === null
+      ? `exited with status ${result.code}`
+      : `was ended by signal ${result.signal}`;
+  return new SluiceError('SHIM_FAILED', `${name} start ${how}${own}${logOf(input)}`);
+}
+
+/** The end of the shim's log, ready to be put behind a message. */
+function logOf({ bundle }: { bundle: string }): string {
+  try {
+    const tail = printable(readFileSync(join(bundle, 'log')));
+    return tail === '' ? '' : ` (its log ends: ${tail})`;
+  } catch {
+    return ''; // the message is about something worse than a log that cannot be read
+  }
+}
+
+function printable(output: Buffer): string {
+  const text = output.toString('utf8').replace(/[^\P{C}\n]/gu, '?');
+  return text.slice(-1000).trim();
+}

@@ -1,0 +1,22 @@
+import { Fd } from './fd.ts';
+import { C, check, errno, libc, SysError } from './libc.ts';
+
+const SYS_PIDFD_SEND_SIGNAL = 424; // the same number on all architectures, as with every call since 5.0
+const SYS_PIDFD_OPEN = 434;
+const ESRCH = 3;
+const EINVAL = 22;
+
+/**
+ * Kills (SIGKILL) the process only if `isIt` still holds once the pid is pinned, so that a number which was given to another
+ * process meanwhile is left alone. False when the process is gone or is another one.
+ */
+export function killPinned(pid: number, isIt: () => boolean): boolean {
+  const opened = libc.syscall3(SYS_PIDFD_OPEN, pid, null, 0);
+  // EINVAL: a thread's id, which no process leader has any more.
+  if (opened < 0 && (errno() === ESRCH || errno() === EINVAL)) return false;
+  using pidfd = new Fd(check('pidfd_open', Number(opened), `of ${pid}`));
+  if (!isIt()) return false;
+  if (libc.pidfdSignal(SYS_PIDFD_SEND_SIGNAL, pidfd.number, C.SIGKILL, null, 0) === 0) return true;
+  if (errno() === ESRCH) return false;
+  throw new SysError('pidfd_send_signal', errno(), `to ${pid}`);
+}
