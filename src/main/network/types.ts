@@ -38,3 +38,26 @@ export interface CniResult {
   routes?: ({ dst: string; gw?: string } & Record<string, unknown>)[];
   dns?: { nameservers?: string[]; domain?: string; search?: string[]; options?: string[] };
 }
+
+/** One run of one plugin, as it is measured; a retried plugin has several. */
+export interface PluginRun {
+  /** The plugin's `type`. */
+  plugin: string;
+  command: 'ADD' | 'DEL' | 'STATUS';
+  /** From before its start to after its end. */
+  seconds: number;
+  /** What starting the process took: the time a thread was blocked. */
+  spawnSeconds: number;
+  outcome: 'ok' | 'error' | 'timeout';
+}
+
+/** Where plugins are and how they are run: what ADD and DEL need beside the attachment. */
+export interface CniCall {
+  attachment: CniAttachment;
+  /** CNI_PATH: folders of plugins, in the order they are searched. */
+  binDirs: string[];
+  /** libcni's cache folder, with results/ in it; "" keeps no record (the loopback plugin, whose undo is the namespace's end). */
+  cacheDir: string;
+  /** Milliseconds that one plugin may take, its retries included. */
+  timeoutMs: number;
+}

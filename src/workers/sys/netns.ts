@@ -2,6 +2,7 @@ import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type Fd, openFd } from './fd.ts';
 import { C, check, libc } from './libc.ts';
+import { setLink } from './link.ts';
 import { isNsfs, mount, unmount } from './mount.ts';
 
 /**
@@ -49,7 +50,7 @@ export function createNetns(path: string, options: { loopback: boolean }): void 
       () => check('unshare', libc.unshare(C.CLONE_NEWNET)),
       () => {
         mount({ source: '/proc/thread-self/ns/net', target: path, flags: C.MS_BIND });
-        if (options.loopback) bringUp('lo');
+        if (options.loopback) setLink('lo', true);
       },
     );
   } catch (error) {
@@ -67,18 +68,4 @@ export function removeNetns(path: string): void {
 /** Is there a live namespace at `path`? A leftover file whose mount is gone (reboot) is not one. */
 export function netnsExists(path: string): boolean {
   return isNsfs(path);
-}
-
-/** Sets IFF_UP on an interface of the namespace this thread is in. */
-function bringUp(name: string): void {
-  const socket = check('socket', libc.socket(C.AF_INET, C.SOCK_DGRAM | C.SOCK_CLOEXEC, 0));
-  try {
-    const ifreq = Buffer.alloc(40); // struct ifreq: 16 bytes of name, then the flags
-    ifreq.write(name, 0, 15, 'latin1');
-    check('ioctl', libc.ioctl(socket, C.SIOCGIFFLAGS, ifreq), name);
-    ifreq.writeInt16LE(ifreq.readInt16LE(16) | C.IFF_UP, 16);
-    check('ioctl', libc.ioctl(socket, C.SIOCSIFFLAGS, ifreq), name);
-  } finally {
-    libc.close(socket);
-  }
 }

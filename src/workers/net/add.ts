@@ -1,0 +1,40 @@
+import { SluiceError } from '../../errors.ts';
+import type { CniCall, CniResult, PluginRun } from '../../main/network/types.ts';
+import { callPlugin, findPlugin } from './plugin.ts';
+import { writeRecord } from './record.ts';
+import { reporting } from './report.ts';
+import { inVersion, type ParsedResult, parseResult } from './result.ts';
+
+/**
+ * CNI ADD: the plugins of the list in order, each with the result of the one before. The answer is the last one's, in the newest
+ * shape. A failure leaves everything as it is: {@link cniDel} with the same attachment takes it back, half done or not.
+ * Throws CNI_FAILED or TIMED_OUT, with the runs so far in `details`.
+ */
+export function cniAdd(call: CniCall): Promise<{ result: CniResult; plugins: PluginRun[] }> {
+  return reporting(async (runs) => {
+    const { attachment, binDirs, cacheDir, timeoutMs } = call;
+    const { network, netns } = attachment;
+    // A missing program is found before anything was made, so that there is nothing to take back either.
+    for (const { type } of network.plugins) findPlugin(type, binDirs);
+    await writeRecord(cacheDir, attachment);
+
+    let last: ParsedResult | undefined;
+    for (const plugin of network.plugins) {
+      const prevResult = last && inVersion(last, network.cniVersion);
+      const text = await callPlugin(
+        { command: 'ADD', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs },
+        runs,
+      );
+      try {
+        last = parseResult(text, network.cniVersion);
+      } catch (cause) {
+        const run = runs.at(-1);
+        if (run) run.outcome = 'error';
+        throw new SluiceError('CNI_FAILED', `plugin ${plugin.type} (ADD, network ${network.name})`, { cause });
+      }
+    }
+    if (!last) throw new SluiceError('CNI_FAILED', `network ${network.name} has no plugins`);
+    await writeRecord(cacheDir, attachment, inVersion(last, network.cniVersion));
+    return { result: last.result };
+  });
+}

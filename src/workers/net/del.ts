@@ -1,0 +1,64 @@
+import { SluiceError } from '../../errors.ts';
+import type { CniCall, PluginConf, PluginRun } from '../../main/network/types.ts';
+import { netnsExists } from '../sys/netns.ts';
+import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
+import { readRecord, removeRecord } from './record.ts';
+import { reporting } from './report.ts';
+import { inVersion, type Json, parseResult } from './result.ts';
+import { atLeast } from './version.ts';
+
+const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown container/i;
+
+/**
+ * CNI DEL: the plugins in the opposite order, all of them even when one fails; then the first error is thrown (CNI_FAILED or
+ * TIMED_OUT) and the record stays, for the caller to try again. What is gone already is no failure: DEL is idempotent, also after
+ * an ADD that stopped half-way or was never called.
+ */
+export function cniDel(call: CniCall): Promise<{ plugins: PluginRun[] }> {
+  return reporting(async (runs) => {
+    const { attachment, binDirs, cacheDir, timeoutMs } = call;
+    const { network } = attachment;
+    const record = await readRecord(cacheDir, attachment);
+    const prevResult = record && record !== 'damaged' ? previous(record.result, network.cniVersion) : undefined;
+    const alive = netnsExists(attachment.netns);
+
+    const errors: Error[] = [];
+    for (const plugin of network.plugins.toReversed()) {
+      const netns = alive ? attachment.netns : '';
+      try {
+        await callPlugin({ command: 'DEL', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs }, runs);
+      } catch (error) {
+        if (!(error instanceof Error)) throw error;
+        if (!isGone(error, { alive, recorded: record !== undefined || cacheDir === '' })) errors.push(error);
+      }
+    }
+    const [first, ...others] = errors;
+    if (first) throw others.length === 0 ? first : together(first, others);
+    await removeRecord(cacheDir, attachment);
+    return {};
+  });
+}
+
+/** Does this failure of a DEL say that there is nothing left to delete? */
+function isGone(error: Error, { alive, recorded }: { alive: boolean; recorded: boolean }): boolean {
+  if (!(error instanceof PluginFailure)) return false;
+  // ADD looks for all programs and writes its record before it runs the first: without a record, nothing ever ran.
+  if (!error.started) return !recorded && error.cause === undefined;
+  if (error.cniCode === CNI_CODE.UNKNOWN_CONTAINER) return true;
+  return !alive && error.code !== 'TIMED_OUT' && NOT_THERE.test(error.words);
+}
+
+/** The recorded result for `prevResult`, which DEL gets since 0.4.0; one that can't be used is left out, as libcni does. */
+function previous(result: Json | undefined, version: PluginConf['type']): Json | undefined {
+  if (!result || !atLeast(version, '0.4.0')) return undefined;
+  try {
+    return inVersion(parseResult(JSON.stringify(result), version), version);
+  } catch {
+    return undefined;
+  }
+}
+
+function together(first: Error, others: Error[]): SluiceError {
+  const code = first instanceof SluiceError ? first.code : 'CNI_FAILED';
+  return new SluiceError(code, [first, ...others].map(({ message }) => message).join('; also: '), { cause: first });
+}

@@ -1,0 +1,17 @@
+import { codeOf, SluiceError } from '../../errors.ts';
+import type { PluginRun } from '../../main/network/types.ts';
+
+/** Does `work` and hands out the plugin runs it noted: beside its answer, or in the `details` of its error. */
+export async function reporting<T extends object>(
+  work: (runs: PluginRun[]) => Promise<T>,
+): Promise<T & { plugins: PluginRun[] }> {
+  const runs: PluginRun[] = [];
+  try {
+    return { ...(await work(runs)), plugins: runs };
+  } catch (cause) {
+    const error =
+      cause instanceof SluiceError ? cause : new SluiceError(codeOf(cause), 'the CNI call failed', { cause });
+    error.details = { plugins: runs };
+    throw error;
+  }
+}

@@ -1,0 +1,124 @@
+/**
+ * The result of a plugin, between the versions of the specification. What changed: 0.1/0.2 have `ip4` and `ip6`; 0.3 and 0.4
+ * list `ips`, each with a `version` of "4" or "6"; 1.0 drops that; 1.1 adds fields to interfaces and routes.
+ */
+import { isIPv6 } from 'node:net';
+import { SluiceError } from '../../errors.ts';
+import type { CniResult } from '../../main/network/types.ts';
+import { atLeast, isKnownVersion, NEWEST_VERSION } from './version.ts';
+
+export type Json = Record<string, unknown>;
+
+type Ip = NonNullable<CniResult['ips']>[number];
+type Route = NonNullable<CniResult['routes']>[number];
+
+/** A result as the plugin printed it and in the newest shape. */
+export interface ParsedResult {
+  version: string;
+  raw: Json;
+  result: CniResult;
+}
+
+/**
+ * Reads what a plugin printed after ADD. A result without `cniVersion` is of the version that was asked for (`asked`).
+ * Throws CNI_FAILED that says what is wrong, and shows the beginning of a text that is no JSON.
+ */
+export function parseResult(text: string, asked: string): ParsedResult {
+  if (text.trim() === '') throw wrong('printed no result');
+  let raw: unknown;
+  try {
+    raw = JSON.parse(text);
+  } catch {
+    throw wrong(`printed something that is no JSON: ${excerpt(text)}`);
+  }
+  if (!isObject(raw)) throw wrong(`printed a result that is no object: ${excerpt(text)}`);
+  const version = raw.cniVersion || asked;
+  if (typeof version !== 'string' || !isKnownVersion(version)) {
+    throw wrong(`printed a result of version ${JSON.stringify(version)}, which is not supported`);
+  }
+  return { version, raw, result: toNewest(raw, version) };
+}
+
+/** The result as a plugin that speaks `version` expects it in `prevResult`. */
+export function inVersion({ raw, version, result }: ParsedResult, wanted: string): Json {
+  if (version === wanted) return { ...raw, cniVersion: wanted };
+  if (!atLeast(wanted, '0.3.0')) return toOldest(result, wanted);
+  const older = !atLeast(wanted, '1.0.0');
+  return {
+    ...result,
+    cniVersion: wanted,
+    ips: result.ips?.map((ip) => (older ? { version: isSix(ip.address) ? '6' : '4', ...ip } : ip)),
+  };
+}
+
+function toNewest(raw: Json, version: string): CniResult {
+  const result: CniResult = { cniVersion: NEWEST_VERSION };
+  if (isObject(raw.dns)) result.dns = raw.dns;
+  if (!atLeast(version, '0.3.0')) {
+    const families = [raw.ip4, raw.ip6].filter(isObject);
+    result.ips = families.map((family) => ipOf({ address: family.ip, gateway: family.gateway }, 0));
+    result.routes = families.flatMap((family) => list(family, 'routes').map(routeOf));
+    return result;
+  }
+  result.interfaces = list(raw, 'interfaces').map((entry) => {
+    if (typeof entry.name !== 'string') throw wrong('printed an interface without a name');
+    return { ...entry, name: entry.name };
+  });
+  const interfaces = result.interfaces.length;
+  result.ips = list(raw, 'ips').map((entry) => ipOf(entry, interfaces));
+  result.routes = list(raw, 'routes').map(routeOf);
+  return result;
+}
+
+function ipOf({ version: _, ...entry }: Json, interfaces: number): Ip {
+  const { address, gateway, interface: index, ...rest } = entry;
+  if (typeof address !== 'string' || !address.includes('/')) {
+    throw wrong(`printed an address that is no CIDR: ${JSON.stringify(address)}`);
+  }
+  const ip: Ip = { ...rest, address };
+  if (typeof gateway === 'string' && gateway !== '') ip.gateway = gateway;
+  if (index !== undefined && index !== null) {
+    if (!Number.isInteger(index) || Number(index) < 0 || Number(index) >= interfaces) {
+      throw wrong(`printed an address of interface ${JSON.stringify(index)}, of ${interfaces}`);
+    }
+    ip.interface = Number(index);
+  }
+  return ip;
+}
+
+function routeOf(entry: Json): Route {
+  if (typeof entry.dst !== 'string') throw wrong('printed a route without a destination');
+  return { ...entry, dst: entry.dst };
+}
+
+function toOldest(result: CniResult, wanted: string): Json {
+  const family = (six: boolean) => {
+    const ip = result.ips?.find(({ address }) => isSix(address) === six);
+    if (!ip) return undefined;
+    const routes = result.routes?.filter(({ dst }) => isSix(dst) === six);
+    return { ip: ip.address, gateway: ip.gateway, routes };
+  };
+  return { cniVersion: wanted, ip4: family(false), ip6: family(true), dns: result.dns };
+}
+
+const isSix = (cidr: string): boolean => isIPv6(cidr.split('/')[0] ?? '');
+
+/** A list of objects; absent and null are empty. */
+function list(raw: Json, key: string): Json[] {
+  const value = raw[key] ?? [];
+  if (!Array.isArray(value) || !value.every(isObject))
+    throw wrong(`printed a result whose "${key}" is no list of objects`);
+  return value;
+}
+
+export function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** The beginning of a text, on one line, to show in an error. */
+export function excerpt(text: string, length = 200): string {
+  const line = text.trim().replaceAll(/\s+/g, ' ');
+  return line.length > length ? `${line.slice(0, length)}…` : line;
+}
+
+const wrong = (what: string): SluiceError => new SluiceError('CNI_FAILED', what);

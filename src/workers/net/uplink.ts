@@ -1,0 +1,97 @@
+/**
+ * The way out of the built-in network. The bridge plugin's `ipMasq` would add a chain per pod, which costs 15 ms of CPU and a
+ * turn at the xtables lock each time; one rule for the subnet, set when the network is taken into use, does the same.
+ */
+import { isIPv6 } from 'node:net';
+import { SluiceError } from '../../errors.ts';
+import { removeBridge } from '../sys/link.ts';
+import { run } from '../sys/spawn.ts';
+import { findProgram, programPath } from './programs.ts';
+import { excerpt } from './result.ts';
+
+export interface Uplink {
+  bridge: string;
+  /** CIDRs of the pods on the bridge. */
+  subnets: string[];
+}
+
+const TIMEOUT_MS = 20_000;
+
+/** What the portmap plugin leaves in the nat table, in the order in which it can be deleted. */
+const PORTMAP_CHAINS = ['CNI-HOSTPORT-DNAT', 'CNI-HOSTPORT-SETMARK', 'CNI-HOSTPORT-MASQ'];
+
+/** Makes sure that what leaves the subnets for elsewhere is masqueraded. Throws CNI_FAILED with iptables' own words. */
+export async function openUplink(uplink: Uplink): Promise<void> {
+  for (const subnet of uplink.subnets) {
+    const rule = masquerade(uplink.bridge, subnet);
+    const there = await iptables(subnet, ['-t', 'nat', '-C', ...rule]);
+    if (there.code !== 0) await must(subnet, ['-t', 'nat', '-A', ...rule]);
+  }
+}
+
+/**
+ * Deletes the bridge and the rules of {@link openUplink}, as well as the chains of the portmap plugin when no pod of any runtime
+ * has a port mapped. What is not there is fine. Throws CNI_FAILED.
+ */
+export async function closeUplink({ bridge, subnets }: Uplink): Promise<void> {
+  for (const subnet of subnets) {
+    if (findIptables(subnet) === undefined) continue;
+    const rule = masquerade(bridge, subnet);
+    while ((await iptables(subnet, ['-t', 'nat', '-C', ...rule])).code === 0) {
+      await must(subnet, ['-t', 'nat', '-D', ...rule]);
+    }
+    await removePortmapChains(subnet);
+  }
+  try {
+    removeBridge(bridge);
+  } catch (cause) {
+    throw new SluiceError('NAMESPACE_FAILED', `the bridge ${bridge} could not be deleted`, { cause });
+  }
+}
+
+function masquerade(bridge: string, subnet: string): string[] {
+  const comment = ['-m', 'comment', '--comment', `${bridge}: pods to elsewhere`];
+  return ['POSTROUTING', '-s', subnet, '!', '-d', subnet, '!', '-o', bridge, ...comment, '-j', 'MASQUERADE'];
+}
+
+async function removePortmapChains(subnet: string): Promise<void> {
+  const listing = await iptables(subnet, ['-t', 'nat', '-S']);
+  if (listing.code !== 0) return; // no nat table: nothing was ever put there
+  const rules = listing.stdout.split('\n').filter((line) => line.startsWith('-A '));
+  if (rules.some((rule) => rule.startsWith('-A CNI-HOSTPORT-DNAT ') || /^-A CNI-DN-/.test(rule))) return;
+  for (const chain of PORTMAP_CHAINS) {
+    if (!listing.stdout.includes(`-N ${chain}\n`)) continue;
+    for (const rule of rules.filter((line) => line.includes(`-j ${chain}`))) {
+      await must(subnet, ['-t', 'nat', '-D', ...words(rule).slice(1)]);
+    }
+    await must(subnet, ['-t', 'nat', '-F', chain]);
+    await must(subnet, ['-t', 'nat', '-X', chain]);
+  }
+}
+
+/** Splits a rule as `iptables -S` prints it: only comments are quoted. */
+function words(rule: string): string[] {
+  return [...rule.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? '');
+}
+
+function findIptables(subnet: string): string | undefined {
+  return findProgram(isIPv6(subnet.split('/')[0] ?? '') ? 'ip6tables' : 'iptables');
+}
+
+async function iptables(
+  subnet: string,
+  args: string[],
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const path = findIptables(subnet);
+  if (path === undefined) throw new SluiceError('CNI_FAILED', 'iptables is not in PATH');
+  const env = { PATH: programPath() };
+  // -w: wait for the xtables lock, which plugins of other pods may hold.
+  const ended = await run({ path, argv: [path, '-w', '10', ...args], env, timeoutMs: TIMEOUT_MS });
+  return { code: ended.code, stdout: ended.stdout.toString(), stderr: ended.stderr.toString() };
+}
+
+async function must(subnet: string, args: string[]): Promise<void> {
+  const { code, stderr } = await iptables(subnet, args);
+  if (code !== 0)
+    throw new SluiceError('CNI_FAILED', `iptables ${args.join(' ')}: ${excerpt(stderr) || `exit ${code}`}`);
+}
