@@ -7,7 +7,7 @@ import { connectCri, removePods } from './cri.ts';
 import type { RigDaemon } from './daemon.ts';
 import { tail } from './daemon.ts';
 import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
-import { privateFolder } from './paths.ts';
+import { cgroupParent, privateFolder, SYSTEMD } from './paths.ts';
 import { run, type Started, start, waitFor } from './proc.ts';
 import type { Registry } from './registry.ts';
 
@@ -20,7 +20,6 @@ export interface ContainerdOptions {
   index?: number;
   ipMasq?: boolean;
   sandboxImage?: string;
-  systemdCgroup?: boolean;
 }
 
 export async function startContainerd(options: ContainerdOptions): Promise<RigDaemon> {
@@ -28,7 +27,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
   const network = await rigNetwork(folder, options.index ?? 1, { ipMasq: options.ipMasq });
   const socket = join(folder, 'containerd.sock');
   const netnsDir = join(folder, 'state/io.containerd.grpc.v1.cri/netns');
-  const cgroup = `sluice-ctd-${process.pid}-${options.index ?? 1}`;
+  const cgroup = cgroupParent('ctd', options.index ?? 1);
   const configFile = join(folder, 'config.toml');
   const version = (await run(options.containerd, ['--version'])).stdout;
   const plugins = / v?1\./.test(version) ? pluginsOf1(options, network) : pluginsOf2(options, network);
@@ -52,7 +51,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
     }),
   );
 
-  const traces: Traces = { folder, netnsDir, cgroup, network };
+  const traces: Traces = { folder, netnsDir, cgroup: cgroup.name, network };
   const logFile = join(folder, 'log');
   const cri = connectCri(socket);
   let daemon: Started;
@@ -83,7 +82,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
     cri,
     network,
     netnsDir,
-    cgroupParent: `/${cgroup}`,
+    cgroupParent: cgroup.parent,
     pid: () => daemon.pid,
     log: () => readFileSync(logFile, 'utf8'),
     assertNothingLeft: (graceMs) => assertNoTraces(traces, graceMs),
@@ -152,7 +151,7 @@ function runtime(options: ContainerdOptions, network: Network): object {
           runtime_path: options.shim,
           options: {
             BinaryName: options.runc,
-            SystemdCgroup: options.systemdCgroup ?? false,
+            SystemdCgroup: SYSTEMD,
             Root: join(network.confDir, '../runc'),
           },
         },

@@ -5,7 +5,7 @@ import { stringify } from 'smol-toml';
 import { type RigNetwork, rigNetwork } from './cni.ts';
 import { type Cri, connectCri, removePods } from './cri.ts';
 import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
-import { privateFolder, ROOT } from './paths.ts';
+import { cgroupParent, privateFolder, ROOT } from './paths.ts';
 import { freePort, type Started, start, waitFor } from './proc.ts';
 import type { Registry } from './registry.ts';
 
@@ -68,7 +68,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const socket = join(folder, 'sluice.sock');
   const configFile = join(folder, 'config.toml');
   const metrics = `127.0.0.1:${await freePort()}`;
-  const cgroup = `sluice-rig-${process.pid}-${options.index ?? 0}`;
+  const cgroup = cgroupParent('rig', options.index ?? 0);
   mkdirSync(root, { recursive: true });
   const confDir = options.builtinNetwork ? join(folder, 'no-net.d') : network.confDir;
   mkdirSync(confDir, { recursive: true });
@@ -77,7 +77,6 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
     socket,
     root,
     state,
-    cgroup_driver: 'cgroupfs',
     cni: { conf_dir: confDir, bin_dirs: network.binDirs, cache_dir: network.cacheDir, netns_dir: netnsDir },
     images: options.registry ? { registry_config: options.registry.certsDir } : {},
     streaming: { listen: '127.0.0.1:0' },
@@ -88,7 +87,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
     writeFileSync(configFile, stringify(merge(merge(base, options.config ?? {}), config)));
   configure({});
 
-  const traces: Traces = { folder, netnsDir, cgroup, network };
+  const traces: Traces = { folder, netnsDir, cgroup: cgroup.name, network };
   const logFile = join(folder, 'log');
   const cri = connectCri(socket);
   let daemon: Started;
@@ -120,7 +119,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
     cri,
     network,
     netnsDir,
-    cgroupParent: `/${cgroup}`,
+    cgroupParent: cgroup.parent,
     configFile,
     metrics,
     root,

@@ -44,3 +44,12 @@ export function program(name: string): string {
 export function cniBinDirs(): string[] {
   return ['/opt/cni/bin', '/usr/lib/cni'].filter((dir) => existsSync(join(dir, 'bridge')));
 }
+
+/** systemd runs this machine: pods go into slices and scopes, and their cgroup parent is a slice's name. */
+export const SYSTEMD = existsSync('/run/systemd/system');
+
+/** A cgroup parent as CRI wants it, which no other rig uses. (A dash in a slice's name would mean another level.) */
+export function cgroupParent(kind: string, index: number): { name: string; parent: string } {
+  const name = `sluice${kind}${process.pid}x${index}`;
+  return SYSTEMD ? { name: `${name}.slice`, parent: `${name}.slice` } : { name, parent: `/${name}` };
+}

@@ -1,0 +1,69 @@
+/**
+ * Runs the tests: unit tests side by side, then integration and fault tests one file at a time (they start daemons and measure).
+ *
+ *   npm test [-- PART|FILE...]      parts: unit, integration, faults; everything when none is given
+ *
+ * One report for all, with node:test's own closing lines; status 1 when a test failed. Ends itself after 11.5 minutes.
+ */
+import { globSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { resolve } from 'node:path';
+import { finished } from 'node:stream/promises';
+import { run } from 'node:test';
+import { spec as Spec } from 'node:test/reporters';
+
+const PARTS = ['unit', 'integration', 'faults'] as const;
+const TIME_LIMIT_MS = 11.5 * 60_000;
+const FILE_LIMIT_MS = 5 * 60_000;
+
+const root = resolve(import.meta.dirname, '..');
+const wanted = process.argv.slice(2);
+const parts = new Set<string>(wanted.filter((word) => PARTS.some((part) => part === word)));
+const files = wanted.filter((word) => !parts.has(word));
+for (const file of files)
+  if (!file.endsWith('.ts')) throw new Error(`no such part or file: ${file} (parts: ${PARTS.join(', ')})`);
+if (wanted.length === 0) for (const part of PARTS) parts.add(part);
+
+const find = (part: string) =>
+  globSync(`test/${part}/**/*.test.ts`, { cwd: root })
+    .map((file) => resolve(root, file))
+    .sort();
+const groups = [
+  { files: parts.has('unit') ? find('unit') : [], concurrency: availableParallelism() },
+  { files: parts.has('integration') ? find('integration') : [], concurrency: 1 },
+  { files: parts.has('faults') ? find('faults') : [], concurrency: 1 },
+  { files: files.map((file) => resolve(file)), concurrency: 1 },
+].filter((group) => group.files.length > 0);
+if (groups.length === 0) throw new Error(`no tests in ${[...parts].join(', ')}`);
+
+const limit = AbortSignal.timeout(TIME_LIMIT_MS);
+const report = new Spec();
+report.pipe(process.stdout);
+
+/** The counts that each run ends with, summed, so that the report has one set of closing lines. */
+const totals = new Map<string, number>();
+const CLOSING = /^(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ([\d.]+)$/;
+
+for (const group of groups) {
+  const events = run({
+    files: group.files,
+    concurrency: group.concurrency,
+    timeout: FILE_LIMIT_MS,
+    signal: limit,
+    execArgv: ['--disable-warning=ExperimentalWarning'],
+  });
+  for await (const event of events) {
+    if (event.type === 'test:summary') continue;
+    const closing =
+      event.type === 'test:diagnostic' && event.data.nesting === 0 ? CLOSING.exec(event.data.message) : undefined;
+    if (closing) totals.set(closing[1] ?? '', (totals.get(closing[1] ?? '') ?? 0) + Number(closing[2]));
+    else report.write(event);
+  }
+}
+for (const [name, total] of totals) {
+  report.write({ type: 'test:diagnostic', data: { nesting: 0, message: `${name} ${total}`, level: 'info' } });
+}
+report.end();
+await finished(report);
+if (limit.aborted) console.error(`the tests took longer than ${TIME_LIMIT_MS / 60_000} minutes and were ended`);
+process.exitCode = limit.aborted || (totals.get('fail') ?? 1) > 0 || (totals.get('cancelled') ?? 1) > 0 ? 1 : 0;
