@@ -65,7 +65,7 @@ class Ring<T> {
 }
 
 export interface LaunchFilter {
-  /** Only this job; default all. */
+  /** Only this job; default all. Of RunPodSandbox, only real launches, not clean-ups that run its table backwards. */
   job?: JobName;
   /** Part of "namespace/name", or beginning of a sandbox, container or request id. */
   match?: string;
@@ -92,7 +92,8 @@ export class Launches {
 
   ended(record: JobRecord): void {
     this.#running.delete(record);
-    (record.job === 'RunPodSandbox' ? this.#pods : this.#others).add(record);
+    const launch = record.job === 'RunPodSandbox' && (record.origin ?? 'call') === 'call';
+    (launch ? this.#pods : this.#others).add(record);
   }
 
   /** Jobs running or queued now, oldest first. */

@@ -1,6 +1,7 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Lane } from '../../pipeline/admission.ts';
 import type { PoolName, StageName } from '../../pipeline/stages.ts';
+import { ContainerdNames } from './containerd-names.ts';
 import { render } from './exposition.ts';
 import { LoopDelay } from './loop-delay.ts';
 import { processUse } from './process-use.ts';
@@ -12,7 +13,7 @@ import {
   METRICS,
   type MetricDefinition,
   type MetricKey,
-  RPCS,
+  RPC_SERVICES,
 } from './table.ts';
 
 interface Use {
@@ -53,6 +54,8 @@ export interface MetricsOptions {
   version: string;
   /** Trace ids on histograms, for OpenMetrics scrapes; only worth its memory while tracing is on. */
   exemplars?: boolean;
+  /** Also export containerd's names (containerd-names.ts). */
+  containerdNames?: boolean;
 }
 
 type Labels = Record<string, string>;
@@ -61,6 +64,7 @@ type Labels = Record<string, string>;
 export class Metrics implements Disposable {
   /** Of the OpenMetrics kind because prom-client allows exemplars nowhere else; what is served is exposition.ts's business. */
   readonly registry = new Registry<typeof Registry.OPENMETRICS_CONTENT_TYPE>();
+  readonly containerd: ContainerdNames | undefined;
   readonly #counters: Partial<Record<MetricKey, Counter>> = {};
   readonly #gauges: Partial<Record<MetricKey, Gauge>> = {};
   readonly #histograms: Partial<Record<MetricKey, Histogram>> = {};
@@ -84,6 +88,9 @@ export class Metrics implements Disposable {
     for (const [key, definition] of Object.entries(METRICS) as [MetricKey, MetricDefinition][]) {
       const initial = definition.init ? combinations[definition.init] : product(definition.labels);
       this.#make(key, definition, initial, options.exemplars ?? false);
+    }
+    if (options.containerdNames) {
+      this.containerd = new ContainerdNames(this.registry, () => this.#sources.imagePullsRunning?.() ?? 0);
     }
     this.#gauges.buildInfo?.set({ version: options.version, node: process.versions.node }, 1);
     this.#loop = new LoopDelay(
@@ -111,9 +118,10 @@ export class Metrics implements Disposable {
 
   /** A CRI call that ended. Calls outside the two CRI services are not counted. */
   grpc(method: string, code: number, seconds: number): void {
-    if (!RPCS.includes(method)) return;
+    if (!RPC_SERVICES.has(method)) return;
     this.inc('grpcHandled', { method, code: GRPC_CODES[code as keyof typeof GRPC_CODES] ?? 'Unknown' });
     this.observe('grpcDuration', { method }, seconds);
+    this.containerd?.grpc(method, code, seconds);
   }
 
   /** A call of a CNI plugin; `plugin` is its type in the conflist. */

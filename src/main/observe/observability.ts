@@ -1,10 +1,11 @@
 import type { Config } from '../config/config.ts';
 import { VERSION } from '../version.ts';
-import { Launches } from './launches.ts';
+import { type JobRecord, Launches } from './launches.ts';
 import { createLog, type Log } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { Observer } from './observer.ts';
 import { type JobShape, MetricsServer } from './server.ts';
+import { Tracer } from './tracing.ts';
 
 export interface ObservabilityOptions {
   config: Pick<Config, 'metrics' | 'tracing' | 'log'>;
@@ -27,14 +28,40 @@ export interface Observability extends AsyncDisposable {
   server?: MetricsServer;
 }
 
-/** Puts the parts together; nothing listens yet (`server.listen()`). Dispose it last: it writes out what is buffered. */
+/** Puts the parts together; nothing listens yet (`server.listen()`). SIGUSR2 toggles debug logging. Dispose it last: it writes out what is buffered. */
 export function createObservability(options: ObservabilityOptions): Observability {
   const { config, jobs } = options;
   const log = options.log ?? createLog({ level: config.log.level });
   const stages = jobs.flatMap((job) => job.stages.map(({ name }) => [job.name, name] as const));
-  const metrics = new Metrics({ stages, version: VERSION });
+  const { endpoint } = config.tracing;
+  const metrics = new Metrics({
+    stages,
+    version: VERSION,
+    exemplars: endpoint !== '',
+    containerdNames: config.metrics.containerd_names,
+  });
   const launches = new Launches();
-  const observer = new Observer({ metrics, launches, log });
+  const tracer =
+    endpoint === ''
+      ? undefined
+      : new Tracer({
+          endpoint,
+          jobs,
+          version: VERSION,
+          onSpans: (outcome, count) => metrics.inc('spans', { outcome }, count),
+          onState: (error) =>
+            error
+              ? log.warn({ err: error, endpoint }, 'the trace collector takes no spans; trying on')
+              : log.info({ endpoint }, 'the trace collector takes spans again'),
+        });
+  const { containerd } = metrics;
+  const onEnded = containerd && ((record: JobRecord) => containerd.jobEnded(record));
+  const observer = new Observer({ metrics, launches, log, tracer, onEnded });
+  const toggle = () => {
+    log.toggleDebug();
+    log.warn({ level: log.currentLevel }, 'log level changed by SIGUSR2');
+  };
+  process.on('SIGUSR2', toggle);
   const { listen } = config.metrics;
   const server =
     listen === '' ? undefined : new MetricsServer({ listen, metrics, launches, log, jobs, health: options.health });
@@ -45,7 +72,9 @@ export function createObservability(options: ObservabilityOptions): Observabilit
     observer,
     server,
     async [Symbol.asyncDispose]() {
+      process.off('SIGUSR2', toggle);
       await server?.close();
+      await tracer?.[Symbol.asyncDispose]();
       metrics[Symbol.dispose]();
       log.flush();
     },

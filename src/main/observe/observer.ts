@@ -154,11 +154,12 @@ export class Observer implements JobObserver {
       trace: job.traceId,
     };
     const { log } = this.#options;
-    if (job.outcome === 'ok') log.info(line, `${job.job} done`);
+    const what = counts(job) ? job.job : `${job.origin} of ${job.job}`;
+    if (job.outcome === 'ok') log.info(line, `${what} done`);
     else {
       const failed = job.stages.find(({ error }) => error !== undefined)?.stage;
       const level = job.code === 'INTERNAL' ? 'error' : 'warn';
-      log[level]({ ...line, stage: failed, code: job.code, error: job.error }, `${job.job} failed`);
+      log[level]({ ...line, stage: failed, code: job.code, error: job.error }, `${what} failed`);
     }
   }
 }

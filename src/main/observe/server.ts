@@ -38,8 +38,9 @@ interface Answer {
 
 /**
  * The HTTP side: /metrics for Prometheus, /healthz for probes, and under /debug what `sluice top`, `sluice trace` and
- * `sluice log-level` read. /debug names pods and errors, so it answers callers on this machine only, and changes want a header
- * that no web page can send across origins.
+ * `sluice log-level` read. /debug names pods and errors, so it answers callers on this machine only, under an address or
+ * "localhost" (a web page whose name was rebound to 127.0.0.1 has another Host), and changes want a header that no web page can
+ * send across origins.
  */
 export class MetricsServer implements AsyncDisposable {
   readonly #options: MetricsServerOptions;
@@ -109,7 +110,9 @@ export class MetricsServer implements AsyncDisposable {
     const url = new URL(request.url ?? '/', 'http://localhost');
     const get = request.method === 'GET' || request.method === 'HEAD';
     if (url.pathname.startsWith('/debug/')) {
-      if (!isLoopback(request.socket.remoteAddress)) return text(403, '/debug answers callers on this machine only');
+      if (!isLoopback(request.socket.remoteAddress) || !isOwnName(request.headers.host)) {
+        return text(403, '/debug answers callers on this machine only');
+      }
       return this.#debug(request, url);
     }
     if (!get) return text(405, 'GET only');
@@ -186,4 +189,8 @@ const isJob = (name: string): name is JobName => (JOBS as readonly string[]).inc
 
 function isLoopback(address: string | undefined): boolean {
   return address !== undefined && /^(::ffff:)?127\.|^::1$/.test(address);
+}
+
+function isOwnName(host: string | undefined): boolean {
+  return host !== undefined && /^(localhost|[\d.]+|\[[\da-fA-F:.]+\])(:\d+)?$/.test(host);
 }

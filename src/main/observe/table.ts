@@ -71,10 +71,16 @@ export const GRPC_CODES = {
   14: 'Unavailable',
 } as const satisfies Record<number, string>;
 
-/** RPC names of both CRI services. */
-export const RPCS: readonly string[] = [RuntimeServiceService, ImageServiceService].flatMap((service) =>
-  Object.values(service).map(({ path }) => path.slice(path.lastIndexOf('/') + 1)),
+/** The service of each RPC, as the wire names both: runtime.v1.RuntimeService and runtime.v1.ImageService. */
+export const RPC_SERVICES: ReadonlyMap<string, string> = new Map(
+  [RuntimeServiceService, ImageServiceService].flatMap((service) =>
+    Object.values(service).map(({ path }) => {
+      const [, serviceName = '', method = ''] = path.split('/');
+      return [method, serviceName] as const;
+    }),
+  ),
 );
+const RPCS: readonly string[] = [...RPC_SERVICES.keys()];
 
 export interface MetricDefinition {
   name: string;
@@ -121,7 +127,7 @@ export const METRICS = {
     type: 'gauge',
     help: 'Pods by state of their record.',
     group: 'jobs',
-    labels: { state: ['creating', 'ready', 'stopped', 'removing'] },
+    labels: { state: ['creating', 'ready', 'notready', 'stopped', 'removing'] },
   },
   containers: {
     name: 'sluice_containers',
@@ -247,7 +253,7 @@ export const METRICS = {
   spawn: {
     name: 'sluice_spawn_seconds',
     type: 'histogram',
-    help: 'posix_spawn itself, the time a thread is blocked for starting a process, by kind of process.',
+    help: 'The call of posix_spawn, the time a thread is blocked for starting a process, by kind of process.',
     group: 'shims',
     labels: { kind: ['cni', 'shim', 'runtime', 'other'] },
     buckets: SPAWN_BUCKETS,

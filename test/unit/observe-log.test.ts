@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { test } from 'node:test';
+import { createLog, type LogLevel } from '../../src/main/observe/log.ts';
+import { redact, redactText } from '../../src/main/observe/redact.ts';
+
+function collect(level: LogLevel) {
+  const lines: string[] = [];
+  return { lines, log: createLog({ level, stream: { write: (line) => void lines.push(line) } }) };
+}
+
+test('the level changes while it runs, for children that exist already too', () => {
+  const { lines, log } = collect('info');
+  const child = log.child({ pod: 'a/b' });
+  child.debug('1');
+  log.setLevel('debug');
+  child.debug('2');
+  log.setLevel('error');
+  child.warn('3');
+  child.error('4');
+  assert.deepEqual(
+    lines.map((line) => JSON.parse(line).message),
+    ['2', '4'],
+  );
+  assert.equal(JSON.parse(lines[0] ?? '').pod, 'a/b');
+  assert.equal(log.currentLevel, 'error');
+  log.toggleDebug();
+  assert.equal(log.currentLevel, 'debug');
+  log.toggleDebug();
+  assert.equal(log.currentLevel, 'info');
+  assert.throws(() => log.setLevel('loud' as LogLevel), /no log level "loud"/);
+});
+
+test('lines are JSON with the level as a word and the time as text', () => {
+  const { lines, log } = collect('info');
+  log.warn({ err: new Error('outer', { cause: new Error('inner') }) }, 'hm');
+  const line = JSON.parse(lines[0] ?? '');
+  assert.equal(line.level, 'warn');
+  assert.ok(!Number.isNaN(Date.parse(line.time)));
+  assert.match(line.err.message, /outer/);
+  assert.match(line.err.stack, /inner/);
+});
+
+test('credentials never reach the log', () => {
+  const { lines, log } = collect('trace');
+  const secret = 'hunter2hunter2';
+  log.info(
+    {
+      request: {
+        image: { image: 'r/x' },
+        auth: { username: 'u', password: secret, identityToken: secret, registryToken: secret },
+        headers: { Authorization: `Bearer ${secret}`, 'Set-Cookie': secret },
+        config: {
+          envs: [
+            { key: 'DB_PASSWORD', value: secret },
+            { key: 'HOME', value: '/root' },
+          ],
+          annotations: { plain: 'x' },
+        },
+        spec: { process: { env: ['PATH=/bin', `API_KEY=${secret}`, `GITHUB_TOKEN=${secret}`] } },
+      },
+    },
+    `pulling https://user:${secret}@registry/x`,
+  );
+  log.error({ err: new Error(`GET http://u:${secret}@host/v2/ with Authorization: Basic ${secret}==`) }, 'failed');
+  log.child({ step: 'x' }).debug({ error: `token "Bearer ${secret}"` }, 'again');
+  for (const line of lines) {
+    assert.ok(!line.includes(secret), line);
+    JSON.parse(line);
+  }
+  const [first] = lines;
+  assert.ok(first?.includes('/root') && first.includes('PATH=/bin') && first.includes('https://[redacted]@registry/x'));
+});
+
+test('redaction copies what it changes and leaves the rest as it is', () => {
+  const value = { a: { password: 'x' }, b: { c: 1 } };
+  const out = redact(value) as typeof value;
+  assert.equal(value.a.password, 'x');
+  assert.equal(out.a.password, '[redacted]');
+  assert.equal(out.b, value.b);
+  const plain = { a: [1, { b: 'text with = sign' }] };
+  assert.equal(redact(plain), plain);
+  const loop: Record<string, unknown> = {};
+  loop.self = loop;
+  assert.doesNotThrow(() => redact(loop));
+  assert.equal(redactText('see https://host/path@x and a:b'), 'see https://host/path@x and a:b');
+});
+
+test('what was logged just before the end of the process is not lost', () => {
+  const script = `
+    import { createLog } from ${JSON.stringify(new URL('../../src/main/observe/log.ts', import.meta.url).href)};
+    const log = createLog({ level: 'info' });
+    for (let i = 0; i < 2000; i++) log.info({ i }, 'line');
+    process.exit(0);`;
+  const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' });
+  const lines = stdout.trim().split('\n');
+  assert.equal(lines.length, 2000);
+  assert.equal(JSON.parse(lines.at(-1) ?? '').i, 1999);
+});

@@ -1,0 +1,160 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { SluiceError } from '../../src/errors.ts';
+import { Launches } from '../../src/main/observe/launches.ts';
+import { createLog } from '../../src/main/observe/log.ts';
+import { Metrics } from '../../src/main/observe/metrics.ts';
+import { type JobTracer, Observer } from '../../src/main/observe/observer.ts';
+
+function setUp(tracer?: JobTracer, ring = 1000) {
+  const lines: Record<string, unknown>[] = [];
+  const log = createLog({ level: 'info', stream: { write: (line) => void lines.push(JSON.parse(line)) } });
+  const metrics = new Metrics({
+    stages: [
+      ['RunPodSandbox', 'reserve'],
+      ['RunPodSandbox', 'netns'],
+    ],
+    version: '1',
+  });
+  const launches = new Launches(ring);
+  return { lines, log, metrics, launches, observer: new Observer({ metrics, launches, log, tracer }) };
+}
+
+type SetUp = ReturnType<typeof setUp>;
+
+function runStage(
+  { observer }: SetUp,
+  job: ReturnType<Observer['jobQueued']>,
+  stage: 'reserve' | 'netns',
+  error?: Error,
+) {
+  observer.stageReady(job, stage, 'main');
+  observer.stageStarted(job, stage);
+  observer.stageEnded(job, stage, error);
+}
+
+async function count(metrics: Metrics, series: string): Promise<string | undefined> {
+  const line = (await metrics.text()).split('\n').find((one) => one.startsWith(`${series} `));
+  return line?.slice(series.length + 1);
+}
+
+test('a launch becomes one log line, one record and its metrics', async () => {
+  const it = setUp();
+  using _ = it.metrics;
+  const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'default/web' });
+  assert.match(job.id, /^[\da-f]{16}$/);
+  assert.deepEqual(
+    it.launches.running.map(({ pod }) => pod),
+    ['default/web'],
+  );
+  it.observer.jobStarted(job);
+  job.sandbox = 'abcdef';
+  runStage(it, job, 'reserve');
+  runStage(it, job, 'netns');
+  it.observer.jobEnded(job, undefined);
+  it.observer.jobEnded(job, undefined);
+
+  assert.equal(it.lines.length, 1);
+  const [line] = it.lines;
+  assert.equal(line?.message, 'RunPodSandbox done');
+  assert.equal(line?.request, job.id);
+  assert.equal(line?.sandbox, 'abcdef');
+  assert.deepEqual(Object.keys(line?.stages as object), ['reserve', 'netns']);
+  assert.equal(it.launches.running.length, 0);
+  const [record] = it.launches.find({ match: 'default/web' });
+  assert.equal(record?.outcome, 'ok');
+  assert.ok((record?.ended ?? -1) >= (record?.stages[1]?.ended ?? 0));
+  assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="ok"}'), '1');
+  assert.equal(await count(it.metrics, 'sluice_stage_queue_seconds_count{job="RunPodSandbox",stage="admit"}'), '1');
+  assert.equal(
+    await count(it.metrics, 'sluice_stage_duration_seconds_count{job="RunPodSandbox",stage="netns",outcome="ok"}'),
+    '1',
+  );
+});
+
+test('a failure names its stage, keeps the chain of causes, and the undos are counted', async () => {
+  const it = setUp();
+  using _ = it.metrics;
+  const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
+  it.observer.jobStarted(job);
+  runStage(it, job, 'reserve');
+  const error = new SluiceError('NAMESPACE_FAILED', 'stage netns', { cause: new Error('unshare: EPERM') });
+  runStage(it, job, 'netns', error);
+  it.observer.undoStarted(job, 'netns');
+  it.observer.undoEnded(job, 'netns', undefined);
+  it.observer.undoStarted(job, 'reserve');
+  it.observer.undoEnded(job, 'reserve', new Error('disk'));
+  it.observer.jobEnded(job, error);
+  const [line] = it.lines;
+  assert.equal(line?.level, 'warn');
+  assert.equal(line?.stage, 'netns');
+  assert.equal(line?.code, 'NAMESPACE_FAILED');
+  assert.equal(line?.error, 'stage netns: unshare: EPERM');
+  assert.deepEqual(Object.keys(line?.undos as object), ['netns', 'reserve']);
+  assert.equal(await count(it.metrics, 'sluice_undo_duration_seconds_count{stage="netns",outcome="ok"}'), '1');
+  assert.equal(await count(it.metrics, 'sluice_undo_duration_seconds_count{stage="reserve",outcome="error"}'), '1');
+  assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '1');
+});
+
+test('a job that admission turned away is logged and kept, but is no job duration', async () => {
+  const it = setUp();
+  using _ = it.metrics;
+  const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
+  it.observer.jobEnded(job, new SluiceError('QUEUE_FULL', 'the launch queue is full'));
+  assert.equal(it.lines[0]?.code, 'QUEUE_FULL');
+  assert.equal(it.launches.find({})[0]?.code, 'QUEUE_FULL');
+  assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '0');
+});
+
+test('clean-ups and recoveries are no launches', async () => {
+  const it = setUp();
+  using _ = it.metrics;
+  const job = it.observer.jobQueued({ job: 'RunPodSandbox', origin: 'cleanup', pod: 'a/b' });
+  it.observer.jobStarted(job);
+  it.observer.jobEnded(job, undefined);
+  assert.equal(it.lines[0]?.message, 'cleanup of RunPodSandbox done');
+  assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="ok"}'), '0');
+  assert.deepEqual(it.launches.find({ job: 'RunPodSandbox' }), []);
+  assert.equal(it.launches.find({}).length, 1);
+});
+
+test('a second caller of the same launch is a joined verdict', async () => {
+  const it = setUp();
+  using _ = it.metrics;
+  const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
+  it.observer.jobJoined(job);
+  assert.equal(await count(it.metrics, 'sluice_admission_total{lane="launch",verdict="joined"}'), '1');
+  it.observer.jobEnded(job, undefined);
+  assert.equal(it.lines[0]?.joined, 1);
+});
+
+test('the ring keeps the newest pod launches, whatever else happens', () => {
+  const it = setUp(undefined, 3);
+  using _ = it.metrics;
+  for (let i = 0; i < 5; i++) {
+    const launch = it.observer.jobQueued({ job: 'RunPodSandbox', pod: `ns/pod-${i}` });
+    it.observer.jobEnded(launch, undefined);
+    for (let k = 0; k < 4; k++)
+      it.observer.jobEnded(it.observer.jobQueued({ job: 'StopContainer', pod: `ns/pod-${i}` }), undefined);
+  }
+  const flying = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'ns/now' });
+  const pods = it.launches.find({ job: 'RunPodSandbox' }).map(({ pod }) => pod);
+  assert.deepEqual(pods, ['ns/now', 'ns/pod-4', 'ns/pod-3', 'ns/pod-2']);
+  assert.equal(it.launches.find({ limit: 2 }).length, 2);
+  assert.equal(it.launches.find({ match: flying.id.slice(0, 8) })[0]?.pod, 'ns/now');
+});
+
+test('the tracer gives the trace, and gets the whole record', () => {
+  const ended: unknown[] = [];
+  const it = setUp({
+    traceId: (parent) => (parent === 'tp' ? 'f'.repeat(32) : undefined),
+    ended: (record) => ended.push(record),
+  });
+  using _ = it.metrics;
+  const job = it.observer.jobQueued({ job: 'RunPodSandbox', traceparent: 'tp' });
+  it.observer.jobStarted(job);
+  runStage(it, job, 'reserve');
+  it.observer.jobEnded(job, undefined);
+  assert.equal(it.lines[0]?.trace, 'f'.repeat(32));
+  assert.equal(ended.length, 1);
+});
