@@ -1,0 +1,56 @@
+/** Counters of a pod's interfaces, seen through one of its processes: no thread has to enter the namespace. */
+import { statSync } from 'node:fs';
+import { isGone, readText } from './files.ts';
+
+export interface InterfaceReading {
+  name: string;
+  rxBytes: bigint;
+  rxPackets: bigint;
+  rxErrors: bigint;
+  rxDropped: bigint;
+  txBytes: bigint;
+  txPackets: bigint;
+  txErrors: bigint;
+  txDropped: bigint;
+}
+
+/**
+ * The interfaces (lo left out) of the namespace pinned at `netns`, read from /proc/<pid>/net/dev. Undefined when that process does
+ * not live there (any more): a pid of a dead process may be another's by now.
+ */
+export function readNetwork(pid: number, netns: string): InterfaceReading[] | undefined {
+  try {
+    const pinned = statSync(netns);
+    const its = statSync(`/proc/${pid}/ns/net`);
+    if (pinned.ino !== its.ino || pinned.dev !== its.dev) return undefined;
+  } catch (error) {
+    if (isGone(error)) return undefined;
+    throw error;
+  }
+  const text = readText(`/proc/${pid}/net/dev`);
+  return text === undefined ? undefined : parseNetDev(text);
+}
+
+/** Columns: bytes packets errs drop fifo frame compressed multicast, then the same for sending with colls and carrier. */
+export function parseNetDev(text: string): InterfaceReading[] {
+  const interfaces: InterfaceReading[] = [];
+  for (const line of text.split('\n')) {
+    const match = /^\s*([^:]+):\s*(\d[\d\s]*)$/.exec(line);
+    const name = match?.[1];
+    if (name === undefined || name === 'lo') continue;
+    const columns = (match?.[2] ?? '').trim().split(/\s+/).map(BigInt);
+    const column = (at: number) => columns[at] ?? 0n;
+    interfaces.push({
+      name,
+      rxBytes: column(0),
+      rxPackets: column(1),
+      rxErrors: column(2),
+      rxDropped: column(3),
+      txBytes: column(8),
+      txPackets: column(9),
+      txErrors: column(10),
+      txDropped: column(11),
+    });
+  }
+  return interfaces;
+}
