@@ -1,0 +1,191 @@
+import type { ContainerConfig } from '../../../proto/gen/cri.ts';
+import { SluiceError } from '../../errors.ts';
+import { envList, putEnv } from './args.ts';
+import { allowRule, deviceNode, type GrantedDevice } from './devices.ts';
+import { outerFirst } from './mounts.ts';
+import type { Hook, HookName, Mount, Spec } from './types.ts';
+import { parseYaml } from './yaml.ts';
+
+/** What a CDI device changes in a container, as its file says it (https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md). */
+export interface RawEdits {
+  env?: string[];
+  deviceNodes?: RawDevice[];
+  mounts?: { hostPath: string; containerPath: string; options?: string[]; type?: string }[];
+  hooks?: { hookName: HookName; path: string; args?: string[]; env?: string[]; timeout?: number }[];
+  intelRdt?: Record<string, unknown>;
+  additionalGids?: number[];
+}
+
+export interface RawDevice {
+  path: string;
+  hostPath?: string;
+  type?: 'b' | 'c' | 'u' | 'p';
+  major?: number;
+  minor?: number;
+  fileMode?: number;
+  permissions?: string;
+  uid?: number;
+  gid?: number;
+}
+
+export interface CdiSpec {
+  cdiVersion: string;
+  /** "vendor.com/class". */
+  kind: string;
+  devices: { name: string; containerEdits: RawEdits }[];
+  /** For every container that gets one of the devices. */
+  containerEdits?: RawEdits;
+}
+
+export interface CdiRegistry {
+  /** By qualified name, "vendor.com/class=name". */
+  devices: ReadonlyMap<string, { spec: CdiSpec; edits: RawEdits; path: string; priority: number }>;
+  /** Names that two files of the same folder define: unusable until one goes. */
+  conflicts: ReadonlyMap<string, string[]>;
+  /** Files that could not be read, with the reason. */
+  errors: readonly string[];
+}
+
+/** The same, with the nodes looked up on the host (read-cdi.ts). */
+export interface CdiEdits {
+  env: string[];
+  devices: GrantedDevice[];
+  mounts: Mount[];
+  hooks: { name: HookName; hook: Hook }[];
+  additionalGids: number[];
+  intelRdt?: Record<string, unknown>;
+}
+
+const HOOKS: readonly string[] = [
+  'prestart',
+  'createRuntime',
+  'createContainer',
+  'startContainer',
+  'poststart',
+  'poststop',
+];
+
+/** Reads one file, JSON or YAML by its name. Throws INVALID_REQUEST that says what is wrong with it. */
+export function parseCdiSpec(text: string, path: string): CdiSpec {
+  let value: unknown;
+  try {
+    value = path.endsWith('.json') ? JSON.parse(text) : parseYaml(text);
+  } catch (cause) {
+    throw new SluiceError('INVALID_REQUEST', `CDI file ${path} cannot be parsed`, { cause });
+  }
+  const spec = value as Partial<CdiSpec> | null;
+  const bad = (what: string) => new SluiceError('INVALID_REQUEST', `CDI file ${path}: ${what}`);
+  if (typeof spec !== 'object' || spec === null) throw bad('is no object');
+  if (typeof spec.cdiVersion !== 'string') throw bad('has no cdiVersion');
+  if (typeof spec.kind !== 'string' || !/^[A-Za-z][\w.-]*\/[A-Za-z][\w.-]*$/.test(spec.kind)) {
+    throw bad(`kind "${spec.kind}" is not of the form vendor.com/class`);
+  }
+  if (!Array.isArray(spec.devices)) throw bad('has no devices');
+  for (const device of spec.devices) {
+    if (typeof device?.name !== 'string' || !/^[A-Za-z0-9][\w.:-]*$/.test(device.name)) {
+      throw bad(`"${device?.name}" is no device name`);
+    }
+  }
+  for (const edits of [spec.containerEdits, ...spec.devices.map(({ containerEdits }) => containerEdits)]) {
+    for (const { path: node } of edits?.deviceNodes ?? []) if (!node) throw bad('a device node has no path');
+    for (const { hostPath, containerPath } of edits?.mounts ?? []) {
+      if (!hostPath || !containerPath) throw bad('a mount has no hostPath or no containerPath');
+    }
+    for (const { hookName, path: program } of edits?.hooks ?? []) {
+      if (!HOOKS.includes(hookName) || !program) throw bad(`hook "${hookName}" is not known or has no path`);
+    }
+  }
+  return spec as CdiSpec;
+}
+
+/** All devices of all files. A folder with a higher priority wins over one with a lower; inside one folder a name may be there once. */
+export function cdiRegistry(files: readonly { path: string; text: string; priority: number }[]): CdiRegistry {
+  const devices = new Map<string, { spec: CdiSpec; edits: RawEdits; path: string; priority: number }>();
+  const conflicts = new Map<string, string[]>();
+  const errors: string[] = [];
+  for (const { path, text, priority } of files.toSorted((a, b) => a.priority - b.priority)) {
+    let spec: CdiSpec;
+    try {
+      spec = parseCdiSpec(text, path);
+    } catch (error) {
+      const { message, cause } = error as Error;
+      errors.push(cause instanceof Error ? `${message}: ${cause.message}` : message);
+      continue;
+    }
+    for (const { name, containerEdits = {} } of spec.devices) {
+      const qualified = `${spec.kind}=${name}`;
+      const old = devices.get(qualified);
+      if (old?.priority === priority) conflicts.set(qualified, [...(conflicts.get(qualified) ?? [old.path]), path]);
+      else conflicts.delete(qualified);
+      devices.set(qualified, { spec, edits: containerEdits, path, priority });
+    }
+  }
+  return { devices, conflicts, errors };
+}
+
+/** The CDI devices that a container asks for: the field's, then those of the older annotations, each once. */
+export function cdiDeviceNames(config: Pick<ContainerConfig, 'CDIDevices' | 'annotations'>): string[] {
+  const names = new Set(config.CDIDevices.map(({ name }) => name));
+  for (const [key, value] of Object.entries(config.annotations)) {
+    if (key.startsWith('cdi.k8s.io/')) for (const name of value.split(',')) names.add(name.trim());
+  }
+  return [...names];
+}
+
+/** The edits for these devices, those of each file once and before its devices'. Throws INVALID_REQUEST that names what is not there. */
+export function cdiEdits(registry: CdiRegistry, names: readonly string[]): RawEdits[] {
+  const missing = names.filter((name) => !registry.devices.has(name));
+  if (missing.length > 0) {
+    const because = registry.errors.length > 0 ? ` (files that could not be read: ${registry.errors.join('; ')})` : '';
+    throw new SluiceError('INVALID_REQUEST', `unresolvable CDI devices ${missing.join(', ')}${because}`);
+  }
+  const specs = new Set<CdiSpec>();
+  const all: RawEdits[] = [];
+  for (const name of names) {
+    const conflict = registry.conflicts.get(name);
+    if (conflict !== undefined) {
+      throw new SluiceError(
+        'INVALID_REQUEST',
+        `CDI device ${name} is defined by several files: ${conflict.join(', ')}`,
+      );
+    }
+    const device = registry.devices.get(name);
+    if (device === undefined) continue;
+    if (!specs.has(device.spec) && device.spec.containerEdits !== undefined) all.push(device.spec.containerEdits);
+    specs.add(device.spec);
+    all.push(device.edits);
+  }
+  return all;
+}
+
+/** Applies resolved edits to a container's spec, in place: after everything else, since they may override it. */
+export function applyCdi(spec: Spec, edits: CdiEdits): void {
+  const env = new Map<string, string>();
+  putEnv(env, spec.process.env);
+  putEnv(env, edits.env);
+  spec.process.env = envList(env);
+
+  const { user } = spec.process;
+  const groups = edits.additionalGids.filter((gid) => gid !== 0 && !user.additionalGids.includes(gid));
+  user.additionalGids = [...user.additionalGids, ...new Set(groups)];
+
+  for (const granted of edits.devices) {
+    const device = deviceNode(granted);
+    // A device without an owner belongs to the container's user, who could not open it otherwise.
+    if (user.uid > 0) device.uid ??= user.uid;
+    if (user.gid > 0) device.gid ??= user.gid;
+    spec.linux.devices = [...(spec.linux.devices ?? []).filter(({ path }) => path !== device.path), device];
+    if (granted.type !== 'p') {
+      spec.linux.resources.devices = [...(spec.linux.resources.devices ?? []), allowRule(device, granted.permissions)];
+    }
+  }
+  if (edits.mounts.length > 0) {
+    const replaced = new Set(edits.mounts.map(({ destination }) => destination));
+    spec.mounts = outerFirst([...spec.mounts.filter(({ destination }) => !replaced.has(destination)), ...edits.mounts]);
+  }
+  for (const { name, hook } of edits.hooks) {
+    spec.hooks ??= {};
+    spec.hooks[name] = [...(spec.hooks[name] ?? []), hook];
+  }
+  if (edits.intelRdt !== undefined) spec.linux.intelRdt = edits.intelRdt;
+}

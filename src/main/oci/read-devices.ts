@@ -1,0 +1,56 @@
+import { lstat, readdir, realpath } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Device } from './types.ts';
+
+/** Entries of /dev that a container has of its own, or that mean nothing outside the host. */
+const SKIPPED = new Set(['pts', 'shm', 'fd', 'mqueue', 'console', '.udev', '.lxc', '.lxd-mounts']);
+
+/**
+ * The device nodes at `hostPath`: the node itself, or all nodes below a folder (symlinks in it are left out), under the names they get
+ * in the container. Throws what the file system says; what is no
+ * device gives an empty list.
+ */
+export async function readDevices(hostPath: string, containerPath: string): Promise<Device[]> {
+  const real = await realpath(hostPath);
+  const info = await lstat(real);
+  if (!info.isDirectory()) {
+    const device = deviceOf(info, containerPath);
+    return device === undefined ? [] : [device];
+  }
+  const found: Device[] = [];
+  for (const entry of await readdir(real, { withFileTypes: true })) {
+    if (SKIPPED.has(entry.name) || !(entry.isDirectory() || entry.isCharacterDevice() || entry.isBlockDevice()))
+      continue;
+    try {
+      found.push(...(await readDevices(join(real, entry.name), join(containerPath, entry.name))));
+    } catch (error) {
+      // A device may be unplugged between the two looks.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
+  }
+  return found;
+}
+
+/** The node as the specification writes it; undefined for what is no device. */
+function deviceOf(info: Awaited<ReturnType<typeof lstat>>, path: string): Device | undefined {
+  const type = info.isCharacterDevice() ? 'c' : info.isBlockDevice() ? 'b' : undefined;
+  if (type === undefined) return undefined;
+  const { major, minor } = deviceNumbers(BigInt(info.rdev));
+  return {
+    path,
+    type,
+    major,
+    minor,
+    fileMode: Number(info.mode) & 0o777,
+    uid: Number(info.uid),
+    gid: Number(info.gid),
+  };
+}
+
+/** Takes a dev_t apart as glibc does (gnu_dev_major(3)): the bits of both numbers are interleaved. */
+export function deviceNumbers(rdev: bigint): { major: number; minor: number } {
+  return {
+    major: Number(((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n)),
+    minor: Number((rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n)),
+  };
+}

@@ -1,0 +1,114 @@
+import { SecurityProfile_ProfileType as Kind, type SecurityProfile } from '../../../proto/gen/cri.ts';
+import { SluiceError } from '../../errors.ts';
+import { checkReference, profileOf } from './apparmor.ts';
+import { decodeExact } from './encode.ts';
+import { type HostFacts, kernelAtLeast } from './host.ts';
+import { ALLOWED, ALLOWED_ON, ALLOWED_WITH, TRACING } from './syscalls.ts';
+import type { Seccomp, SeccompArg, SeccompRule } from './types.ts';
+
+export interface SeccompInput {
+  profile: SecurityProfile | undefined;
+  /** The deprecated field: "", "unconfined", "runtime/default", "docker/default", "localhost/<path>"; counts only without `profile`. */
+  deprecated: string;
+  privileged: boolean;
+  /** The file of a Localhost profile, parsed by {@link parseSeccompProfile}. */
+  localhost: Seccomp | undefined;
+  /** The bounding set, which opens parts of the default profile. */
+  capabilities: readonly string[];
+  host: HostFacts;
+}
+
+/**
+ * `linux.seccomp`; undefined is unconfined, which is also what a request without a word means (kubelet says RuntimeDefault itself when
+ * its seccompDefault is on). Privileged containers are never confined. Throws INVALID_REQUEST where a profile is asked of a
+ * kernel without seccomp or a Localhost profile did not come along.
+ */
+export function seccompProfile(input: SeccompInput): Seccomp | undefined {
+  const profile = input.profile ?? profileOf(input.deprecated, 'seccomp_profile_path');
+  checkReference(profile, 'seccomp');
+  if (input.privileged || profile === undefined || profile.profileType === Kind.Unconfined) return undefined;
+  if (!input.host.seccomp) {
+    throw new SluiceError('INVALID_REQUEST', 'linux.security_context.seccomp: the kernel of this host has no seccomp');
+  }
+  if (profile.profileType === Kind.RuntimeDefault) return defaultSeccomp(input.capabilities, input.host);
+  if (input.localhost === undefined) {
+    throw new SluiceError('INVALID_REQUEST', `seccomp profile "${profile.localhostRef}" could not be read`);
+  }
+  return input.localhost;
+}
+
+/** Path of the profile to read for a container or pod, if it asks for one. Throws INVALID_REQUEST for a relative one. */
+export function seccompFile(
+  profile: SecurityProfile | undefined,
+  deprecated: string,
+  privileged: boolean,
+): string | undefined {
+  const asked = profile ?? profileOf(deprecated, 'seccomp_profile_path');
+  if (privileged || asked?.profileType !== Kind.Localhost) return undefined;
+  const path = asked.localhostRef.replace(/^localhost\//, '');
+  if (!path.startsWith('/')) {
+    throw new SluiceError('INVALID_REQUEST', `linux.security_context.seccomp: "${path}" is no absolute path`);
+  }
+  return path;
+}
+
+/** A profile file: JSON in the shape of `linux.seccomp`. Throws INVALID_REQUEST with the path for anything else. */
+export function parseSeccompProfile(text: string, path: string): Seccomp {
+  let profile: unknown;
+  try {
+    profile = decodeExact(text);
+  } catch (cause) {
+    throw new SluiceError('INVALID_REQUEST', `seccomp profile "${path}" is no JSON`, { cause });
+  }
+  if (typeof profile !== 'object' || profile === null || typeof (profile as Seccomp).defaultAction !== 'string') {
+    throw new SluiceError('INVALID_REQUEST', `seccomp profile "${path}" has no defaultAction`);
+  }
+  return profile as Seccomp;
+}
+
+/** CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET: the flags of clone(2) that make namespaces. */
+const CLONE_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000;
+const AF_ALG = 38;
+const AF_VSOCK = 40;
+const ENOSYS = 38;
+/** personality(2): Linux, Linux32, both with UNAME26, and the question for the present one. */
+const PERSONALITIES = [0x0, 0x0008, 0x20000, 0x20008, 0xffffffff];
+
+/** The default profile: everything is refused with EPERM but what is named here. */
+export function defaultSeccomp(capabilities: readonly string[], host: Pick<HostFacts, 'arch' | 'kernel'>): Seccomp {
+  const rules: SeccompRule[] = [allow(Object.values(ALLOWED).flat())];
+  // All families but AF_ALG and AF_VSOCK. One rule each: runc ORs conditions on one argument, so "not this and not that" would let both in.
+  rules.push(allow(['socket'], { op: 'SCMP_CMP_LT', value: AF_ALG }));
+  rules.push(allow(['socket'], { op: 'SCMP_CMP_EQ', value: AF_ALG + 1 }));
+  rules.push(allow(['socket'], { op: 'SCMP_CMP_GT', value: AF_VSOCK }));
+  for (const value of PERSONALITIES) rules.push(allow(['personality'], { op: 'SCMP_CMP_EQ', value }));
+  if (kernelAtLeast(host.kernel, 4, 8)) rules.push(allow(TRACING));
+  const special = ALLOWED_ON[host.arch];
+  if (special !== undefined) rules.push(allow(special));
+  for (const capability of capabilities) {
+    const names = ALLOWED_WITH[capability];
+    if (names !== undefined) rules.push(allow(names));
+  }
+  if (!capabilities.includes('CAP_SYS_ADMIN')) {
+    const flags = host.arch === 's390x' ? 1 : 0; // s390 swaps the first two arguments of clone
+    rules.push(allow(['clone'], { op: 'SCMP_CMP_MASKED_EQ', value: CLONE_NAMESPACES, valueTwo: 0 }, flags));
+    // A filter cannot look into clone3's struct; ENOSYS makes the C library fall back to clone (moby#42681).
+    rules.push({ names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: ENOSYS });
+  }
+  return { defaultAction: 'SCMP_ACT_ERRNO', architectures: ARCHITECTURES[host.arch] ?? [], syscalls: rules };
+}
+
+/** Each with the ones whose programs the same kernel runs. */
+const ARCHITECTURES: Readonly<Record<string, string[]>> = {
+  x64: ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86', 'SCMP_ARCH_X32'],
+  arm64: ['SCMP_ARCH_AARCH64', 'SCMP_ARCH_ARM'],
+  s390x: ['SCMP_ARCH_S390X', 'SCMP_ARCH_S390'],
+  riscv64: ['SCMP_ARCH_RISCV64'],
+  loong64: ['SCMP_ARCH_LOONGARCH64'],
+};
+
+function allow(names: readonly string[], arg?: Omit<SeccompArg, 'index'>, index = 0): SeccompRule {
+  const rule: SeccompRule = { names: [...names], action: 'SCMP_ACT_ALLOW' };
+  if (arg !== undefined) rule.args = [{ index, ...arg }];
+  return rule;
+}
