@@ -55,11 +55,12 @@ export async function rigNetwork(folder: string, index = 0, options: { ipMasq?: 
     const { stdout } = await run('ip', ['-o', 'link', 'show', 'master', bridge], { check: false });
     return [...stdout.matchAll(/^\d+: ([^:@]+)/gm)].map((match) => match[1] ?? '');
   };
+  const [first = '', second = '', third = ''] = subnet.split('.');
+  const thirds = [0, 1, 2, 3].map((n) => Number(third) + n).join('|');
+  const inSubnet = new RegExp(`\\b${first}\\.${second}\\.(${thirds})\\.\\d+`);
   const rules = async () => {
     const { stdout } = await run('iptables-save', ['-t', 'nat'], { check: false });
-    return stdout
-      .split('\n')
-      .filter((line) => line.includes(`"${name}"`) || line.includes(subnet.replace(/\.\d+\/.*/, '.')));
+    return stdout.split('\n').filter((line) => line.includes(`"${name}"`) || inSubnet.test(line));
   };
   const remove = async () => {
     for (const veth of await veths()) await run('ip', ['link', 'del', veth], { check: false });

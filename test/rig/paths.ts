@@ -1,5 +1,5 @@
 /** Where things are: the checkout, the cache that outlives a run, and private folders that do not. */
-import { accessSync, constants, existsSync, mkdirSync, mkdtempSync } from 'node:fs';
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join, resolve } from 'node:path';
 
@@ -14,9 +14,14 @@ export function cacheFolder(name: string): string {
   return folder;
 }
 
-/** A new private folder. The name is short because unix sockets below it may have paths of 107 bytes at most. */
+/**
+ * A new private folder. The name is short because unix sockets below it may have paths of 107 bytes at most. Others may pass
+ * through it: the root of a pod with a user namespace is one of them.
+ */
 export function privateFolder(kind: string): string {
-  return mkdtempSync(join(tmpdir(), `${kind}-`));
+  const folder = mkdtempSync(join(tmpdir(), `${kind}-`));
+  chmodSync(folder, 0o711);
+  return folder;
 }
 
 /** A program's absolute path, from PATH and the folders where Debian keeps those for root. */

@@ -1,0 +1,177 @@
+/**
+ * Launches pods in parallel through the CRI socket of a Sluice of its own, shows where the time went, looks at each pod from
+ * outside, removes all and looks again. Needs no registry and no CNI configuration: image and network are the built-in ones.
+ *
+ *   npm run demo [-- --pods N] [--parallel P]
+ *
+ * Ends with status 1 when a pod is not what it should be or something is left.
+ */
+import { existsSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { parseArgs } from 'node:util';
+import { phase } from '../test/bench/load.ts';
+import { latencies } from '../test/bench/statistics.ts';
+import { podConfig } from '../test/rig/cri.ts';
+import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
+import { processes, processesOf, run } from '../test/rig/proc.ts';
+
+/** What /debug/launches says of a launch; milliseconds since it was queued. */
+interface Launch {
+  ended?: number;
+  outcome?: string;
+  stages: { stage: string; pool: string; ready: number; started?: number; ended?: number }[];
+}
+
+const NSFS = 0x6e736673; // NSFS_MAGIC of linux/magic.h
+
+const { values } = parseArgs({
+  options: { pods: { type: 'string', default: '32' }, parallel: { type: 'string', default: '8' } },
+});
+const pods = whole('pods', 1000);
+const parallel = whole('parallel', 256);
+
+function whole(name: 'pods' | 'parallel', most: number): number {
+  const value = Number(values[name]);
+  if (!Number.isInteger(value) || value < 1 || value > most) fail(`--${name} wants a whole number from 1 to ${most}`);
+  return value;
+}
+
+function fail(words: string): never {
+  console.error(`demo: ${words}`);
+  process.exit(1);
+}
+
+const say = (words: string) => console.log(words);
+const plural = (n: number, what: string) => `${n} ${what}${n === 1 ? '' : 's'}`;
+
+async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<string[]> {
+  const { cri } = daemon;
+  const { runtimeVersion } = await cri.version();
+  say(`Sluice ${runtimeVersion}, pid ${daemon.pid()}, on ${daemon.socket}\n`);
+
+  const ids: string[] = [];
+  const names = Array.from({ length: pods }, (_, i) => `demo-${i}`);
+  const launched = await phase(names, parallel, daemon.pid(), async (name) => {
+    interrupted.throwIfAborted();
+    const config = podConfig(name, { namespace: 'demo', cgroupParent: daemon.cgroupParent });
+    ids.push((await cri.runPodSandbox({ config }, { timeoutMs: 240_000 })).podSandboxId);
+  });
+  say(
+    `Launched ${plural(pods, 'pod')}, ${parallel} at once, in ${launched.seconds.toFixed(1)} s: ` +
+      `${launched.podsPerSecond.toFixed(1)} pods/s; RunPodSandbox p50 ${launched.calls.p50.toFixed(0)} ms, p99 ${launched.calls.p99.toFixed(0)} ms\n`,
+  );
+  say(`${await stages(daemon)}\n`);
+
+  const wrong = await lookAt(daemon, ids);
+  if (wrong.length === 0) {
+    say(`Seen from outside: ${plural(pods, 'namespace')}, ${plural(pods, 'answer')} to ping, ${plural(pods, 'shim')}`);
+  }
+  const removed = await phase(ids, parallel, daemon.pid(), async (id) => {
+    await cri.stopPodSandbox({ podSandboxId: id }, { timeoutMs: 240_000 });
+    await cri.removePodSandbox({ podSandboxId: id }, { timeoutMs: 240_000 });
+  });
+  say(`Removed them in ${removed.seconds.toFixed(1)} s: ${removed.podsPerSecond.toFixed(1)} pods/s`);
+  return wrong;
+}
+
+/** Queue wait and work of each stage, from the daemon's own records of the launches. */
+async function stages(daemon: SluiceDaemon): Promise<string> {
+  const url = `http://${daemon.metrics}/debug/launches?job=RunPodSandbox&limit=${pods}`;
+  const { launches } = (await (await fetch(url)).json()) as { launches: Launch[] };
+  const byStage = new Map<string, { pool: string; waits: number[]; work: number[] }>();
+  for (const { stages: records } of launches) {
+    for (const { stage, pool, ready, started, ended } of records) {
+      if (started === undefined || ended === undefined) continue;
+      const row = byStage.get(stage) ?? { pool, waits: [], work: [] };
+      row.waits.push(started - ready);
+      row.work.push(ended - started);
+      byStage.set(stage, row);
+    }
+  }
+  const cell = (ms: number) => ms.toFixed(1).padStart(9);
+  const lines = [
+    `${'stage'.padEnd(10)}${'pool'.padEnd(7)}${'wait p50'.padStart(9)}${'p99'.padStart(9)}${'work p50'.padStart(10)}${'p99'.padStart(9)}   (ms)`,
+  ];
+  for (const [stage, { pool, waits, work }] of byStage) {
+    const wait = latencies(waits);
+    const done = latencies(work);
+    lines.push(
+      `${stage.padEnd(10)}${pool.padEnd(7)}${cell(wait.p50)}${cell(wait.p99)} ${cell(done.p50)}${cell(done.p99)}`,
+    );
+  }
+  return lines.join('\n');
+}
+
+/** What is wrong with the pods, as the kernel and the network see them, not as the daemon says. */
+async function lookAt(daemon: SluiceDaemon, ids: readonly string[]): Promise<string[]> {
+  const wrong: string[] = [];
+  const running = processes().filter((p) => p.state !== 'Z');
+  const addresses = new Set<string>();
+  await phase(ids, 8, undefined, async (id) => {
+    const { status, info } = await daemon.cri.podSandboxStatus({ podSandboxId: id, verbose: true });
+    const name = status?.metadata?.name ?? id;
+    const address = status?.network?.ip ?? '';
+    const details = JSON.parse(info.info ?? '{}') as {
+      pid?: number;
+      runtimeSpec?: { linux?: { namespaces?: { type: string; path?: string }[] } };
+    };
+    const netns = details.runtimeSpec?.linux?.namespaces?.find((ns) => ns.type === 'network')?.path ?? '';
+    if (netns === '' || !existsSync(netns)) wrong.push(`${name}: no namespace at "${netns}"`);
+    else if (statfsSync(netns).type !== NSFS) wrong.push(`${name}: ${netns} is no namespace`);
+    else if (readlinkSync(`/proc/${details.pid}/ns/net`) !== `net:[${statSync(netns).ino}]`) {
+      wrong.push(`${name}: process ${details.pid} is not in ${netns}`);
+    }
+    if (addresses.has(address)) wrong.push(`${name}: ${address} is another pod's too`);
+    addresses.add(address);
+    const ping = await run('ping', ['-c', '1', '-W', '3', address], { check: false });
+    if (ping.code !== 0) wrong.push(`${name}: ${address || 'no address'} does not answer a ping`);
+    if (!running.some((p) => p.command.includes('shim') && p.command.includes(id))) wrong.push(`${name}: no shim`);
+  });
+  return wrong;
+}
+
+/** What the store still has. Read with the daemon ended, by a connection of our own. */
+function rowsLeft(daemon: SluiceDaemon): string[] {
+  const left: string[] = [];
+  const files = readdirSync(daemon.root, { recursive: true, encoding: 'utf8' });
+  const databases = files.filter((file) => {
+    const path = join(daemon.root, file);
+    return statSync(path).isFile() && readFileSync(path).subarray(0, 15).toString() === 'SQLite format 3';
+  });
+  if (databases.length === 0) left.push(`no database below ${daemon.root}`);
+  for (const file of databases) {
+    const db = new DatabaseSync(join(daemon.root, file), { readOnly: true });
+    for (const table of ['sandboxes', 'containers']) {
+      const { n } = db.prepare(`SELECT count(*) AS n FROM ${table}`).get() as { n: number };
+      if (n > 0) left.push(`${plural(n, 'row')} in ${table}`);
+    }
+    db.close();
+  }
+  return left;
+}
+
+if (process.getuid?.() !== 0) fail('needs root: it makes namespaces and mounts');
+const interrupt = new AbortController();
+process.once('SIGINT', () => interrupt.abort(new Error('interrupted')));
+process.once('SIGTERM', () => interrupt.abort(new Error('interrupted')));
+
+const wrong: string[] = [];
+const daemon = await startSluice({ builtinNetwork: true, config: { log: { level: 'info' } } });
+try {
+  wrong.push(...(await demo(daemon, interrupt.signal)));
+  await daemon.assertNothingLeft().catch((error: Error) => wrong.push(error.message));
+  const status = await daemon.stop();
+  if (status !== 0) wrong.push(`SIGTERM ended the daemon with ${status}, not with status 0`);
+  wrong.push(...rowsLeft(daemon));
+  for (const p of processesOf(daemon.folder)) wrong.push(`process ${p.pid} is left: ${p.command}`);
+  if (wrong.length === 0)
+    say('Nothing left: namespaces, links, addresses, mounts, cgroups, processes, iptables rules, rows');
+} catch (error) {
+  wrong.push(error instanceof Error ? error.message : String(error));
+  console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);
+} finally {
+  await daemon[Symbol.asyncDispose]();
+}
+for (const line of wrong) console.error(`demo: ${line}`);
+process.exitCode = wrong.length > 0 ? 1 : 0;

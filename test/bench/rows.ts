@@ -1,0 +1,269 @@
+/** What the comparison measures: each row one number of one daemon, on an empty node, with its target. */
+import { spawn } from 'node:child_process';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ImageSpec } from '../../proto/gen/cri.ts';
+import { built } from '../rig/build.ts';
+import { containerConfig, podConfig } from '../rig/cri.ts';
+import type { RigDaemon } from '../rig/daemon.ts';
+import { freePort, waitFor } from '../rig/proc.ts';
+import { load, phase } from './load.ts';
+
+export interface Row {
+  name: string;
+  unit: string;
+  digits?: number;
+  /** Measured in one round only, because it is long. */
+  once?: boolean;
+  target: { of: 'ratio' | 'sluice'; at: 'most' | 'least'; value: number };
+  /** `quick` means a tenth of the work, for a look. A rejection with a gRPC code goes into the table. */
+  measure: (daemon: RigDaemon, quick: boolean) => Promise<number>;
+}
+
+const BUSYBOX = 'docker.io/library/busybox:latest';
+const MIB = 2 ** 20;
+
+const pods = (daemon: RigDaemon) => ({ cri: daemon.cri, pid: daemon.pid(), cgroupParent: daemon.cgroupParent });
+
+/** Code, caches and images are warm before the first row. */
+export async function warmUp(daemon: RigDaemon): Promise<void> {
+  await daemon.cri.pullImage({ image: spec(BUSYBOX) }, { timeoutMs: 120_000 });
+  await load({ ...pods(daemon), pods: 12, parallel: 4 });
+}
+
+export const ROWS: readonly Row[] = [
+  {
+    name: 'RunPodSandbox p50, one at a time',
+    unit: 'ms',
+    target: { of: 'ratio', at: 'most', value: 0.7 },
+    measure: async (daemon, quick) => {
+      const { run } = await load({ ...pods(daemon), pods: quick ? 5 : 25, parallel: 1, ops: ['run'] });
+      return run?.calls.p50 ?? Number.NaN;
+    },
+  },
+  {
+    name: 'pods launched per second, 32 at once',
+    unit: '/s',
+    target: { of: 'ratio', at: 'least', value: 1.3 },
+    measure: async (daemon, quick) => {
+      const { run } = await load({ ...pods(daemon), pods: quick ? 32 : 128, parallel: 32, ops: ['run'] });
+      return run?.podsPerSecond ?? Number.NaN;
+    },
+  },
+  {
+    name: 'StopPodSandbox p50, one at a time',
+    unit: 'ms',
+    target: { of: 'ratio', at: 'most', value: 0.8 },
+    measure: async (daemon, quick) => {
+      const { stop } = await load({ ...pods(daemon), pods: quick ? 5 : 25, parallel: 1, ops: ['run', 'stop'] });
+      return stop?.calls.p50 ?? Number.NaN;
+    },
+  },
+  {
+    name: 'StopPodSandbox p50, 32 at once',
+    unit: 'ms',
+    target: { of: 'ratio', at: 'most', value: 0.8 },
+    measure: async (daemon, quick) => {
+      const { stop } = await load({ ...pods(daemon), pods: quick ? 32 : 96, parallel: 32, ops: ['run', 'stop'] });
+      return stop?.calls.p50 ?? Number.NaN;
+    },
+  },
+  {
+    name: 'ListPodSandbox p99 while 200 pods launch, 32 at once',
+    unit: 'ms',
+    once: true,
+    target: { of: 'sluice', at: 'most', value: 25 },
+    measure: async (daemon, quick) => {
+      const { list } = await load({ ...pods(daemon), pods: quick ? 40 : 200, parallel: 32, ops: ['run', 'list'] });
+      return list?.p99 ?? Number.NaN;
+    },
+  },
+  {
+    name: 'daemon memory (PSS) with 100 pods',
+    unit: 'MiB',
+    once: true,
+    target: { of: 'sluice', at: 'most', value: 200 },
+    measure: async (daemon, quick) => {
+      const { daemonPss } = await load({ ...pods(daemon), pods: quick ? 20 : 100, parallel: 16, ops: ['run'] });
+      return (daemonPss ?? Number.NaN) / MIB;
+    },
+  },
+  {
+    name: 'machine CPU per launched pod, 8 at once',
+    unit: 'ms',
+    target: { of: 'ratio', at: 'most', value: 1 },
+    measure: async (daemon, quick) => {
+      const { run } = await load({ ...pods(daemon), pods: quick ? 16 : 64, parallel: 8, ops: ['run'] });
+      return run?.machineCpuMs ?? Number.NaN;
+    },
+  },
+  {
+    name: 'CreateContainer + StartContainer p50, one at a time',
+    unit: 'ms',
+    target: { of: 'ratio', at: 'most', value: 0.8 },
+    measure: async (daemon, quick) => {
+      const pod = await launchPod(daemon, 'one');
+      const names = Array.from({ length: quick ? 5 : 25 }, (_, i) => `c${i}`);
+      return (await phase(names, 1, undefined, (name) => startContainer(daemon, pod, name, SLEEP))).calls.p50;
+    },
+  },
+  {
+    name: 'containers started per second, 16 at once in 8 pods',
+    unit: '/s',
+    target: { of: 'ratio', at: 'least', value: 1.2 },
+    measure: async (daemon, quick) => {
+      const all = await Promise.all(Array.from({ length: 8 }, (_, i) => launchPod(daemon, `p${i}`)));
+      const names = Array.from({ length: quick ? 16 : 96 }, (_, i) => i);
+      const started = await phase(names, 16, undefined, async (i) => {
+        const pod = all[i % all.length];
+        if (pod) await startContainer(daemon, pod, `c${i}`, SLEEP);
+      });
+      return started.podsPerSecond;
+    },
+  },
+  {
+    name: 'ExecSync of true p50',
+    unit: 'ms',
+    target: { of: 'ratio', at: 'most', value: 0.9 },
+    measure: async (daemon, quick) => {
+      const id = await startContainer(daemon, await launchPod(daemon, 'exec'), 'main', SLEEP);
+      const calls = Array.from({ length: quick ? 10 : 50 }, (_, i) => i);
+      const done = await phase(calls, 1, undefined, async () => {
+        const { exitCode } = await daemon.cri.execSync({ containerId: id, cmd: ['true'], timeout: 30n });
+        if (exitCode !== 0) throw new Error(`true ended with ${exitCode}`);
+      });
+      return done.calls.p50;
+    },
+  },
+  {
+    name: 'RunPodSandbox p50 beside a container that logs 100 MB/s',
+    unit: 'ms',
+    target: { of: 'ratio', at: 'most', value: 1 },
+    measure: async (daemon, quick) => {
+      const pod = await launchPod(daemon, 'writer', true);
+      // 100 MB/s: a MiB of short lines each 10 ms, by a shell that sleeps in between.
+      const script =
+        'yes "a line of some hundred bytes, as programs print them when they have a lot to say about little" | head -c 1048576 > /tmp/m; while :; do cat /tmp/m; usleep 10000; done';
+      await startContainer(daemon, pod, 'writer', ['sh', '-c', script], true);
+      await sleep(500);
+      const { run } = await load({ ...pods(daemon), pods: quick ? 5 : 20, parallel: 1, ops: ['run'] });
+      return run?.calls.p50 ?? Number.NaN;
+    },
+  },
+  {
+    name: 'exec cat, 1 GiB through it and back',
+    unit: 'MiB/s',
+    target: { of: 'ratio', at: 'least', value: 0.8 },
+    measure: async (daemon, quick) => {
+      const id = await startContainer(daemon, await launchPod(daemon, 'stream'), 'main', SLEEP);
+      return execThroughput(daemon, id, quick ? 64 : 1024);
+    },
+  },
+  {
+    name: 'port-forward, 1 GiB out of the pod',
+    unit: 'MiB/s',
+    target: { of: 'ratio', at: 'least', value: 0.8 },
+    measure: async (daemon, quick) => {
+      const pod = await launchPod(daemon, 'forward');
+      await startContainer(daemon, pod, 'main', ['sh', '-c', 'while :; do nc -l -p 7000 -e cat /dev/zero; done']);
+      return forwardThroughput(daemon, pod, quick ? 64 : 1024);
+    },
+  },
+];
+
+const SLEEP = ['sleep', '3600'];
+const spec = (image: string) => ({ ...ImageSpec.decode(new Uint8Array()), image });
+
+async function launchPod(daemon: RigDaemon, name: string, logs = false): Promise<string> {
+  const logDirectory = logs ? join(daemon.folder, 'logs', name) : '';
+  const config = podConfig(`bench-${name}-${Date.now()}`, { cgroupParent: daemon.cgroupParent, logDirectory });
+  return (await daemon.cri.runPodSandbox({ config }, { timeoutMs: 120_000 })).podSandboxId;
+}
+
+async function startContainer(
+  daemon: RigDaemon,
+  pod: string,
+  name: string,
+  command: string[],
+  logs = false,
+): Promise<string> {
+  const { status } = await daemon.cri.podSandboxStatus({ podSandboxId: pod });
+  const { containerId } = await daemon.cri.createContainer(
+    {
+      podSandboxId: pod,
+      config: containerConfig(name, BUSYBOX, command, { logPath: logs ? `${name}.log` : '' }),
+      sandboxConfig: podConfig(status?.metadata?.name ?? '', {
+        cgroupParent: daemon.cgroupParent,
+        logDirectory: logs ? join(daemon.folder, 'logs', name) : '',
+      }),
+    },
+    { timeoutMs: 120_000 },
+  );
+  await daemon.cri.startContainer({ containerId }, { timeoutMs: 120_000 });
+  return containerId;
+}
+
+/** MiB per second through `crictl exec -i ID cat`: the same client for both daemons, in and out. */
+async function execThroughput(daemon: RigDaemon, container: string, mib: number): Promise<number> {
+  // Refused before crictl, whose words about a missing call are hard to tell from others.
+  await daemon.cri.exec({ containerId: container, cmd: ['cat'], stdin: true, stdout: true });
+  const endpoint = `unix://${daemon.socket}`;
+  const crictl = await built('crictl');
+  const began = performance.now();
+  const child = spawn(crictl, ['-r', endpoint, '-i', endpoint, 'exec', '-i', container, 'cat'], {
+    stdio: ['pipe', 'pipe', 'ignore'],
+  });
+  const block = Buffer.alloc(MIB, 'x');
+  let received = 0;
+  child.stdout.on('data', (chunk: Buffer) => {
+    received += chunk.length;
+  });
+  const ended = new Promise<number | null>((resolve) => child.once('close', resolve));
+  for (let i = 0; i < mib; i++) {
+    if (!child.stdin.write(block)) {
+      const drained = new Promise((resolve) => child.stdin.once('drain', resolve));
+      await Promise.race([drained, ended]);
+    }
+  }
+  child.stdin.end();
+  const code = await ended;
+  if (code !== 0 || received !== mib * MIB) {
+    throw new Error(`exec cat gave back ${received} of ${mib * MIB} bytes, status ${code}`);
+  }
+  return mib / ((performance.now() - began) / 1000);
+}
+
+/** MiB per second out of a port of the pod, through `crictl port-forward`. */
+async function forwardThroughput(daemon: RigDaemon, pod: string, mib: number): Promise<number> {
+  await daemon.cri.portForward({ podSandboxId: pod, port: [7000] });
+  const endpoint = `unix://${daemon.socket}`;
+  const port = await freePort();
+  const child = spawn(await built('crictl'), ['-r', endpoint, '-i', endpoint, 'port-forward', pod, `${port}:7000`], {
+    stdio: 'ignore',
+  });
+  const ended = new Promise((resolve) => child.once('close', resolve));
+  try {
+    return await waitFor('the forwarded port', 10_000, () => receive(port, mib));
+  } finally {
+    child.kill('SIGTERM');
+    await ended;
+  }
+}
+
+function receive(port: number, mib: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, '127.0.0.1');
+    let received = 0;
+    let began = 0;
+    socket.on('data', (chunk: Buffer) => {
+      if (began === 0) began = performance.now();
+      received += chunk.length;
+      if (received < mib * MIB) return;
+      resolve(mib / ((performance.now() - began) / 1000));
+      socket.destroy();
+    });
+    socket.once('error', reject);
+    socket.once('close', () => reject(new Error(`the port closed after ${received} bytes`)));
+  });
+}
