@@ -1,4 +1,5 @@
 /** The `shim` pool: bundles, shims, snapshot folders and the mounts on top of them. */
+import { checkpoint } from './checkpoint.ts';
 import { serve } from './serve.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
@@ -19,6 +20,7 @@ export const handlers = {
   removeSnapshot,
   mountRootfs,
   unmountRootfs,
+  checkpoint,
 };
 
 export default serve(handlers);

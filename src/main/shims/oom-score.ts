@@ -11,7 +11,7 @@ export function lowestOomScore(): number {
   const own = Number(readFileSync(FILE, 'utf8'));
   if (own <= LOWEST) return LOWEST;
   try {
-    writeFileSync(FILE, String(own - 1));
+    writeFileSync(FILE, String(LOWEST));
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') return own;

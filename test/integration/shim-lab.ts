@@ -1,0 +1,219 @@
+/** A place to run real shims in: temp folders, a busybox rootfs, specs for cgroup v1 and v2, and a check that nothing stays. */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { CreateTask } from '../../src/main/shims/task.ts';
+import { killLeftovers, listProcesses, type Process } from '../../src/workers/shim/processes.ts';
+import { handlers } from '../../src/workers/shim.ts';
+import { unmount } from '../../src/workers/sys/mount.ts';
+import { mountsBelow } from '../../src/workers/sys/mountinfo.ts';
+
+export const NAMESPACE = 'k8s.io';
+
+export function which(name: string): string | undefined {
+  const dirs = (process.env.PATH ?? '').split(delimiter);
+  return dirs.map((dir) => join(dir, name)).find((path) => existsSync(path));
+}
+
+/** The distribution's shim and, where SLUICE_TEST_SHIM names one, another generation. */
+export const shims = [...new Set([which('containerd-shim-runc-v2'), process.env.SLUICE_TEST_SHIM])].filter(
+  (path): path is string => path !== undefined && path !== '',
+);
+
+export const missing =
+  process.getuid?.() !== 0
+    ? 'needs root'
+    : ['containerd-shim-runc-v2', 'runc', 'busybox']
+        .filter((name) => !which(name))
+        .map((name) => `${name} is missing`)[0];
+
+export interface Pod {
+  id: string;
+  bundle: string;
+  workDir: string;
+  snapshot: string;
+}
+
+export class Lab {
+  readonly dir = mkdtempSync(join(tmpdir(), 'slc-'));
+  readonly image = join(this.dir, 'image');
+  readonly socketDir = join(this.dir, 's');
+  readonly events = join(this.dir, 'events.sock');
+  readonly runtimeRoot = join(this.dir, 'runc');
+  readonly addresses = { grpc: join(this.dir, 'grpc.sock'), ttrpc: this.events, publishBinary: '/bin/true' };
+  readonly cgroup = `/sluice-test-${randomBytes(6).toString('hex')}`;
+  readonly pods: Pod[] = [];
+
+  constructor() {
+    mkdirSync(this.socketDir);
+    for (const name of ['bin', 'proc', 'dev', 'tmp']) mkdirSync(join(this.image, name), { recursive: true });
+    copyFileSync(which('busybox') ?? '', join(this.image, 'bin', 'busybox'));
+    for (const name of ['sh', 'sleep', 'cat', 'echo', 'tail', 'true'])
+      symlinkSync('busybox', join(this.image, 'bin', name));
+  }
+
+  pod(id = randomBytes(32).toString('hex')): Pod {
+    const pod = {
+      id,
+      bundle: join(this.dir, 'bundles', id),
+      workDir: join(this.dir, 'work', id),
+      snapshot: join(this.dir, 'snapshots', id.slice(0, 12)),
+    };
+    this.pods.push(pod);
+    return pod;
+  }
+
+  /**
+   * The runtime's program. crun refuses a machine where a controller sits in the v2 half of a hybrid set-up; there it
+   * gets a view without that half.
+   */
+  runtime(name: string): string {
+    const controllers = '/sys/fs/cgroup/unified/cgroup.controllers';
+    const hybrid = existsSync(controllers) && readFileSync(controllers, 'utf8').trim() !== '';
+    if (name !== 'crun' || !hybrid) return name;
+    const path = join(this.dir, 'crun');
+    const inner = `umount -l /sys/fs/cgroup/unified && exec ${which('crun')} "$@"`;
+    writeFileSync(path, `#!/bin/sh\nexec unshare --mount sh -c '${inner}' crun "$@"\n`, { mode: 0o755 });
+    return path;
+  }
+
+  spec(pod: Pod, args: string[], { sandbox = pod.id, memory }: { sandbox?: string; memory?: number } = {}): string {
+    return JSON.stringify({
+      ociVersion: '1.0.2',
+      process: {
+        terminal: false,
+        user: { uid: 0, gid: 0 },
+        args,
+        env: ['PATH=/bin'],
+        cwd: '/',
+        capabilities: { bounding: [], effective: [], permitted: [] },
+        noNewPrivileges: true,
+        oomScoreAdj: 500,
+      },
+      root: { path: 'rootfs', readonly: false },
+      hostname: 'lab',
+      mounts: [
+        { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+        { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755', 'size=65536k'] },
+      ],
+      linux: {
+        cgroupsPath: `${this.cgroup}/${pod.id}`,
+        namespaces: ['pid', 'ipc', 'uts', 'mount', 'network'].map((type) => ({ type })),
+        resources: {
+          devices: [{ allow: false, access: 'rwm' }],
+          memory: memory === undefined ? undefined : { limit: memory, swap: memory },
+        },
+      },
+      annotations: { 'io.kubernetes.cri.sandbox-id': sandbox },
+    });
+  }
+
+  start(
+    pod: Pod,
+    binary: string,
+    args = ['sleep', '1000'],
+    more: Partial<Parameters<typeof handlers.startShim>[0]> = {},
+  ) {
+    return handlers.startShim({
+      ...pod,
+      namespace: NAMESPACE,
+      binary,
+      spec: this.spec(pod, args),
+      addresses: this.addresses,
+      socketDir: this.socketDir,
+      timeoutMs: 20_000,
+      ...more,
+    });
+  }
+
+  create(pod: Pod, runtime = 'runc', more: Partial<CreateTask> = {}): CreateTask {
+    handlers.prepareSnapshot({ dir: pod.snapshot });
+    const options = [`lowerdir=${this.image}`, `upperdir=${pod.snapshot}/fs`, `workdir=${pod.snapshot}/work`];
+    return {
+      id: pod.id,
+      bundle: pod.bundle,
+      rootfs: [{ type: 'overlay', source: 'overlay', target: '', options }],
+      runtime: { binary: runtime, root: this.runtimeRoot, systemdCgroup: false },
+      ...more,
+    };
+  }
+
+  cleanup(pod: Pod, binary: string, address?: string, runtime = 'runc') {
+    return handlers.cleanupShim({
+      ...pod,
+      binary,
+      address,
+      namespace: NAMESPACE,
+      addresses: this.addresses,
+      runtime: { binary: runtime, root: this.runtimeRoot },
+    });
+  }
+
+  async remove(pod: Pod): Promise<void> {
+    await handlers.removeBundle(pod);
+    await handlers.removeSnapshot({ dir: pod.snapshot });
+    this.pods.splice(this.pods.indexOf(pod), 1);
+  }
+
+  /** Processes that name the pod, whatever they are. */
+  async processes(pod: Pod): Promise<Process[]> {
+    return (await listProcesses()).filter(({ argv }) => argv.some((arg) => arg.includes(pod.id)));
+  }
+
+  /** Leaves the machine as it was, then says what a test had left behind. */
+  async end(): Promise<void> {
+    const left: string[] = [];
+    for (const pod of this.pods) {
+      for (const pid of await killLeftovers(pod)) left.push(`process ${pid} of pod ${pod.id}`);
+      const [shim] = shims;
+      if (shim) await this.cleanup(pod, shim).catch((error) => left.push(String(error)));
+    }
+    for (const point of mountsBelow(this.dir)) {
+      left.push(`mount ${point}`);
+      unmount(point);
+    }
+    for (const folder of this.cgroups()) removeCgroup(folder);
+    left.push(...this.cgroups().map((folder) => `cgroup ${folder}`));
+    if (existsSync(this.socketDir)) left.push(...readdirSync(this.socketDir).map((name) => `socket ${name}`));
+    rmSync(this.dir, { recursive: true, force: true });
+    assert.deepEqual(left, []);
+  }
+
+  cgroups(): string[] {
+    const top = '/sys/fs/cgroup';
+    const places = existsSync(join(top, 'cgroup.controllers'))
+      ? [top]
+      : readdirSync(top).map((name) => join(top, name));
+    return places.map((place) => join(place, this.cgroup)).filter((folder) => existsSync(folder));
+  }
+}
+
+function removeCgroup(folder: string): void {
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (entry.isDirectory()) removeCgroup(join(folder, entry.name));
+  }
+  rmdirSync(folder);
+}
+
+/** Polls for what comes soon; fails after five seconds. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+  for (let tries = 0; tries < 250; tries++) {
+    if (await holds()) return;
+    await sleep(20);
+  }
+  assert.fail(`did not come: ${what}`);
+}
