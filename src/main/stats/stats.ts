@@ -1,0 +1,188 @@
+import type { ContainerStats, PodSandboxMetrics, PodSandboxStats } from '../../../proto/gen/cri.ts';
+import { explain } from '../../errors.ts';
+import type { DiskReading } from '../../workers/stats/disk.ts';
+import type { ReadTarget, Sample } from '../../workers/stats.ts';
+import { CpuRates } from './cpu-rates.ts';
+import { DiskUsage } from './disk-usage.ts';
+import { containerMetrics, podMetrics } from './metrics.ts';
+import type { ContainerSubject, PodSubject } from './subjects.ts';
+import { sumReadings } from './sum.ts';
+import { cpuUsage, ioUsage, memoryUsage, networkUsage, swapUsage, uint64 } from './usage.ts';
+
+/** The worker functions that stats need: two handlers of src/workers/stats.ts, through whatever pool has them. */
+export interface StatsWorker {
+  readStats(input: { targets: ReadTarget[] }): Promise<Sample[]>;
+  diskUsage(input: { folder: string }): Promise<DiskReading | undefined>;
+}
+
+export interface StatsOptions {
+  worker: StatsWorker;
+  /** What could not be read, for the log; the answer goes without it. */
+  onProblem: (what: string, problem: string) => void;
+}
+
+/** Targets in one worker call: long lists are spread over the pool's threads and leave room for other calls in between. */
+const BATCH = 64;
+
+/** Stats and metrics of containers and pods, read when they are asked for. */
+export class Stats {
+  readonly #options: StatsOptions;
+  readonly #rates = new CpuRates();
+  readonly #disk: DiskUsage;
+
+  constructor(options: StatsOptions) {
+    this.#options = options;
+    this.#disk = new DiskUsage({
+      walk: (folder) => options.worker.diskUsage({ folder }),
+      onProblem: (folder, error) => options.onProblem(folder, explain(error)),
+    });
+  }
+
+  /** Stats of containers, in order; those whose cgroup is gone (they have just ended) are left out. */
+  async containers(subjects: ContainerSubject[]): Promise<ContainerStats[]> {
+    const [samples, disks] = await Promise.all([
+      this.#read(subjects.map((subject) => ({ id: subject.id, target: containerTarget(subject, 'usage') }))),
+      this.#disks(subjects),
+    ]);
+    return subjects.flatMap((subject, i) => this.#containerStats(subject, samples[i], disks[i]) ?? []);
+  }
+
+  /** Stats of pods with their containers'; a pod about which nothing can be read is left out. */
+  async pods(subjects: PodSubject[]): Promise<PodSandboxStats[]> {
+    const [samples, disks] = await Promise.all([
+      this.#read(subjects.flatMap(podTargets)),
+      this.#disks(subjects.flatMap(({ containers }) => containers)),
+    ]);
+    return subjects.flatMap((subject) => {
+      const [own, pause] = samples.splice(0, 2);
+      const members = samples.splice(0, subject.containers.length);
+      const sizes = disks.splice(0, subject.containers.length);
+      const containers = subject.containers.flatMap((one, i) => this.#containerStats(one, members[i], sizes[i]) ?? []);
+      return this.#podStats(subject, own, pause, members, containers) ?? [];
+    });
+  }
+
+  /** Metrics of pods, one after the other, so that hundreds of them neither block the caller's thread nor fill its memory. */
+  async *metrics(subjects: PodSubject[]): AsyncGenerator<PodSandboxMetrics> {
+    const pods = Math.max(1, Math.floor(BATCH / 4));
+    for (let at = 0; at < subjects.length; at += pods) {
+      const slice = subjects.slice(at, at + pods);
+      const containers = slice.flatMap((subject) => subject.containers);
+      const [samples, disks] = await Promise.all([
+        this.#read([
+          ...slice.map((subject) => ({ id: subject.id, target: pauseTarget(subject) })),
+          ...containers.map((subject) => ({ id: subject.id, target: containerTarget(subject, 'full') })),
+        ]),
+        this.#disks(containers),
+      ]);
+      const pauses = samples.splice(0, slice.length);
+      for (const [i, subject] of slice.entries()) {
+        const members = samples.splice(0, subject.containers.length);
+        const sizes = disks.splice(0, subject.containers.length);
+        yield {
+          podSandboxId: subject.id,
+          metrics: podMetrics(subject, pauses[i]?.network ?? []),
+          containerMetrics: subject.containers.flatMap((container, j) => {
+            const { cgroup, processes, filesystem } = members[j] ?? {};
+            if (!cgroup) return [];
+            const { startedAt, cpuShares } = container;
+            const facts = { cgroup, processes, filesystem, disk: sizes[j], startedAt, cpuShares };
+            return [containerMetrics(subject, container, facts)];
+          }),
+        };
+      }
+    }
+  }
+
+  #containerStats(subject: ContainerSubject, sample?: Sample, disk?: DiskReading): ContainerStats | undefined {
+    const cgroup = sample?.cgroup;
+    if (!cgroup) return undefined;
+    const { timestamp, cpu } = cgroup;
+    return {
+      attributes: subject.attributes,
+      cpu: cpuUsage(cgroup, cpu && this.#rates.nanoCores(subject.id, timestamp, cpu.usageNs)),
+      memory: memoryUsage(cgroup),
+      writableLayer: subject.upperDir
+        ? {
+            timestamp: disk?.timestamp ?? timestamp,
+            fsId: { mountpoint: subject.fsMountpoint },
+            usedBytes: uint64(disk?.usedBytes),
+            inodesUsed: uint64(disk?.inodes),
+          }
+        : undefined,
+      swap: swapUsage(timestamp, cgroup.memory),
+      io: ioUsage(cgroup),
+    };
+  }
+
+  #podStats(
+    subject: PodSubject,
+    own: Sample | undefined,
+    pause: Sample | undefined,
+    members: Sample[],
+    containers: ContainerStats[],
+  ): PodSandboxStats | undefined {
+    const all = pause ? [pause, ...members] : members;
+    const cgroup = own?.cgroup ?? sumReadings(all.flatMap((sample) => sample.cgroup ?? []));
+    if (!cgroup) return undefined;
+    const { timestamp, cpu } = cgroup;
+    const processes = own?.cgroup
+      ? own.processCount
+      : all.reduce((sum, { processCount }) => sum + (processCount ?? 0n), 0n);
+    return {
+      attributes: subject.attributes,
+      linux: {
+        cpu: cpuUsage(cgroup, cpu && this.#rates.nanoCores(subject.id, timestamp, cpu.usageNs)),
+        memory: memoryUsage(cgroup),
+        network: networkUsage(timestamp, pause?.network),
+        process: { timestamp, processCount: uint64(processes) },
+        containers,
+        io: ioUsage(cgroup),
+      },
+      windows: undefined,
+    };
+  }
+
+  #disks(subjects: ContainerSubject[]): Promise<(DiskReading | undefined)[]> {
+    return Promise.all(subjects.map(({ upperDir }) => (upperDir ? this.#disk.of(upperDir) : undefined)));
+  }
+
+  /** One sample for each target, in order; an empty one where the cgroup is gone. */
+  async #read(wanted: { id: string; target: ReadTarget }[]): Promise<Sample[]> {
+    const batches: (typeof wanted)[] = [];
+    for (let at = 0; at < wanted.length; at += BATCH) batches.push(wanted.slice(at, at + BATCH));
+    const answers = await Promise.all(
+      batches.map((batch) => this.#options.worker.readStats({ targets: batch.map(({ target }) => target) })),
+    );
+    const samples = answers.flat();
+    for (const [i, { id }] of wanted.entries()) {
+      const problem = samples[i]?.problem;
+      if (problem !== undefined) this.#options.onProblem(id, problem);
+    }
+    return samples;
+  }
+}
+
+function containerTarget(subject: ContainerSubject, detail: 'usage' | 'full'): ReadTarget {
+  return {
+    cgroupsPath: subject.cgroupsPath,
+    pid: subject.pid,
+    detail,
+    folder: detail === 'full' && subject.upperDir ? subject.upperDir : undefined,
+  };
+}
+
+function pauseTarget({ cgroupsPath, pid, netns }: PodSubject): ReadTarget {
+  return { cgroupsPath, pid, netns: netns || undefined, detail: 'usage' };
+}
+
+/** The pod's cgroup, its pause process, its containers: two and one for each container. */
+function podTargets(subject: PodSubject): { id: string; target: ReadTarget }[] {
+  // The root cgroup is the machine's, not a pod's.
+  const parent = subject.cgroupParent === '/' ? '' : subject.cgroupParent;
+  return [
+    { id: subject.id, target: { cgroupParent: parent, pid: 0, detail: 'usage' } },
+    { id: subject.id, target: pauseTarget(subject) },
+    ...subject.containers.map((container) => ({ id: container.id, target: containerTarget(container, 'usage') })),
+  ];
+}
