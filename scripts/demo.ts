@@ -10,6 +10,7 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSy
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { parseArgs } from 'node:util';
+import { closeUplink } from '../src/workers/net/uplink.ts';
 import { phase } from '../test/bench/load.ts';
 import { latencies } from '../test/bench/statistics.ts';
 import { podConfig } from '../test/rig/cri.ts';
@@ -164,9 +165,11 @@ try {
   const status = await daemon.stop();
   if (status !== 0) wrong.push(`SIGTERM ended the daemon with ${status}, not with status 0`);
   wrong.push(...rowsLeft(daemon));
+  await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+  if (existsSync(`/sys/class/net/${daemon.network.bridge}`)) wrong.push(`the bridge ${daemon.network.bridge} is left`);
   for (const p of processesOf(daemon.folder)) wrong.push(`process ${p.pid} is left: ${p.command}`);
   if (wrong.length === 0)
-    say('Nothing left: namespaces, links, addresses, mounts, cgroups, processes, iptables rules, rows');
+    say('Nothing left: namespaces, links, bridge, addresses, mounts, cgroups, processes, iptables rules, rows');
 } catch (error) {
   wrong.push(error instanceof Error ? error.message : String(error));
   console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);

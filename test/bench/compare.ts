@@ -81,14 +81,10 @@ function table(results: Map<Row, Pair>): { text: string; missed: number } {
     lines.push(cells.map((cell, i) => (i === 0 ? cell.padEnd(56) : cell.padStart(i === 5 ? 9 : 13))).join(' '));
   add(['row', 'Sluice', 'containerd', 'ratio', 'target', '']);
   for (const [row, { sluice, containerd }] of results) {
-    const shown = ({ values, problem }: Measured) =>
-      values.length === 0 && !problem
-        ? '-'
-        : problem
-          ? problem === 'UNIMPLEMENTED'
-            ? 'unimpl.'
-            : 'failed'
-          : `${median(values).toFixed(row.digits ?? 1)} ${row.unit}`;
+    const shown = ({ values, problem }: Measured) => {
+      if (problem) return problem === 'UNIMPLEMENTED' ? 'unimpl.' : 'failed';
+      return values.length > 0 ? `${median(values).toFixed(row.digits ?? 1)} ${row.unit}` : '-';
+    };
     const ratio =
       sluice.values.length && containerd.values.length ? median(sluice.values) / median(containerd.values) : undefined;
     const { target } = row;

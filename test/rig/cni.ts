@@ -1,6 +1,7 @@
 /** A CNI network of the rig's own: bridge, host-local and portmap under private names, so that nothing else on the machine meets it. */
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { daemonId } from '../../src/main/network/identity.ts';
 import { cniBinDirs } from './paths.ts';
 import { run } from './proc.ts';
 
@@ -24,17 +25,26 @@ export interface RigNetwork extends AsyncDisposable {
   remove(): Promise<void>;
 }
 
-/** Writes a conflist below `folder`. `index` tells networks of one process apart. */
-export async function rigNetwork(folder: string, index = 0, options: { ipMasq?: boolean } = {}): Promise<RigNetwork> {
+export interface RigNetworkOptions {
+  /** Tells networks of one process apart. */
+  index?: number;
+  ipMasq?: boolean;
+  /** No configuration: the network that a Sluice with this root folder makes itself. */
+  builtinOf?: string;
+}
+
+/** Writes a conflist below `folder`, or, for a built-in network, only knows where its parts are. */
+export async function rigNetwork(folder: string, options: RigNetworkOptions = {}): Promise<RigNetwork> {
+  const { index = 0, builtinOf } = options;
   // A link name may have 15 characters. The pid makes it unique among live rigs.
   const id = `${process.pid.toString(36)}${index.toString(36)}`;
-  const name = `rig-${id}`;
-  const bridge = `rig${id}`.slice(0, 15);
+  const bridge = builtinOf ? `sluice${daemonId(builtinOf)}` : `rig${id}`.slice(0, 15);
+  const name = builtinOf ? bridge : `rig-${id}`;
   const subnet = await freeSubnet(process.pid + index * 7919);
   const confDir = join(folder, 'net.d');
-  const dataDir = join(folder, 'ipam');
+  const dataDir = builtinOf ? join(builtinOf, 'cni') : join(folder, 'ipam');
   const cacheDir = join(folder, 'cni-cache');
-  for (const dir of [confDir, dataDir, cacheDir]) mkdirSync(dir, { recursive: true });
+  for (const dir of [confDir, cacheDir]) mkdirSync(dir, { recursive: true });
   const conf = {
     cniVersion: '1.0.0',
     name,
@@ -49,7 +59,7 @@ export async function rigNetwork(folder: string, index = 0, options: { ipMasq?: 
       { type: 'portmap', capabilities: { portMappings: true } },
     ],
   };
-  writeFileSync(join(confDir, '10-rig.conflist'), `${JSON.stringify(conf, undefined, 2)}\n`);
+  if (!builtinOf) writeFileSync(join(confDir, '10-rig.conflist'), `${JSON.stringify(conf, undefined, 2)}\n`);
 
   const veths = async () => {
     const { stdout } = await run('ip', ['-o', 'link', 'show', 'master', bridge], { check: false });
@@ -58,15 +68,17 @@ export async function rigNetwork(folder: string, index = 0, options: { ipMasq?: 
   const [first = '', second = '', third = ''] = subnet.split('.');
   const thirds = [0, 1, 2, 3].map((n) => Number(third) + n).join('|');
   const inSubnet = new RegExp(`\\b${first}\\.${second}\\.(${thirds})\\.\\d+`);
-  const rules = async () => {
+  const allRules = async () => {
     const { stdout } = await run('iptables-save', ['-t', 'nat'], { check: false });
     return stdout.split('\n').filter((line) => line.includes(`"${name}"`) || inSubnet.test(line));
   };
+  // The built-in network has one rule of its own that stays while there are no pods.
+  const rules = async () => (await allRules()).filter((rule) => !rule.includes(`${bridge}: pods to elsewhere`));
   const remove = async () => {
     for (const veth of await veths()) await run('ip', ['link', 'del', veth], { check: false });
     await run('ip', ['link', 'del', bridge], { check: false });
     const chains = new Set<string>();
-    for (const rule of await rules()) {
+    for (const rule of await allRules()) {
       if (!rule.startsWith('-A ')) continue;
       const words = [...rule.matchAll(/"((?:\\.|[^"\\])*)"|(\S+)/g)].map((m) =>
         (m[1] ?? m[2] ?? '').replaceAll('\\"', '"'),
@@ -89,7 +101,9 @@ export async function rigNetwork(folder: string, index = 0, options: { ipMasq?: 
     dataDir,
     cacheDir,
     addresses: () =>
-      readdirSync(dataDir, { recursive: true, encoding: 'utf8' }).filter((f) => /(\d+\.){3}\d+$/.test(f)),
+      (existsSync(dataDir) ? readdirSync(dataDir, { recursive: true, encoding: 'utf8' }) : []).filter((f) =>
+        /(\d+\.){3}\d+$/.test(f),
+      ),
     veths,
     rules,
     remove,

@@ -8,7 +8,7 @@ import type { RigDaemon } from './daemon.ts';
 import { tail } from './daemon.ts';
 import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
 import { cgroupParent, privateFolder, SYSTEMD } from './paths.ts';
-import { run, type Started, start, waitFor } from './proc.ts';
+import { GivenUp, run, type Started, start, waitFor } from './proc.ts';
 import type { Registry } from './registry.ts';
 
 export interface ContainerdOptions {
@@ -24,7 +24,7 @@ export interface ContainerdOptions {
 
 export async function startContainerd(options: ContainerdOptions): Promise<RigDaemon> {
   const folder = privateFolder('sluice-ctd');
-  const network = await rigNetwork(folder, options.index ?? 1, { ipMasq: options.ipMasq });
+  const network = await rigNetwork(folder, { index: options.index ?? 1, ipMasq: options.ipMasq });
   const socket = join(folder, 'containerd.sock');
   const netnsDir = join(folder, 'state/io.containerd.grpc.v1.cri/netns');
   const cgroup = cgroupParent('ctd', options.index ?? 1);
@@ -58,7 +58,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
   const begin = async () => {
     daemon = start(options.containerd, ['--config', configFile], logFile, process.env);
     await waitFor('containerd to answer Status', 30_000, async () => {
-      if (!daemon.running()) throw new Error(`containerd ended (${await daemon.ended}): ${tail(logFile)}`);
+      if (!daemon.running()) throw new GivenUp(`containerd ended (${await daemon.ended}): ${tail(logFile)}`);
       const { status } = await cri.status({}, { timeoutMs: 2000 });
       const bad = status?.conditions.find((condition) => condition.type !== '' && !condition.status);
       if (bad?.type === 'RuntimeReady' || bad?.type === 'NetworkReady') throw new Error(bad.message);

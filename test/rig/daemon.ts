@@ -6,7 +6,7 @@ import { type RigNetwork, rigNetwork } from './cni.ts';
 import { type Cri, connectCri, removePods } from './cri.ts';
 import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
 import { cgroupParent, privateFolder, ROOT } from './paths.ts';
-import { freePort, type Started, start, waitFor } from './proc.ts';
+import { freePort, GivenUp, type Started, start, waitFor } from './proc.ts';
 import type { Registry } from './registry.ts';
 
 /** Both daemons of the rig, as tests and benchmarks see them. */
@@ -41,6 +41,8 @@ export interface SluiceOptions {
   env?: NodeJS.ProcessEnv;
   /** Use this folder, which the caller has made (a small tmpfs, say), for the daemon's root. */
   root?: string;
+  /** Called before the first start, to write scripts and the like; its result is merged over `config`. */
+  prepare?: (folder: string, network: RigNetwork) => Promise<Record<string, unknown>>;
   /** No CNI configuration at all: the daemon's built-in network is used. */
   builtinNetwork?: boolean;
 }
@@ -61,8 +63,9 @@ export interface SluiceDaemon extends RigDaemon {
 /** Starts a daemon and waits until it answers. At disposal its pods are removed, it is ended, and everything private goes. */
 export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDaemon> {
   const folder = privateFolder('sluice-rig');
-  const network = await rigNetwork(folder, options.index, { ipMasq: options.ipMasq });
   const root = options.root ?? join(folder, 'root');
+  const { index, ipMasq } = options;
+  const network = await rigNetwork(folder, { index, ipMasq, builtinOf: options.builtinNetwork ? root : undefined });
   const state = join(folder, 'state');
   const netnsDir = join(folder, 'netns');
   const socket = join(folder, 'sluice.sock');
@@ -70,15 +73,13 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const metrics = `127.0.0.1:${await freePort()}`;
   const cgroup = cgroupParent('rig', options.index ?? 0);
   mkdirSync(root, { recursive: true });
-  const confDir = options.builtinNetwork ? join(folder, 'no-net.d') : network.confDir;
-  mkdirSync(confDir, { recursive: true });
 
   const base: Record<string, unknown> = {
     socket,
     root,
     state,
     cni: {
-      conf_dir: confDir,
+      conf_dir: network.confDir,
       bin_dirs: network.binDirs,
       cache_dir: network.cacheDir,
       netns_dir: netnsDir,
@@ -89,8 +90,9 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
     metrics: { listen: metrics },
     log: { level: 'debug' },
   };
+  const own = merge(options.config ?? {}, (await options.prepare?.(folder, network)) ?? {});
   const configure = (config: Record<string, unknown>) =>
-    writeFileSync(configFile, stringify(merge(merge(base, options.config ?? {}), config)));
+    writeFileSync(configFile, stringify(merge(merge(base, own), config)));
   configure({});
 
   const traces: Traces = { folder, netnsDir, cgroup: cgroup.name, network };
@@ -103,7 +105,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
       ...options.env,
     });
     await waitFor('sluiced to answer Version', 20_000, async () => {
-      if (!daemon.running()) throw new Stopped(`sluiced ended (${await daemon.ended}): ${tail(logFile)}`);
+      if (!daemon.running()) throw new GivenUp(`sluiced ended (${await daemon.ended}): ${tail(logFile)}`);
       return cri.version({}, { timeoutMs: 2000 });
     }).catch(async (error: unknown) => {
       await daemon.stop(1000);
@@ -154,9 +156,6 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
     },
   };
 }
-
-/** The daemon is over: asking it again is no use. */
-class Stopped extends Error {}
 
 export function tail(file: string, lines = 30): string {
   return readFileSync(file, 'utf8').split('\n').slice(-lines).join('\n');

@@ -78,7 +78,10 @@ export function start(path: string, args: readonly string[], logPath: string, en
   };
 }
 
-/** Asks again every few milliseconds until `look` gives something; errors count as "not yet". */
+/** What waitFor waits for will never come. */
+export class GivenUp extends Error {}
+
+/** Asks again every few milliseconds until `look` gives something; errors other than {@link GivenUp} count as "not yet". */
 export async function waitFor<T>(what: string, timeoutMs: number, look: () => Promise<T | undefined> | T | undefined) {
   const end = Date.now() + timeoutMs;
   let last: unknown;
@@ -87,6 +90,7 @@ export async function waitFor<T>(what: string, timeoutMs: number, look: () => Pr
       const got = await look();
       if (got !== undefined && got !== false) return got;
     } catch (error) {
+      if (error instanceof GivenUp) throw error;
       last = error;
     }
     if (Date.now() > end) throw new Error(`waited ${timeoutMs} ms for ${what}`, { cause: last });

@@ -2,7 +2,7 @@
 import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { program } from './paths.ts';
-import { freePort, run, type Started, start, waitFor } from './proc.ts';
+import { freePort, GivenUp, run, type Started, start, waitFor } from './proc.ts';
 
 export interface Registry extends AsyncDisposable {
   /** host:port, without a scheme. */
@@ -47,7 +47,7 @@ http: { addr: '${address}' }
   });
   try {
     await waitFor('docker-registry', 20_000, async () => {
-      if (!server.running()) throw new Error(`docker-registry ended: ${server.log()}`);
+      if (!server.running()) throw new GivenUp(`docker-registry ended: ${server.log()}`);
       return (await fetch(`http://${address}/v2/`)).ok || undefined;
     });
   } catch (error) {

@@ -27,6 +27,13 @@ export class Rootfs {
     return this.#entry(path, '1', 0o755, 0, to);
   }
 
+  /** An entry just as given, for layers that no honest builder makes. */
+  raw(path: string, type: '0' | '1' | '2' | '5', content = '', link = ''): this {
+    this.#entry(path, type, 0o644, content.length, link);
+    if (content) this.#blocks.push(Buffer.from(content), Buffer.alloc(-content.length & 511));
+    return this;
+  }
+
   /** A program of this machine at `path`, and the shared libraries that ldd names, each once. */
   async program(source: string, path = source.slice(1)): Promise<this> {
     this.file(path, readFileSync(source), 0o755);

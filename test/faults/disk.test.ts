@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict';
+import { rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { ImageSpec } from '../../proto/gen/cri.ts';
+import { imageRegistry } from '../rig/images.ts';
+import { findProgram, privateFolder } from '../rig/paths.ts';
+import { run, waitFor } from '../rig/proc.ts';
+import type { Registry } from '../rig/registry.ts';
+import { CODE, type Lab, openLab, SKIP } from './lab.ts';
+
+const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
+const MIB = 2 ** 20;
+let lab: Lab;
+let disk: string;
+let folder: string;
+let registry: Registry;
+
+before(async () => {
+  if (skip) return;
+  folder = privateFolder('sluice-disk');
+  disk = privateFolder('sluice-tmpfs');
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=24m,mode=711', 'sluice-test', disk]);
+  registry = await imageRegistry(folder);
+  lab = await openLab({ index: 15, root: disk, registry });
+});
+after(async () => {
+  if (skip) return;
+  await lab?.[Symbol.asyncDispose]();
+  await registry?.stop();
+  await run('umount', [disk], { check: false });
+  for (const path of [disk, folder]) rmSync(path, { recursive: true, force: true });
+});
+
+const free = () => {
+  const { bavail, bsize } = statfsSync(disk);
+  return bavail * bsize;
+};
+
+test('an image that does not fit: DISK_FULL, and the space is given back', { skip, timeout: 120_000 }, async () => {
+  const before = free();
+  const image = { ...ImageSpec.decode(new Uint8Array()), image: 'example.com/bench/large:latest' };
+  await assert.rejects(lab.daemon.cri.pullImage({ image }), { code: CODE.RESOURCE_EXHAUSTED });
+  await waitFor('the space to come back', 5000, () => before - free() < MIB || undefined).catch(() => {
+    assert.fail(`${before - free()} bytes are gone`);
+  });
+  await lab.assertSound();
+});
+
+test('a launch on a full disk: DISK_FULL, and the next one works once there is room', { skip }, async () => {
+  const filler = join(disk, 'filler');
+  fill(filler);
+  try {
+    await lab.launchFails('doomed', { code: CODE.RESOURCE_EXHAUSTED, words: /space|full/i });
+    assert.deepEqual((await lab.daemon.cri.listPodSandbox()).items, []);
+  } finally {
+    rmSync(filler);
+  }
+  await lab.assertSound(30_000);
+});
+
+test('a pod that is up can be stopped and removed on a full disk', { skip }, async () => {
+  const id = await lab.launch('up');
+  const filler = join(disk, 'filler');
+  fill(filler);
+  try {
+    await lab.stopAndRemove(id);
+  } finally {
+    rmSync(filler);
+  }
+  await lab.assertSound(30_000);
+});
+
+/** Takes the last byte of the disk. */
+function fill(path: string): void {
+  for (let size = 4 * MIB; size >= 1; size = Math.floor(size / 4)) {
+    for (;;) {
+      try {
+        writeFileSync(path, Buffer.alloc(size), { flag: 'a' });
+      } catch (error) {
+        assert.equal((error as NodeJS.ErrnoException).code, 'ENOSPC');
+        break;
+      }
+    }
+  }
+}

@@ -1,0 +1,219 @@
+/**
+ * A daemon to break: a CNI plugin that misbehaves on demand, runtimes with broken shims and runcs, and the check that after a
+ * failure the node is as it was before, down to files and rows, and that the next launch works.
+ */
+import assert from 'node:assert/strict';
+import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
+import { type PodOptions, podConfig } from '../rig/cri.ts';
+import { merge, type SluiceDaemon, type SluiceOptions, startSluice } from '../rig/daemon.ts';
+import { findProgram } from '../rig/paths.ts';
+import { waitFor } from '../rig/proc.ts';
+
+/** Tests here start daemons, which needs root and the programs that a pod needs. */
+export const SKIP: string | false =
+  process.getuid?.() !== 0
+    ? 'needs root'
+    : ['runc', 'containerd-shim-runc-v2', 'iptables'].every(findProgram)
+      ? false
+      : 'needs runc, containerd-shim-runc-v2 and iptables';
+
+/** gRPC status codes as numbers, named as in the failures below. */
+export const CODE = {
+  UNKNOWN: 2,
+  INVALID_ARGUMENT: 3,
+  DEADLINE_EXCEEDED: 4,
+  NOT_FOUND: 5,
+  ALREADY_EXISTS: 6,
+  RESOURCE_EXHAUSTED: 8,
+  FAILED_PRECONDITION: 9,
+  INTERNAL: 13,
+  UNAVAILABLE: 14,
+} as const;
+
+/** What the plugin `fault` does; anything else means that it works. */
+export type PluginMode =
+  | 'works'
+  | 'refuses'
+  | 'crashes'
+  | 'prints garbage'
+  | 'prints nothing'
+  | 'hangs'
+  | 'takes a second'
+  | 'refuses DEL'
+  | 'refuses ADD and DEL';
+
+/** The plugin stands between bridge and portmap, so that a failure of it finds an address and a link to give back. */
+const PLUGIN = `#!${process.execPath}
+import { readFileSync } from 'node:fs';
+const conf = JSON.parse(readFileSync(0, 'utf8') || '{}');
+const mode = readFileSync(MODE, 'utf8');
+const command = process.env.CNI_COMMAND;
+const refuse = () => {
+  console.log(JSON.stringify({ cniVersion: '1.0.0', code: 111, msg: 'the rig says no', details: 'on purpose' }));
+  process.exit(1);
+};
+if (command === 'VERSION') {
+  console.log(JSON.stringify({ cniVersion: '1.0.0', supportedVersions: ['0.3.1', '0.4.0', '1.0.0'] }));
+} else if (command === 'DEL') {
+  if (mode === 'refuses DEL' || mode === 'refuses ADD and DEL') refuse();
+} else if (command === 'ADD') {
+  if (mode === 'refuses' || mode === 'refuses ADD and DEL') refuse();
+  if (mode === 'crashes') {
+    console.error('the rig fell over');
+    process.exit(3);
+  }
+  if (mode === 'hangs') await new Promise((resolve) => setTimeout(resolve, 600_000));
+  if (mode === 'takes a second') await new Promise((resolve) => setTimeout(resolve, 1000));
+  if (mode === 'prints garbage') console.log('Hello, I am no JSON {');
+  else if (mode !== 'prints nothing') console.log(JSON.stringify(conf.prevResult));
+}
+`;
+
+export interface Lab extends AsyncDisposable {
+  daemon: SluiceDaemon;
+  /** Private folder for scripts and sockets of the test. */
+  folder: string;
+  plugin: { path: string; mode: (mode: PluginMode) => void };
+  /** Launches a pod that must come up. */
+  launch: (name: string, options?: PodOptions & { handler?: string }) => Promise<string>;
+  /** Launches a pod that must not; gives the error. */
+  launchFails: (
+    name: string,
+    expected: { code?: number | number[]; words: RegExp },
+    options?: PodOptions & { handler?: string; timeoutMs?: number },
+  ) => Promise<void>;
+  stopAndRemove: (id: string) => Promise<void>;
+  /** The node is as it was when the lab was opened, and a launch works (and leaves nothing either). */
+  assertSound: (graceMs?: number) => Promise<void>;
+}
+
+export interface LabOptions extends SluiceOptions {
+  /** Handlers beside the default one: name → keys of [runtimes.NAME]. */
+  runtimes?: (folder: string) => Record<string, Record<string, unknown>>;
+}
+
+export async function openLab(options: LabOptions = {}): Promise<Lab> {
+  const { runtimes, prepare, ...rest } = options;
+  const daemon = await startSluice({
+    ...rest,
+    prepare: async (folder, network) => {
+      const bin = join(folder, 'plugins');
+      mkdirSync(bin);
+      const path = join(bin, 'fault');
+      const modeFile = join(folder, 'plugin-mode');
+      writeFileSync(modeFile, 'works');
+      writeFileSync(join(bin, 'package.json'), '{"type":"module"}');
+      writeScript(path, PLUGIN.replace('MODE', JSON.stringify(modeFile)));
+      const confFile = join(network.confDir, '10-rig.conflist');
+      if (existsSync(confFile)) {
+        const conf = JSON.parse(readFileSync(confFile, 'utf8')) as { plugins: object[] };
+        conf.plugins.splice(1, 0, { type: 'fault' });
+        writeFileSync(confFile, JSON.stringify(conf));
+      }
+      const own = {
+        cni: { bin_dirs: [bin, ...network.binDirs], timeout_seconds: 2 },
+        runtimes: runtimes?.(folder) ?? {},
+      };
+      return merge(own, (await prepare?.(folder, network)) ?? {});
+    },
+  });
+  const { cri, folder } = daemon;
+  const pluginPath = join(folder, 'plugins/fault');
+
+  const config = (name: string, pod: PodOptions): PodSandboxConfig =>
+    podConfig(name, { cgroupParent: daemon.cgroupParent, ...pod });
+  const launch: Lab['launch'] = async (name, { handler, ...pod } = {}) => {
+    const request = { config: config(name, pod), runtimeHandler: handler ?? '' };
+    return (await cri.runPodSandbox(request, { timeoutMs: 60_000 })).podSandboxId;
+  };
+  const stopAndRemove: Lab['stopAndRemove'] = async (podSandboxId) => {
+    await cri.stopPodSandbox({ podSandboxId });
+    await cri.removePodSandbox({ podSandboxId });
+  };
+  const launchFails: Lab['launchFails'] = async (name, { code, words }, { handler, timeoutMs, ...pod } = {}) => {
+    const request = { config: config(name, pod), runtimeHandler: handler ?? '' };
+    await assert.rejects(cri.runPodSandbox(request, { timeoutMs: timeoutMs ?? 60_000 }), (error: Error) => {
+      const { code: got, details } = error as Error & { code?: number; details?: string };
+      assert.match(details ?? error.message, words);
+      if (code !== undefined) {
+        assert.ok([code].flat().includes(got ?? -1), `status ${got}, expected ${code}: ${details}`);
+      }
+      return true;
+    });
+  };
+
+  // The first launch unpacks the image and makes the bridge: what stays of that is part of the baseline.
+  await stopAndRemove(await launch('first'));
+  await daemon.assertNothingLeft();
+  const baseline = inventory(daemon);
+
+  const assertSound = async (graceMs = 5000) => {
+    await daemon.assertNothingLeft(graceMs);
+    assert.deepEqual((await cri.listPodSandbox()).items, []);
+    await waitFor('files and rows as before', graceMs, () => equal(inventory(daemon), baseline)).catch(() => {
+      assert.deepEqual(inventory(daemon), baseline);
+    });
+    const id = await launch('after');
+    await stopAndRemove(id);
+    await daemon.assertNothingLeft();
+  };
+  return {
+    daemon,
+    folder,
+    plugin: { path: pluginPath, mode: (mode) => writeFileSync(join(folder, 'plugin-mode'), mode) },
+    launch,
+    launchFails,
+    stopAndRemove,
+    assertSound,
+    [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose](),
+  };
+}
+
+const equal = (a: string[], b: string[]): true | undefined => (a.join('\n') === b.join('\n') ? true : undefined);
+
+/** Every file and folder of the daemon, and the number of rows of each table. Contents of images are named by their digest. */
+export function inventory(daemon: SluiceDaemon): string[] {
+  const found: string[] = [];
+  for (const top of [daemon.root, daemon.state]) {
+    const walk = (dir: string) => {
+      for (const name of readdirSync(dir)) {
+        const path = join(dir, name);
+        if (/\.(db|sqlite)(-wal|-shm)?$/.test(name)) {
+          if (!name.includes('-')) found.push(...rows(path));
+          continue;
+        }
+        const shown = `${top === daemon.root ? 'root' : 'state'}/${relative(top, path)}`;
+        const stat = lstatSync(path);
+        // Inside of unpacked layers there are thousands of files that only an unpack changes.
+        if (stat.isDirectory() && !/\/(fs|diff)$/.test(path)) walk(path);
+        found.push(stat.isDirectory() ? `${shown}/` : shown);
+      }
+    };
+    if (existsSync(top)) walk(top);
+  }
+  return found.sort();
+}
+
+function rows(path: string): string[] {
+  const db = new DatabaseSync(path, { readOnly: true });
+  try {
+    const tables = db.prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").all() as {
+      name: string;
+    }[];
+    return tables.map(({ name }) => {
+      const { n } = db.prepare(`SELECT count(*) AS n FROM "${name}"`).get() as { n: number };
+      return `table ${name}: ${n} rows`;
+    });
+  } finally {
+    db.close();
+  }
+}
+
+export function writeScript(path: string, text: string): string {
+  writeFileSync(path, text);
+  chmodSync(path, 0o755);
+  return path;
+}
