@@ -24,6 +24,10 @@ export class Events {
     this.#onDrop = onDrop;
   }
 
+  get subscribers(): number {
+    return this.#subscribers.size;
+  }
+
   publish(type: LifecycleEvent['type'], containerId: string, sandboxId: string): void {
     if (this.#subscribers.size === 0) return;
     const event = { type, containerId, sandboxId, at: this.#now() };

@@ -23,11 +23,20 @@ export class Cleaner implements Disposable {
     return this.#timers.size;
   }
 
-  /** Keeps trying `clean` for the thing called `id`; a second call for the same id changes nothing. `onFailure` hears of each failure. */
-  add(id: string, clean: () => Promise<void>, onFailure: (reason: string, attempt: number) => void): void {
+  /**
+   * Keeps trying `clean` for the thing called `id`, after `firstDelayMs` (0: at once) and then with growing pauses; a second
+   * call for the same id changes nothing. `onFailure` hears of each failure.
+   */
+  add(
+    id: string,
+    clean: () => Promise<void>,
+    onFailure: (reason: string, attempt: number) => void,
+    firstDelayMs = this.#options.firstDelayMs,
+  ): void {
     if (this.#timers.has(id)) return;
     const plan = (attempt: number) => {
-      const delay = Math.min(this.#options.firstDelayMs * 2 ** attempt, this.#options.lastDelayMs);
+      const backOff = this.#options.firstDelayMs * 2 ** attempt;
+      const delay = attempt === 0 ? firstDelayMs : Math.min(backOff, this.#options.lastDelayMs);
       const again = async () => {
         try {
           await clean();

@@ -1,6 +1,5 @@
 import type { RuntimeConfig } from '../main/config/config.ts';
 import type { ImageRow } from '../main/images/rows.ts';
-import type { Spec } from '../main/oci/types.ts';
 import type { Shim } from '../main/shims/shims.ts';
 import type { SandboxRow } from '../main/store/rows.ts';
 import type { Node } from './node.ts';
@@ -11,7 +10,8 @@ export interface PodLaunch {
   row: SandboxRow;
   runtime: RuntimeConfig;
   image?: ImageRow;
-  spec?: Spec;
+  /** config.json, as text. */
+  spec?: string;
   shim?: Shim;
 }
 

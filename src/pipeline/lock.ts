@@ -27,6 +27,11 @@ export class Locks {
     return { [Symbol.dispose]: () => this.#release(key, held, exclusive) };
   }
 
+  /** Is somebody alone with it now? */
+  held(key: string): boolean {
+    return this.#entries.get(key)?.exclusive ?? false;
+  }
+
   #grant(entry: Entry, exclusive: boolean): void {
     if (exclusive) entry.exclusive = true;
     else entry.shared++;

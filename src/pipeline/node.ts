@@ -1,28 +1,39 @@
-import type { Logger } from 'pino';
-import type { Config } from '../main/config/config.ts';
+import { join } from 'node:path';
+import { SluiceError } from '../errors.ts';
+import type { Config, RuntimeConfig } from '../main/config/config.ts';
 import type { Events } from '../main/events.ts';
 import type { Images } from '../main/images/images.ts';
 import type { Network } from '../main/network/network.ts';
+import type { Log } from '../main/observe/log.ts';
 import type { Metrics } from '../main/observe/metrics.ts';
-import type { HostFacts } from '../main/oci/host.ts';
+import type { OpenFiles } from '../main/oci/base.ts';
+import { type HostFacts, NO_FEATURES, type RuntimeFeatures } from '../main/oci/host.ts';
 import type { Shims } from '../main/shims/shims.ts';
+import type { SandboxRow } from '../main/store/rows.ts';
 import type { Store } from '../main/store/store.ts';
+import { Stdio } from '../main/streaming/stdio.ts';
+import type { DaemonAddresses } from '../workers/shim/bootstrap.ts';
 import type { Admission } from './admission.ts';
 import type { Cleaner } from './cleaner.ts';
-import type { Containers } from './containers.ts';
+import { Containers } from './containers.ts';
 import type { Engine } from './engine.ts';
-import type { Locks } from './lock.ts';
-import type { Names } from './names.ts';
+import { Execs } from './execs.ts';
+import { Locks } from './lock.ts';
+import { Monitor } from './monitor.ts';
+import { Names } from './names.ts';
 import type { JobObserver } from './observer.ts';
-import type { Pods } from './pods.ts';
+import { Pods } from './pods.ts';
 import type { Pools } from './pools.ts';
-import type { Pulls } from './pulls.ts';
+import { Pulls } from './pulls.ts';
+import { Specs } from './specs.ts';
 
-/** Everything the jobs of one daemon work with. Made once, in src/main/daemon.ts. */
-export interface Node {
+/** What the daemon is made of before any job service exists. */
+export interface NodeParts {
   config: Config;
   host: HostFacts;
-  log: Logger;
+  /** By name in [runtimes]. */
+  features: Record<string, RuntimeFeatures>;
+  log: Log;
   metrics: Metrics;
   observer: JobObserver;
   store: Store;
@@ -30,15 +41,64 @@ export interface Node {
   engine: Engine;
   admission: Admission;
   cleaner: Cleaner;
-  /** By sandbox id. */
-  locks: Locks;
-  sandboxNames: Names;
-  containerNames: Names;
   network: Network;
   images: Images;
   shims: Shims;
+  /** Where shims find the daemon, and where they put their sockets. */
+  shimAddresses: DaemonAddresses;
+  shimSocketDir: string;
   events: Events;
-  pods: Pods;
-  containers: Containers;
-  pulls: Pulls;
+  /** RLIMIT_NOFILE of containers; undefined: what the daemon itself has. */
+  openFiles: OpenFiles | undefined;
 }
+
+/** Everything the jobs of one daemon work with. */
+export class Node {
+  readonly monitor: Monitor;
+  readonly specs = new Specs();
+  readonly execs: Execs;
+  readonly stdio: Stdio;
+  /** By sandbox id. */
+  readonly locks = new Locks();
+  readonly sandboxNames = new Names();
+  readonly containerNames = new Names();
+  readonly pods: Pods;
+  readonly containers: Containers;
+  readonly pulls: Pulls;
+  /** The daemon is ending: what closes now was closed by us. */
+  closing = false;
+
+  constructor(parts: NodeParts) {
+    Object.assign(this, parts);
+    this.monitor = new Monitor(this);
+    this.execs = new Execs(this);
+    this.stdio = startStdio(this);
+    this.pulls = new Pulls(this);
+    this.containers = new Containers(this);
+    this.pods = new Pods(this);
+  }
+
+  /** The configured runtime of a pod. Throws UNKNOWN_RUNTIME when it was taken out of the configuration since. */
+  runtimeOf(row: SandboxRow): RuntimeConfig {
+    const runtime = this.config.runtimes[row.runtime];
+    if (!runtime) throw new SluiceError('UNKNOWN_RUNTIME', `the runtime "${row.runtime}" is not configured any more`);
+    return runtime;
+  }
+
+  featuresOf(row: SandboxRow): RuntimeFeatures {
+    return this.features[row.runtime] ?? NO_FEATURES;
+  }
+}
+
+function startStdio(node: Node): Stdio {
+  const { log, config, execs } = node;
+  return new Stdio({
+    execDir: join(config.state, 'execs'),
+    backend: execs,
+    onEvent: (event) => log.warn(event, 'the stdio worker tells'),
+    onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
+  });
+}
+
+// The class has the parts as fields of its own.
+export interface Node extends NodeParts {}

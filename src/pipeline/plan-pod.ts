@@ -1,4 +1,4 @@
-import { randomBytes, randomUUID } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { NamespaceMode, type RunPodSandboxRequest } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../errors.ts';
@@ -15,7 +15,8 @@ const UNTRUSTED = 'io.kubernetes.cri.untrusted-workload';
  * configuration. Throws INVALID_REQUEST, UNKNOWN_RUNTIME or NETWORK_NOT_READY.
  */
 export function planPod(node: Node, request: RunPodSandboxRequest): { row: SandboxRow; runtime: RuntimeConfig } {
-  const config = validateSandbox(request.config);
+  const { config } = request;
+  validateSandbox(config);
   const runtime = chooseRuntime(node.config, request);
   const id = randomBytes(32).toString('hex');
   const { root, state } = node.config;
@@ -38,7 +39,7 @@ export function planPod(node: Node, request: RunPodSandboxRequest): { row: Sandb
   };
   const namespaces = config.linux?.securityContext?.namespaceOptions;
   if (namespaces?.network !== NamespaceMode.NODE) {
-    row.netns = join(node.config.cni.netns_dir, `cni-${randomUUID()}`);
+    row.netns = node.network.netnsPath();
     row.network = node.network.attachment({ id, netns: row.netns, config });
   }
   return { row, runtime: runtime.config };

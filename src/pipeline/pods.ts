@@ -84,7 +84,7 @@ export class Pods {
   }
 
   /** Keeps undoing a pod that a failed undo, or a daemon that died, has left half-way. It has no name any more. */
-  cleanUp(row: SandboxRow, reason: string): void {
+  cleanUp(row: SandboxRow, reason: string, firstDelayMs?: number): void {
     const node = this.#node;
     row.state = 'removing';
     row.cleanup = { failed: reason, attempts: row.cleanup?.attempts ?? 0 };
@@ -94,15 +94,17 @@ export class Pods {
     const clean = async () => {
       using _alone = await node.locks.take(row.id, 'exclusive');
       if (!node.store.sandboxes.get(row.id)) return;
+      await node.containers.removeAll(row.id, {});
       const job = node.observer.jobQueued({ ...jobStart('RunPodSandbox', row), origin: 'cleanup' });
       await observed(node, job, () => node.engine.undo(runPod, row, node, job));
       node.log.info({ sandbox: row.id, name: row.name }, 'pending clean-up is done');
     };
-    node.cleaner.add(row.id, clean, (failed, attempts) => {
+    const onFailure = (failed: string, attempts: number) => {
       row.cleanup = { failed, attempts };
       node.store.sandboxes.put(row);
       node.log.warn({ sandbox: row.id, attempts, failed }, 'clean-up failed again');
-    });
+    };
+    node.cleaner.add(row.id, clean, onFailure, firstDelayMs);
   }
 
   #stopped(row: SandboxRow): boolean {

@@ -1,5 +1,6 @@
 /** The `shim` pool: bundles, shims, snapshot folders and the mounts on top of them. */
 import { checkpoint } from './checkpoint.ts';
+import { copyFromImage } from './copy-from-image.ts';
 import { serve } from './serve.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
@@ -8,6 +9,7 @@ import { mountRootfs, unmountRootfs } from './shim/rootfs.ts';
 import { removeSandboxFiles, sandboxFiles } from './shim/sandbox-files.ts';
 import { prepareSnapshot, removeSnapshot } from './shim/snapshot.ts';
 import { startShim } from './shim/start.ts';
+import { statsHandlers } from './stats.ts';
 
 export const handlers = {
   startShim,
@@ -20,7 +22,9 @@ export const handlers = {
   removeSnapshot,
   mountRootfs,
   unmountRootfs,
+  copyFromImage,
   checkpoint,
+  ...statsHandlers,
 };
 
 export default serve(handlers);

@@ -20,3 +20,6 @@ export type ServerStream<Request, Response> = (
   request: Request,
   call: CallInfo,
 ) => AsyncIterable<Response> | Iterable<Response>;
+
+/** The `info` of an answer that was not asked to be verbose. */
+export const noInfo = (): Record<string, string> => ({});

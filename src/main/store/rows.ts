@@ -62,7 +62,8 @@ export interface ShimRow {
   version: 2 | 3;
 }
 
-export type ContainerState = 'creating' | 'created' | 'running' | 'exited' | 'removing';
+/** `starting`: between the first word to the shim and `running`; CRI shows it as created. */
+export type ContainerState = 'creating' | 'created' | 'starting' | 'running' | 'exited' | 'removing';
 
 export interface ContainerRow extends Row {
   id: string;
@@ -93,8 +94,10 @@ export interface ContainerRow extends Row {
   user?: { uid: number; gid: number; groups: number[] };
   /** Mounts as ContainerStatus shows them, when they differ from the config's (image volumes with their digest). */
   imageMounts?: { containerPath: string; imageRef: string }[];
-  /** Mount points that were made for this container and go with it. */
-  mounts: string[];
+  /** Folders that image VOLUMEs were copied to, by path in the container. */
+  volumes: Record<string, string>;
   cgroupsPath: string;
+  /** Name of the signal that StopContainer sends, of the request or the image. */
   stopSignal: string;
+  cleanup?: { failed: string; attempts: number };
 }

@@ -21,6 +21,11 @@ export class Fd {
     return fd;
   }
 
+  /** Gives the descriptor to another owner, out of the scope that would close it. */
+  move(): Fd {
+    return new Fd(this.release());
+  }
+
   [Symbol.dispose](): void {
     if (this.#fd < 0) return;
     libc.close(this.#fd);

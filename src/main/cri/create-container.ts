@@ -1,0 +1,7 @@
+import type { CreateContainerRequest, CreateContainerResponse } from '../../../proto/gen/cri.ts';
+import type { Node } from '../../pipeline/node.ts';
+import type { Unary } from './call.ts';
+
+export const createContainer =
+  (node: Node): Unary<CreateContainerRequest, CreateContainerResponse> =>
+  async (request, call) => ({ containerId: await node.containers.create(request, call) });

@@ -1,0 +1,13 @@
+import type { ExecSyncRequest, ExecSyncResponse } from '../../../proto/gen/cri.ts';
+import type { Node } from '../../pipeline/node.ts';
+import { runExecSync } from '../streaming/exec-sync.ts';
+import type { Unary } from './call.ts';
+
+export const execSync =
+  (node: Node): Unary<ExecSyncRequest, ExecSyncResponse> =>
+  async ({ containerId, cmd, timeout }, call) => {
+    const { row } = await node.containers.running(containerId);
+    const request = { containerId: row.id, cmd, timeoutSeconds: Number(timeout), signal: call.left };
+    const { stdout, stderr, exitCode } = await runExecSync(node.stdio, node.execs, request);
+    return { stdout: Buffer.from(stdout), stderr: Buffer.from(stderr), exitCode };
+  };

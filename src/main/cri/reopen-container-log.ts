@@ -1,0 +1,12 @@
+import type { ReopenContainerLogRequest, ReopenContainerLogResponse } from '../../../proto/gen/cri.ts';
+import type { Node } from '../../pipeline/node.ts';
+import type { Unary } from './call.ts';
+
+/** After kubelet has renamed the file. A container that does not run has no log to reopen, and none may be made. */
+export const reopenContainerLog =
+  (node: Node): Unary<ReopenContainerLogRequest, ReopenContainerLogResponse> =>
+  async ({ containerId }) => {
+    const { row } = await node.containers.running(containerId);
+    await node.stdio.reopenLog(row.id);
+    return {};
+  };

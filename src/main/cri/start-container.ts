@@ -1,0 +1,10 @@
+import type { StartContainerRequest, StartContainerResponse } from '../../../proto/gen/cri.ts';
+import type { Node } from '../../pipeline/node.ts';
+import type { Unary } from './call.ts';
+
+export const startContainer =
+  (node: Node): Unary<StartContainerRequest, StartContainerResponse> =>
+  async ({ containerId }, call) => {
+    await node.containers.start(containerId, call);
+    return {};
+  };

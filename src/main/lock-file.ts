@@ -1,0 +1,18 @@
+import { mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { SluiceError } from '../errors.ts';
+import { type Fd, openFd } from '../workers/sys/fd.ts';
+import { C, libc } from '../workers/sys/libc.ts';
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** Holds the lock of a folder as long as the daemon lives; the kernel drops it with the process. Throws CONFIG_INVALID when taken. */
+export function lockFile(path: string): Fd {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o711 });
+  using file = openFd(path, C.O_RDWR | C.O_CREAT);
+  if (libc.flock(file.number, LOCK_EX | LOCK_NB) < 0) {
+    throw new SluiceError('CONFIG_INVALID', `another daemon uses this folder: ${path} is locked`);
+  }
+  return file.move();
+}

@@ -1,0 +1,54 @@
+import { stat } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import { explain } from '../errors.ts';
+import { loadConfig } from './config/load.ts';
+import { Daemon } from './daemon.ts';
+import { createLog } from './observe/log.ts';
+import { VERSION } from './version.ts';
+
+/** Seconds that running jobs get to finish after SIGTERM. */
+const SHUTDOWN_SECONDS = 90;
+
+/** The daemon in the foreground: `sluiced [--config FILE]`. SIGTERM or SIGINT end it with status 0, pods stay up. */
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: { config: { type: 'string' }, version: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+  });
+  if (values.help) {
+    console.log('usage: sluiced [--config FILE]   (default /etc/sluice/config.toml, or built-in defaults)');
+    return;
+  }
+  if (values.version) {
+    console.log(`sluiced ${VERSION}`);
+    return;
+  }
+  const config = loadConfig(values.config);
+  const log = createLog(config.log);
+  // libuv's pool threads inherit the namespace of the thread that first needs them: let it be main, before any worker.
+  await Promise.all(Array.from({ length: 4 }, () => stat('/')));
+
+  const daemon = await Daemon.start(config, log);
+  let ending = false;
+  const end = async (signal: string) => {
+    if (ending) return;
+    ending = true;
+    log.info({ signal }, 'ending: no new jobs, running ones finish, pods stay up');
+    const timer = setTimeout(() => {
+      log.error('running jobs did not finish in time');
+      process.exit(1);
+    }, SHUTDOWN_SECONDS * 1000);
+    await daemon.close();
+    clearTimeout(timer);
+    log.info('ended');
+    log.flush();
+    process.exit(0);
+  };
+  for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => void end(signal));
+}
+
+try {
+  await main();
+} catch (error) {
+  console.error(`sluiced: ${explain(error)}`);
+  process.exit(1);
+}

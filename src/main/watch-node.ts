@@ -1,0 +1,28 @@
+import type { Node } from '../pipeline/node.ts';
+import type { Observability } from './observe/observability.ts';
+
+/** Tells the metrics where to look when Prometheus asks: nothing is counted twice, nothing is pushed. */
+export function watchNode(node: Node, { metrics }: Observability): void {
+  metrics.watch({
+    stage: (stage) => node.engine.use(stage),
+    lanes: () => node.admission.use,
+    laneQueueLimit: node.config.pipeline.max_queued,
+    pools: () => [node.pools.net, node.pools.shim, node.pools.image],
+    pods: () => countBy(node.store.sandboxes.values()),
+    containers: () => countBy(node.store.containers.values()),
+    shims: () => {
+      const { alive, lost, unknown } = node.shims.counts;
+      return { ready: alive, dead: lost, unknown };
+    },
+    images: () => node.store.images.size,
+    cleanupsPending: () => node.cleaner.pending,
+    networkReady: () => node.network.current() !== undefined,
+    eventSubscribers: () => node.events.subscribers,
+  });
+}
+
+function countBy<S extends string>(rows: Iterable<{ state: S }>): Partial<Record<S, number>> {
+  const counts: Partial<Record<S, number>> = {};
+  for (const { state } of rows) counts[state] = (counts[state] ?? 0) + 1;
+  return counts;
+}

@@ -1,0 +1,326 @@
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import type { CreateContainerRequest } from '../../proto/gen/cri.ts';
+import { codeOf, explain, SluiceError } from '../errors.ts';
+import { nowNs } from '../main/cri/convert/time.ts';
+import { cgroupsPath, containerName } from '../main/oci/names.ts';
+import { logPathOf, validateContainer } from '../main/oci/validate.ts';
+import type { ShimEvent } from '../main/shims/events.ts';
+import type { Shim } from '../main/shims/shims.ts';
+import type { ContainerRow, SandboxRow } from '../main/store/rows.ts';
+import type { Lane } from './admission.ts';
+import { type JobError, JobError as JobErrorClass } from './engine.ts';
+import { createContainer } from './jobs/create-container.ts';
+import { removeContainer } from './jobs/remove-container.ts';
+import { startContainer } from './jobs/start-container.ts';
+import { stopContainer } from './jobs/stop-container.ts';
+import { type Caller, Joins } from './join.ts';
+import type { Node } from './node.ts';
+import type { JobRun } from './observer.ts';
+import { launchPriority, PRIORITY } from './priority.ts';
+import { findShim } from './shim-call.ts';
+import type { JobState, JobTable } from './stage.ts';
+import { fifoPaths, ioOf } from './steps/start-container.ts';
+
+/** A caller of a job: how it stops waiting, and the trace it belongs to. */
+export interface JobCaller extends Caller {
+  traceparent?: string;
+}
+
+/** containerd's number for a container that never got to run. */
+const START_ERROR = 128;
+const UNKNOWN_EXIT = 255;
+
+/** The jobs on containers. All share their pod's lock; what stops or removes the pod holds it alone. */
+export class Containers {
+  readonly #node: Node;
+  readonly #creations: Joins<string>;
+
+  constructor(node: Node) {
+    this.#node = node;
+    this.#creations = new Joins({
+      claimTtlMs: node.config.pipeline.claim_ttl_seconds * 1000,
+      onUnclaimed: (name, id) => {
+        node.log.warn({ container: id, name }, 'nobody came back for this container within claim_ttl; removing it');
+        this.remove(id, {}).catch((err) =>
+          node.log.error({ container: id, err }, 'removing an unclaimed container failed'),
+        );
+      },
+    });
+  }
+
+  /** Creates a container, or joins its creation, and returns the id. */
+  async create(request: CreateContainerRequest, caller: JobCaller): Promise<string> {
+    const node = this.#node;
+    const sandbox = node.store.sandboxes.find(request.podSandboxId);
+    if (!sandbox) throw new SluiceError('SANDBOX_NOT_FOUND', `no pod sandbox has the id "${request.podSandboxId}"`);
+    const row = planContainer(node, sandbox, request);
+    const owner = node.containerNames.owner(row.name);
+    if (owner !== undefined && !this.#creations.has(row.name)) {
+      throw new SluiceError('NAME_TAKEN', `the container name "${row.name}" belongs to ${owner}`);
+    }
+    return this.#creations.run(row.name, caller, async (abandoned) => {
+      using _together = await node.locks.take(sandbox.id, 'shared');
+      readyPod(sandbox);
+      await this.#job(createContainer, { node, row, sandbox }, 'launch', { ...caller, left: abandoned });
+      return row.id;
+    });
+  }
+
+  /** Starts a created container. A failure leaves it exited, with reason StartError and the message. */
+  async start(id: string, caller: JobCaller): Promise<void> {
+    const node = this.#node;
+    const row = this.get(id);
+    using _together = await node.locks.take(row.sandbox, 'shared');
+    using _alone = await node.locks.take(row.id, 'exclusive');
+    if (row.state !== 'created') {
+      throw new SluiceError('NOT_READY', `container ${row.id} is ${row.state}, and only a created one can be started`);
+    }
+    const sandbox = node.store.sandboxes.get(row.sandbox);
+    if (!sandbox) throw new SluiceError('SANDBOX_NOT_FOUND', `the pod of container ${row.id} is gone`);
+    readyPod(sandbox);
+    const shim = await findShim(sandbox, node);
+    if (!shim) throw new SluiceError('SHIM_FAILED', `the shim of pod ${sandbox.id} is dead`);
+    try {
+      await this.#job(startContainer, { node, row, sandbox, shim }, 'launch', caller);
+    } catch (error) {
+      if (['QUEUE_FULL', 'CALLER_GONE', 'DEADLINE_PASSED', 'SHUTTING_DOWN'].includes(codeOf(error))) throw error;
+      this.#ended(row, { code: START_ERROR, reason: 'StartError', message: explain(error) });
+      throw error;
+    }
+  }
+
+  /** Ends a container: stop signal, grace in seconds, SIGKILL. An unknown or ended one is fine. */
+  async stop(id: string, graceSeconds: number, caller: JobCaller): Promise<void> {
+    const row = this.#node.store.containers.get(id);
+    if (row?.state !== 'running') return;
+    using _together = await this.#node.locks.take(row.sandbox, 'shared');
+    await this.#stop(row, graceSeconds, caller);
+  }
+
+  /** Removes a container, killing it first when it runs. An unknown one is fine. */
+  async remove(id: string, caller: JobCaller): Promise<void> {
+    const row = this.#node.store.containers.get(id);
+    if (!row) return;
+    using _together = await this.#node.locks.take(row.sandbox, 'shared');
+    await this.#remove(row, caller);
+  }
+
+  /** Kills all containers of a pod, side by side. The caller holds the pod's lock. */
+  async killAll(sandbox: string): Promise<void> {
+    await Promise.all(this.#node.store.containersOf(sandbox).map((row) => this.#stop(row, 0, {})));
+  }
+
+  /** Removes all containers of a pod, side by side. The caller holds the pod's lock. */
+  async removeAll(sandbox: string, caller: JobCaller): Promise<void> {
+    await Promise.all(this.#node.store.containersOf(sandbox).map((row) => this.#remove(row, caller)));
+  }
+
+  /** The container with this id, or the only one whose id begins so. Throws CONTAINER_NOT_FOUND. */
+  get(idOrPrefix: string): ContainerRow {
+    const row = this.#node.store.containers.find(idOrPrefix);
+    if (!row) throw new SluiceError('CONTAINER_NOT_FOUND', `no container has the id "${idOrPrefix}"`);
+    return row;
+  }
+
+  /** A running container and the connection to the shim that runs it. Throws NOT_READY, CONTAINER_NOT_FOUND. */
+  async running(id: string): Promise<{ row: ContainerRow; shim: Shim }> {
+    const row = this.get(id);
+    if (row.state !== 'running') throw new SluiceError('NOT_READY', `container ${row.id} is not running`);
+    const sandbox = this.#node.store.sandboxes.get(row.sandbox);
+    const shim = sandbox && (await findShim(sandbox, this.#node));
+    if (!shim) throw new SluiceError('SHIM_FAILED', `the shim of container ${row.id} is dead`);
+    return { row, shim };
+  }
+
+  /** After a restart: takes the names of what was there, before any job can ask for one. */
+  recoverNames(): void {
+    for (const row of this.#node.store.containers.values()) {
+      if (row.state !== 'creating' && row.state !== 'removing') this.#node.containerNames.take(row.name, row.id);
+    }
+  }
+
+  /** After a restart: finds a pod's containers again. Without a shim those that ran have ended, nobody knows how. */
+  async recover(sandbox: string, shim: Shim | undefined): Promise<void> {
+    for (const row of this.#node.store.containersOf(sandbox)) {
+      try {
+        await this.#recover(row, shim);
+      } catch (error) {
+        this.#node.log.error(
+          { container: row.id, sandbox, reason: explain(error) },
+          'the container could not be recovered',
+        );
+      }
+    }
+  }
+
+  /** OOM kills come as events; a missed one shows in the cgroup when the container has ended. */
+  onShimEvent(event: ShimEvent): void {
+    if (event.kind === 'TaskOOM') this.#node.monitor.outOfMemory(event.event.containerId);
+  }
+
+  async #recover(row: ContainerRow, shim: Shim | undefined): Promise<void> {
+    const node = this.#node;
+    if (row.state === 'creating' || row.state === 'removing') {
+      this.#cleanUp(row, `the daemon ended while the container was ${row.state}`, 0);
+    } else if (row.state === 'starting') {
+      const job = node.observer.jobQueued({ job: 'StartContainer', origin: 'recovery', container: row.id });
+      await node.engine.undo(startContainer, row, node, job);
+      node.observer.jobEnded(job, undefined);
+      this.#ended(row, {
+        code: START_ERROR,
+        reason: 'StartError',
+        message: 'the daemon ended while the container was started',
+      });
+    } else if (row.state === 'running') {
+      if (!shim) {
+        await node.stdio.removeIo({ id: row.id, fifos: row.io });
+        this.#ended(row, { code: UNKNOWN_EXIT, reason: 'Unknown', message: 'the shim died while no daemon watched' });
+        return;
+      }
+      await node.stdio.openIo(ioOf(node, row));
+      node.monitor.watchContainer(row, shim);
+    }
+  }
+
+  async #stop(row: ContainerRow, graceSeconds: number, caller: JobCaller): Promise<void> {
+    if (row.state !== 'running') return;
+    const sandbox = this.#node.store.sandboxes.get(row.sandbox);
+    const shim = sandbox && (await findShim(sandbox, this.#node));
+    await this.#job(stopContainer, { node: this.#node, row, shim, graceSeconds }, 'teardown', caller);
+  }
+
+  async #remove(row: ContainerRow, caller: JobCaller): Promise<void> {
+    const node = this.#node;
+    using _alone = await node.locks.take(row.id, 'exclusive');
+    if (!node.store.containers.get(row.id)) return;
+    await this.#stop(row, 0, caller);
+    const before = row.state;
+    row.state = 'removing';
+    node.store.containers.put(row);
+    try {
+      await this.#job(removeContainer, { node, row }, 'teardown', caller);
+    } catch (error) {
+      row.state = before;
+      node.store.containers.put(row);
+      throw error;
+    }
+    node.cleaner.drop(row.id);
+    node.events.publish('deleted', row.id, row.sandbox);
+  }
+
+  /** Runs a job through its lane of admission. It runs on when its caller leaves; a failed undo is kept and retried. */
+  async #job<S extends JobState<ContainerRow>>(
+    table: JobTable<S, ContainerRow>,
+    state: S,
+    lane: Lane,
+    caller: JobCaller,
+  ): Promise<void> {
+    const node = this.#node;
+    const { row } = state;
+    const metadata = node.store.sandboxes.get(row.sandbox)?.config.metadata;
+    const job = node.observer.jobQueued({
+      job: table.name,
+      pod: `${metadata?.namespace}/${metadata?.name}`,
+      sandbox: row.sandbox,
+      container: row.id,
+      traceparent: caller.traceparent,
+    });
+    const priority = lane === 'teardown' ? PRIORITY.teardown : launchPriority(metadata?.namespace ?? '');
+    try {
+      await node.admission.run({ lane, priority, abandoned: caller.left }, () =>
+        this.#run(table, state, job, priority),
+      );
+      node.observer.jobEnded(job, undefined);
+    } catch (error) {
+      node.observer.jobEnded(job, error as Error);
+      throw error;
+    }
+  }
+
+  async #run<S extends JobState<ContainerRow>>(
+    table: JobTable<S, ContainerRow>,
+    state: S,
+    job: JobRun,
+    priority: number,
+  ): Promise<void> {
+    this.#node.observer.jobStarted(job);
+    try {
+      await this.#node.engine.run(table, state, job, priority);
+    } catch (error) {
+      const { stuck } = error as JobError;
+      if (error instanceof JobErrorClass && stuck && table.name === 'CreateContainer')
+        this.#cleanUp(state.row, explain(stuck));
+      throw error;
+    }
+  }
+
+  #cleanUp(row: ContainerRow, reason: string, firstDelayMs?: number): void {
+    const node = this.#node;
+    row.state = 'removing';
+    row.cleanup = { failed: reason, attempts: row.cleanup?.attempts ?? 0 };
+    node.store.containers.put(row);
+    node.containerNames.release(row.name, row.id);
+    const clean = async () => {
+      using _alone = await node.locks.take(row.id, 'exclusive');
+      if (!node.store.containers.get(row.id)) return;
+      const job = node.observer.jobQueued({ job: 'CreateContainer', origin: 'cleanup', container: row.id });
+      await node.engine.undo(createContainer, row, node, job);
+      node.observer.jobEnded(job, undefined);
+    };
+    const onFailure = (failed: string, attempts: number) => {
+      row.cleanup = { failed, attempts };
+      node.log.warn({ container: row.id, attempts, failed }, 'clean-up failed again');
+    };
+    node.cleaner.add(row.id, clean, onFailure, firstDelayMs);
+  }
+
+  #ended(row: ContainerRow, { code, reason, message }: { code: number; reason: string; message: string }): void {
+    row.state = 'exited';
+    row.exitCode = code;
+    row.reason = reason;
+    row.message = message;
+    row.finishedAt = nowNs();
+    this.#node.store.containers.put(row);
+    this.#node.events.publish('stopped', row.id, row.sandbox);
+  }
+}
+
+function readyPod(sandbox: SandboxRow): void {
+  if (sandbox.state !== 'ready')
+    throw new SluiceError('NOT_READY', `pod ${sandbox.id} is not ready (${sandbox.state})`);
+}
+
+/** Decides everything about a container that can be decided before anything is made. Throws INVALID_REQUEST. */
+function planContainer(node: Node, sandbox: SandboxRow, { config }: CreateContainerRequest): ContainerRow {
+  validateContainer(config, sandbox.config);
+  const { metadata } = sandbox.config;
+  if (!metadata) throw new SluiceError('INTERNAL', `pod ${sandbox.id} has no metadata`);
+  const id = randomBytes(32).toString('hex');
+  const { root, state } = node.config;
+  const stateDir = join(state, 'containers', id);
+  return {
+    id,
+    name: containerName(config.metadata, metadata),
+    sandbox: sandbox.id,
+    state: 'creating',
+    config,
+    image: '',
+    createdAt: 0n,
+    startedAt: 0n,
+    finishedAt: 0n,
+    exitCode: 0,
+    reason: '',
+    message: '',
+    pid: 0,
+    snapshot: join(root, 'snapshots', id),
+    bundle: join(state, 'bundles', id),
+    rootDir: join(root, 'containers', id),
+    stateDir,
+    logPath: logPathOf(sandbox.config.logDirectory, config.logPath),
+    io: fifoPaths(stateDir, config),
+    volumes: {},
+    cgroupsPath: cgroupsPath(sandbox.config.linux?.cgroupParent ?? '', id, node.host.cgroupDriver),
+    stopSignal: '',
+  };
+}

@@ -1,0 +1,6 @@
+import { removePod } from './remove-pod.ts';
+import { runPod } from './run-pod.ts';
+import { stopPod } from './stop-pod.ts';
+
+/** Every job's table: which series the metrics have, and what `sluice trace` draws. */
+export const JOB_TABLES = [runPod, stopPod, removePod];

@@ -1,0 +1,114 @@
+import { explain } from '../errors.ts';
+import { nowNs } from '../main/cri/convert/time.ts';
+import type { Shim } from '../main/shims/shims.ts';
+import type { Exit } from '../main/shims/task.ts';
+import type { ContainerRow, SandboxRow } from '../main/store/rows.ts';
+import type { Node } from './node.ts';
+
+const SIGKILLED = 137;
+/** What a container's end is called when its shim died with it. */
+const UNKNOWN_EXIT = 255;
+
+interface Watched {
+  ended: Promise<void>;
+  stopSignalled: boolean;
+  outOfMemory: boolean;
+}
+
+/** Watches what runs for its end. Exits come from Task.Wait, which stays open as long as the process lives. */
+export class Monitor {
+  readonly #node: Node;
+  readonly #containers = new Map<string, Watched>();
+
+  constructor(node: Node) {
+    this.#node = node;
+  }
+
+  /** A pod whose pause process ends is not ready any more; its network and the rest wait for StopPodSandbox. */
+  watchSandbox(row: SandboxRow, shim: Shim): void {
+    shim.task.wait(row.id).then(
+      ({ exitStatus }) => this.#sandboxEnded(row, `the pause process ended with status ${exitStatus}`),
+      (error) => this.#sandboxEnded(row, explain(error)),
+    );
+  }
+
+  /** From now on the container's end is recorded: log drained, exit code and reason known, task deleted. */
+  watchContainer(row: ContainerRow, shim: Shim): void {
+    const ended = this.#follow(row, shim)
+      .catch((error) => this.#node.log.error({ container: row.id, err: error }, 'recording a container’s end failed'))
+      .finally(() => this.#containers.delete(row.id));
+    this.#containers.set(row.id, { ended, stopSignalled: false, outOfMemory: false });
+  }
+
+  /** Resolves when the container's end is recorded; at once when it is not watched. */
+  containerEnded(id: string): Promise<void> {
+    return this.#containers.get(id)?.ended ?? Promise.resolve();
+  }
+
+  /** Was the stop signal sent before? Asking counts as sending: it goes out once, however many stop the container. */
+  stopSignalled(id: string): boolean {
+    const watched = this.#containers.get(id);
+    if (!watched) return true;
+    const before = watched.stopSignalled;
+    watched.stopSignalled = true;
+    return before;
+  }
+
+  outOfMemory(id: string): void {
+    const watched = this.#containers.get(id);
+    if (watched) watched.outOfMemory = true;
+  }
+
+  #sandboxEnded(row: SandboxRow, reason: string): void {
+    // A stop or removal under way expects this, and a daemon that ends has merely hung up.
+    if (row.state !== 'ready' || this.#node.closing || this.#node.locks.held(row.id)) return;
+    row.state = 'notready';
+    this.#node.store.sandboxes.put(row);
+    this.#node.log.warn({ sandbox: row.id, name: row.name, reason }, 'pod is not ready any more');
+    this.#node.events.publish('stopped', row.id, row.id);
+  }
+
+  async #follow(row: ContainerRow, shim: Shim): Promise<void> {
+    const node = this.#node;
+    let exit: Exit;
+    try {
+      exit = await shim.task.wait(row.id);
+    } catch (error) {
+      if (node.closing) return; // the next daemon asks again
+      await node.stdio.drain(row.id);
+      await node.stdio.removeIo({ id: row.id, fifos: row.io });
+      this.#record(row, { exitStatus: UNKNOWN_EXIT, at: nowNs() }, 'Unknown', explain(error));
+      return;
+    }
+    const oom = await this.#wasOutOfMemory(row, exit);
+    await node.stdio.drain(row.id);
+    await node.stdio.removeIo({ id: row.id, fifos: row.io });
+    try {
+      await shim.task.delete(row.id);
+    } catch (error) {
+      node.log.warn(
+        { container: row.id, reason: explain(error) },
+        'the ended task could not be deleted; its removal tries again',
+      );
+    }
+    this.#record(row, exit, oom ? 'OOMKilled' : exit.exitStatus === 0 ? 'Completed' : 'Error', '');
+  }
+
+  /** By the shim's event, or by the cgroup's own count, which must be read before the task is deleted and the cgroup with it. */
+  async #wasOutOfMemory(row: ContainerRow, { exitStatus }: Exit): Promise<boolean> {
+    if (this.#containers.get(row.id)?.outOfMemory) return true;
+    if (exitStatus !== SIGKILLED) return false;
+    const { cgroupsPath, pid } = row;
+    return ((await this.#node.pools.shim.call('oomKills', { cgroupsPath, pid })) ?? 0n) > 0n;
+  }
+
+  #record(row: ContainerRow, { exitStatus, at }: Exit, reason: string, message: string): void {
+    row.state = 'exited';
+    row.exitCode = exitStatus;
+    row.reason = reason;
+    row.message = message;
+    row.finishedAt = at || nowNs();
+    this.#node.store.containers.put(row);
+    this.#node.events.publish('stopped', row.id, row.sandbox);
+  }
+}

@@ -1,0 +1,68 @@
+import { SluiceError } from '../errors.ts';
+import type { Shim } from '../main/shims/shims.ts';
+import type { Task } from '../main/shims/task.ts';
+import type { SandboxRow } from '../main/store/rows.ts';
+import type { Node } from './node.ts';
+import { runtimeOptions } from './runtime-options.ts';
+
+/** containerd's namespace for Kubernetes; shims and runtimes keep ours apart by the roots, not by this. */
+export const NAMESPACE = 'k8s.io';
+
+const SIGKILL = 9;
+
+/** What every call of the shim's program has in common. */
+export function shimCall(node: Node, id: string) {
+  return { id, namespace: NAMESPACE, addresses: node.shimAddresses };
+}
+
+/**
+ * The pod's shim, or undefined when it is dead. Throws when it is neither: nothing may be done to a pod on a guess.
+ */
+export async function findShim(row: SandboxRow, node: Node): Promise<Shim | undefined> {
+  if (!row.shim) return undefined;
+  const found = await node.shims.reattach(row.id, row.shim);
+  if (found.state === 'unknown') {
+    throw new SluiceError('SHIM_FAILED', `the shim of pod ${row.id} is neither alive nor dead: ${found.reason}`);
+  }
+  return found.state === 'alive' ? found.shim : undefined;
+}
+
+/**
+ * Ends the pause task and the pod's shim, however far they got: through the shim where it answers, by its `delete` action where
+ * it is dead, also when it dies meanwhile.
+ */
+export async function endPodShim(row: SandboxRow, node: Node): Promise<void> {
+  const shim = await findShim(row, node);
+  if (shim) {
+    try {
+      await endTask(shim.task, row.id);
+      await node.shims.shutdown(shim);
+      return;
+    } catch (error) {
+      if (shim.open) throw error;
+    }
+  }
+  await cleanUpAfterShim(row, node);
+}
+
+/** Kills a task, waits for its end and deletes it; one that is gone already is fine. */
+export async function endTask(task: Task, id: string): Promise<void> {
+  if (await task.kill(id, SIGKILL)) await task.wait(id, '', 60_000);
+  await task.delete(id);
+}
+
+async function cleanUpAfterShim(row: SandboxRow, node: Node): Promise<void> {
+  const runtime = node.config.runtimes[row.runtime];
+  if (!runtime)
+    throw new SluiceError('UNKNOWN_RUNTIME', `the runtime "${row.runtime}" of this pod is not configured any more`);
+  const { binary, root } = runtimeOptions(node, runtime);
+  const { warnings } = await node.pools.shim.call('cleanupShim', {
+    ...shimCall(node, row.id),
+    bundle: row.bundle,
+    binary: row.shim?.binary ?? runtime.shim,
+    runtime: { binary, root },
+    address: row.shim?.address,
+  });
+  node.shims.forget(row.id);
+  if (warnings.length > 0) node.log.warn({ sandbox: row.id, warnings }, 'cleaned up after a dead shim');
+}
