@@ -1,0 +1,10 @@
+import { daemon } from './daemon.ts';
+import { images } from './images.ts';
+import { launches } from './launches.ts';
+import { limits } from './limits.ts';
+import { network } from './network.ts';
+import { reliability } from './reliability.ts';
+import { stages } from './stages.ts';
+
+/** In the order of a look at a node that is slow. */
+export const BOARDS = [launches, stages, limits, network, images, reliability, daemon];
