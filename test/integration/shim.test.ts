@@ -239,8 +239,10 @@ for (const binary of shimBinaries) {
       assert.deepEqual(await waitingFor(first.connection.closed), 'TtrpcClosed');
 
       shims = new Shims({ onLost: (id) => lost.push(id) });
-      const found = await shims.reattach(pod.id, JSON.parse(JSON.stringify(row)));
+      const stored = JSON.parse(JSON.stringify(row));
+      const [found, again] = await Promise.all([shims.reattach(pod.id, stored), shims.reattach(pod.id, stored)]);
       assert.equal(found.state, 'alive');
+      assert.equal(found, again, 'two who look at once share one connection');
       assert.deepEqual(shims.counts, { alive: 1, lost: 0, unknown: 0 });
       const shim = shims.get(pod.id);
       assert.ok(shim);

@@ -12,7 +12,6 @@ import { CreateTaskRequest, CreateTaskResponse, KillRequest, StateResponse } fro
 import { Status } from '../../proto/gen/task_types.ts';
 import { SluiceError } from '../../src/errors.ts';
 import { decodeEvent, type ShimEvent, serveEvents } from '../../src/main/shims/events.ts';
-import { clampOomScore, lowestOomScore } from '../../src/main/shims/oom-score.ts';
 import { TtrpcServer } from '../../src/main/shims/server.ts';
 import { nanoseconds, Task } from '../../src/main/shims/task.ts';
 import { Ttrpc } from '../../src/main/shims/ttrpc.ts';
@@ -257,14 +256,6 @@ test('mounts below a folder are the folder’s own, last mounted first', () => {
   assert.deepEqual(mountsBelow('/a/b', table), ['/a/b/with space', '/a/b/c', '/a/b']);
   assert.deepEqual(mountsBelow('/a/b c', table), ['/a/b c']);
   assert.deepEqual(mountsBelow('/nothing', table), []);
-});
-
-test('an OOM score is clamped to what may be set', () => {
-  assert.equal(clampOomScore(-998, -1000), -998);
-  assert.equal(clampOomScore(-998, 0), 0);
-  assert.equal(clampOomScore(500, 0), 500);
-  const lowest = lowestOomScore();
-  assert.ok(lowest >= -1000 && lowest <= 1000);
 });
 
 test('an Any of runc options is never what a shim gets at its start', () => {

@@ -5,7 +5,7 @@ const LOWEST = -1000;
 
 /**
  * The lowest oom_score_adj that this process may give to its children: -1000 with CAP_SYS_RESOURCE in the first user namespace,
- * otherwise its own. Found by trying, since the capability's bit says nothing inside a user namespace. Call once at start.
+ * otherwise its own; runc fails on a lower one. Found by trying, since the capability's bit says nothing inside a user namespace. Call once at start.
  */
 export function lowestOomScore(): number {
   const own = Number(readFileSync(FILE, 'utf8'));
@@ -19,9 +19,4 @@ export function lowestOomScore(): number {
   }
   writeFileSync(FILE, String(own));
   return LOWEST;
-}
-
-/** A wanted oom_score_adj (-998 for the pause process, for example) as far as it may be set; runc fails on a lower one. */
-export function clampOomScore(wanted: number, lowest: number): number {
-  return Math.max(wanted, lowest);
 }

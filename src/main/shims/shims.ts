@@ -4,7 +4,7 @@ import { explain, SluiceError } from '../../errors.ts';
 import { isShimOf, listProcesses, type Process } from '../../workers/shim/processes.ts';
 import type { ShimRow } from '../store/rows.ts';
 import { Task } from './task.ts';
-import { Ttrpc, TtrpcError } from './ttrpc.ts';
+import { Ttrpc } from './ttrpc.ts';
 
 /** A pod's shim with the connection to it. All containers of the pod are tasks of this one. */
 export class Shim {
@@ -55,7 +55,8 @@ const GATHER_MS = 20;
 export class Shims implements Disposable {
   readonly #onLost: ShimsOptions['onLost'];
   readonly #shims = new Map<string, Shim>();
-  readonly #connecting = new Map<string, Promise<Shim>>();
+  /** Looks under way: whoever asks for the same pod meanwhile gets the same connection. */
+  readonly #looking = new Map<string, Promise<Reattached>>();
   readonly #trouble = new Map<string, 'lost' | 'unknown'>();
   #processes: Promise<Process[]> | undefined;
 
@@ -75,38 +76,17 @@ export class Shims implements Disposable {
     return { alive: this.#shims.size, lost, unknown: trouble.length - lost };
   }
 
-  /** Connects to a shim that was just started; one that is connected already is returned as it is. Throws SHIM_FAILED, TIMED_OUT. */
-  connect(pod: string, row: ShimRow, timeoutMs = CONNECT_MS): Promise<Shim> {
-    const shim = this.get(pod);
-    if (shim) return Promise.resolve(shim);
-    const running = this.#connecting.get(pod);
-    if (running) return running;
-    const connecting = this.#connect(pod, row, timeoutMs).finally(() => this.#connecting.delete(pod));
-    this.#connecting.set(pod, connecting);
-    return connecting;
+  /** Connects to a shim that was just started; one that is connected already is returned as it is. Throws SHIM_FAILED. */
+  async connect(pod: string, row: ShimRow, timeoutMs = CONNECT_MS): Promise<Shim> {
+    const found = await this.#shared(pod, () => this.#look(pod, row, timeoutMs, false));
+    if (found.state === 'alive') return found.shim;
+    const why = found.state === 'dead' ? 'it is dead' : found.reason;
+    throw new SluiceError('SHIM_FAILED', `the shim of pod ${pod} cannot be reached at ${row.address}: ${why}`);
   }
 
   /** Finds the shim of an earlier daemon again, within about `timeoutMs`. Never throws, never ends anything. */
-  async reattach(pod: string, row: ShimRow, timeoutMs = 2000): Promise<Reattached> {
-    const known = this.get(pod);
-    if (known) return { state: 'alive', shim: known };
-    const until = performance.now() + timeoutMs;
-    let connection: Ttrpc;
-    try {
-      connection = await Ttrpc.connect(row.address, timeoutMs);
-    } catch (error) {
-      return this.#unreachable(pod, error, isRefusal(error));
-    }
-    const shim = new Shim(pod, row, connection);
-    try {
-      await shim.task.connect(pod, Math.max(1, until - performance.now()));
-    } catch (error) {
-      const broke = !connection.open;
-      connection.close();
-      return this.#unreachable(pod, error, broke);
-    }
-    this.#adopt(shim);
-    return { state: 'alive', shim };
+  reattach(pod: string, row: ShimRow, timeoutMs = 2000): Promise<Reattached> {
+    return this.#shared(pod, () => this.#look(pod, row, timeoutMs, true));
   }
 
   /**
@@ -154,17 +134,35 @@ export class Shims implements Disposable {
     for (const pod of [...this.#shims.keys()]) this.forget(pod);
   }
 
-  async #connect(pod: string, row: ShimRow, timeoutMs: number): Promise<Shim> {
+  #shared(pod: string, look: () => Promise<Reattached>): Promise<Reattached> {
+    const shim = this.get(pod);
+    if (shim) return Promise.resolve({ state: 'alive', shim });
+    const running = this.#looking.get(pod);
+    if (running) return running;
+    const looking = look().finally(() => this.#looking.delete(pod));
+    this.#looking.set(pod, looking);
+    return looking;
+  }
+
+  /** `ask`: also wait for an answer, since the kernel takes connections for a process that hangs. */
+  async #look(pod: string, row: ShimRow, timeoutMs: number, ask: boolean): Promise<Reattached> {
+    const until = performance.now() + timeoutMs;
     let connection: Ttrpc;
     try {
       connection = await Ttrpc.connect(row.address, timeoutMs);
-    } catch (cause) {
-      const code = cause instanceof TtrpcError ? 'TIMED_OUT' : 'SHIM_FAILED';
-      throw new SluiceError(code, `the shim of pod ${pod} cannot be reached at ${row.address}`, { cause });
+    } catch (error) {
+      return this.#unreachable(pod, error, isRefusal(error));
     }
     const shim = new Shim(pod, row, connection);
+    try {
+      if (ask) await shim.task.connect(pod, Math.max(1, until - performance.now()));
+    } catch (error) {
+      const broke = !connection.open;
+      connection.close();
+      return this.#unreachable(pod, error, broke);
+    }
     this.#adopt(shim);
-    return shim;
+    return { state: 'alive', shim };
   }
 
   #adopt(shim: Shim): void {

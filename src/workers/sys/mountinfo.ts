@@ -6,10 +6,12 @@ import { readFileSync } from 'node:fs';
  */
 export function mountsBelow(path: string, table = readFileSync('/proc/self/mountinfo', 'utf8')): string[] {
   const found: string[] = [];
+  // The kernel writes space, tab, newline and backslash as octal. Mostly there is nothing to find, and then no line is taken apart.
+  const written = path.replace(/[ \t\n\\]/g, (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, '0')}`);
+  if (!table.includes(` ${written}`)) return found;
   for (const line of table.split('\n')) {
     const field = line.split(' ', 5)[4];
     if (field === undefined) continue;
-    // The kernel writes space, tab, newline and backslash as octal.
     const mountPoint = field.replace(/\\([0-7]{3})/g, (_match, octal: string) =>
       String.fromCharCode(parseInt(octal, 8)),
     );
