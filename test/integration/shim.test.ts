@@ -341,6 +341,25 @@ for (const binary of shimBinaries) {
       assert.deepEqual(shims.counts, { alive: 0, lost: 0, unknown: 0 });
     });
 
+    test('a shim that was started and never written down is found by its bundle', async () => {
+      const pod = lab.pod();
+      const row = await lab.start(pod, binary);
+      const { killed } = await lab.cleanup(pod, binary);
+      assert.equal(killed.length, 1);
+      await until('the shim is gone', async () => (await lab.processes(pod)).length === 0);
+      assert.ok(!existsSync(row.address));
+      await lab.remove(pod);
+    });
+
+    test('a clean-up leaves the shim of another bundle alone', async () => {
+      const pod = lab.pod();
+      const row = await lab.start(pod, binary);
+      const elsewhere = { ...pod, bundle: join(lab.dir, 'elsewhere', pod.id) };
+      assert.deepEqual((await lab.cleanup(elsewhere, binary)).killed, []);
+      await shims.shutdown(await shims.connect(pod.id, row));
+      await lab.remove(pod);
+    });
+
     test('a dead shim whose program is gone as well is cleaned up by the runtime alone', async () => {
       const pod = lab.pod();
       const row = await lab.start(pod, binary);

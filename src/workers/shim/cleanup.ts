@@ -1,4 +1,5 @@
-import { existsSync, rmSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, readlinkSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { DeleteResponse } from '../../../proto/gen/task.ts';
 import { SluiceError } from '../../errors.ts';
@@ -15,7 +16,7 @@ export interface CleanupInput extends ShimCall {
   binary: string;
   /** OCI runtime and its --root (without the namespace). */
   runtime: { binary: string; root: string };
-  /** The shim's socket, to remove what a killed shim leaves; only for the pod itself, not for a container that joined. */
+  /** The pod's shim's socket, to remove what a killed shim leaves. Left out: the places where it would be are looked at. */
   address?: string;
   /** For each process. Default 5000. */
   timeoutMs?: number;
@@ -37,7 +38,8 @@ export interface Cleaned {
  * container could not be removed.
  */
 export async function cleanupShim(input: CleanupInput): Promise<Cleaned> {
-  const { bundle, address, timeoutMs = 5000 } = input;
+  const { bundle, timeoutMs = 5000 } = input;
+  const sockets = input.address ? [input.address] : possibleSockets(input);
   const cleaned: Cleaned = { killed: await killLeftovers(input), warnings: [] };
   if (existsSync(bundle)) {
     try {
@@ -48,8 +50,26 @@ export async function cleanupShim(input: CleanupInput): Promise<Cleaned> {
   }
   await deleteContainer(input, timeoutMs, cleaned.warnings);
   unmount(join(bundle, 'rootfs'));
-  if (address) rmSync(address, { force: true });
+  for (const socket of sockets) rmSync(socket, { force: true });
   return cleaned;
+}
+
+/**
+ * Where a shim of this bundle listens that nobody had the time to write down. Shims name the socket by the daemon's
+ * address, the namespace and the pod. A container that joined has none: the pod's own is in use.
+ */
+function possibleSockets({ bundle, addresses, namespace, id }: CleanupInput): string[] {
+  if (!existsSync(bundle) || existsSync(join(bundle, 'sandbox'))) return [];
+  const name = createHash('sha256')
+    .update(join(addresses.grpc, namespace, id))
+    .digest('hex');
+  const dirs = ['/run/containerd/s'];
+  try {
+    dirs.push(readlinkSync(join(bundle, 's'))); // a 2.3 shim notes its folder there
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+  return dirs.map((dir) => join(dir, name));
 }
 
 /** `<shim> delete`. It exits with 0 even where the runtime refused, so its word is not enough. */
