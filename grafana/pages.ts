@@ -1,0 +1,99 @@
+/** The tables inside docs/metrics.md and docs/stages.md, between `<!-- name -->` and `<!-- /name -->`; the prose around them is written by hand. */
+import { stageLimits } from '../src/main/config/limits.ts';
+import { METRICS, type MetricDefinition } from '../src/main/observe/table.ts';
+import { JOB_TABLES } from '../src/pipeline/jobs/all.ts';
+import { STAGES, type StageName } from '../src/pipeline/stages.ts';
+
+const GROUPS: Record<MetricDefinition['group'], string> = {
+  jobs: 'Jobs and pods',
+  admission: 'Admission',
+  stages: 'Stages',
+  network: 'Network',
+  shims: 'Shims and processes',
+  images: 'Images',
+  containers: 'Containers',
+  reliability: 'Reliability',
+  daemon: 'The daemon',
+  process: 'The process (names that every exporter has)',
+};
+
+function table(head: string[], rows: string[][]): string {
+  const line = (cells: string[]) => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
+}
+
+const code = (text: string) => `\`${text}\``;
+
+function labels(definition: MetricDefinition): string {
+  const one = ([name, values]: [string, readonly string[]]) => {
+    if (name === 'job') return `${code('job')} (CRI call)`;
+    if (name === 'stage') return `${code('stage')} ([stages](stages.md))`;
+    if (name === 'method' && values.length > 20) return `${code('method')} (RPC)`;
+    return values.length === 0 ? code(name) : `${code(name)}: ${values.join(', ')}`;
+  };
+  return Object.entries(definition.labels).map(one).join('; ') || '–';
+}
+
+function metricTables(): string {
+  const all: MetricDefinition[] = Object.values(METRICS);
+  return Object.entries(GROUPS)
+    .map(([group, title]) => {
+      const rows = all
+        .filter((definition) => definition.group === group)
+        .map((definition) => [code(definition.name), definition.type, labels(definition), definition.help]);
+      return `### ${title}\n\n${table(['metric', 'type', 'labels', 'meaning'], rows)}`;
+    })
+    .join('\n\n');
+}
+
+function bucketTable(): string {
+  const byBuckets = Map.groupBy(
+    Object.values(METRICS).filter((one: MetricDefinition) => one.type === 'histogram'),
+    (definition: MetricDefinition) => (definition.buckets ?? []).join(' '),
+  );
+  return table(
+    ['buckets (seconds)', 'of'],
+    [...byBuckets].map(([buckets, all]) => [buckets, all.map(({ name }) => code(name)).join(', ')]),
+  );
+}
+
+function stageTable(): string {
+  const limits = stageLimits(1);
+  const rows = Object.entries(STAGES).map(([name, meaning]) => [
+    code(name),
+    meaning,
+    JOB_TABLES.filter((job) => job.stages.some((stage) => stage.name === name))
+      .map((job) => job.name)
+      .join(', ') || (name === 'admit' ? 'all' : '–'),
+    limits[name as StageName].text,
+  ]);
+  return table(['stage', 'what it does', 'in the jobs', 'default limit'], rows);
+}
+
+function jobTables(): string {
+  return JOB_TABLES.map((job) => {
+    const rows = job.stages.map(({ name, needs, pool }) => [code(name), needs.map(code).join(', ') || 'at once', pool]);
+    return `### ${job.name}\n\n${table(['stage', 'needs', 'where'], rows)}`;
+  }).join('\n\n');
+}
+
+const BLOCKS: Record<string, Record<string, () => string>> = {
+  'metrics.md': { metrics: metricTables, buckets: bucketTable },
+  'stages.md': { stages: stageTable, jobs: jobTables },
+};
+
+export const PAGES = Object.keys(BLOCKS);
+
+/** The page with its tables renewed. Throws when a marker is missing. */
+export function renewPage(name: string, text: string): string {
+  let page = text;
+  for (const [block, make] of Object.entries(BLOCKS[name] ?? {})) {
+    const begin = `<!-- ${block} -->\n`;
+    const end = `<!-- /${block} -->`;
+    const from = page.indexOf(begin);
+    const to = page.indexOf(end);
+    if (from < 0 || to < from) throw new Error(`docs/${name} lacks the markers of "${block}"`);
+    page = `${page.slice(0, from + begin.length)}\n${make()}\n\n${page.slice(to)}`;
+  }
+  return page;
+}

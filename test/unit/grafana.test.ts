@@ -1,0 +1,262 @@
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { dashboardFiles } from '../../grafana/generate.ts';
+import { PAGES, renewPage } from '../../grafana/pages.ts';
+import { METRICS, type MetricDefinition } from '../../src/main/observe/table.ts';
+
+const HERE = new URL('../../', import.meta.url);
+const read = (path: string) => readFileSync(new URL(path, HERE), 'utf8');
+
+interface Target {
+  expr: string;
+  legendFormat: string;
+  refId: string;
+  datasource: { uid: string };
+}
+
+interface Panel {
+  id: number;
+  type: string;
+  title: string;
+  description?: string;
+  datasource?: { uid: string };
+  fieldConfig?: { defaults: { unit?: string } };
+  targets?: Target[];
+  gridPos: { x: number; y: number; w: number; h: number };
+}
+
+interface Variable {
+  name: string;
+  type: string;
+  label: string;
+  query: string;
+  refresh?: number;
+  multi: boolean;
+  includeAll: boolean;
+  allValue?: string;
+  datasource?: { uid: string };
+}
+
+interface Dashboard {
+  id?: number | null;
+  uid: string;
+  title: string;
+  description: string;
+  editable: boolean;
+  schemaVersion: number;
+  tags: string[];
+  links: { type: string; tags: string[]; keepTime: boolean; includeVars: boolean }[];
+  templating: { list: Variable[] };
+  panels: Panel[];
+}
+
+const NAMES = readdirSync(new URL('grafana/dashboards/', HERE)).sort();
+const BOARDS: Dashboard[] = NAMES.map((name) => JSON.parse(read(`grafana/dashboards/${name}`)));
+
+/** Every panel that shows data, with a name for messages. */
+const PANELS = BOARDS.flatMap((board) =>
+  board.panels
+    .filter(({ type }) => type !== 'row')
+    .map((panel) => ({ board, panel, name: `${board.uid} / ${panel.title}` })),
+);
+const TARGETS = PANELS.flatMap(({ name, panel }) => (panel.targets ?? []).map((target) => ({ name, target })));
+
+test('the committed dashboards are what the TypeScript makes', () => {
+  const made = dashboardFiles();
+  assert.deepEqual([...made.keys()].sort(), NAMES, 'run node grafana/generate.ts');
+  for (const [name, text] of made) {
+    assert.ok(text === read(`grafana/dashboards/${name}`), `${name} differs: run node grafana/generate.ts`);
+  }
+});
+
+test('the tables in docs/metrics.md and docs/stages.md are what the code says', () => {
+  for (const page of PAGES) {
+    const text = read(`docs/${page}`);
+    assert.ok(renewPage(page, text) === text, `docs/${page} differs: run node grafana/generate.ts`);
+  }
+});
+
+// The rules below are those of the public dashboard-linter (grafana/dashboard-linter, docs/index.md), by their names there.
+
+test('template-datasource-rule: the data source is a variable', () => {
+  for (const { uid, templating } of BOARDS) {
+    const sources = templating.list.filter(({ type }) => type === 'datasource');
+    assert.deepEqual(
+      sources.map(({ name, label, query }) => ({ name, label, query })),
+      [{ name: 'datasource', label: 'Data source', query: 'prometheus' }],
+      uid,
+    );
+  }
+});
+
+test('template-job-rule, template-instance-rule: both are there, with many values and .+ for all', () => {
+  for (const { uid, templating } of BOARDS) {
+    for (const [name, label] of [
+      ['job', 'Job'],
+      ['instance', 'Instance'],
+    ]) {
+      const variable = templating.list.find((one) => one.name === name);
+      assert.ok(variable, `${uid} lacks ${name}`);
+      assert.equal(variable.type, 'query');
+      assert.equal(variable.label, label);
+      assert.equal(variable.datasource?.uid, '$datasource');
+      assert.equal(variable.multi, true);
+      assert.equal(variable.allValue, '.+');
+    }
+  }
+});
+
+test('template-label-promql-rule, template-on-time-change-reload-rule: variables come from label_values and follow the time range', () => {
+  for (const { uid, templating } of BOARDS) {
+    for (const variable of templating.list.filter(({ type }) => type === 'query')) {
+      assert.match(variable.query, /^label_values\([a-z_]+(\{[^}]*\})?, [a-z_]+\)$/, `${uid} ${variable.name}`);
+      assert.equal(variable.refresh, 2, `${uid} ${variable.name}`);
+      assert.ok(knownMetric(/\(([a-z_]+)/.exec(variable.query)?.[1] ?? ''), variable.query);
+    }
+  }
+});
+
+test('panel-datasource-rule, panel-no-targets-rule: every panel asks the variable data source something', () => {
+  assert.ok(PANELS.length > 60);
+  for (const { name, panel } of PANELS) {
+    assert.equal(panel.datasource?.uid, '$datasource', name);
+    assert.ok((panel.targets?.length ?? 0) > 0, name);
+    for (const target of panel.targets ?? []) assert.equal(target.datasource.uid, '$datasource', name);
+    const ids = panel.targets?.map(({ refId }) => refId) ?? [];
+    assert.equal(new Set(ids).size, ids.length, name);
+  }
+});
+
+test('panel-title-description-rule, panel-units-rule: every panel says what it shows and in which unit', () => {
+  const units = new Set(['s', 'ops', 'Bps', 'bytes', 'short', 'percentunit']);
+  for (const { name, panel } of PANELS) {
+    assert.match(panel.title, /^[A-Z]/, name);
+    assert.match(panel.description ?? '', /^\S.*\.$/, `description of ${name}`);
+    assert.ok(units.has(panel.fieldConfig?.defaults.unit ?? ''), `unit of ${name}`);
+  }
+});
+
+test('target-job-rule, target-instance-rule: every selector has both matchers', () => {
+  assert.ok(TARGETS.length > 80);
+  for (const { name, target } of TARGETS) {
+    const selectors = [...target.expr.matchAll(/\b((?:sluice|process)_[a-z_]+)(\{[^}]*\})?/g)];
+    assert.ok(selectors.length > 0, `${name}: ${target.expr}`);
+    for (const [, metric = '', matchers = ''] of selectors) {
+      assert.ok(matchers.startsWith('{job=~"$job",instance=~"$instance"'), `${name}: ${metric}${matchers}`);
+    }
+  }
+});
+
+test('target-rate-interval-rule, target-counter-agg-rule: ranges are $__rate_interval, counters go through rate or increase', () => {
+  for (const { name, target } of TARGETS) {
+    for (const [, range] of target.expr.matchAll(/\[([^\]]*)\]/g)) assert.equal(range, '$__rate_interval', name);
+    for (const { index } of target.expr.matchAll(/\b(sluice|process)_[a-z_]+_(total|bucket|count|sum)\{/g)) {
+      const before = target.expr.slice(0, index);
+      assert.match(before, /(rate|increase)\($/, `${name}: ${target.expr}`);
+    }
+  }
+});
+
+test('uneditable-dashboard-rule, and what file provisioning wants: fixed uid, no id, no inputs', () => {
+  const uids = BOARDS.map(({ uid }) => uid);
+  assert.equal(new Set(uids).size, uids.length);
+  for (const [index, board] of BOARDS.entries()) {
+    assert.equal(board.editable, false);
+    assert.equal(board.id ?? null, null);
+    assert.equal(`${board.uid}.json`, `sluice-${NAMES[index]}`);
+    assert.ok(board.schemaVersion >= 36);
+    assert.ok(!('__inputs' in board) && !('dashboard' in board));
+    assert.deepEqual(board.tags, ['sluice']);
+    assert.ok(board.description.length > 20);
+    const [link] = board.links;
+    assert.ok(link?.type === 'dashboards' && link.keepTime && link.includeVars && link.tags[0] === 'sluice');
+  }
+});
+
+test('panels lie on the grid without overlap, and their ids are unique', () => {
+  for (const board of BOARDS) {
+    const ids = board.panels.map(({ id }) => id);
+    assert.equal(new Set(ids).size, ids.length);
+    const taken = new Set<string>();
+    for (const { gridPos, title } of board.panels) {
+      assert.ok(gridPos.x + gridPos.w <= 24, title);
+      for (let x = gridPos.x; x < gridPos.x + gridPos.w; x++) {
+        for (let y = gridPos.y; y < gridPos.y + gridPos.h; y++) {
+          assert.ok(!taken.has(`${x},${y}`), `${board.uid} / ${title} overlaps`);
+          taken.add(`${x},${y}`);
+        }
+      }
+    }
+  }
+});
+
+const FAMILIES = new Map<string, MetricDefinition>(Object.values(METRICS).map((one) => [one.name, one]));
+
+function knownMetric(series: string): MetricDefinition | undefined {
+  return FAMILIES.get(series) ?? FAMILIES.get(series.replace(/_(bucket|count|sum)$/, ''));
+}
+
+/** Labels that are not the metric's own. */
+const FOREIGN = new Set(['job', 'instance', 'le']);
+
+test('dashboards and alerts use metrics, labels and label values that exist', () => {
+  const alerts = [...read('grafana/alerts/sluice.yaml').matchAll(/expr: \|\n((?: {10}.*\n)+)/g)].map(
+    ([, expr = '']) => expr,
+  );
+  assert.ok(alerts.length >= 15);
+  for (const expr of [...TARGETS.map(({ target }) => target.expr), ...alerts]) {
+    for (const [, series = '', matchers = ''] of expr.matchAll(/\b((?:sluice|process)_[a-z_]+)(\{[^}]*\})?/g)) {
+      const metric = knownMetric(series);
+      assert.ok(metric, `no metric ${series}`);
+      for (const [, name = '', operator, value = ''] of matchers.matchAll(/([a-z_]+)(=~|!=|!~|=)"([^"]*)"/g)) {
+        if (FOREIGN.has(name) || value.startsWith('$')) continue;
+        const own = name === 'exported_job' ? 'job' : name;
+        assert.ok(own in metric.labels, `${series} has no label ${own}`);
+        for (const one of operator?.includes('~') ? value.split('|') : [value]) {
+          assert.ok(metric.labels[own]?.includes(one), `${series}: ${own} is never ${one}`);
+        }
+      }
+    }
+  }
+});
+
+test('every metric is shown in a dashboard', () => {
+  const shown = TARGETS.map(({ target }) => target.expr).join('\n');
+  for (const name of FAMILIES.keys()) assert.ok(shown.includes(name), `${name} is in no dashboard`);
+});
+
+test('every alert has a severity, texts, a runbook in docs/alerts.md and a dashboard that exists', () => {
+  const text = read('grafana/alerts/sluice.yaml');
+  const runbooks = read('docs/alerts.md');
+  const tests = read('grafana/alerts/sluice.test.yaml');
+  const rules = text.split(/^ {6}- alert: /m).slice(1);
+  for (const rule of rules) {
+    const name = rule.slice(0, rule.indexOf('\n'));
+    assert.match(rule, /severity: (warning|critical)\n/, name);
+    assert.match(rule, /summary: .+\$labels\.instance/, name);
+    assert.match(rule, /description: .+\$labels\.instance/, name);
+    assert.ok(rule.includes(`runbook_url: docs/alerts.md#${name.toLowerCase()}\n`), name);
+    assert.ok(runbooks.includes(`\n## ${name}\n`), `docs/alerts.md lacks ${name}`);
+    assert.ok(tests.includes(`alertname="${name}"`), `no test of ${name}`);
+    const uid = /dashboard_uid: (\S+)/.exec(rule)?.[1];
+    assert.ok(
+      BOARDS.some((board) => board.uid === uid),
+      `${name} names dashboard ${uid}`,
+    );
+  }
+  assert.equal(runbooks.match(/^## /gm)?.length, rules.length, 'a runbook without an alert');
+});
+
+test('links between the pages lead somewhere', () => {
+  for (const page of ['metrics.md', 'stages.md', 'alerts.md']) {
+    const text = read(`docs/${page}`);
+    for (const [, target = ''] of text.matchAll(/\]\(([^)]+)\)/g)) {
+      const [file = '', anchor] = target.split('#');
+      const other = file === '' ? text : read(`docs/${file}`);
+      if (anchor === undefined) continue;
+      const heads = [...other.matchAll(/^#+ (.+)$/gm)].map(([, head = '']) => head.toLowerCase().replaceAll(' ', '-'));
+      assert.ok(heads.includes(anchor), `${page}: ${target}`);
+    }
+  }
+});
