@@ -1,0 +1,65 @@
+import { SluiceError } from '../../errors.ts';
+import type { IoRegistration, IoStats } from '../../main/streaming/protocol.ts';
+import { ContainerIo, type IoEvents, removeFifos } from './container-io.ts';
+
+/** All containers whose IO this thread serves. */
+export class IoTable {
+  readonly #events: IoEvents;
+  readonly #containers = new Map<string, Promise<ContainerIo>>();
+  /** The same ones, for reads that cannot wait. */
+  readonly #open = new Map<string, ContainerIo>();
+
+  constructor(events: IoEvents) {
+    this.#events = events;
+  }
+
+  /** Makes the FIFOs where they are missing and starts reading. Again for the same container: nothing happens. */
+  async open(registration: IoRegistration): Promise<void> {
+    const { id } = registration;
+    let opening = this.#containers.get(id);
+    if (!opening) {
+      opening = ContainerIo.open(registration, this.#events);
+      this.#containers.set(id, opening);
+      opening.then(
+        (io) => {
+          if (this.#containers.get(id) === opening) this.#open.set(id, io);
+        },
+        () => this.#containers.delete(id),
+      );
+    }
+    await opening;
+  }
+
+  /** Throws NOT_READY when the container's IO is not open. */
+  async get(id: string): Promise<ContainerIo> {
+    const io = await this.#containers.get(id);
+    if (!io) throw new SluiceError('NOT_READY', `container ${id} has no open input and output`);
+    return io;
+  }
+
+  /** Reads what is left and closes; one that is not open is fine. */
+  async close(id: string): Promise<void> {
+    const opening = this.#containers.get(id);
+    this.#containers.delete(id);
+    this.#open.delete(id);
+    await (await opening)?.close();
+  }
+
+  /** {@link close}, and removes the FIFOs. Idempotent. */
+  async remove({ id, fifos }: Pick<IoRegistration, 'id' | 'fifos'>): Promise<void> {
+    await this.close(id);
+    await removeFifos(fifos);
+  }
+
+  /** Closes all without reading on: the next worker or daemon does. */
+  async suspend(): Promise<void> {
+    const all = [...this.#containers.values()];
+    this.#containers.clear();
+    this.#open.clear();
+    await Promise.allSettled(all.map(async (opening) => (await opening).suspend()));
+  }
+
+  stats(): Record<string, IoStats> {
+    return Object.fromEntries([...this.#open].map(([id, io]) => [id, io.stats]));
+  }
+}
