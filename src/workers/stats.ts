@@ -29,6 +29,8 @@ export interface CgroupTarget {
 export interface ReadTarget extends CgroupTarget {
   /** "usage": the cgroup alone; "full": also its processes and what they hold open, for the metrics API. */
   detail: 'usage' | 'full';
+  /** With "usage": count the processes. */
+  countProcesses?: boolean;
   /** Path of the pod's pinned network namespace; left out where there is none to read. */
   netns?: string;
   /** Folder whose file system is wanted. */
@@ -38,7 +40,7 @@ export interface ReadTarget extends CgroupTarget {
 export interface Sample {
   cgroup?: CgroupReading;
   processes?: ProcessesReading;
-  /** Processes, when the detail is "usage". */
+  /** Answers `countProcesses`. */
   processCount?: bigint;
   network?: InterfaceReading[];
   filesystem?: FilesystemReading;
@@ -91,7 +93,7 @@ async function sample(target: ReadTarget): Promise<Sample> {
   return {
     cgroup,
     processes: full && folder !== undefined ? await readProcesses(folder, target.pid) : undefined,
-    processCount: !full && folder !== undefined ? BigInt(pidsIn(folder).length) : undefined,
+    processCount: target.countProcesses && folder !== undefined ? BigInt(pidsIn(folder).length) : undefined,
     network: target.netns ? readNetwork(target.pid, target.netns) : undefined,
     filesystem: target.folder ? readFilesystem(target.folder) : undefined,
   };

@@ -1,9 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { MetricType, type PodSandboxMetrics } from '../../proto/gen/cri.ts';
+import {
+  ListPodSandboxMetricsResponse,
+  MetricType,
+  type PodSandboxMetrics,
+  RuntimeServiceService,
+} from '../../proto/gen/cri.ts';
 import { CpuRates } from '../../src/main/stats/cpu-rates.ts';
 import { DiskUsage } from '../../src/main/stats/disk-usage.ts';
+import { encodeMetrics, withEncodedMetrics } from '../../src/main/stats/encoded.ts';
 import { metricDescriptors } from '../../src/main/stats/metrics.ts';
 import { Stats, type StatsWorker } from '../../src/main/stats/stats.ts';
 import type { ContainerSubject, PodSubject } from '../../src/main/stats/subjects.ts';
@@ -289,6 +295,7 @@ for (const cgroupParent of ['', '/']) {
     assert.equal(one?.linux?.memory?.workingSetBytes?.value, 1200n);
     assert.equal(one?.linux?.memory?.availableBytes, undefined);
     assert.equal(one?.linux?.process?.processCount?.value, 9n);
+    assert.ok(calls.flat().every(({ countProcesses }) => countProcesses));
     assert.ok(!calls.flat().some(({ cgroupParent: parent }) => parent === '/'), 'the root cgroup is never read');
   });
 }
@@ -430,6 +437,19 @@ test('one container without a cgroup does not cost the others their metrics', as
       [`x${i}`],
     );
   }
+});
+
+test('metrics encoded pod by pod are the whole response', async () => {
+  const subject = stats(worker(() => fullSample()));
+  const subjects = Array.from({ length: 20 }, (_, i) => pod(`p${i}`, [container(`c${i}`)]));
+  const plain: PodSandboxMetrics[] = [];
+  for await (const metrics of subject.metrics(subjects)) plain.push(metrics);
+  const bytes = await encodeMetrics(subject.metrics(subjects));
+  assert.deepEqual(ListPodSandboxMetricsResponse.decode(bytes), { podMetrics: plain });
+  const { responseSerialize } = withEncodedMetrics(RuntimeServiceService).listPodSandboxMetrics;
+  assert.deepEqual(responseSerialize(bytes as never), bytes);
+  assert.deepEqual(responseSerialize({ podMetrics: plain }), bytes);
+  assert.equal((await encodeMetrics(subject.metrics([]))).length, 0);
 });
 
 test('a host-network pod has no network of its own', async () => {

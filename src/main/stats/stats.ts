@@ -126,16 +126,14 @@ export class Stats {
     const cgroup = own?.cgroup ?? sumReadings(all.flatMap((sample) => sample.cgroup ?? []));
     if (!cgroup) return undefined;
     const { timestamp, cpu } = cgroup;
-    const processes = own?.cgroup
-      ? own.processCount
-      : all.reduce((sum, { processCount }) => sum + (processCount ?? 0n), 0n);
+    const processes = own?.cgroup ? own.processCount : total(all.map(({ processCount }) => processCount));
     return {
       attributes: subject.attributes,
       linux: {
         cpu: cpuUsage(cgroup, cpu && this.#rates.nanoCores(subject.id, timestamp, cpu.usageNs)),
         memory: memoryUsage(cgroup),
         network: networkUsage(timestamp, pause?.network),
-        process: { timestamp, processCount: uint64(processes) },
+        process: processes === undefined ? undefined : { timestamp, processCount: { value: processes } },
         containers,
         io: ioUsage(cgroup),
       },
@@ -163,6 +161,12 @@ export class Stats {
   }
 }
 
+/** The sum of what is known; undefined when nothing is. */
+function total(counts: (bigint | undefined)[]): bigint | undefined {
+  const known = counts.filter((count) => count !== undefined);
+  return known.length === 0 ? undefined : known.reduce((sum, count) => sum + count, 0n);
+}
+
 function containerTarget(subject: ContainerSubject, detail: 'usage' | 'full'): ReadTarget {
   return {
     cgroupsPath: subject.cgroupsPath,
@@ -180,9 +184,14 @@ function pauseTarget({ cgroupsPath, pid, netns }: PodSubject): ReadTarget {
 function podTargets(subject: PodSubject): { id: string; target: ReadTarget }[] {
   // The root cgroup is the machine's, not a pod's.
   const parent = subject.cgroupParent === '/' ? '' : subject.cgroupParent;
+  // Processes are counted where the pod's numbers come from.
+  const countProcesses = parent === '';
   return [
-    { id: subject.id, target: { cgroupParent: parent, pid: 0, detail: 'usage' } },
-    { id: subject.id, target: pauseTarget(subject) },
-    ...subject.containers.map((container) => ({ id: container.id, target: containerTarget(container, 'usage') })),
+    { id: subject.id, target: { cgroupParent: parent, pid: 0, detail: 'usage', countProcesses: true } },
+    { id: subject.id, target: { ...pauseTarget(subject), countProcesses } },
+    ...subject.containers.map((container) => ({
+      id: container.id,
+      target: { ...containerTarget(container, 'usage'), countProcesses },
+    })),
   ];
 }
