@@ -2,7 +2,8 @@ import { capabilitySets, DEFAULT_CAPABILITIES } from './capabilities.ts';
 import type { HostFacts } from './host.ts';
 import type { Mount, Rlimit, Spec } from './types.ts';
 
-export const OCI_VERSION = '1.2.0';
+/** The newest that all runtimes in use read: crun before 1.9 refuses 1.1 and later, and none makes anything depend on it. */
+export const OCI_VERSION = '1.0.2';
 
 /** Soft and hard limit of open files, explicit so that the daemon's own do not leak into every pod. */
 export interface OpenFiles {
