@@ -20,7 +20,11 @@ import { metricDescriptors } from '../../src/main/stats/metrics.ts';
 import { Stats } from '../../src/main/stats/stats.ts';
 import type { ContainerSubject, PodSubject } from '../../src/main/stats/subjects.ts';
 import { Pool } from '../../src/pipeline/pool.ts';
+import { cgroupMounts } from '../../src/workers/stats/cgroups.ts';
+import { pidsIn, readProcesses } from '../../src/workers/stats/processes.ts';
+import { readCgroup } from '../../src/workers/stats/read.ts';
 import type { statsHandlers } from '../../src/workers/stats.ts';
+import { C, libc } from '../../src/workers/sys/libc.ts';
 import { run } from '../../src/workers/sys/spawn.ts';
 
 const MIB = 1n << 20n;
@@ -29,6 +33,7 @@ const cgroupParent = `/${id}`;
 const cgroupsPath = `${cgroupParent}/c1`;
 const dir = mkdtempSync(join(tmpdir(), 'sluice-stats-'));
 const rootfs = join(dir, 'rootfs');
+const unifiedMount = cgroupMounts().unified?.mountpoint;
 const PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
 
 const pool = new Pool<typeof statsHandlers>({
@@ -227,6 +232,35 @@ test('an OOM kill is counted', async () => {
   assert.equal(await pool.call('oomKills', { cgroupsPath, pid }), 0n);
   await sh(`${runc(`exec ${id} /bin/busybox tail /dev/zero`)} || true`);
   assert.equal(await pool.call('oomKills', { cgroupsPath, pid }), 1n);
+});
+
+test('a real v2 cgroup gives CPU time, pressure and processes', {
+  skip: !unifiedMount && 'no cgroup2 here',
+}, async () => {
+  const folder = join(unifiedMount ?? '', `${id}-v2`);
+  mkdirSync(folder);
+  const command = `echo 0 >${folder}/cgroup.procs; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 10`;
+  const child = run({ path: '/bin/sh', argv: ['sh', '-c', command], env: { PATH }, timeoutMs: 15_000 });
+  try {
+    let reading = readCgroup({ v1: {}, unified: folder }, true);
+    for (let i = 0; (reading?.cpu?.usageNs ?? 0n) < 10_000_000n; i++) {
+      assert.ok(i < 100, 'no CPU time after 5 s');
+      await sleep(50);
+      reading = readCgroup({ v1: {}, unified: folder }, true);
+    }
+    assert.ok(reading?.cpu);
+    assert.ok(reading.cpu.usageNs >= reading.cpu.userNs);
+    if (existsSync(join(folder, 'cpu.pressure'))) assert.ok(reading.psi.cpu && reading.psi.cpu.some.totalNs >= 0n);
+    const [first = 0] = pidsIn(folder);
+    assert.deepEqual(cgroupsOfProcess(first)?.unified, folder);
+    const { processes, threads, descriptors } = await readProcesses(folder, first);
+    assert.ok(processes >= 1n && threads >= processes && descriptors >= 3n);
+  } finally {
+    for (const process of pidsIn(folder)) libc.kill(process, C.SIGKILL);
+    await child;
+    for (let i = 0; pidsIn(folder).length > 0 && i < 100; i++) await sleep(20);
+    rmdirSync(folder);
+  }
 });
 
 test('a container that is gone has no stats, and is no error', async () => {

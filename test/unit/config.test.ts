@@ -64,6 +64,33 @@ test('a second runtime takes its name as its binary, and the state folder moves 
   assert.equal(config.runtimes.runc?.runtime_root, '/tmp/s/runc');
 });
 
+test('daemons with their own socket, root, state and metrics port share only what is meant to be shared', () => {
+  const of = (name: string, port: number) =>
+    parse(
+      `socket = "/t/${name}/s.sock"\nroot = "/t/${name}/root"\nstate = "/t/${name}/state"\nmetrics.listen = "127.0.0.1:${port}"`,
+    );
+  const paths = (value: unknown): string[] =>
+    typeof value === 'object' && value !== null
+      ? Object.values(value).flatMap(paths)
+      : typeof value === 'string' && (value.startsWith('/') || value.includes('127.0.0.1'))
+        ? [value]
+        : [];
+  const mine = new Set(paths(of('a', 1)));
+  // Read only, or keyed by random ids, or any free port.
+  assert.deepEqual(
+    paths(of('b', 2)).filter((path) => mine.has(path)),
+    [
+      '/etc/cni/net.d',
+      '/opt/cni/bin',
+      '/usr/lib/cni',
+      '/var/lib/cni',
+      '/var/run/netns',
+      '/etc/containerd/certs.d:/etc/docker/certs.d',
+      '127.0.0.1:0',
+    ],
+  );
+});
+
 test('all mistakes are reported at once, with lines and suggestions', () => {
   const text = `sockett = "/x"
 max_running = 3
