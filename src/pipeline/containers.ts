@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import type { CreateContainerRequest } from '../../proto/gen/cri.ts';
+import type { CreateContainerRequest, LinuxContainerResources } from '../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../errors.ts';
 import { nowNs } from '../main/cri/convert/time.ts';
 import { cgroupsPath, containerName } from '../main/oci/names.ts';
+import { mergeResources, toLinuxResources } from '../main/oci/resources.ts';
 import { logPathOf, validateContainer } from '../main/oci/validate.ts';
 import type { ShimEvent } from '../main/shims/events.ts';
 import type { Shim } from '../main/shims/shims.ts';
@@ -104,6 +105,35 @@ export class Containers {
     if (!row) return;
     using _together = await this.#node.locks.take(row.sandbox, 'shared');
     await this.#remove(row, caller);
+  }
+
+  /**
+   * Changes a container's limits in place: what is 0 or absent stays. A running one is changed by the runtime first; the bundle's
+   * spec follows, so that a created one starts with them.
+   */
+  async update(
+    id: string,
+    asked: LinuxContainerResources | undefined,
+    annotations: Record<string, string>,
+  ): Promise<void> {
+    const node = this.#node;
+    const row = this.get(id);
+    if (!asked) return;
+    using _together = await node.locks.take(row.sandbox, 'shared');
+    using _alone = await node.locks.take(row.id, 'exclusive');
+    if (row.state === 'exited' || row.state === 'removing') return;
+    const linux = row.config.linux ?? { resources: undefined, securityContext: undefined };
+    const resources = mergeResources(linux.resources, asked);
+    const oci = toLinuxResources(resources, node.host);
+    if (row.state === 'running') {
+      const { shim } = await this.running(row.id);
+      await shim.task.update(row.id, oci, annotations);
+    }
+    await node.specs.update(row, (spec) => {
+      spec.linux.resources = { ...spec.linux.resources, ...oci };
+    });
+    row.config = { ...row.config, linux: { ...linux, resources } };
+    node.store.containers.put(row);
   }
 
   /** Kills all containers of a pod, side by side. The caller holds the pod's lock. */

@@ -9,6 +9,7 @@ import type { Metrics } from '../main/observe/metrics.ts';
 import type { OpenFiles } from '../main/oci/base.ts';
 import { type HostFacts, NO_FEATURES, type RuntimeFeatures } from '../main/oci/host.ts';
 import type { Shims } from '../main/shims/shims.ts';
+import { Stats } from '../main/stats/stats.ts';
 import type { SandboxRow } from '../main/store/rows.ts';
 import type { Store } from '../main/store/store.ts';
 import { Stdio } from '../main/streaming/stdio.ts';
@@ -53,11 +54,30 @@ export interface NodeParts {
 }
 
 /** Everything the jobs of one daemon work with. */
-export class Node {
+export class Node implements NodeParts {
+  readonly config: Config;
+  readonly host: HostFacts;
+  readonly features: Record<string, RuntimeFeatures>;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly observer: JobObserver;
+  readonly store: Store;
+  readonly pools: Pools;
+  readonly engine: Engine;
+  readonly admission: Admission;
+  readonly cleaner: Cleaner;
+  readonly network: Network;
+  readonly images: Images;
+  readonly shims: Shims;
+  readonly shimAddresses: DaemonAddresses;
+  readonly shimSocketDir: string;
+  readonly events: Events;
+  readonly openFiles: OpenFiles | undefined;
   readonly monitor: Monitor;
   readonly specs = new Specs();
   readonly execs: Execs;
   readonly stdio: Stdio;
+  readonly stats: Stats;
   /** By sandbox id. */
   readonly locks = new Locks();
   readonly sandboxNames = new Names();
@@ -69,10 +89,28 @@ export class Node {
   closing = false;
 
   constructor(parts: NodeParts) {
-    Object.assign(this, parts);
+    this.config = parts.config;
+    this.host = parts.host;
+    this.features = parts.features;
+    this.log = parts.log;
+    this.metrics = parts.metrics;
+    this.observer = parts.observer;
+    this.store = parts.store;
+    this.pools = parts.pools;
+    this.engine = parts.engine;
+    this.admission = parts.admission;
+    this.cleaner = parts.cleaner;
+    this.network = parts.network;
+    this.images = parts.images;
+    this.shims = parts.shims;
+    this.shimAddresses = parts.shimAddresses;
+    this.shimSocketDir = parts.shimSocketDir;
+    this.events = parts.events;
+    this.openFiles = parts.openFiles;
     this.monitor = new Monitor(this);
     this.execs = new Execs(this);
     this.stdio = startStdio(this);
+    this.stats = makeStats(this);
     this.pulls = new Pulls(this);
     this.containers = new Containers(this);
     this.pods = new Pods(this);
@@ -100,5 +138,12 @@ function startStdio(node: Node): Stdio {
   });
 }
 
-// The class has the parts as fields of its own.
-export interface Node extends NodeParts {}
+function makeStats({ pools, log }: Node): Stats {
+  return new Stats({
+    worker: {
+      readStats: (input) => pools.shim.call('readStats', input),
+      diskUsage: (input) => pools.shim.call('diskUsage', input),
+    },
+    onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
+  });
+}

@@ -32,6 +32,13 @@ export async function findShim(row: SandboxRow, node: Node): Promise<Shim | unde
  * it is dead, also when it dies meanwhile.
  */
 export async function endPodShim(row: SandboxRow, node: Node): Promise<void> {
+  if (row.shimEnded) return;
+  await endShim(row, node);
+  row.shimEnded = true;
+  node.store.sandboxes.put(row);
+}
+
+async function endShim(row: SandboxRow, node: Node): Promise<void> {
   const shim = await findShim(row, node);
   if (shim) {
     try {

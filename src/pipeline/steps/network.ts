@@ -18,6 +18,9 @@ export const network = {
     }
   },
   async undo(row: SandboxRow, node: Node): Promise<void> {
-    if (row.network) await node.network.del(row.network);
+    if (!row.network) return;
+    await node.network.del(row.network);
+    row.network = undefined;
+    node.store.sandboxes.put(row);
   },
 };

@@ -1,0 +1,11 @@
+import type { UpdateContainerResourcesRequest, UpdateContainerResourcesResponse } from '../../../proto/gen/cri.ts';
+import type { Node } from '../../pipeline/node.ts';
+import type { Unary } from './call.ts';
+
+/** In-place resize. A container that has not started yet gets the limits when it does. */
+export const updateContainerResources =
+  (node: Node): Unary<UpdateContainerResourcesRequest, UpdateContainerResourcesResponse> =>
+  async ({ containerId, linux, annotations }) => {
+    await node.containers.update(containerId, linux, annotations);
+    return {};
+  };
