@@ -64,7 +64,7 @@ export const ERRORS = {
   DISK_FULL: { status: GRPC.RESOURCE_EXHAUSTED, meaning: 'The disk, or the inodes of it, are used up.' },
   SHIM_FAILED: { status: GRPC.INTERNAL, meaning: 'The shim did not start, died, or does not answer.' },
   RUNTIME_FAILED: { status: GRPC.INTERNAL, meaning: 'The OCI runtime (runc, crun) refused; its own message follows.' },
-  CONFIG_INVALID: { status: GRPC.FAILED_PRECONDITION, meaning: 'The configuration has mistakes; the message names them.' },
+  CONFIG_INVALID: { status: GRPC.FAILED_PRECONDITION, meaning: 'The configuration has mistakes; they are named.' },
   UNIMPLEMENTED: { status: GRPC.UNIMPLEMENTED, meaning: 'Sluice does not have this call.' },
   INTERNAL: { status: GRPC.INTERNAL, meaning: 'A bug in Sluice; please report it with the log.' },
 } as const satisfies Record<string, ErrorKind>;
