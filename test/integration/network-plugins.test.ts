@@ -1,0 +1,299 @@
+/**
+ * Namespaces and the real plugins, through a real worker pool. All of it happens in a network namespace of this process, so that
+ * neither the machine's bridges nor its iptables are touched.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
+import { explain, type SluiceError } from '../../src/errors.ts';
+import { addresses } from '../../src/main/network/addresses.ts';
+import { removeBuiltin } from '../../src/main/network/builtin.ts';
+import { Network } from '../../src/main/network/network.ts';
+import type { CniAttachment, CniResult, PluginRun } from '../../src/main/network/types.ts';
+import { Pool } from '../../src/pipeline/pool.ts';
+import type { NetHandlers } from '../../src/workers/net.ts';
+import { C, check, libc } from '../../src/workers/sys/libc.ts';
+import { setLink } from '../../src/workers/sys/link.ts';
+import { netnsExists } from '../../src/workers/sys/netns.ts';
+import { run } from '../../src/workers/sys/spawn.ts';
+
+// Threads that this one starts from now on, workers above all, are born in the new namespace.
+check('unshare', libc.unshare(C.CLONE_NEWNET));
+setLink('lo', true);
+
+const BIN_DIRS = ['/opt/cni/bin', '/usr/lib/cni'];
+const ENV = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' };
+
+interface Rig {
+  dir: string;
+  pool: Pool<NetHandlers>;
+  network: Network;
+  runs: PluginRun[];
+  pods: (count: number, config?: Partial<PodSandboxConfig>) => CniAttachment[];
+  up: (pod: CniAttachment) => Promise<CniResult>;
+  down: (pod: CniAttachment) => Promise<void>;
+  /** Addresses that host-local holds. */
+  leases: () => string[];
+  records: () => string[];
+}
+
+async function rig(
+  t: TestContext,
+  { subnet = '10.232.0.0/16', conf }: { subnet?: string; conf?: object } = {},
+): Promise<Rig> {
+  const dir = mkdtempSync(join(tmpdir(), 'sluice-net-'));
+  const confDir = join(dir, 'net.d');
+  if (conf) {
+    execFileSync('mkdir', [confDir]);
+    writeFileSync(join(confDir, '1.conflist'), JSON.stringify(conf));
+  }
+  const pool = new Pool<NetHandlers>({
+    name: 'net',
+    file: new URL('../../src/workers/net.ts', import.meta.url),
+    minThreads: 1,
+    maxThreads: 2,
+    callsPerThread: 16,
+    maxQueue: 1000,
+  });
+  const runs: PluginRun[] = [];
+  const root = join(dir, 'root');
+  const cni = {
+    conf_dir: confDir,
+    bin_dirs: BIN_DIRS,
+    cache_dir: join(dir, 'cache'),
+    netns_dir: join(dir, 'netns'),
+    timeout_seconds: 30,
+    loopback: 'builtin' as const,
+    builtin_subnet: subnet,
+  };
+  const network = await Network.start({ cni, root, pool, onPlugin: (each) => runs.push(each) });
+  const made: CniAttachment[] = [];
+  const down = async (pod: CniAttachment) => {
+    await network.del(pod);
+    await pool.call('removeNetns', { path: pod.netns });
+  };
+  t.after(async () => {
+    for (const pod of made) await down(pod);
+    await network[Symbol.asyncDispose]();
+    await removeBuiltin(pool, { root, subnet });
+    await pool[Symbol.asyncDispose]();
+    rmSync(dir, { recursive: true });
+  });
+  return {
+    dir,
+    pool,
+    network,
+    runs,
+    pods: (count, config = {}) =>
+      Array.from({ length: count }, (_, index) => {
+        const id = `pod${made.length}`;
+        const metadata = { name: `p${index}`, namespace: 'test', uid: id, attempt: 0 };
+        const pod = network.attachment({ id, netns: network.netnsPath(), config: { ...POD, metadata, ...config } });
+        made.push(pod);
+        return pod;
+      }),
+    async up(pod) {
+      await pool.call('createNetns', { path: pod.netns, loopback: true });
+      return network.add(pod);
+    },
+    down,
+    leases: () =>
+      listed(join(root, 'cni', network.current()?.name ?? '')).filter((name) => /^[0-9a-f.:_]+$/.test(name)),
+    records: () => listed(join(dir, 'cache', 'results')),
+  };
+}
+
+const POD: PodSandboxConfig = {
+  metadata: undefined,
+  hostname: '',
+  logDirectory: '',
+  dnsConfig: undefined,
+  portMappings: [],
+  labels: {},
+  annotations: {},
+  linux: undefined,
+  windows: undefined,
+};
+
+const listed = (folder: string): string[] => (existsSync(folder) ? readdirSync(folder) : []);
+
+/** Runs a program, in a pod's namespace where one is given. */
+async function sh(command: string[], netns?: string): Promise<string> {
+  const argv = netns === undefined ? command : ['nsenter', `--net=${netns}`, ...command];
+  const ended = await run({ path: '/usr/bin/env', argv: ['env', ...argv], env: ENV, timeoutMs: 10_000 });
+  assert.equal(ended.code, 0, `${argv.join(' ')}: ${ended.stderr}`);
+  return ended.stdout.toString();
+}
+
+const links = async (): Promise<string[]> =>
+  (await sh(['ip', '-br', 'link'])).split('\n').flatMap((line) => (line.startsWith('veth') ? [line] : []));
+
+test('a namespace: lo is up in it, it is pinned, and goes for good; no thread of ours is left in another one', async (t) => {
+  const { dir, pool } = await rig(t);
+  const home = readlinkSync('/proc/thread-self/ns/net');
+  const path = join(dir, 'netns', 'one');
+  await pool.call('createNetns', { path, loopback: true });
+  assert.match(await sh(['ip', '-br', 'addr'], path), /^lo\s+UNKNOWN\s+127\.0\.0\.1\/8/);
+  const quiet = join(dir, 'netns', 'two');
+  await pool.call('createNetns', { path: quiet, loopback: false });
+  assert.match(await sh(['ip', '-br', 'addr'], quiet), /^lo\s+DOWN/);
+
+  await assert.rejects(pool.call('createNetns', { path, loopback: true }), (error: SluiceError) => {
+    assert.equal(error.code, 'NAMESPACE_FAILED');
+    assert.match(explain(error), /one could not be made.*EEXIST/);
+    return true;
+  });
+  assert.equal(netnsExists(path), true, 'the one that was there stays');
+  writeFileSync(join(dir, 'file'), '');
+  const nowhere = join(dir, 'file', 'ns');
+  await assert.rejects(pool.call('createNetns', { path: nowhere, loopback: true }), /could not be made/);
+
+  const workers = readdirSync('/proc/self/task').map((tid) => readlinkSync(`/proc/self/task/${tid}/ns/net`));
+  assert.ok(workers.filter((ns) => ns === home).length >= 2, 'this thread and the worker');
+  const pods = [path, quiet].map((each) => execFileSync('stat', ['-Lc', 'net:[%i]', each]).toString().trim());
+  for (const pod of pods) assert.ok(!workers.includes(pod));
+
+  for (const each of [path, path, quiet]) await pool.call('removeNetns', { path: each });
+  assert.deepEqual(readdirSync(join(dir, 'netns')), []);
+  assert.doesNotMatch(readFileSync('/proc/self/mounts', 'utf8'), new RegExp(`${dir}/netns`));
+});
+
+test('many pods at once on the built-in bridge: an address each, and nothing is left afterwards', async (t) => {
+  const { network, runs, pods, up, down, leases, records } = await rig(t);
+  assert.deepEqual(await network.status(), { ready: true, reason: '', message: '' });
+  const all = pods(16);
+  const results = await Promise.all(all.map(up));
+  const ips = results.flatMap((result) => addresses(result, 'eth0'));
+  assert.equal(new Set(ips).size, 16);
+  assert.ok(ips.every((ip) => ip.startsWith('10.232.0.')));
+  assert.deepEqual(leases().sort(), ips.sort());
+  assert.equal((await links()).length, 16);
+  const [first, second] = all;
+  assert.ok(first && second);
+  assert.match(await sh(['ip', 'route'], first.netns), /^default via 10\.232\.0\.1 dev eth0/);
+
+  await Promise.all(all.map(down));
+  assert.deepEqual([leases(), records(), await links()], [[], [], []]);
+  await down(first);
+  assert.deepEqual(
+    [...new Set(runs.map(({ plugin, command, outcome }) => `${plugin} ${command} ${outcome}`))],
+    ['bridge ADD ok', 'bridge DEL ok'],
+  );
+});
+
+test('a host port leads into the pod, a bandwidth limit is set, and both go with it', async (t) => {
+  const { pods, up, down } = await rig(t);
+  const [server] = pods(1, {
+    portMappings: [{ protocol: 0, containerPort: 80, hostPort: 18_080, hostIp: '' }],
+    annotations: { 'kubernetes.io/ingress-bandwidth': '10M', 'kubernetes.io/egress-bandwidth': '20M' },
+  });
+  assert.ok(server);
+  const { interfaces } = await up(server);
+  const veth = interfaces?.find(({ name }) => name.startsWith('veth'))?.name ?? '';
+  assert.match(await sh(['tc', 'qdisc', 'show', 'dev', veth]), /tbf .*rate 10Mbit/);
+
+  const serving = sh(['busybox', 'nc', '-l', '-p', '80', '-e', 'busybox', 'echo', 'from the pod'], server.netns);
+  assert.equal(await reply('10.232.0.1', 18_080), 'from the pod\n');
+  await serving;
+
+  await down(server);
+  const nat = await sh(['iptables', '-t', 'nat', '-S']);
+  assert.doesNotMatch(nat, /18080/);
+  assert.match(nat, /-A POSTROUTING -s 10\.232\.0\.0\/16 ! -d 10\.232\.0\.0\/16 ! -o sluice\S+ .*-j MASQUERADE/);
+});
+
+/** What a TCP server sends; tried for a moment, until it listens. */
+async function reply(host: string, port: number): Promise<string> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      let text = '';
+      for await (const chunk of connect({ host, port, timeout: 5000 })) text += chunk;
+      return text;
+    } catch (error) {
+      if (attempt === 50) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}
+
+test('removing the built-in network leaves neither bridge nor rules, once and twice', async (t) => {
+  const { dir, pool, network, pods, up, down } = await rig(t);
+  const [pod] = pods(1, { portMappings: [{ protocol: 0, containerPort: 80, hostPort: 18_081, hostIp: '' }] });
+  assert.ok(pod);
+  await up(pod);
+  await down(pod);
+  const bridge = network.current()?.name ?? '';
+  assert.match(await sh(['ip', '-br', 'link']), new RegExp(bridge));
+  for (let time = 0; time < 2; time++) await removeBuiltin(pool, { root: join(dir, 'root'), subnet: '10.232.0.0/16' });
+  assert.doesNotMatch(await sh(['ip', '-br', 'link']), new RegExp(bridge));
+  assert.doesNotMatch(await sh(['iptables', '-t', 'nat', '-S']), /-A |CNI/);
+});
+
+test('two address families: IPv4 comes first, and both can be used', async (t) => {
+  const { pods, up } = await rig(t, { subnet: '10.233.0.0/24, fd99:1::/64' });
+  const [one, two] = pods(2);
+  assert.ok(one && two);
+  await up(one);
+  const [four, six, ...others] = addresses(await up(two), 'eth0');
+  assert.match(four ?? '', /^10\.233\.0\.\d+$/);
+  assert.match(six ?? '', /^fd99:1::/);
+  assert.deepEqual(others, []);
+  const routes = await sh(['ip', '-6', 'route'], one.netns);
+  assert.match(routes, /default via fd99:1::1/);
+});
+
+test('an ADD that fails late gives the address back by the same DEL, with the namespace and without', async (t) => {
+  const conf = {
+    name: 'late',
+    cniVersion: '1.0.0',
+    plugins: [
+      { type: 'bridge', bridge: 'late0', ipam: { type: 'host-local', ranges: [[{ subnet: '10.234.0.0/24' }]] } },
+      { type: 'tuning', sysctl: { 'net.core.no_such_thing': '1' } },
+    ],
+  };
+  const dataDir = mkdtempSync(join(tmpdir(), 'sluice-ipam-'));
+  t.after(() => rmSync(dataDir, { recursive: true }));
+  Object.assign(conf.plugins[0]?.ipam ?? {}, { dataDir });
+  const { pool, pods, up, down, records } = await rig(t, { conf });
+  const leases = () => listed(join(dataDir, 'late')).filter((name) => name.startsWith('10.'));
+  const [one, two] = pods(2);
+  assert.ok(one && two);
+  for (const pod of [one, two]) {
+    await assert.rejects(up(pod), /plugin tuning \(ADD, network late\) failed.*no_such_thing/);
+  }
+  assert.equal(leases().length, 2);
+  assert.equal(records().length, 2, 'a trace for whoever cleans up after us');
+  await down(one);
+  await pool.call('removeNetns', { path: two.netns });
+  await down(two);
+  assert.deepEqual([leases(), records()], [[], []]);
+  // The kernel takes a namespace and its links apart after the last reference is gone.
+  for (let waited = 0; (await links()).length > 0; waited += 20) {
+    assert.ok(waited < 3000, 'a veth is left');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+});
+
+test('strays are found by what is on the machine alone, and DEL works from them', async (t) => {
+  const { pool, network, pods, up, leases } = await rig(t);
+  const [kept, lost] = pods(2);
+  assert.ok(kept && lost);
+  await Promise.all([up(kept), up(lost)]);
+  const strays = await network.strays({
+    knowsSandbox: (id) => id === kept.containerId,
+    knowsNetns: (path) => path === kept.netns,
+  });
+  assert.deepEqual(strays.netns, [lost.netns]);
+  assert.deepEqual(
+    strays.attachments.map(({ containerId }) => containerId),
+    [lost.containerId],
+  );
+  for (const attachment of strays.attachments) await network.del(attachment);
+  for (const path of strays.netns) await pool.call('removeNetns', { path });
+  assert.equal(leases().length, 1);
+});
