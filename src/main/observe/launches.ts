@@ -69,6 +69,8 @@ export interface LaunchFilter {
   job?: JobName;
   /** Part of "namespace/name", or beginning of a sandbox, container or request id. */
   match?: string;
+  /** Only jobs that ended after this: milliseconds since the epoch. */
+  since?: number;
   limit?: number;
 }
 
@@ -102,11 +104,13 @@ export class Launches {
   }
 
   /** Those in flight first, then the ended ones, newest first. */
-  find({ job, match, limit = 100 }: LaunchFilter): JobRecord[] {
+  find({ job, match, since, limit = 100 }: LaunchFilter): JobRecord[] {
     const found: JobRecord[] = [];
     const fits = (record: JobRecord) =>
-      (job === undefined || record.job === job) && (match === undefined || matches(record, match));
-    for (const source of [this.running.reverse(), this.#ended(job)]) {
+      (job === undefined || record.job === job) &&
+      (since === undefined || endOf(record) > since) &&
+      (match === undefined || matches(record, match));
+    for (const source of [since === undefined ? this.running.reverse() : [], this.#ended(job)]) {
       for (const record of source) {
         if (found.length >= limit) return found;
         if (fits(record)) found.push(record);
@@ -118,10 +122,11 @@ export class Launches {
   #ended(job: JobName | undefined): Iterable<JobRecord> {
     if (job === 'RunPodSandbox') return this.#pods.newest();
     if (job !== undefined) return this.#others.newest();
-    const end = (record: JobRecord) => record.at + (record.ended ?? 0);
-    return [...this.#pods.newest(), ...this.#others.newest()].sort((a, b) => end(b) - end(a));
+    return [...this.#pods.newest(), ...this.#others.newest()].sort((a, b) => endOf(b) - endOf(a));
   }
 }
+
+const endOf = (record: JobRecord) => record.at + (record.ended ?? 0);
 
 function matches({ id, pod, sandbox, container, image }: JobRun, text: string): boolean {
   return (

@@ -48,6 +48,24 @@ export interface MetricSources {
   streams?: () => Partial<Record<LabelsOf<'streams'>['kind'], number>>;
 }
 
+/** What `sluice top` shows of the present moment. */
+export interface NowUse {
+  version: string;
+  stages: Partial<Record<StageName, Use>>;
+  lanes: Partial<Record<Lane, Use>>;
+  laneQueueLimit: number;
+  pools: { name: PoolName; threads: number; running: number; queued: number; restarts: number }[];
+  pods: Partial<Record<string, number>>;
+  containers: Partial<Record<string, number>>;
+  cleanupsPending: number;
+  /** Seconds, over the last 20 s. */
+  loopDelay: { p50: number; p99: number; max: number };
+  residentBytes: number;
+  /** Of all threads since the start. */
+  cpuSeconds: number;
+  uptimeSeconds: number;
+}
+
 export interface MetricsOptions {
   /** The stages that each job has, as its table says; only their series are made. */
   stages: readonly (readonly [job: string, stage: string])[];
@@ -70,6 +88,7 @@ export class Metrics implements Disposable {
   readonly #histograms: Partial<Record<MetricKey, Histogram>> = {};
   readonly #exemplars = new Set<MetricKey>();
   readonly #loop: LoopDelay;
+  readonly #version: string;
   readonly #restarts = new Map<PoolName, number>();
   #sources: MetricSources = {};
   #busy = 0;
@@ -77,6 +96,7 @@ export class Metrics implements Disposable {
 
   constructor(options: MetricsOptions) {
     this.registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE);
+    this.#version = options.version;
     const stages = options.stages.map(([job, stage]) => ({ job, stage }));
     const jobs = [...new Set(stages.map(({ job }) => job))];
     const combinations: Record<NonNullable<MetricDefinition['init']>, readonly Labels[]> = {
@@ -147,6 +167,31 @@ export class Metrics implements Disposable {
   /** Names where to look when Prometheus asks; what is given replaces what was given before, key by key. */
   watch(sources: MetricSources): void {
     this.#sources = { ...this.#sources, ...sources };
+  }
+
+  /** The present moment, for `sluice top`; costs microseconds. */
+  now(): NowUse {
+    const from = this.#sources;
+    const stages: NowUse['stages'] = {};
+    for (const stage of METRICS.stageRunning.labels.stage) {
+      const use = from.stage?.(stage);
+      if (use) stages[stage] = use;
+    }
+    const cpu = process.cpuUsage();
+    return {
+      version: this.#version,
+      stages,
+      lanes: from.lanes?.() ?? {},
+      laneQueueLimit: from.laneQueueLimit ?? 0,
+      pools: [...(from.pools?.() ?? [])].map(({ name, use }) => ({ name, ...use })),
+      pods: from.pods?.() ?? {},
+      containers: from.containers?.() ?? {},
+      cleanupsPending: from.cleanupsPending?.() ?? 0,
+      loopDelay: this.#loop.recent(),
+      residentBytes: process.memoryUsage.rss(),
+      cpuSeconds: (cpu.user + cpu.system) / 1e6,
+      uptimeSeconds: process.uptime(),
+    };
   }
 
   /** All metrics in Prometheus' text format, or in OpenMetrics (with exemplars). */

@@ -6,9 +6,9 @@ import { SluiceError } from '../../errors.ts';
 import { JOBS, type JobName } from '../../pipeline/stages.ts';
 import { listenError, parseListen } from '../config/address.ts';
 import { CONTENT_TYPES } from './exposition.ts';
-import type { Launches } from './launches.ts';
+import type { JobRecord, Launches } from './launches.ts';
 import { LOG_LEVELS, type Log, type LogLevel } from './log.ts';
-import type { Metrics } from './metrics.ts';
+import type { Metrics, NowUse } from './metrics.ts';
 import { proportionalBytes } from './process-use.ts';
 
 const compress = promisify(gzip);
@@ -18,6 +18,9 @@ export interface JobShape {
   name: JobName;
   stages: readonly { name: string; needs: readonly string[]; pool: string }[];
 }
+
+/** What /debug/now answers. */
+export type NowView = { now: number; jobs: JobRecord[] } & NowUse;
 
 export interface MetricsServerOptions {
   /** host:port; port 0 takes any. */
@@ -130,7 +133,7 @@ export class MetricsServer implements AsyncDisposable {
       case '/':
         return text(
           200,
-          'sluice: /metrics /healthz /debug/jobs /debug/launches /debug/tables /debug/memory /debug/log-level',
+          'sluice: /metrics /healthz /debug/now /debug/jobs /debug/launches /debug/tables /debug/memory /debug/log-level',
         );
       default:
         return text(404, `nothing at ${url.pathname}`);
@@ -138,7 +141,7 @@ export class MetricsServer implements AsyncDisposable {
   }
 
   async #debug(request: IncomingMessage, url: URL): Promise<Answer> {
-    const { launches, jobs } = this.#options;
+    const { launches, jobs, metrics } = this.#options;
     if (url.pathname === '/debug/log-level') return this.#logLevel(request, url);
     if (request.method !== 'GET') return text(405, 'GET only');
     switch (url.pathname) {
@@ -150,8 +153,13 @@ export class MetricsServer implements AsyncDisposable {
         const limit = Number(url.searchParams.get('limit') ?? 1000);
         if (!Number.isInteger(limit) || limit < 1) return text(400, 'limit must be a whole number above 0');
         const match = url.searchParams.get('match') ?? undefined;
-        return json({ now: Date.now(), launches: launches.find({ job: job ?? undefined, match, limit }) });
+        const after = url.searchParams.get('since');
+        const since = after === null ? undefined : Number(after);
+        if (Number.isNaN(since)) return text(400, 'since must be milliseconds since the epoch');
+        return json({ now: Date.now(), launches: launches.find({ job: job ?? undefined, match, since, limit }) });
       }
+      case '/debug/now':
+        return json({ now: Date.now(), jobs: launches.running, ...metrics.now() } satisfies NowView);
       case '/debug/tables':
         return json({ jobs: jobs.map(({ name, stages }) => ({ name, stages: stages.map(shape) })) });
       case '/debug/memory':

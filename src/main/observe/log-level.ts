@@ -1,0 +1,24 @@
+import { parseArgs } from 'node:util';
+import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
+
+const HELP = `usage: sluice log-level [LEVEL] [options]
+
+Prints the daemon's log level, or changes it while the daemon runs: trace, debug, info, warn, error.
+A restart goes back to log.level of the configuration.
+
+${CLIENT_HELP}
+`;
+
+/** `sluice log-level [LEVEL]`. */
+export async function logLevel(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<void> {
+  const { values, positionals } = parseArgs({ args, options: CLIENT_OPTIONS, allowPositionals: true });
+  if (values.help) {
+    out.write(HELP);
+    return;
+  }
+  const [level] = positionals;
+  const client = new DebugClient(values);
+  const path = level === undefined ? '' : `?level=${encodeURIComponent(level)}`;
+  const answer = await client.call<{ level: string }>(`/debug/log-level${path}`, level === undefined ? 'GET' : 'PUT');
+  out.write(`${answer.level}\n`);
+}
