@@ -32,7 +32,8 @@ export function ganttSvg(record: JobRecord, shape: JobShape | undefined, now: nu
     }
   }
   const what = record.pod ?? record.image ?? '';
-  const outcome = record.outcome === 'error' ? `failed: ${record.error ?? ''}` : (record.outcome ?? 'running');
+  const outcome =
+    record.outcome === 'error' ? `failed: ${(record.error ?? '').slice(0, 120)}` : (record.outcome ?? 'running');
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${LEFT + CHART + RIGHT}" height="${height}" viewBox="0 0 ${LEFT + CHART + RIGHT} ${height}" role="img">
 <title>${xml(`${record.job} ${what}`)}</title>
 <style>

@@ -9,16 +9,17 @@ A restart goes back to log.level of the configuration.
 ${CLIENT_HELP}
 `;
 
-/** `sluice log-level [LEVEL]`. */
-export async function logLevel(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<void> {
+/** `sluice log-level [LEVEL]`; the result is the exit status. */
+export async function logLevel(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<number> {
   const { values, positionals } = parseArgs({ args, options: CLIENT_OPTIONS, allowPositionals: true });
   if (values.help) {
     out.write(HELP);
-    return;
+    return 0;
   }
   const [level] = positionals;
   const client = new DebugClient(values);
   const path = level === undefined ? '' : `?level=${encodeURIComponent(level)}`;
   const answer = await client.call<{ level: string }>(`/debug/log-level${path}`, level === undefined ? 'GET' : 'PUT');
   out.write(`${answer.level}\n`);
+  return 0;
 }

@@ -25,15 +25,15 @@ interface Terminal {
   isTTY?: boolean;
 }
 
-/** `sluice top`. Ends on q, Ctrl-C or SIGTERM, and leaves the terminal as it was. Throws NOT_READY when no daemon answers at the start. */
-export async function top(args: string[], out: NodeJS.WritableStream & Terminal = process.stdout): Promise<void> {
+/** `sluice top`; the result is the exit status. Ends on q, Ctrl-C or SIGTERM, and leaves the terminal as it was. Throws NOT_READY when no daemon answers at the start. */
+export async function top(args: string[], out: NodeJS.WritableStream & Terminal = process.stdout): Promise<number> {
   const { values } = parseArgs({
     args,
     options: { ...CLIENT_OPTIONS, once: { type: 'boolean' }, interval: { type: 'string' } },
   });
   if (values.help) {
     out.write(HELP);
-    return;
+    return 0;
   }
   const interval = Number(values.interval ?? 1);
   if (!(interval >= 0.1 && interval <= 60)) throw new SluiceError('INVALID_REQUEST', '--interval is 0.1 to 60 seconds');
@@ -43,7 +43,7 @@ export async function top(args: string[], out: NodeJS.WritableStream & Terminal 
   if (values.once || out.isTTY !== true) {
     const lines = await look({ width: out.columns ?? 120, height: out.rows ?? 60, color });
     out.write(`${lines.map((line) => line.trimEnd()).join('\n')}\n`);
-    return;
+    return 0;
   }
   const first = await look({ width: out.columns ?? 120, height: out.rows ?? 40, color });
   const ended = new AbortController();
@@ -61,6 +61,7 @@ export async function top(args: string[], out: NodeJS.WritableStream & Terminal 
     out.write(LEAVE);
     restore();
   }
+  return 0;
 }
 
 /** Asks the daemon for what is new since the last time, and draws. */

@@ -27,8 +27,8 @@ ${CLIENT_HELP}
 
 const LISTED = 20;
 
-/** `sluice trace [POD]`. Throws NOT_READY when no daemon answers, SANDBOX_NOT_FOUND when nothing fits. */
-export async function trace(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<void> {
+/** `sluice trace [POD]`; the result is the exit status. Throws NOT_READY when no daemon answers, SANDBOX_NOT_FOUND when nothing fits. */
+export async function trace(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<number> {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
@@ -43,7 +43,7 @@ export async function trace(args: string[], out: NodeJS.WritableStream = process
   });
   if (values.help) {
     out.write(HELP);
-    return;
+    return 0;
   }
   const [pod] = positionals;
   const client = new DebugClient(values);
@@ -54,12 +54,12 @@ export async function trace(args: string[], out: NodeJS.WritableStream = process
   const { launches, now } = await client.call<{ launches: JobRecord[]; now: number }>(`/debug/launches?${query}`);
   if (pod === undefined) {
     out.write(values.json ? `${JSON.stringify(launches, null, 2)}\n` : list(launches, values.slowest ?? false, now));
-    return;
+    return 0;
   }
   const chosen = choose(launches, pod, values.all ?? false);
   if (values.json) {
     out.write(`${JSON.stringify(values.all ? chosen : chosen[0], null, 2)}\n`);
-    return;
+    return 0;
   }
   const { jobs } = await client.call<{ jobs: JobShape[] }>('/debug/tables');
   const shapeOf = (record: JobRecord) => jobs.find(({ name }) => name === record.job);
@@ -71,13 +71,14 @@ export async function trace(args: string[], out: NodeJS.WritableStream = process
     const svg = ganttSvg(first, shapeOf(first), now);
     if (values.svg === '-') {
       out.write(svg);
-      return;
+      return 0;
     }
     writeFileSync(values.svg, svg);
   }
   out.write(chosen.map((record) => ganttText(record, shapeOf(record), { width, color, now })).join('\n'));
   const others = values.all ? 0 : new Set(launches.map(({ pod: other }) => other)).size - 1;
   if (others > 0) out.write(`(${others} other pods fit "${pod}"; give more of the name or id)\n`);
+  return 0;
 }
 
 /** Newest first in; the newest, or one whose name is exactly what was asked for. */
