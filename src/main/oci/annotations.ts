@@ -61,5 +61,5 @@ function patternTest(pattern: string): RegExp {
   const source = pattern.replace(/[\\^$.*+?()[\]{}|/]/g, (char) =>
     char === '*' ? '[^/]*' : char === '?' ? '[^/]' : `\\${char}`,
   );
-  return new RegExp(`^${source}$`, 'v');
+  return new RegExp(`^${source}$`, 'u');
 }
