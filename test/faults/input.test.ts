@@ -27,8 +27,8 @@ test('a runtime handler that is not configured', { skip }, async () => {
 });
 
 test('a sysctl that does not exist, and one that may not be set', { skip }, async () => {
-  await lab.launchFails('doomed', { words: /net\.nonesuch/ }, { sysctls: { 'net.nonesuch': '1' } });
-  await lab.launchFails('doomed', { words: /kernel\.panic/ }, { sysctls: { 'kernel.panic': '1' } });
+  await lab.launchFails('doomed', { words: /net[./]nonesuch/ }, { sysctls: { 'net.nonesuch': '1' } });
+  await lab.launchFails('doomed', { words: /kernel[./]panic/ }, { sysctls: { 'kernel.panic': '1' } });
   await lab.assertSound();
 });
 

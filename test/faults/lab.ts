@@ -4,13 +4,14 @@
  */
 import assert from 'node:assert/strict';
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join, relative } from 'node:path';
+import { basename, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { type PodOptions, podConfig } from '../rig/cri.ts';
 import { merge, type SluiceDaemon, type SluiceOptions, startSluice } from '../rig/daemon.ts';
+import { cgroupsOf } from '../rig/leftovers.ts';
 import { findProgram } from '../rig/paths.ts';
-import { waitFor } from '../rig/proc.ts';
+import { run, waitFor } from '../rig/proc.ts';
 
 /** Tests here start daemons, which needs root and the programs that a pod needs. */
 export const SKIP: string | false =
@@ -151,7 +152,10 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
   const baseline = inventory(daemon);
 
   const assertSound = async (graceMs = 5000) => {
-    await daemon.assertNothingLeft(graceMs);
+    await daemon.assertNothingLeft(graceMs).catch(async (error: unknown) => {
+      await removeCgroups(daemon.cgroupParent); // lest every test after this one fails for the same reason
+      throw error;
+    });
     assert.deepEqual((await cri.listPodSandbox()).items, []);
     await waitFor('files and rows as before', graceMs, () => equal(inventory(daemon), baseline)).catch(() => {
       assert.deepEqual(inventory(daemon), baseline);
@@ -209,6 +213,12 @@ function rows(path: string): string[] {
     });
   } finally {
     db.close();
+  }
+}
+
+async function removeCgroups(parent: string): Promise<void> {
+  for (const group of cgroupsOf(basename(parent))) {
+    for (const name of readdirSync(group)) await run('rmdir', [join(group, name)], { check: false });
   }
 }
 

@@ -33,7 +33,17 @@ before(async () => {
         shim,
         binary: script(
           `runc-${command}`,
-          `for word; do [ "$word" = ${command} ] && { echo "the rig refuses ${command}" >&2; exit 1; }; done\nexec ${runc} "$@"`,
+          // As runc does: the reason goes to stderr and, as JSON, to the file after --log, which is where the shim looks.
+          `log=
+for word; do
+  [ "$last" = --log ] && log=$word
+  last=$word
+  [ "$word" = ${command} ] || continue
+  echo "the rig refuses ${command}" >&2
+  [ -z "$log" ] || echo '{"level":"error","msg":"the rig refuses ${command}"}' >>"$log"
+  exit 1
+done
+exec ${runc} "$@"`,
         ),
       });
       return {
@@ -71,8 +81,9 @@ const FAULTS: [handler: string, words: RegExp][] = [
   ['runc-start', /start.*the rig refuses start/s],
 ];
 for (const [handler, words] of FAULTS) {
-  test(`a launch with ${handler.replace('-', ': ')}`, { skip, timeout: 90_000 }, async () => {
-    await lab.launchFails('doomed', { words }, { handler });
+  test(`a launch with ${handler.replace('-', ': ')}`, { skip, timeout: 100_000 }, async () => {
+    // A name of its own: the retry of a launch that is still in flight would join it.
+    await lab.launchFails(`doomed-${handler}`, { words }, { handler, timeoutMs: 80_000 });
     // The mute shim is a process of the test's own making: the daemon can only stop asking it.
     for (const p of processesOf(lab.folder)) if (p.command.includes('mute.mjs')) process.kill(p.pid, 'SIGKILL');
     await lab.assertSound();
