@@ -148,6 +148,11 @@ describe('the spec of a container', () => {
     assert.throws(() => build({ config: bad }), { code: 'INVALID_REQUEST', message: /envs: X: contains a NUL/ });
   });
 
+  test('an environment that came back from the store, where a Buffer is plain data', () => {
+    const stored = JSON.parse(JSON.stringify({ key: 'X', value: Buffer.from('ü') }));
+    assert.ok(build({ config: container({ envs: [stored] }) }).process.env.includes('X=ü'));
+  });
+
   test('a pod without a host name goes by the node’s', () => {
     assert.ok(build(inPod(pod({ hostname: '' }))).process.env.includes('HOSTNAME=node-1'));
   });

@@ -46,10 +46,13 @@ export async function readRuntimeFeatures(binary: string, kernel: string): Promi
   return answer.code === 0 ? parseRuntimeFeatures(answer.stdout.toString(), kernel) : NO_FEATURES;
 }
 
-/** The names in /sys/kernel/security/apparmor/profiles. Read afresh for each Localhost profile: DaemonSets load them at any time. */
+/**
+ * The names in /sys/kernel/security/apparmor/profiles; none where the host has no AppArmor. Read afresh for each Localhost profile:
+ * DaemonSets load them at any time.
+ */
 export async function readAppArmorProfiles(): Promise<string[]> {
-  const text = await readFile('/sys/kernel/security/apparmor/profiles', 'utf8');
-  return text.split('\n').flatMap((line) => /^(.+) \([^)]*\)$/.exec(line)?.[1] ?? []);
+  const text = await readFile('/sys/kernel/security/apparmor/profiles', 'utf8').catch(absent);
+  return (text ?? '').split('\n').flatMap((line) => /^(.+) \([^)]*\)$/.exec(line)?.[1] ?? []);
 }
 
 async function hasAppArmor(): Promise<boolean> {
