@@ -9,20 +9,34 @@ import { cniStatus } from './net/status.ts';
 import { closeUplink, openUplink } from './net/uplink.ts';
 import { serve } from './serve.ts';
 import * as netns from './sys/netns.ts';
+import { createUserNetns, type UserNamespace } from './sys/userns.ts';
+
+export interface CreateNetns {
+  path: string;
+  /** Bring `lo` up in it. */
+  loopback: boolean;
+  /** For a pod with a user namespace of its own: that one is made too, and owns the network namespace. */
+  userns?: UserNamespace;
+}
 
 /** Pins a new network namespace at `path`. Throws NAMESPACE_FAILED, and leaves nothing then. */
-function createNetns({ path, loopback }: { path: string; loopback: boolean }): void {
-  telling(`the network namespace ${path} could not be made`, () => netns.createNetns(path, { loopback }));
+async function createNetns({ path, loopback, userns }: CreateNetns): Promise<void> {
+  await telling(`the network namespace ${path} could not be made`, () =>
+    userns ? createUserNetns(path, userns, { loopback }) : netns.createNetns(path, { loopback }),
+  );
 }
 
-/** Unpins a namespace; one that is not there is fine. Throws NAMESPACE_FAILED. */
-function removeNetns({ path }: { path: string }): void {
-  telling(`the network namespace ${path} could not be removed`, () => netns.removeNetns(path));
+/** Unpins the namespace, and the user namespace where there is one; what is not there is fine. Throws NAMESPACE_FAILED. */
+async function removeNetns({ path, userns }: { path: string; userns?: string }): Promise<void> {
+  await telling(`the network namespace ${path} could not be removed`, () => {
+    netns.removeNetns(path);
+    if (userns !== undefined && userns !== '') netns.removeNetns(userns);
+  });
 }
 
-function telling(what: string, work: () => void): void {
+async function telling(what: string, work: () => Promise<void> | void): Promise<void> {
   try {
-    work();
+    await work();
   } catch (cause) {
     if (cause instanceof netns.StrandedThread) throw cause; // serve() ends this thread
     throw new SluiceError('NAMESPACE_FAILED', what, { cause });

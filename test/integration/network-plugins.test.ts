@@ -4,7 +4,19 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -163,6 +175,42 @@ test('a namespace: lo is up in it, it is pinned, and goes for good; no thread of
   assert.doesNotMatch(readFileSync('/proc/self/mounts', 'utf8'), new RegExp(`${dir}/netns`));
 });
 
+test('a user namespace: it has its mappings, owns the network namespace, and both go', async (t) => {
+  const { dir, pool } = await rig(t);
+  const path = join(dir, 'netns', 'net');
+  const userns = {
+    path: join(dir, 'netns', 'user'),
+    uids: [{ containerID: 0, hostID: 100_000, size: 65_536 }],
+    gids: [{ containerID: 0, hostID: 200_000, size: 65_536 }],
+  };
+  await pool.call('createNetns', { path, loopback: true, userns });
+  assert.match(await sh(['ip', '-br', 'addr'], path), /^lo\s+UNKNOWN\s+127\.0\.0\.1\/8/);
+  const inside = (command: string) => sh(['nsenter', `--user=${userns.path}`, `--net=${path}`, 'sh', '-c', command]);
+  assert.deepEqual(
+    (await inside('cat /proc/self/uid_map /proc/self/gid_map')).trim().split(/\s+/).map(Number),
+    [0, 100_000, 65_536, 0, 200_000, 65_536],
+  );
+  // Only who owns the namespace may change its links.
+  assert.equal(await inside('ip link add dummy0 type bridge && echo made'), 'made\n');
+
+  const [NS_GET_USERNS, fd] = [0xb701, openSync(path, 'r')];
+  const owner = check('ioctl', libc.ioctl(fd, NS_GET_USERNS, null));
+  assert.equal(fstatSync(owner).ino, statSync(userns.path).ino);
+  closeSync(owner);
+  closeSync(fd);
+
+  await assert.rejects(pool.call('createNetns', { path: `${path}2`, loopback: true, userns }), /could not be made/);
+  assert.equal(netnsExists(userns.path), true, 'that of the other pod stays');
+  const overlap = { ...userns, path: join(dir, 'netns', 'bad'), uids: [...userns.uids, ...userns.uids] };
+  await assert.rejects(
+    pool.call('createNetns', { path: `${path}3`, loopback: true, userns: overlap }),
+    (error: SluiceError) => /uid_map|EINVAL/.test(explain(error)),
+  );
+
+  for (let time = 0; time < 2; time++) await pool.call('removeNetns', { path, userns: userns.path });
+  assert.deepEqual(readdirSync(join(dir, 'netns')), []);
+});
+
 test('many pods at once on the built-in bridge: an address each, and nothing is left afterwards', async (t) => {
   const { network, runs, pods, up, down, leases, records } = await rig(t);
   assert.deepEqual(await network.status(), { ready: true, reason: '', message: '' });
@@ -204,6 +252,7 @@ test('a host port leads into the pod, a bandwidth limit is set, and both go with
   await down(server);
   const nat = await sh(['iptables', '-t', 'nat', '-S']);
   assert.doesNotMatch(nat, /18080/);
+  assert.match(await sh(['iptables', '-S', 'FORWARD']), /-A FORWARD -s 10\.232\.0\.0\/16 -i sluice\S+ .*-j ACCEPT/);
   assert.match(nat, /-A POSTROUTING -s 10\.232\.0\.0\/16 ! -d 10\.232\.0\.0\/16 ! -o sluice\S+ .*-j MASQUERADE/);
 });
 
@@ -231,7 +280,33 @@ test('removing the built-in network leaves neither bridge nor rules, once and tw
   assert.match(await sh(['ip', '-br', 'link']), new RegExp(bridge));
   for (let time = 0; time < 2; time++) await removeBuiltin(pool, { root: join(dir, 'root'), subnet: '10.232.0.0/16' });
   assert.doesNotMatch(await sh(['ip', '-br', 'link']), new RegExp(bridge));
-  assert.doesNotMatch(await sh(['iptables', '-t', 'nat', '-S']), /-A |CNI/);
+  for (const table of ['nat', 'filter']) {
+    assert.doesNotMatch(await sh(['iptables', '-t', table, '-S']), /-A |CNI/);
+  }
+});
+
+test('a forwarding chain that drops by default does not cut pods off', async (t) => {
+  await sh(['iptables', '-P', 'FORWARD', 'DROP']);
+  t.after(() => sh(['iptables', '-P', 'FORWARD', 'ACCEPT']));
+  const { dir, pool, pods, up } = await rig(t);
+  const [pod] = pods(1);
+  assert.ok(pod);
+  await up(pod);
+  // Somewhere else: a namespace behind a link of this node, which knows no way back to the pods.
+  const far = join(dir, 'far');
+  await pool.call('createNetns', { path: far, loopback: true });
+  try {
+    await sh(['ip', 'link', 'add', 'near0', 'type', 'veth', 'peer', 'name', 'far0']);
+    await sh(['sh', '-c', `exec 3<${far}; ip link set far0 netns /proc/self/fd/3`]);
+    await sh(['sh', '-c', 'ip addr add 192.0.2.1/24 dev near0; ip link set near0 up']);
+    await sh(['sh', '-c', 'ip addr add 192.0.2.2/24 dev far0; ip link set far0 up'], far);
+    const serving = sh(['busybox', 'nc', '-l', '-p', '80', '-e', 'busybox', 'echo', 'far away'], far);
+    const ask = 'for i in 1 2 3 4 5 6 7 8 9; do busybox nc -w 1 192.0.2.2 80 && exit; sleep 0.1; done; exit 1';
+    assert.equal(await sh(['sh', '-c', ask], pod.netns), 'far away\n');
+    await serving;
+  } finally {
+    await pool.call('removeNetns', { path: far });
+  }
 });
 
 test('two address families: IPv4 comes first, and both can be used', async (t) => {

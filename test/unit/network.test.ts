@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -125,6 +125,16 @@ test('built-in: a plugin that serves a capability runs only for pods that use it
     'bridge',
     'bandwidth',
   ]);
+});
+
+test('built-in: a subnet that another interface has is told', async (t) => {
+  const own = Object.entries(networkInterfaces()).flatMap(([name, all = []]) =>
+    all.flatMap(({ family, address }) => (family === 'IPv4' ? [{ name, address }] : [])),
+  )[0];
+  if (!own) return t.skip('no IPv4 address on this machine');
+  const network = await setup(t, undefined, { builtin_subnet: `${own.address}/28` }).start();
+  assert.match(network.loaded.problems.join(), new RegExp(`is also on ${own.name};`));
+  assert.doesNotMatch((await setup(t).start()).loaded.problems.join(), /is also on lo/);
 });
 
 test('without the plugins there is no built-in network, and the reason says what is missing', async (t) => {

@@ -2,7 +2,8 @@
  * The network for a node that has no CNI configuration yet: a bridge with addresses from host-local, so that the daemon can be
  * tried without any preparation. It is no cluster network: pods of other nodes are out of reach.
  */
-import { isIPv6 } from 'node:net';
+import { BlockList, isIPv6 } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { findProgram } from '../../workers/net/programs.ts';
 import type { Uplink } from '../../workers/net/uplink.ts';
@@ -40,7 +41,7 @@ export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Buil
   if (missing.length > 0) {
     throw new Error(`the built-in network needs the plugins ${missing.join(' and ')} in ${binDirs.join(', ')}`);
   }
-  const lacks: string[] = [];
+  const lacks = subnets.flatMap((cidr) => alsoUsedBy(cidr, bridge));
   const plugins: PluginConf[] = [
     {
       type: 'bridge',
@@ -55,7 +56,7 @@ export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Buil
       },
     },
   ];
-  const tools = [...new Set(subnets.map((cidr) => (isIPv6(cidr.split('/')[0] ?? '') ? 'ip6tables' : 'iptables')))];
+  const tools = [...new Set(subnets.map((cidr) => (isIPv6(hostOf(cidr)) ? 'ip6tables' : 'iptables')))];
   const absent = tools.filter((tool) => findProgram(tool) === undefined);
   if (absent.length > 0) lacks.push(`host ports and a way out of the node (no ${absent.join(', ')})`);
   else if (has('portmap')) plugins.push({ type: 'portmap', capabilities: { portMappings: true } });
@@ -82,6 +83,32 @@ export function forPod(network: NetworkConf, capabilityArgs: Record<string, unkn
 export async function removeBuiltin(pool: NetCalls, { root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Promise<void> {
   await pool.call('closeUplink', names({ root, subnet }));
 }
+
+/**
+ * A line for each other interface whose network overlaps the subnet (a second daemon with the same settings, the machine's own
+ * network): both then lead to the same addresses, and the node may look for a pod in the wrong place.
+ */
+function alsoUsedBy(subnet: string, bridge: string): string[] {
+  const pods = blockOf(subnet);
+  return Object.entries(networkInterfaces()).flatMap(([name, addresses = []]) => {
+    if (name === bridge) return [];
+    const clash = addresses.find(({ address, cidr, family }) => {
+      const type = family === 'IPv6' ? 'ipv6' : 'ipv4';
+      if ((type === 'ipv6') !== isIPv6(hostOf(subnet))) return false;
+      return pods.check(address, type) || (cidr !== null && blockOf(cidr).check(hostOf(subnet), type));
+    });
+    return clash ? [`addresses of its own (${subnet} is also on ${name}; set cni.builtin_subnet to another one)`] : [];
+  });
+}
+
+function blockOf(cidr: string): BlockList {
+  const block = new BlockList();
+  const host = hostOf(cidr);
+  block.addSubnet(host, Number(cidr.slice(host.length + 1)), isIPv6(host) ? 'ipv6' : 'ipv4');
+  return block;
+}
+
+const hostOf = (cidr: string): string => cidr.split('/')[0] ?? '';
 
 /** The bridge's name (interfaces have at most 15 characters) and the subnets. */
 function names({ root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Uplink {

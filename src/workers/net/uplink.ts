@@ -20,12 +20,14 @@ const TIMEOUT_MS = 20_000;
 /** What the portmap plugin leaves in the nat table, in the order in which it can be deleted. */
 const PORTMAP_CHAINS = ['CNI-HOSTPORT-DNAT', 'CNI-HOSTPORT-SETMARK', 'CNI-HOSTPORT-MASQ'];
 
-/** Makes sure that what leaves the subnets for elsewhere is masqueraded. Throws CNI_FAILED with iptables' own words. */
+/**
+ * Makes sure that pods get out of the node: what leaves the subnets for elsewhere is masqueraded, and forwarded even where the
+ * host drops by default (Docker sets that). Throws CNI_FAILED with iptables' own words.
+ */
 export async function openUplink(uplink: Uplink): Promise<void> {
-  for (const subnet of uplink.subnets) {
-    const rule = masquerade(uplink.bridge, subnet);
-    const there = await iptables(subnet, ['-t', 'nat', '-C', ...rule]);
-    if (there.code !== 0) await must(subnet, ['-t', 'nat', '-A', ...rule]);
+  for (const { subnet, table, position, rule } of rules(uplink)) {
+    const there = await iptables(subnet, ['-t', table, '-C', ...rule]);
+    if (there.code !== 0) await must(subnet, ['-t', table, position, ...rule]);
   }
 }
 
@@ -33,25 +35,53 @@ export async function openUplink(uplink: Uplink): Promise<void> {
  * Deletes the bridge and the rules of {@link openUplink}, as well as the chains of the portmap plugin when no pod of any runtime
  * has a port mapped. What is not there is fine. Throws CNI_FAILED.
  */
-export async function closeUplink({ bridge, subnets }: Uplink): Promise<void> {
-  for (const subnet of subnets) {
+export async function closeUplink(uplink: Uplink): Promise<void> {
+  for (const { subnet, table, rule } of rules(uplink)) {
     if (findIptables(subnet) === undefined) continue;
-    const rule = masquerade(bridge, subnet);
-    while ((await iptables(subnet, ['-t', 'nat', '-C', ...rule])).code === 0) {
-      await must(subnet, ['-t', 'nat', '-D', ...rule]);
+    while ((await iptables(subnet, ['-t', table, '-C', ...rule])).code === 0) {
+      await must(subnet, ['-t', table, '-D', ...rule]);
     }
-    await removePortmapChains(subnet);
   }
+  for (const subnet of uplink.subnets) if (findIptables(subnet) !== undefined) await removePortmapChains(subnet);
   try {
-    removeBridge(bridge);
+    removeBridge(uplink.bridge);
   } catch (cause) {
-    throw new SluiceError('NAMESPACE_FAILED', `the bridge ${bridge} could not be deleted`, { cause });
+    throw new SluiceError('NAMESPACE_FAILED', `the bridge ${uplink.bridge} could not be deleted`, { cause });
   }
 }
 
-function masquerade(bridge: string, subnet: string): string[] {
-  const comment = ['-m', 'comment', '--comment', `${bridge}: pods to elsewhere`];
-  return ['POSTROUTING', '-s', subnet, '!', '-d', subnet, '!', '-o', bridge, ...comment, '-j', 'MASQUERADE'];
+interface Rule {
+  subnet: string;
+  table: 'nat' | 'filter';
+  /** -A at the end; -I at the front, before what others reject. */
+  position: '-A' | '-I';
+  /** Chain and rule, as -C, -A, -I and -D take them. */
+  rule: string[];
+}
+
+function rules({ bridge, subnets }: Uplink): Rule[] {
+  const comment = ['-m', 'comment', '--comment', `${bridge}: the built-in pod network`];
+  const answers = ['-m', 'conntrack', '--ctstate', 'RELATED,ESTABLISHED,DNAT'];
+  return subnets.flatMap((subnet): Rule[] => [
+    {
+      subnet,
+      table: 'nat',
+      position: '-A',
+      rule: ['POSTROUTING', '-s', subnet, '!', '-d', subnet, '!', '-o', bridge, ...comment, '-j', 'MASQUERADE'],
+    },
+    {
+      subnet,
+      table: 'filter',
+      position: '-I',
+      rule: ['FORWARD', '-s', subnet, '-i', bridge, ...comment, '-j', 'ACCEPT'],
+    },
+    {
+      subnet,
+      table: 'filter',
+      position: '-I',
+      rule: ['FORWARD', '-d', subnet, '-o', bridge, ...answers, ...comment, '-j', 'ACCEPT'],
+    },
+  ]);
 }
 
 async function removePortmapChains(subnet: string): Promise<void> {

@@ -30,6 +30,8 @@ export interface SpawnOptions {
   timeoutMs: number;
   /** Bytes of stdout and of stderr that are kept, each; a program that prints more is killed. Default 4 MiB. */
   maxOutput?: number;
+  /** Hears the pid as soon as there is one, for those who need the process while it runs. */
+  onStart?: (pid: number) => void;
 }
 
 export interface SpawnResult {
@@ -71,6 +73,7 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
     errWrite[Symbol.dispose]();
   }
 
+  options.onStart?.(pid);
   let timedOut = false;
   let overflowed = false;
   const kill = () => libc.kill(-pid, C.SIGKILL);

@@ -1,0 +1,92 @@
+/**
+ * A user namespace with a network namespace that it owns, both pinned. A thread of a process with several can't make a user
+ * namespace (unshare(2): EINVAL), so a small process makes the pair, is held by its pid while ours are pinned, and ends.
+ */
+import { closeSync, mkdirSync, openSync, readlinkSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { C, libc } from './libc.ts';
+import { setLink } from './link.ts';
+import { mount } from './mount.ts';
+import { inNetns, removeNetns } from './netns.ts';
+import { run, type SpawnResult } from './spawn.ts';
+
+/** One line of uid_map or gid_map. */
+export interface IdMapping {
+  containerID: number;
+  hostID: number;
+  size: number;
+}
+
+export interface UserNamespace {
+  /** Where it is pinned; nothing may be there yet. */
+  path: string;
+  uids: readonly IdMapping[];
+  gids: readonly IdMapping[];
+}
+
+const LIMIT_MS = 20_000;
+const PATHS = '/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin';
+
+/**
+ * Pins a user namespace at `userns.path` and a network namespace that belongs to it at `path`. Costs about 5 ms. Throws what the
+ * kernel or the helper said, and leaves nothing then; undone by removing both like any pinned namespace.
+ */
+export async function createUserNetns(
+  path: string,
+  userns: UserNamespace,
+  { loopback }: { loopback: boolean },
+): Promise<void> {
+  using undo = new DisposableStack();
+  for (const each of [path, userns.path]) {
+    mkdirSync(dirname(each), { recursive: true, mode: 0o755 });
+    closeSync(openSync(each, 'wx', 0o444));
+    undo.defer(() => removeNetns(each));
+  }
+  await whileUnshared(({ pid }) => {
+    writeFileSync(`/proc/${pid}/uid_map`, mapText(userns.uids));
+    writeFileSync(`/proc/${pid}/gid_map`, mapText(userns.gids));
+    mount({ source: `/proc/${pid}/ns/user`, target: userns.path, flags: C.MS_BIND });
+    mount({ source: `/proc/${pid}/ns/net`, target: path, flags: C.MS_BIND });
+  });
+  if (loopback) inNetns(path, () => setLink('lo', true));
+  undo.move();
+}
+
+/** Runs `work` while a process sits in a new user and network namespace. */
+async function whileUnshared(work: (held: { pid: number }) => void): Promise<void> {
+  let pid = 0;
+  let ended: SpawnResult | undefined;
+  // util-linux is on every node: mount and nsenter come from it too. `env` finds it, and becomes it.
+  const argv = ['env', 'unshare', '--user', '--net', '--', 'sleep', String(LIMIT_MS / 1000)];
+  const onStart = (started: number) => {
+    pid = started;
+  };
+  const process = run({ path: '/usr/bin/env', argv, env: { PATH: PATHS }, timeoutMs: LIMIT_MS, onStart }).then(
+    (result) => {
+      ended = result;
+    },
+  );
+  try {
+    // One system call enters both namespaces, the network first: once the user namespace is another one, both are.
+    while (!ended && !hasLeft(pid)) await Promise.race([sleep(1), process]);
+    if (ended) throw new Error(`unshare ended: ${ended.stderr.toString().trim() || `status ${ended.code}`}`);
+    work({ pid });
+  } finally {
+    if (pid !== 0 && !ended) libc.kill(-pid, C.SIGKILL);
+    await process;
+  }
+}
+
+/** Is the process in another user namespace than ours? One that ended is not: its exit is told elsewhere. */
+function hasLeft(pid: number): boolean {
+  try {
+    return pid !== 0 && readlinkSync(`/proc/${pid}/ns/user`) !== readlinkSync('/proc/self/ns/user');
+  } catch {
+    return false;
+  }
+}
+
+function mapText(mappings: readonly IdMapping[]): string {
+  return mappings.map(({ containerID, hostID, size }) => `${containerID} ${hostID} ${size}\n`).join('');
+}
