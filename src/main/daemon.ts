@@ -15,6 +15,7 @@ import { CriServer } from './cri/server.ts';
 import { imageVerbs, runtimeVerbs } from './cri/verbs.ts';
 import { Events } from './events.ts';
 import { Images } from './images/images.ts';
+import { loadDefaultAppArmorProfile } from './load-apparmor.ts';
 import { lockFile } from './lock-file.ts';
 import { BUILT_IN } from './network/builtin.ts';
 import { Network } from './network/network.ts';
@@ -25,6 +26,7 @@ import { openFiles } from './open-files.ts';
 import { readAllFeatures } from './runtime-features.ts';
 import { serveEvents } from './shims/events.ts';
 import { Shims } from './shims/shims.ts';
+import { withEncodedMetrics } from './stats/encoded.ts';
 import { Store } from './store/store.ts';
 import { VERSION } from './version.ts';
 import { watchNode } from './watch-node.ts';
@@ -65,7 +67,7 @@ export class Daemon {
     const server = new CriServer({
       socket: config.socket,
       services: [
-        { definition: RuntimeServiceService, verbs: runtimeVerbs(node) },
+        { definition: withEncodedMetrics(RuntimeServiceService), verbs: runtimeVerbs(node) },
         { definition: ImageServiceService, verbs: imageVerbs(node) },
       ],
       onCall: (method, code, seconds) => node.metrics.grpc(method, code, seconds),
@@ -105,6 +107,7 @@ async function makeNode(config: Config, watch: Observability, resources: AsyncDi
       'oom_score_adj cannot be lowered (no CAP_SYS_RESOURCE): lower values are clamped to this',
     );
   }
+  if (host.apparmor) await loadDefaultAppArmorProfile();
   const pools = resources.use(startPools());
   const store = resources.use(
     new Store(join(config.root, 'sluice.db'), (seconds) => metrics.observe('storeWrite', {}, seconds)),
@@ -134,7 +137,11 @@ async function makeNode(config: Config, watch: Observability, resources: AsyncDi
     pools,
     engine: new Engine({ limits: config.pipeline.limits, observer, undoTimeoutMs: UNDO_SECONDS * 1000 }),
     admission: new Admission({
-      maxRunning: config.pipeline.max_running,
+      maxRunning: {
+        launch: config.pipeline.max_running,
+        teardown: config.pipeline.max_teardowns,
+        image: config.pipeline.max_running,
+      },
       maxQueued: config.pipeline.max_queued,
       onVerdict: (lane, verdict) => metrics.inc('admission', { lane, verdict }),
     }),

@@ -24,11 +24,14 @@ async function main([command, ...args]: string[]): Promise<number> {
     case 'config':
       return config(args);
     case 'top':
-      return top(args);
+      await top(args);
+      return 0;
     case 'trace':
-      return trace(args);
+      await trace(args);
+      return 0;
     case 'log-level':
-      return logLevel(args);
+      await logLevel(args);
+      return 0;
     case 'version':
     case '--version':
       console.log(`sluice ${VERSION}`);

@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { explain } from '../errors.ts';
+import { favourMain } from '../workers/sys/nice.ts';
 import { loadConfig } from './config/load.ts';
 import { Daemon } from './daemon.ts';
 import { createLog } from './observe/log.ts';
@@ -26,6 +27,10 @@ async function main(): Promise<void> {
   const log = createLog(config.log);
   // libuv's pool threads inherit the namespace of the thread that first needs them: let it be main, before any worker.
   await Promise.all(Array.from({ length: 4 }, () => stat('/')));
+
+  const refused = favourMain();
+  if (refused)
+    log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');
 
   const daemon = await Daemon.start(config, log);
   let ending = false;

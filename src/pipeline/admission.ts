@@ -2,8 +2,8 @@ import PQueue from 'p-queue';
 import { SluiceError } from '../errors.ts';
 
 /**
- * Lanes of admission. Each has its own `max_running` and `max_queued`: teardowns never wait behind launches (their finishing
- * is what makes room for launches), and a pull of minutes takes no launch's place.
+ * Lanes of admission. Each has its own limit and its own queue: teardowns never wait behind launches (their finishing is what
+ * makes room for launches, and most of them only wait out a grace period), and a pull of minutes takes no launch's place.
  */
 export const LANES = ['launch', 'teardown', 'image'] as const;
 export type Lane = (typeof LANES)[number];
@@ -11,7 +11,8 @@ export type Lane = (typeof LANES)[number];
 export type Verdict = 'admitted' | 'queued' | 'refused' | 'expired' | 'gone';
 
 export interface AdmissionOptions {
-  maxRunning: number;
+  /** Jobs of each lane that run at once. */
+  maxRunning: Record<Lane, number>;
   maxQueued: number;
   onVerdict?: (lane: Lane, verdict: Verdict) => void;
 }
@@ -38,8 +39,8 @@ export class Admission {
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
-    const lane = () => new PQueue({ concurrency: options.maxRunning });
-    this.#lanes = { launch: lane(), teardown: lane(), image: lane() };
+    const lane = (name: Lane) => new PQueue({ concurrency: options.maxRunning[name] });
+    this.#lanes = { launch: lane('launch'), teardown: lane('teardown'), image: lane('image') };
   }
 
   /** Runs `work` when its turn comes. Rejects with QUEUE_FULL, SHUTTING_DOWN, DEADLINE_PASSED or CALLER_GONE without having run it. */
@@ -47,7 +48,7 @@ export class Admission {
     const queue = this.#lanes[lane];
     const verdict = (v: Verdict) => this.#options.onVerdict?.(lane, v);
     if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the daemon is shutting down');
-    const waits = queue.pending >= this.#options.maxRunning;
+    const waits = queue.pending >= this.#options.maxRunning[lane];
     if (waits && queue.size >= this.#options.maxQueued) {
       verdict('refused');
       throw new SluiceError(
@@ -87,7 +88,7 @@ export class Admission {
     const of = (lane: Lane) => ({
       running: this.#lanes[lane].pending,
       queued: this.#lanes[lane].size,
-      limit: this.#options.maxRunning,
+      limit: this.#options.maxRunning[lane],
     });
     return { launch: of('launch'), teardown: of('teardown'), image: of('image') };
   }

@@ -1,5 +1,4 @@
 import { SluiceError } from '../errors.ts';
-import { encodeSpec } from '../main/oci/encode.ts';
 import { buildExecProcess } from '../main/oci/process.ts';
 import type { Task } from '../main/shims/task.ts';
 import type { ExecBackend, ExecRef, ExecStart, ProcessRef } from '../main/streaming/protocol.ts';
@@ -22,7 +21,7 @@ export class Execs implements ExecBackend {
     const { row, shim } = await this.#node.containers.running(containerId);
     const spec = await this.#node.specs.of(row);
     if (!spec) throw new SluiceError('NOT_READY', `the bundle of container ${row.id} is gone`);
-    const process = JSON.parse(encodeSpec(buildExecProcess(spec, { cmd, tty })));
+    const process = buildExecProcess(spec, { cmd, tty });
     await shim.task.exec({ id: row.id, execId, process, terminal: tty, ...fifos });
     try {
       this.#pids.set(execId, await shim.task.start(row.id, execId));

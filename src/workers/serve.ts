@@ -2,8 +2,10 @@
  * The worker side of a call: an entry file hands its functions to {@link serve} and exports the result as default, main calls
  * them by name (src/pipeline/pool.ts). Input and output are plain data; errors travel as plain data too.
  */
+import { isMainThread } from 'node:worker_threads';
 import { type PlainError, toPlain } from '../errors.ts';
 import { StrandedThread } from './sys/netns.ts';
+import { joinTheRest } from './sys/nice.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: the parameter type of a handler is its own business; Pool.call checks it
 export type Handlers = Record<string, (input: any) => unknown>;
@@ -17,6 +19,7 @@ export type Reply = { ok: true; value: unknown; seconds: number } | { ok: false;
 
 /** Makes the function a piscina worker exports. `seconds` in the reply is the work itself, without any queueing. */
 export function serve(handlers: Handlers): (call: Call) => Promise<Reply> {
+  if (!isMainThread) joinTheRest();
   return async ({ op, input }) => {
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;

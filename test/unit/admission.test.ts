@@ -8,7 +8,11 @@ const hold = () => Promise.withResolvers<void>();
 
 function make(maxRunning: number, maxQueued: number) {
   const verdicts: Verdict[] = [];
-  const admission = new Admission({ maxRunning, maxQueued, onVerdict: (_lane, verdict) => verdicts.push(verdict) });
+  const admission = new Admission({
+    maxRunning: { launch: maxRunning, teardown: maxRunning, image: maxRunning },
+    maxQueued,
+    onVerdict: (_lane, verdict) => verdicts.push(verdict),
+  });
   return { admission, verdicts };
 }
 

@@ -2,11 +2,11 @@ import type {
   ListMetricDescriptorsRequest,
   ListMetricDescriptorsResponse,
   ListPodSandboxMetricsRequest,
-  ListPodSandboxMetricsResponse,
   StreamPodSandboxMetricsRequest,
   StreamPodSandboxMetricsResponse,
 } from '../../../proto/gen/cri.ts';
 import type { Node } from '../../pipeline/node.ts';
+import { encodeMetrics } from '../stats/encoded.ts';
 import { metricDescriptors } from '../stats/metrics.ts';
 import type { ServerStream, Unary } from './call.ts';
 import { podSubject } from './stats-subjects.ts';
@@ -15,9 +15,11 @@ export const listMetricDescriptors = (): Unary<ListMetricDescriptorsRequest, Lis
   descriptors: metricDescriptors(),
 });
 
+/** Encoded pod by pod: megabytes at once would block the main thread for tens of milliseconds. */
 export const listPodSandboxMetrics =
-  (node: Node): Unary<ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse> =>
-  async () => ({ podMetrics: await Array.fromAsync(node.stats.metrics(readyPods(node))) });
+  (node: Node): Unary<ListPodSandboxMetricsRequest, Buffer> =>
+  () =>
+    encodeMetrics(node.stats.metrics(readyPods(node)));
 
 export const streamPodSandboxMetrics = (
   node: Node,

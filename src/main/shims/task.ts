@@ -69,8 +69,7 @@ export interface CreateTask extends Stdio {
 export interface ExecTask extends Stdio {
   id: string;
   execId: string;
-  /** OCI `process` object. */
-  process: object;
+  process: Process;
 }
 
 /** How a process ended. A signal is 128 + its number. `at`: nanoseconds since the epoch. */
@@ -178,7 +177,7 @@ export class Task {
   }
 
   /** `resources` is the OCI `linux.resources` object. */
-  async update(id: string, resources: object, annotations: Record<string, string> = {}, timeoutMs = RUNTIME_MS) {
+  async update(id: string, resources: Resources, annotations: Record<string, string> = {}, timeoutMs = RUNTIME_MS) {
     await this.#call(METHODS.update, { id, resources: json('LinuxResources', resources), annotations }, timeoutMs);
   }
 
@@ -294,10 +293,10 @@ function createRequest(task: CreateTask): proto.CreateTaskRequest {
 }
 
 /** An object of the OCI runtime spec, as containerd's typeurl library carries it: JSON under a URL of its own. */
-function json(name: 'Process' | 'LinuxResources', value: object): Any {
+function json(name: 'Process' | 'LinuxResources', value: Process | Resources): Any {
   return {
     typeUrl: `types.containerd.io/opencontainers/runtime-spec/1/${name}`,
-    value: Buffer.from(JSON.stringify(value)),
+    value: Buffer.from(encodeSpec(value)),
   };
 }
 

@@ -61,6 +61,7 @@ export const libc = {
   lsetxattr: lib.func('int lsetxattr(const char *path, const char *name, const void *value, size_t size, int flags)'),
   lgetxattr: lib.func('long lgetxattr(const char *path, const char *name, void *value, size_t size)'),
 
+  setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
   kill: lib.func('int kill(int pid, int signal)'),
   waitpid: lib.func('int waitpid(int pid, _Out_ int *status, int options)'),
   posixSpawn: lib.func(

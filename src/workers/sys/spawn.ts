@@ -30,6 +30,8 @@ export interface SpawnOptions {
   timeoutMs: number;
   /** Bytes of stdout and of stderr that are kept, each; a program that prints more is killed. Default 4 MiB. */
   maxOutput?: number;
+  /** A descriptor that the program inherits as its number 3; everything else of ours stays closed to it. */
+  inherit?: number;
   /** Hears the pid as soon as there is one, for those who need the process while it runs. */
   onStart?: (pid: number) => void;
 }
@@ -116,6 +118,7 @@ function start(options: SpawnOptions, stdin: number | undefined, stdout: number,
     else libc.actionsDup2(actions, stdin, 0);
     libc.actionsDup2(actions, stdout, 1);
     libc.actionsDup2(actions, stderr, 2);
+    if (options.inherit !== undefined) libc.actionsDup2(actions, options.inherit, 3);
     libc.attrSetFlags(attr, SETPGROUP | SETSIGDEF | SETSIGMASK);
     libc.attrSetSigmask(attr, none);
     libc.attrSetSigdefault(attr, all);
