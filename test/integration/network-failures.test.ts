@@ -1,5 +1,7 @@
 /** The worker against plugins that misbehave: shell scripts in a folder of their own. No root needed beyond the machine's /proc. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -275,6 +277,35 @@ test('DEL of what is gone is done: code 3, or "not found" once the namespace is 
   alive.attachment.netns = '/proc/self/ns/net';
   await handlers.cniAdd(alive);
   assert.match((await failure(handlers.cniDel(alive))).text, /link not found/);
+});
+
+test('DEL after the daemon was killed in the middle of ADD waits for the plugin that lives on', async (t) => {
+  const { dir, call, log } = rig(t);
+  const slow = `[ $CNI_COMMAND = ADD ] && { echo started >> $LOG; sleep 0.7; echo made >> $LOG; exit 0; }; echo deleted >> $LOG`;
+  const pod = call({ first: slow });
+  const net = new URL('../../src/workers/net.ts', import.meta.url).href;
+  writeFileSync(join(dir, 'daemon.mjs'), `import { handlers } from '${net}'; handlers.cniAdd(${JSON.stringify(pod)});`);
+  const daemon = spawn(process.execPath, [join(dir, 'daemon.mjs')], { stdio: 'inherit' });
+  for (let waited = 0; log()[0] !== 'started'; waited += 20) {
+    assert.ok(waited < 5000, 'the plugin was not started');
+    await sleep(20);
+  }
+  daemon.kill('SIGKILL');
+  await once(daemon, 'exit');
+  await handlers.cniDel(pod);
+  assert.deepEqual(log(), ['started', 'made', 'deleted']);
+
+  // One that never ends holds DEL up for the time limit and no longer.
+  rmSync(join(dir, 'log'));
+  const stuck = call(
+    { first: `[ $CNI_COMMAND = ADD ] && { (sleep 5 >/dev/null 2>&1 & ); exit 1; }; echo deleted >> $LOG` },
+    { timeoutMs: 400 },
+  );
+  await failure(handlers.cniAdd(stuck));
+  const began = performance.now();
+  await handlers.cniDel(stuck);
+  assert.ok(performance.now() - began > 350);
+  assert.deepEqual(log(), ['deleted']);
 });
 
 test('a damaged record does not keep DEL from working', async (t) => {

@@ -1,7 +1,7 @@
 import { SluiceError } from '../../errors.ts';
 import type { CniCall, CniResult, PluginRun } from '../../main/network/types.ts';
 import { callPlugin, findPlugin } from './plugin.ts';
-import { writeRecord } from './record.ts';
+import { lockRecord, writeRecord } from './record.ts';
 import { reporting } from './report.ts';
 import { inVersion, type ParsedResult, parseResult } from './result.ts';
 
@@ -17,12 +17,14 @@ export function cniAdd(call: CniCall): Promise<{ result: CniResult; plugins: Plu
     // A missing program is found before anything was made, so that there is nothing to take back either.
     for (const { type } of network.plugins) findPlugin(type, binDirs);
     await writeRecord(cacheDir, attachment);
+    using locked = cacheDir === '' ? undefined : lockRecord(cacheDir, attachment);
+    const lock = locked?.number;
 
     let last: ParsedResult | undefined;
     for (const plugin of network.plugins) {
       const prevResult = last && inVersion(last, network.cniVersion);
       const text = await callPlugin(
-        { command: 'ADD', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs },
+        { command: 'ADD', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs, lock },
         runs,
       );
       try {

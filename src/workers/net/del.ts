@@ -2,7 +2,7 @@ import { SluiceError } from '../../errors.ts';
 import type { CniCall, PluginConf, PluginRun } from '../../main/network/types.ts';
 import { netnsExists } from '../sys/netns.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
-import { readRecord, removeRecord } from './record.ts';
+import { awaitUnlocked, readRecord, removeRecord } from './record.ts';
 import { reporting } from './report.ts';
 import { inVersion, type Json, parseResult } from './result.ts';
 import { atLeast } from './version.ts';
@@ -19,6 +19,8 @@ export function cniDel(call: CniCall): Promise<{ plugins: PluginRun[] }> {
     const { attachment, binDirs, cacheDir, timeoutMs } = call;
     const { network } = attachment;
     const record = await readRecord(cacheDir, attachment);
+    const finished = record === undefined || (record !== 'damaged' && record.result !== undefined);
+    if (!finished) await awaitUnlocked(cacheDir, attachment, timeoutMs);
     const prevResult = record && record !== 'damaged' ? previous(record.result, network.cniVersion) : undefined;
     const alive = netnsExists(attachment.netns);
 

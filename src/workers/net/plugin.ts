@@ -46,6 +46,8 @@ export interface PluginCall {
   prevResult?: Json;
   binDirs: readonly string[];
   timeoutMs: number;
+  /** The lock of the attachment's record, which the plugin holds as well for as long as it lives. */
+  lock?: number;
 }
 
 /** A plugin that could not be run, or said no. */
@@ -133,6 +135,7 @@ async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): P
       stdin: Buffer.from(JSON.stringify(pluginConf(call))),
       timeoutMs: call.timeoutMs,
       maxOutput: MAX_OUTPUT,
+      inherit: call.lock,
     });
   } catch (cause) {
     note('error', 0);

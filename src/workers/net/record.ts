@@ -5,8 +5,13 @@
  */
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { CniAttachment } from '../../main/network/types.ts';
+import { type Fd, openFd } from '../sys/fd.ts';
+import { C, check, libc } from '../sys/libc.ts';
 import { isObject, type Json } from './result.ts';
+
+const LOCK = { SHARED: 1, EXCLUSIVE: 2, NO_WAIT: 4 } as const;
 
 export const RECORD_KIND = 'cniCacheV1';
 
@@ -53,6 +58,30 @@ export async function writeRecord(cacheDir: string, attachment: CniAttachment, r
     await writeFile(draft(path), text, { mode: 0o600 });
   }
   await rename(draft(path), path);
+}
+
+/**
+ * Locks the record (flock) for as long as ADD works on it. Plugins inherit the lock: should the daemon be killed, those that it
+ * started go on without it, and a DEL which overtakes them would leave behind what they are about to make.
+ */
+export function lockRecord(cacheDir: string, attachment: CniAttachment): Fd {
+  const path = recordPath(cacheDir, attachment);
+  const file = openFd(path, C.O_RDONLY);
+  try {
+    check('flock', libc.flock(file.number, LOCK.SHARED | LOCK.NO_WAIT), path);
+    return file;
+  } catch (error) {
+    file[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** Waits until no plugin of an unfinished ADD is left, for `limitMs` at most: one that hangs must not keep the pod for ever. */
+export async function awaitUnlocked(cacheDir: string, attachment: CniAttachment, limitMs: number): Promise<void> {
+  const path = recordPath(cacheDir, attachment);
+  const deadline = performance.now() + limitMs;
+  using file = openFd(path, C.O_RDONLY);
+  while (libc.flock(file.number, LOCK.EXCLUSIVE | LOCK.NO_WAIT) < 0 && performance.now() < deadline) await sleep(20);
 }
 
 /** The record; undefined when there is none, `"damaged"` when it can't be read as one. */
