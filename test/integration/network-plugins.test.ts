@@ -56,13 +56,13 @@ interface Rig {
 
 async function rig(
   t: TestContext,
-  { subnet = '10.232.0.0/16', conf }: { subnet?: string; conf?: object } = {},
+  { subnet = '10.232.0.0/16', conf }: { subnet?: string; conf?: (dir: string) => object } = {},
 ): Promise<Rig> {
   const dir = mkdtempSync(join(tmpdir(), 'sluice-net-'));
   const confDir = join(dir, 'net.d');
   if (conf) {
     execFileSync('mkdir', [confDir]);
-    writeFileSync(join(confDir, '1.conflist'), JSON.stringify(conf));
+    writeFileSync(join(confDir, '1.conflist'), JSON.stringify(conf(dir)));
   }
   const pool = new Pool<NetHandlers>({
     name: 'net',
@@ -323,19 +323,20 @@ test('two address families: IPv4 comes first, and both can be used', async (t) =
 });
 
 test('an ADD that fails late gives the address back by the same DEL, with the namespace and without', async (t) => {
-  const conf = {
+  const conf = (dir: string) => ({
     name: 'late',
     cniVersion: '1.0.0',
     plugins: [
-      { type: 'bridge', bridge: 'late0', ipam: { type: 'host-local', ranges: [[{ subnet: '10.234.0.0/24' }]] } },
+      {
+        type: 'bridge',
+        bridge: 'late0',
+        ipam: { type: 'host-local', dataDir: join(dir, 'ipam'), ranges: [[{ subnet: '10.234.0.0/24' }]] },
+      },
       { type: 'tuning', sysctl: { 'net.core.no_such_thing': '1' } },
     ],
-  };
-  const dataDir = mkdtempSync(join(tmpdir(), 'sluice-ipam-'));
-  t.after(() => rmSync(dataDir, { recursive: true }));
-  Object.assign(conf.plugins[0]?.ipam ?? {}, { dataDir });
-  const { pool, pods, up, down, records } = await rig(t, { conf });
-  const leases = () => listed(join(dataDir, 'late')).filter((name) => name.startsWith('10.'));
+  });
+  const { dir, pool, pods, up, down, records } = await rig(t, { conf });
+  const leases = () => listed(join(dir, 'ipam', 'late')).filter((name) => name.startsWith('10.'));
   const [one, two] = pods(2);
   assert.ok(one && two);
   for (const pod of [one, two]) {
