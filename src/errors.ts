@@ -112,11 +112,16 @@ export function explain(error: unknown): string {
 export function codeOf(error: unknown): ErrorCode {
   for (let e: unknown = error; e instanceof Error; e = e.cause) {
     const code = (e as NodeJS.ErrnoException).code;
-    if (code === 'ENOSPC' || code === 'EDQUOT') return 'DISK_FULL';
+    if (code === 'ENOSPC' || code === 'EDQUOT' || isSqliteFull(e)) return 'DISK_FULL';
   }
   for (let e: unknown = error; e instanceof Error; e = e.cause) if (e instanceof SluiceError) return e.code;
   return 'INTERNAL';
 }
+
+const SQLITE_FULL = 13;
+
+/** node:sqlite's error for a database that cannot grow. */
+export const isSqliteFull = (error: unknown): boolean => (error as { errcode?: number }).errcode === SQLITE_FULL;
 
 export function toPlain(error: unknown): PlainError {
   const top = error instanceof Error ? error : new Error(String(error));

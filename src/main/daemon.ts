@@ -112,10 +112,14 @@ async function makeNode(config: Config, watch: Observability, resources: AsyncDi
   const store = resources.use(
     new Store(join(config.root, 'sluice.db'), (seconds) => metrics.observe('storeWrite', {}, seconds)),
   );
-  const checkpoint = () =>
-    pools.shim
-      .call('checkpoint', { path: store.path })
-      .catch((err) => log.error({ err }, 'the store’s checkpoint failed'));
+  const checkpoint = async () => {
+    try {
+      await pools.shim.call('checkpoint', { path: store.path });
+      store.restoreBallast();
+    } catch (err) {
+      log.error({ err }, 'the store’s checkpoint failed');
+    }
+  };
   const timer = setInterval(checkpoint, CHECKPOINT_MS).unref();
   resources.defer(() => clearInterval(timer));
 

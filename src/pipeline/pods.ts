@@ -21,16 +21,16 @@ export interface JobCaller extends Caller {
 export class Pods {
   readonly #node: Node;
   readonly #launches: Joins<string>;
-  /** The jobs of the launches in flight, so that a joining caller can be told of. */
-  readonly #jobs = new Map<string, JobRun>();
+  /** The launches in flight, by name: which runtime they are for, and the job that a joining caller is told of. */
+  readonly #inFlight = new Map<string, { runtimeHandler: string; job: JobRun }>();
 
   constructor(node: Node) {
     this.#node = node;
     this.#launches = new Joins({
       claimTtlMs: node.config.pipeline.claim_ttl_seconds * 1000,
       onJoin: (name) => {
-        const job = this.#jobs.get(name);
-        if (job) node.observer.jobJoined(job);
+        const joined = this.#inFlight.get(name);
+        if (joined) node.observer.jobJoined(joined.job);
       },
       onUnclaimed: (name, id) => {
         node.log.warn({ sandbox: id, name }, 'nobody came back for this pod within claim_ttl; removing it');
@@ -45,6 +45,13 @@ export class Pods {
   async run(request: RunPodSandboxRequest, caller: JobCaller): Promise<string> {
     const plan = planPod(this.#node, request);
     const { name } = plan.row;
+    const inFlight = this.#inFlight.get(name);
+    if (inFlight && inFlight.runtimeHandler !== plan.row.runtimeHandler) {
+      throw new SluiceError(
+        'NAME_TAKEN',
+        `"${name}" is being launched with runtime handler "${inFlight.runtimeHandler}"`,
+      );
+    }
     const owner = this.#node.sandboxNames.owner(name);
     if (owner !== undefined && !this.#launches.has(name)) {
       throw new SluiceError('NAME_TAKEN', `the sandbox name "${name}" belongs to ${owner}`);
@@ -120,7 +127,7 @@ export class Pods {
     const { row, runtime } = plan;
     const priority = launchPriority(row.config.metadata?.namespace ?? '');
     const job = node.observer.jobQueued({ ...jobStart('RunPodSandbox', row), traceparent: caller.traceparent });
-    this.#jobs.set(row.name, job);
+    this.#inFlight.set(row.name, { runtimeHandler: row.runtimeHandler, job });
     try {
       await node.admission.run({ lane: 'launch', priority, abandoned }, () =>
         this.#launchNow({ node, row, runtime }, job, priority),
@@ -131,7 +138,7 @@ export class Pods {
       node.observer.jobEnded(job, error as Error);
       throw error;
     } finally {
-      this.#jobs.delete(row.name);
+      this.#inFlight.delete(row.name);
     }
   }
 

@@ -1,4 +1,5 @@
 import { SluiceError } from '../errors.ts';
+import { cgroupsPath } from '../main/oci/names.ts';
 import type { Shim } from '../main/shims/shims.ts';
 import type { Task } from '../main/shims/task.ts';
 import type { SandboxRow } from '../main/store/rows.ts';
@@ -70,6 +71,8 @@ async function cleanUpAfterShim(row: SandboxRow, node: Node): Promise<void> {
     runtime: { binary, root },
     address: row.shim?.address,
   });
+  const parent = row.config.linux?.cgroupParent ?? '';
+  await node.pools.shim.call('removeCgroups', { cgroupsPath: cgroupsPath(parent, row.id, node.host.cgroupDriver) });
   node.shims.forget(row.id);
   if (warnings.length > 0) node.log.warn({ sandbox: row.id, warnings }, 'cleaned up after a dead shim');
 }

@@ -1,4 +1,5 @@
 /** The `shim` pool: bundles, shims, snapshot folders and the mounts on top of them. */
+import { removeCgroups } from './cgroup.ts';
 import { checkpoint } from './checkpoint.ts';
 import { copyFromImage } from './copy-from-image.ts';
 import { serve } from './serve.ts';
@@ -23,6 +24,7 @@ export const handlers = {
   mountRootfs,
   unmountRootfs,
   copyFromImage,
+  removeCgroups,
   checkpoint,
   ...statsHandlers,
 };

@@ -104,7 +104,7 @@ export class Network implements AsyncDisposable {
    */
   attachment({ id, netns, config }: { id: string; netns: string; config: PodSandboxConfig }): CniAttachment {
     const network = this.#loaded.network;
-    if (!network) throw new SluiceError('NETWORK_NOT_READY', this.#whyNone());
+    if (!network) throw new SluiceError('NETWORK_NOT_READY', `the pod network is not ready: ${this.#whyNone()}`);
     const args = capabilityArgs(config, network);
     return {
       network: forPod(network, args),

@@ -2,6 +2,7 @@
  * The task service of one shim, typed. Versions 2 and 3 differ in the service's name alone; a shim knows one of them.
  * Errors carry the shim's own words, which for a runtime's failure are runc's own.
  */
+
 import type { Any } from '../../../proto/gen/google/protobuf/any.ts';
 import { Empty } from '../../../proto/gen/google/protobuf/empty.ts';
 import type { Timestamp } from '../../../proto/gen/google/protobuf/timestamp.ts';
@@ -10,6 +11,8 @@ import * as proto from '../../../proto/gen/task.ts';
 import { Status } from '../../../proto/gen/task_types.ts';
 import type { Mount } from '../../../proto/gen/types.ts';
 import { type ErrorCode, GRPC, SluiceError } from '../../errors.ts';
+import { encodeSpec } from '../oci/encode.ts';
+import type { Process, Resources } from '../oci/types.ts';
 import { type Method, type Ttrpc, TtrpcClosed, TtrpcError } from './ttrpc.ts';
 
 const SERVICE = { 2: 'containerd.task.v2.Task', 3: 'containerd.task.v3.Task' } as const;

@@ -1,11 +1,17 @@
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { SluiceError } from '../../errors.ts';
+import { isSqliteFull, SluiceError } from '../../errors.ts';
 import { type Row, Table } from './table.ts';
 
 /** Bumped when a row's shape changes so that an older daemon's rows need a migration. */
 const SCHEMA_VERSION = 1;
+
+/**
+ * Room kept beside the database, to be given up when the disk is full: a full node must still be emptied, and for that rows are
+ * changed and deleted. New rows do not get it: whatever they would name could not be made either.
+ */
+const BALLAST_BYTES = 4 << 20;
 
 /**
  * The SQLite file. This connection never syncs: a crash of the daemon loses nothing (the pages are in the kernel), and after a
@@ -36,6 +42,33 @@ export class Database implements Disposable {
       );
     }
     this.#db.exec(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+    this.restoreBallast();
+  }
+
+  /** Takes the room back once the disk has it again; a disk that is still full is tried again later. */
+  restoreBallast(): void {
+    if (existsSync(this.#ballast)) return;
+    try {
+      writeFileSync(this.#ballast, Buffer.alloc(BALLAST_BYTES), { mode: 0o600 });
+    } catch (error) {
+      rmSync(this.#ballast, { force: true });
+      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+    }
+  }
+
+  get #ballast(): string {
+    return `${this.path}.ballast`;
+  }
+
+  /** Runs a write that makes room for others in the end, with the ballast if need be. */
+  #essential(write: () => void): void {
+    try {
+      write();
+    } catch (error) {
+      if (!isSqliteFull(error) || !existsSync(this.#ballast)) throw error;
+      rmSync(this.#ballast);
+      write();
+    }
   }
 
   /** Opens a table, with its rows read into memory. */
@@ -53,8 +86,9 @@ export class Database implements Disposable {
     };
     return new Table<R>(
       {
-        put: (id, json) => timed(() => upsert.run(id, json)),
-        delete: (id) => timed(() => remove.run(id)),
+        insert: (id, json) => timed(() => upsert.run(id, json)),
+        update: (id, json) => timed(() => this.#essential(() => upsert.run(id, json))),
+        delete: (id) => timed(() => this.#essential(() => remove.run(id))),
       },
       stored.map(({ row }) => row),
     );

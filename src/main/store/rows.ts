@@ -27,7 +27,7 @@ export interface SandboxRow extends Row {
   runtime: string;
   /** Path of the pinned network namespace; "" on the host network. */
   netns: string;
-  /** Everything CNI DEL needs; absent on the host network. Written before ADD. */
+  /** Everything CNI DEL needs, written before ADD; absent on the host network, and again once DEL has succeeded. */
   network?: CniAttachment;
   /** What ADD answered. */
   result?: CniResult;
@@ -44,6 +44,8 @@ export interface SandboxRow extends Row {
   /** Folder with shm, under the state folder. */
   stateDir: string;
   shim?: ShimRow;
+  /** The shim has been seen to end, and nothing of it is left. */
+  shimEnded?: boolean;
   /** Pid of the pause process, in the host's pid namespace; 0 until started. */
   pid: number;
   /** Pinned user namespace, for pods that have one of their own. */

@@ -23,6 +23,11 @@ export class Store implements Disposable {
     return this.#database.path;
   }
 
+  /** See {@link Database.restoreBallast}. */
+  restoreBallast(): void {
+    this.#database.restoreBallast();
+  }
+
   /** The containers of a pod. */
   containersOf(sandbox: string): ContainerRow[] {
     return [...this.containers.values()].filter((container) => container.sandbox === sandbox);

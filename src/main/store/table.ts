@@ -10,7 +10,8 @@ export interface Row {
 }
 
 export interface Writer {
-  put(id: string, json: string): void;
+  insert(id: string, json: string): void;
+  update(id: string, json: string): void;
   delete(id: string): void;
 }
 
@@ -50,7 +51,8 @@ export class Table<R extends Row> {
 
   /** Inserts or replaces; also how a changed row is written back. */
   put(row: R): void {
-    this.#writer?.put(row.id, encode(row));
+    if (this.#rows.has(row.id)) this.#writer?.update(row.id, encode(row));
+    else this.#writer?.insert(row.id, encode(row));
     this.#rows.set(row.id, row);
   }
 

@@ -4,8 +4,8 @@ import { filled, type PodLaunch } from '../launch.ts';
 import type { Node } from '../node.ts';
 import { endPodShim, shimCall } from '../shim-call.ts';
 
-/** Seconds that the shim's `start` may take; a loaded node takes seconds where an idle one takes 15 ms. */
-const START_SECONDS = 60;
+/** Seconds that the shim's `start` may take; a loaded node takes one where an idle one takes 15 ms. */
+const START_SECONDS = 20;
 
 /** The bundle and the process that holds the pod. */
 export const shim = {

@@ -4,12 +4,15 @@ import { runtimeOptions } from '../runtime-options.ts';
 /** Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. Undone with the shim. */
 export const create = {
   async run({ node, row, runtime, shim, image }: PodLaunch): Promise<void> {
-    row.pid = await filled(shim, 'shim').task.create({
+    const { task } = filled(shim, 'shim');
+    const created = task.create({
       id: row.id,
       bundle: row.bundle,
       rootfs: node.images.rootfsMounts(filled(image, 'image'), row.snapshot),
       runtime: runtimeOptions(node, runtime),
     });
+    // A slow runtime gets minutes; a shim that does not even say what it knows (nothing yet) within seconds is deaf.
+    [row.pid] = await Promise.all([created, task.state(row.id)]);
   },
 };
 

@@ -104,6 +104,11 @@ async function deleteContainer(input: CleanupInput, timeoutMs: number, warnings:
     maxOutput: 64 << 10,
   });
   if (result.code === 0 && !existsSync(state)) return;
+  // A runtime that was killed before it wrote its state down leaves a folder that it does not know itself.
+  if (!existsSync(join(state, 'state.json')) && !existsSync(join(state, 'status'))) {
+    rmSync(state, { recursive: true, force: true });
+    return;
+  }
   const words = [result.stderr.toString('utf8').trim(), ...warnings].filter((text) => text !== '').join('; ');
   const how = result.timedOut ? `took more than ${timeoutMs} ms` : `ended with status ${result.code}`;
   throw new SluiceError('RUNTIME_FAILED', `${basename(path)} delete --force ${input.id} ${how}: ${words}`);
