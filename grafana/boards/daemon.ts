@@ -48,7 +48,7 @@ export const daemon = board({
       panels: [
         heatmap({
           title: 'Event loop delay',
-          description: 'Looked at every 20 ms.',
+          description: 'How late a timer of the main thread fires, looked at ten times a second.',
           unit: 's',
           expr: buckets('loopDelay'),
         }),

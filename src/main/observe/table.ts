@@ -453,7 +453,7 @@ export const METRICS = {
   loopDelay: {
     name: 'sluice_event_loop_delay_seconds',
     type: 'histogram',
-    help: 'How late a timer of the main thread fires, looked at every 20 ms.',
+    help: 'How late a timer of the main thread fires, looked at ten times a second.',
     group: 'daemon',
     labels: {},
     buckets: LOOP_BUCKETS,
