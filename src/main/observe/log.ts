@@ -4,6 +4,9 @@ import { redact, redactText } from './redact.ts';
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
+/** Bytes that wait for a reader who does not read; what comes on top is lost rather than kept in memory. */
+const MAX_WAITING = 16 << 20;
+
 export interface LogOptions {
   level: LogLevel;
   /** Where the lines go instead of standard output (tests). */
@@ -43,7 +46,8 @@ export function createLog({ level: configured, stream }: LogOptions): Log {
       streamWrite: redactText,
     },
   };
-  const out = stream ?? destination({ fd: 1, sync: false, minLength: 4096, periodicFlush: 250 });
+  const out =
+    stream ?? destination({ fd: 1, sync: false, minLength: 4096, periodicFlush: 250, maxLength: MAX_WAITING });
   const setLevel = (wanted: LogLevel) => {
     if (!LOG_LEVELS.includes(wanted))
       throw new RangeError(`no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);

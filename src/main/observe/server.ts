@@ -77,6 +77,7 @@ export class MetricsServer implements AsyncDisposable {
     }
     this.#server.off('error', reject);
     this.#server.on('error', (error) => this.#options.log.error({ err: error }, 'the metrics endpoint'));
+    this.#options.log.info({ host: address.host, port: this.port }, 'metrics are served');
     return this.port;
   }
 
