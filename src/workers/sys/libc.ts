@@ -60,6 +60,8 @@ export const libc = {
   mkdirat: lib.func('int mkdirat(int dir, const char *path, uint mode)'),
   lsetxattr: lib.func('int lsetxattr(const char *path, const char *name, const void *value, size_t size, int flags)'),
   lgetxattr: lib.func('long lgetxattr(const char *path, const char *name, void *value, size_t size)'),
+  futimens: lib.func('int futimens(int fd, const void *times)'),
+  utimensat: lib.func('int utimensat(int dir, const char *path, const void *times, int flags)'),
 
   setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
   kill: lib.func('int kill(int pid, int signal)'),

@@ -1,0 +1,76 @@
+/** Attributes of files that Node's fs cannot set exactly: nanoseconds, extended attributes, device nodes. */
+import { check, errno, libc, SysError } from './libc.ts';
+
+/** A path as text, or as the bytes it consists of (without a final NUL) where it is not UTF-8. */
+export type BytePath = string | Buffer;
+
+const AT_FDCWD = -100;
+const AT_SYMLINK_NOFOLLOW = 0x100;
+const ENODATA = 61;
+const ENOTSUP = 95;
+const ENOENT = 2;
+const ERANGE = 34;
+
+export const S_IFIFO = 0o010000;
+export const S_IFCHR = 0o020000;
+export const S_IFBLK = 0o060000;
+
+/** Seconds since the epoch (before it: negative), and nanoseconds upwards from there. */
+export interface TimeSpec {
+  seconds: number;
+  nanoseconds: number;
+}
+
+const times = Buffer.alloc(32); // struct timespec[2]: access, modification
+
+function fill(atime: TimeSpec, mtime: TimeSpec): Buffer {
+  times.writeBigInt64LE(BigInt(atime.seconds), 0);
+  times.writeBigInt64LE(BigInt(atime.nanoseconds), 8);
+  times.writeBigInt64LE(BigInt(mtime.seconds), 16);
+  times.writeBigInt64LE(BigInt(mtime.nanoseconds), 24);
+  return times;
+}
+
+/** Sets the times of an open file. */
+export function setTimesOf(fd: number, atime: TimeSpec, mtime: TimeSpec): void {
+  check('futimens', libc.futimens(fd, fill(atime, mtime)));
+}
+
+/** Sets the times of what is at `path` itself: a link is not followed. */
+export function setTimes(path: BytePath, atime: TimeSpec, mtime: TimeSpec): void {
+  const result = libc.utimensat(AT_FDCWD, terminated(path), fill(atime, mtime), AT_SYMLINK_NOFOLLOW);
+  check('utimensat', result, shown(path));
+}
+
+/** Sets an attribute of what is at `path` itself. False where the file system has no such attributes. */
+export function setXattr(path: BytePath, name: string, value: Buffer): boolean {
+  if (libc.lsetxattr(terminated(path), name, value, value.length, 0) === 0) return true;
+  const code = errno();
+  if (code === ENOTSUP) return false;
+  throw new SysError('lsetxattr', code, `${name} ${shown(path)}`);
+}
+
+/** An attribute of what is at `path` itself, at most 256 bytes of it; undefined when there is none. */
+export function getXattr(path: BytePath, name: string): Buffer | undefined {
+  const value = Buffer.alloc(256);
+  const size = Number(libc.lgetxattr(terminated(path), name, value, value.length));
+  if (size >= 0) return value.subarray(0, size);
+  const code = errno();
+  if (code === ENODATA || code === ENOTSUP || code === ENOENT || code === ERANGE) return undefined;
+  throw new SysError('lgetxattr', code, `${name} ${shown(path)}`);
+}
+
+/** Makes a device or FIFO; `mode` holds its type (S_IF*) and is subject to the umask. */
+export function makeNode(path: BytePath, mode: number, major = 0, minor = 0): void {
+  check('mknod', libc.mknod(terminated(path), mode, deviceNumber(major, minor)), shown(path));
+}
+
+/** dev_t as glibc composes it: the low 20 bits where they always were, the rest above. */
+function deviceNumber(major: number, minor: number): bigint {
+  const [high, low] = [BigInt(major), BigInt(minor)];
+  return ((high & 0xfffff000n) << 32n) | ((high & 0xfffn) << 8n) | ((low & 0xffffff00n) << 12n) | (low & 0xffn);
+}
+
+/** Bytes need their own NUL; koffi adds it to text alone. */
+const terminated = (path: BytePath) => (typeof path === 'string' ? path : Buffer.concat([path, Buffer.alloc(1)]));
+const shown = (path: BytePath) => (typeof path === 'string' ? path : path.toString());
