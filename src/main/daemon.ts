@@ -8,7 +8,7 @@ import { Engine } from '../pipeline/engine.ts';
 import { JOB_TABLES } from '../pipeline/jobs/all.ts';
 import { Node } from '../pipeline/node.ts';
 import { type Pools, startPools } from '../pipeline/pools.ts';
-import { recover } from '../pipeline/recover.ts';
+import { recover, sweepNetwork } from '../pipeline/recover.ts';
 import type { Config } from './config/config.ts';
 import { nowNs } from './cri/convert/time.ts';
 import { CriServer } from './cri/server.ts';
@@ -63,6 +63,7 @@ export class Daemon {
     for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
       node.metrics.set('restored', { state }, recovered[state]);
     }
+    void sweepNetwork(node);
     watchNode(node, watch);
     const server = new CriServer({
       socket: config.socket,

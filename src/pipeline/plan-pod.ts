@@ -3,10 +3,13 @@ import { join } from 'node:path';
 import { NamespaceMode, type RunPodSandboxRequest } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../errors.ts';
 import type { Config, RuntimeConfig } from '../main/config/config.ts';
+import { NO_FEATURES } from '../main/oci/host.ts';
 import { sandboxName } from '../main/oci/names.ts';
+import { userNamespace } from '../main/oci/userns.ts';
 import { validateSandbox } from '../main/oci/validate.ts';
 import type { SandboxRow } from '../main/store/rows.ts';
 import type { Node } from './node.ts';
+import { checkUserNamespace } from './userns.ts';
 
 const UNTRUSTED = 'io.kubernetes.cri.untrusted-workload';
 
@@ -18,6 +21,7 @@ export function planPod(node: Node, request: RunPodSandboxRequest): { row: Sandb
   const { config } = request;
   validateSandbox(config);
   const runtime = chooseRuntime(node.config, request);
+  checkUserNamespace(config, runtime.name, node.features[runtime.name] ?? NO_FEATURES);
   const id = randomBytes(32).toString('hex');
   const { root, state } = node.config;
   const row: SandboxRow = {
@@ -41,6 +45,7 @@ export function planPod(node: Node, request: RunPodSandboxRequest): { row: Sandb
   if (namespaces?.network !== NamespaceMode.NODE) {
     row.netns = node.network.netnsPath();
     row.network = node.network.attachment({ id, netns: row.netns, config });
+    if (userNamespace(namespaces)) row.userns = `${row.netns}-user`;
   }
   return { row, runtime: runtime.config };
 }

@@ -38,6 +38,32 @@ export async function recover(node: Node): Promise<Recovered> {
   return recovered;
 }
 
+/**
+ * Gives back what carries this daemon's mark in the network but stands in no record: there should be none, since records come
+ * first, so each one counts as a leak. A failure is logged, and the next start tries again.
+ */
+export async function sweepNetwork(node: Node): Promise<void> {
+  const rows = () => [...node.store.sandboxes.values()];
+  try {
+    const strays = await node.network.strays({
+      knowsSandbox: (id) => node.store.sandboxes.get(id) !== undefined,
+      knowsNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
+    });
+    for (const attachment of strays.attachments) {
+      await node.network.del(attachment);
+      node.metrics.inc('leaks', { kind: 'address' });
+      node.log.warn({ sandbox: attachment.containerId, network: attachment.network.name }, 'gave back a stray address');
+    }
+    for (const path of strays.netns) {
+      await node.pools.net.call('removeNetns', { path });
+      node.metrics.inc('leaks', { kind: 'netns' });
+      node.log.warn({ netns: path }, 'removed a stray network namespace');
+    }
+  } catch (err) {
+    node.log.error({ err }, 'looking for strays in the network failed');
+  }
+}
+
 const halfWay = (row: SandboxRow) => row.state === 'creating' || row.state === 'removing';
 
 async function find(node: Node, row: SandboxRow): Promise<'alive' | 'dead' | 'unknown'> {

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { isSqliteFull, SluiceError } from '../../errors.ts';
+import type { Codec } from './codec.ts';
 import { type Row, Table } from './table.ts';
 
 /** Bumped when a row's shape changes so that an older daemon's rows need a migration. */
@@ -72,7 +73,7 @@ export class Database implements Disposable {
   }
 
   /** Opens a table, with its rows read into memory. */
-  table<R extends Row>(name: string): Table<R> {
+  table<R extends Row>(name: string, codec?: Codec<R>): Table<R> {
     this.#db.exec(`CREATE TABLE IF NOT EXISTS ${name} (id TEXT PRIMARY KEY, row TEXT NOT NULL) WITHOUT ROWID`);
     const upsert = this.#db.prepare(
       `INSERT INTO ${name} (id, row) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET row = excluded.row`,
@@ -85,6 +86,7 @@ export class Database implements Disposable {
       this.#onWrite?.((performance.now() - began) / 1000);
     };
     return new Table<R>(
+      codec,
       {
         insert: (id, json) => timed(() => upsert.run(id, json)),
         update: (id, json) => timed(() => this.#essential(() => upsert.run(id, json))),

@@ -1,4 +1,6 @@
+import { ContainerConfig, PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import type { ImageRow, LayerRow } from '../images/rows.ts';
+import { criCodec } from './codec.ts';
 import { Database } from './database.ts';
 import type { ContainerRow, SandboxRow } from './rows.ts';
 import type { Table } from './table.ts';
@@ -13,8 +15,11 @@ export class Store implements Disposable {
 
   constructor(path: string, onWrite?: (seconds: number) => void) {
     this.#database = new Database(path, onWrite);
-    this.sandboxes = this.#database.table('sandboxes');
-    this.containers = this.#database.table('containers');
+    this.sandboxes = this.#database.table('sandboxes', criCodec(PodSandboxConfig, ['createdAt']));
+    this.containers = this.#database.table(
+      'containers',
+      criCodec(ContainerConfig, ['createdAt', 'startedAt', 'finishedAt']),
+    );
     this.images = this.#database.table('images');
     this.layers = this.#database.table('layers');
   }

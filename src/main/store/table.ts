@@ -3,7 +3,9 @@
  * at once (some tens of microseconds, no fsync: see database.ts), so that a row is on its way to the disk before the resource
  * it describes exists.
  */
+
 import { SluiceError } from '../../errors.ts';
+import { type Codec, plainCodec } from './codec.ts';
 
 export interface Row {
   id: string;
@@ -17,13 +19,15 @@ export interface Writer {
 
 export class Table<R extends Row> {
   readonly #rows = new Map<string, R>();
+  readonly #codec: Codec<R>;
   readonly #writer: Writer | undefined;
 
   /** Without a writer the table lives in memory alone (unit tests). */
-  constructor(writer?: Writer, stored: Iterable<string> = []) {
+  constructor(codec: Codec<R> = plainCodec(), writer?: Writer, stored: Iterable<string> = []) {
+    this.#codec = codec;
     this.#writer = writer;
-    for (const json of stored) {
-      const row = decode<R>(json);
+    for (const text of stored) {
+      const row = codec.decode(text);
       this.#rows.set(row.id, row);
     }
   }
@@ -51,8 +55,8 @@ export class Table<R extends Row> {
 
   /** Inserts or replaces; also how a changed row is written back. */
   put(row: R): void {
-    if (this.#rows.has(row.id)) this.#writer?.update(row.id, encode(row));
-    else this.#writer?.insert(row.id, encode(row));
+    if (this.#rows.has(row.id)) this.#writer?.update(row.id, this.#codec.encode(row));
+    else this.#writer?.insert(row.id, this.#codec.encode(row));
     this.#rows.set(row.id, row);
   }
 
@@ -60,17 +64,4 @@ export class Table<R extends Row> {
     this.#writer?.delete(id);
     this.#rows.delete(id);
   }
-}
-
-/** Marks a bigint (CRI's int64 fields) in JSON; no text of a user begins with it, since protobuf strings that kubelet sends hold no NUL. */
-const BIGINT = '\u0000bigint:';
-
-function encode(row: Row): string {
-  return JSON.stringify(row, (_key, value) => (typeof value === 'bigint' ? `${BIGINT}${value}` : value));
-}
-
-function decode<R>(json: string): R {
-  return JSON.parse(json, (_key, value) =>
-    typeof value === 'string' && value.startsWith(BIGINT) ? BigInt(value.slice(BIGINT.length)) : value,
-  );
 }

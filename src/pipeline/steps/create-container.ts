@@ -10,6 +10,7 @@ import type { ContainerCreation } from '../creation.ts';
 import { imageVolumes } from '../image-volumes.ts';
 import { filled } from '../launch.ts';
 import type { Node } from '../node.ts';
+import { rootOf } from '../userns.ts';
 import { copyUp } from '../volumes.ts';
 
 /** The name and the record, before everything the record names. */
@@ -65,8 +66,8 @@ export const volumes = {
 
 /** The writable layer on top of the image's own. */
 export const rootfs = {
-  async run({ node, row }: ContainerCreation): Promise<void> {
-    await node.pools.shim.call('prepareSnapshot', { dir: row.snapshot });
+  async run({ node, row, sandbox }: ContainerCreation): Promise<void> {
+    await node.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: rootOf(sandbox.config) });
   },
   async undo(row: ContainerRow, node: Node): Promise<void> {
     await node.pools.shim.call('removeSnapshot', { dir: row.snapshot });
@@ -89,6 +90,7 @@ export const bundle = {
       spec: filled(spec, 'spec'),
       sandbox: sandbox.id,
       shim: filled(sandbox.shim, 'shim'),
+      group: rootOf(sandbox.config)?.gid,
     });
   },
   async undo(row: ContainerRow, node: Node): Promise<void> {

@@ -1,11 +1,12 @@
 import type { SandboxRow } from '../../main/store/rows.ts';
 import type { PodLaunch } from '../launch.ts';
 import type { Node } from '../node.ts';
+import { rootOf } from '../userns.ts';
 
 /** The writable layer on top of the image's own. */
 export const rootfs = {
   async run({ node, row }: PodLaunch): Promise<void> {
-    await node.pools.shim.call('prepareSnapshot', { dir: row.snapshot });
+    await node.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: rootOf(row.config) });
   },
   async undo(row: SandboxRow, node: Node): Promise<void> {
     await node.pools.shim.call('removeSnapshot', { dir: row.snapshot });

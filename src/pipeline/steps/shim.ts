@@ -3,6 +3,7 @@ import type { SandboxRow } from '../../main/store/rows.ts';
 import { filled, type PodLaunch } from '../launch.ts';
 import type { Node } from '../node.ts';
 import { endPodShim, shimCall } from '../shim-call.ts';
+import { rootOf } from '../userns.ts';
 
 /** Seconds that the shim's `start` may take; a loaded node takes one where an idle one takes 15 ms. */
 const START_SECONDS = 20;
@@ -16,6 +17,7 @@ export const shim = {
       bundle: row.bundle,
       workDir: join(row.rootDir, 'work'),
       binary: runtime.shim,
+      group: rootOf(row.config)?.gid,
       spec: filled(state.spec, 'spec'),
       socketDir: node.shimSocketDir,
       timeoutMs: START_SECONDS * 1000,

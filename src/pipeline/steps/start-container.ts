@@ -5,6 +5,7 @@ import type { ContainerStart } from '../creation.ts';
 import type { Node } from '../node.ts';
 import { runtimeOptions } from '../runtime-options.ts';
 import { endTask, findShim } from '../shim-call.ts';
+import { idMapped, rootOf } from '../userns.ts';
 
 /** The FIFOs and the log, open before there is a process to write to them. */
 export const io = {
@@ -20,13 +21,14 @@ export const io = {
 export const create = {
   async run({ node, row, sandbox, shim }: ContainerStart): Promise<void> {
     const runtime = node.runtimeOf(sandbox);
+    const owner = rootOf(sandbox.config);
     row.state = 'starting';
     node.store.containers.put(row);
     row.pid = await shim.task.create({
       id: row.id,
       bundle: row.bundle,
-      rootfs: node.images.rootfsMounts(node.images.get(row.image), row.snapshot),
-      runtime: runtimeOptions(node, runtime),
+      rootfs: idMapped(node.images.rootfsMounts(node.images.get(row.image), row.snapshot), sandbox.config),
+      runtime: { ...runtimeOptions(node, runtime), ioUid: owner?.uid, ioGid: owner?.gid },
       terminal: row.config.tty,
       ...row.io,
     });

@@ -1,5 +1,6 @@
 import { filled, type PodLaunch } from '../launch.ts';
 import { runtimeOptions } from '../runtime-options.ts';
+import { idMapped } from '../userns.ts';
 
 /** Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. Undone with the shim. */
 export const create = {
@@ -8,7 +9,7 @@ export const create = {
     const created = task.create({
       id: row.id,
       bundle: row.bundle,
-      rootfs: node.images.rootfsMounts(filled(image, 'image'), row.snapshot),
+      rootfs: idMapped(node.images.rootfsMounts(filled(image, 'image'), row.snapshot), row.config),
       runtime: runtimeOptions(node, runtime),
     });
     // A slow runtime gets minutes; a shim that does not even say what it knows (nothing yet) within seconds is deaf.

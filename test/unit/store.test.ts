@@ -1,0 +1,134 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { ContainerConfig, PodSandboxConfig } from '../../proto/gen/cri.ts';
+import { codeOf } from '../../src/errors.ts';
+import type { ContainerRow, SandboxRow } from '../../src/main/store/rows.ts';
+import { Store } from '../../src/main/store/store.ts';
+import { checkpoint } from '../../src/workers/checkpoint.ts';
+
+function folder(): Disposable & { path: string } {
+  const path = mkdtempSync(join(tmpdir(), 'sluice-store-'));
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true }) };
+}
+
+function sandbox(id: string): SandboxRow {
+  const config = PodSandboxConfig.decode(new Uint8Array());
+  config.metadata = { name: 'p', namespace: 'n', uid: 'u', attempt: 3 };
+  config.labels = { app: '123n', other: '\u0000bigint:7' };
+  config.linux = {
+    cgroupParent: '/kube',
+    securityContext: undefined,
+    sysctls: { 'kernel.shm_rmid_forced': '1' },
+    overhead: undefined,
+    resources: {
+      cpuPeriod: 100_000n,
+      cpuQuota: -1n,
+      cpuShares: 2n,
+      memoryLimitInBytes: 9_223_372_036_854_771_712n,
+      oomScoreAdj: 0n,
+      cpusetCpus: '',
+      cpusetMems: '',
+      hugepageLimits: [{ pageSize: '2MB', limit: 18_446_744_073_709_551_615n }],
+      unified: {},
+      memorySwapLimitInBytes: 0n,
+    },
+  };
+  return {
+    id,
+    name: `p_n_u_3_${id}`,
+    state: 'ready',
+    createdAt: 1_764_000_000_123_456_789n,
+    config,
+    runtimeHandler: '',
+    runtime: 'runc',
+    netns: '/var/run/netns/cni-1',
+    addresses: ['10.1.2.3', 'fd00::3'],
+    image: 'sha256:1',
+    snapshot: '/s',
+    bundle: '/b',
+    rootDir: '/r',
+    stateDir: '/t',
+    shim: { binary: '/usr/bin/shim', address: '/run/s', version: 3 },
+    pid: 7,
+  };
+}
+
+test('what one store writes the next one reads, int64 to the last digit', () => {
+  using dir = folder();
+  const path = join(dir.path, 'sluice.db');
+  const row = sandbox('a'.repeat(64));
+  const container = {
+    id: 'c1',
+    sandbox: row.id,
+    config: ContainerConfig.decode(new Uint8Array()),
+    createdAt: 1n,
+    startedAt: 0n,
+    finishedAt: 2n ** 62n,
+  } as ContainerRow;
+  {
+    using store = new Store(path);
+    store.sandboxes.put(row);
+    store.containers.put(container);
+    row.state = 'stopped';
+    store.sandboxes.put(row);
+    store.sandboxes.put(sandbox('b'));
+    store.sandboxes.delete('b');
+  }
+  using store = new Store(path);
+  assert.deepEqual([...store.sandboxes.values()], [row]);
+  assert.deepEqual(store.containersOf(row.id), [container]);
+});
+
+test('a changed config is written, although an unchanged one is not encoded again', () => {
+  using dir = folder();
+  const path = join(dir.path, 'sluice.db');
+  const row = sandbox('a');
+  {
+    using store = new Store(path);
+    store.sandboxes.put(row);
+    row.config = { ...row.config, hostname: 'changed' };
+    store.sandboxes.put(row);
+  }
+  using store = new Store(path);
+  assert.equal(store.sandboxes.get('a')?.config.hostname, 'changed');
+});
+
+test('rows that a crash left in the WAL alone are there after it, and a checkpoint moves them', () => {
+  using dir = folder();
+  const path = join(dir.path, 'sluice.db');
+  using writer = new Store(path);
+  writer.sandboxes.put(sandbox('a'));
+  using reader = new Store(path); // as the next daemon would, the first one never having closed
+  assert.equal(reader.sandboxes.size, 1);
+  checkpoint({ path });
+  using third = new Store(path);
+  assert.equal(third.sandboxes.size, 1);
+});
+
+test('ids may be given by a prefix that only one has', () => {
+  using dir = folder();
+  using store = new Store(join(dir.path, 'sluice.db'));
+  store.sandboxes.put(sandbox('abc1'));
+  store.sandboxes.put(sandbox('abd2'));
+  assert.equal(store.sandboxes.find('abc')?.id, 'abc1');
+  assert.equal(store.sandboxes.find('abd2')?.id, 'abd2');
+  assert.equal(store.sandboxes.find('x'), undefined);
+  assert.equal(store.sandboxes.find(''), undefined);
+  assert.throws(
+    () => store.sandboxes.find('ab'),
+    (error) => codeOf(error) === 'INVALID_REQUEST' && /ambiguous/.test(String(error)),
+  );
+});
+
+test('room is kept for emptying a full node, and taken back', () => {
+  using dir = folder();
+  const path = join(dir.path, 'sluice.db');
+  using store = new Store(path);
+  assert(existsSync(`${path}.ballast`));
+  rmSync(`${path}.ballast`);
+  store.restoreBallast();
+  assert(existsSync(`${path}.ballast`));
+});
