@@ -1,0 +1,103 @@
+import { randomBytes } from 'node:crypto';
+import type { Socket } from 'node:net';
+import type { Readable, Writable } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import { explain } from '../../errors.ts';
+import type { ExecBackend, StreamRequest } from '../../main/streaming/protocol.ts';
+import { execFifos, makeFifos, unlinkFifos } from './capture.ts';
+import { drainReaders, FifoReader, fifoWriter } from './fifo.ts';
+import { type Outcome, onResize, type RemoteSession } from './remote-session.ts';
+
+/** After the process ended: so much silence of what still holds its output counts as its end, in milliseconds. */
+const QUIET_MS = 500;
+
+export interface ExecContext {
+  backend: ExecBackend;
+  execDir: string;
+  onFailure(message: string): void;
+}
+
+type ExecRequest = Extract<StreamRequest, { kind: 'exec' }>;
+
+/**
+ * Runs an exec for a client. The process is killed, its group with it, when the client goes before it has ended: a shell nobody can
+ * type into would stay in the container for ever. Never rejects.
+ */
+export async function serveExec(request: ExecRequest, session: RemoteSession, context: ExecContext): Promise<void> {
+  const { backend, execDir } = context;
+  const exec = { containerId: request.containerId, execId: randomBytes(32).toString('hex') };
+  const { stdin, stdout, stderr, resize, closed } = session;
+  const fifos = execFifos(execDir, exec.execId, { stdin: !!stdin, stdout: !!stdout, stderr: !!stderr });
+  const readers: FifoReader[] = [];
+  let input: Socket | undefined;
+  let started = false;
+  let outcome: Outcome;
+  try {
+    makeFifos(fifos);
+    if (stdout) readers.push(forward(fifos.stdout, stdout));
+    if (stderr) readers.push(forward(fifos.stderr, stderr));
+    if (stdin) input = fifoWriter(fifos.stdin);
+    await backend.startExec({ ...exec, cmd: request.cmd, tty: request.tty, fifos });
+    started = true;
+    const failed = (what: string) => (error: unknown) => context.onFailure(`${what}: ${explain(error)}`);
+    const kill = () => void backend.killExec(exec).catch(failed('killing an exec whose client is gone'));
+    if (closed.aborted) kill();
+    else closed.addEventListener('abort', kill);
+    if (stdin && input) {
+      void pump(stdin, input)
+        .then((ended) => (ended ? backend.closeStdin(exec) : undefined))
+        .catch(failed('closing an exec’s stdin'));
+    }
+    if (resize) onResize(resize, (size) => void backend.resize({ ...exec, ...size }).catch(failed('resizing an exec')));
+    const exitCode = await backend.waitExec(exec);
+    closed.removeEventListener('abort', kill);
+    // What the process wrote last may still be on its way, and the client may be slow.
+    await Promise.race([drainReaders(readers, QUIET_MS, Number.POSITIVE_INFINITY), aborted(closed)]);
+    outcome = { exitCode };
+  } catch (error) {
+    outcome = { error: `error executing command in container: ${explain(error)}` };
+    context.onFailure(outcome.error);
+  } finally {
+    for (const reader of readers) reader[Symbol.dispose]();
+    input?.destroy();
+    unlinkFifos(fifos);
+  }
+  const forgotten = started ? backend.endExec(exec) : Promise.resolve();
+  await Promise.all([
+    session.finish(outcome),
+    forgotten.catch((error) => context.onFailure(`forgetting an exec: ${explain(error)}`)),
+  ]);
+}
+
+/** Sends what a FIFO yields to the client, no faster than the client takes it. */
+function forward(path: string, output: Writable): FifoReader {
+  // A client that is gone, or does not want this stream any more, holds nothing up.
+  const reader = new FifoReader(path, (bytes) => output.destroyed || output.write(Buffer.from(bytes)));
+  output.on('drain', () => reader.resume());
+  output.on('close', () => reader.resume());
+  return reader;
+}
+
+/**
+ * Copies what the client types. Resolves with true when the client ended its input and all of it is in the FIFO, with false when the
+ * process or the client went first.
+ */
+async function pump(from: Readable, to: Socket): Promise<boolean> {
+  to.on('error', () => to.destroy());
+  from.pipe(to);
+  try {
+    await finished(to, { readable: false });
+    to.destroy(); // closes our end
+    return true;
+  } catch {
+    from.resume(); // to its end: the connection's other streams must not wait behind it
+    return false;
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}

@@ -1,0 +1,162 @@
+import { once } from 'node:events';
+import { connect, Socket } from 'node:net';
+import { Duplex, type Writable } from 'node:stream';
+import type { WebSocket } from 'ws';
+import { explain } from '../../errors.ts';
+import type { StreamRequest } from '../../main/streaming/protocol.ts';
+import { StrandedThread } from '../sys/netns.ts';
+import { connectInNetns } from '../sys/tcp.ts';
+import { RST, SpdyConnection, type SpdyStream } from './spdy.ts';
+import { WsChannels } from './ws-channels.ts';
+
+export const PORT_FORWARD_PROTOCOL = 'portforward.k8s.io';
+/** SPDY inside a WebSocket, as kubectl and crictl speak it; the second is the name the design (KEP 4006) gave it. */
+export const TUNNEL_PROTOCOLS = ['SPDY/3.1+portforward.k8s.io', 'v2.portforward.k8s.io'];
+/** Plain WebSocket channels, two per port. */
+export const CHANNEL_PROTOCOLS = ['v4.channel.k8s.io', 'v4.base64.channel.k8s.io'];
+
+const CONNECT_MS = 10_000;
+
+export type PortForwardRequest = Extract<StreamRequest, { kind: 'portforward' }>;
+
+export interface PortForwardContext {
+  /** Time for the second stream of a pair to come, in milliseconds. */
+  pairTimeoutMs: number;
+  onFailure(message: string): void;
+}
+
+/**
+ * Port-forward over SPDY. For each connection the client opens two streams, `error` and `data`, with the same `requestID` and the
+ * `port`. What fails is told on that connection's error stream; the others go on.
+ */
+export function serveSpdyPortForward(
+  socket: Duplex,
+  request: PortForwardRequest,
+  context: PortForwardContext,
+  onClose: () => void,
+): void {
+  const pairs = new Map<string, { error?: SpdyStream; data?: SpdyStream; timer: NodeJS.Timeout }>();
+  new SpdyConnection(socket, {
+    onStream: (stream) => {
+      const port = Number(stream.headers.get('port'));
+      const type = stream.headers.get('streamtype');
+      if (!Number.isInteger(port) || port < 1 || port > 65535 || (type !== 'error' && type !== 'data')) {
+        return stream.reset(RST.REFUSED_STREAM);
+      }
+      // Clients from before request ids open the error stream first and the data stream right after it.
+      const id = stream.headers.get('requestid') ?? String(type === 'error' ? stream.id : stream.id - 2);
+      let pair = pairs.get(id);
+      if (!pair) {
+        const timer = setTimeout(() => {
+          pairs.delete(id);
+          pair?.error?.end(`timed out waiting for the data stream of request ${id}`);
+          pair?.data?.reset(RST.CANCEL);
+        }, context.pairTimeoutMs);
+        pair = { timer };
+        pairs.set(id, pair);
+      }
+      if (pair[type]) return stream.reset(RST.PROTOCOL_ERROR);
+      pair[type] = stream;
+      stream.reply();
+      const { error, data, timer } = pair;
+      if (!error || !data) return;
+      clearTimeout(timer);
+      pairs.delete(id);
+      error.resume();
+      void forward(request, port, data, error, true, context).then((failed) => {
+        if (failed) data.reset(RST.CANCEL);
+      });
+    },
+    onClose: () => {
+      for (const { timer } of pairs.values()) clearTimeout(timer);
+      onClose();
+    },
+  });
+}
+
+/** Port-forward over WebSocket channels: channel 2n carries the n-th port's data, 2n + 1 its errors; both begin with the port's number. */
+export function serveWsPortForward(
+  ws: WebSocket,
+  protocol: string,
+  request: PortForwardRequest,
+  context: PortForwardContext,
+): void {
+  const channels = new WsChannels(ws, { base64: protocol.includes('base64'), canClose: false });
+  const all = request.ports.map(async (port, at) => {
+    const name = Buffer.alloc(2);
+    name.writeUInt16LE(port);
+    channels.send(2 * at, name);
+    channels.send(2 * at + 1, name);
+    const data = Duplex.from({ readable: channels.input(2 * at), writable: channels.output(2 * at) });
+    data.on('error', () => {});
+    await forward(request, port, data, channels.output(2 * at + 1), false, context);
+  });
+  void Promise.all(all).then(() => ws.close(1000));
+}
+
+/** One connection, to its end. Each side may half-close, where the client's protocol has a way to say so. Resolves with true when there was none. */
+async function forward(
+  request: PortForwardRequest,
+  port: number,
+  data: Duplex,
+  error: Writable,
+  canHalfClose: boolean,
+  context: PortForwardContext,
+): Promise<boolean> {
+  let socket: Socket;
+  try {
+    socket = await dial(request.netns, port);
+  } catch (cause) {
+    if (cause instanceof StrandedThread) process.exit(1);
+    const message = `error forwarding port ${port} to pod ${request.sandboxId}: ${explain(cause)}`;
+    context.onFailure(message);
+    error.end(message);
+    return true;
+  }
+  await new Promise<void>((resolve) => {
+    socket.on('error', (cause) => {
+      if (!error.writableEnded)
+        error.write(`error forwarding port ${port} to pod ${request.sandboxId}: ${cause.message}`);
+      data.destroy();
+    });
+    data.on('close', () => {
+      // After two clean ends the socket still has to send what it was given; after anything else nobody wants it.
+      if (!data.readableEnded || !data.writableFinished) socket.destroy();
+    });
+    if (!canHalfClose) socket.on('end', () => socket.end());
+    socket.on('close', resolve);
+    if (data.destroyed) socket.destroy();
+    socket.pipe(data);
+    data.pipe(socket);
+  });
+  if (!data.writableEnded) data.end();
+  error.end();
+  return false;
+}
+
+async function dial(netns: string, port: number): Promise<Socket> {
+  if (netns !== '') {
+    const fd = await connectInNetns(netns, port, CONNECT_MS);
+    const socket = new Socket({ fd: fd.number, readable: true, writable: true, allowHalfOpen: true });
+    fd.release();
+    socket.setNoDelay(true);
+    return socket;
+  }
+  const attempt = async (host: string): Promise<Socket> => {
+    const socket = connect({ host, port, allowHalfOpen: true, noDelay: true });
+    const timer = setTimeout(() => socket.destroy(new Error(`connect to port ${port}: timed out`)), CONNECT_MS);
+    try {
+      await once(socket, 'connect');
+      return socket;
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+  try {
+    return await attempt('127.0.0.1');
+  } catch (error) {
+    return await attempt('::1').catch(() => {
+      throw error;
+    });
+  }
+}
