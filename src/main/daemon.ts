@@ -150,11 +150,20 @@ async function makeNode(config: Config, watch: Observability, resources: AsyncDi
       maxQueued: config.pipeline.max_queued,
       onVerdict: (lane, verdict) => metrics.inc('admission', { lane, verdict }),
     }),
-    cleaner: resources.use(new Cleaner({ firstDelayMs: 1000, lastDelayMs: 300_000 })),
+    cleaner: resources.use(
+      new Cleaner({
+        firstDelayMs: 1000,
+        lastDelayMs: 300_000,
+        onRetry: (outcome) => metrics.inc('cleanups', { outcome }),
+      }),
+    ),
     network: resources.use(await startNetwork(config, pools, watch)),
     images: new Images({ config, pool: pools.image, images: store.images, layers: store.layers, log }),
     shims: resources.use(
-      new Shims({ onLost: (pod) => log.warn({ sandbox: pod }, 'the connection to the pod’s shim broke') }),
+      new Shims({
+        onLost: (pod) => log.warn({ sandbox: pod }, 'the connection to the pod’s shim broke'),
+        onCall: (method, seconds) => metrics.shimCall(method, seconds),
+      }),
     ),
     shimAddresses,
     shimSocketDir,

@@ -24,14 +24,11 @@ async function main([command, ...args]: string[]): Promise<number> {
     case 'config':
       return config(args);
     case 'top':
-      await top(args);
-      return 0;
+      return top(args);
     case 'trace':
-      await trace(args);
-      return 0;
+      return trace(args);
     case 'log-level':
-      await logLevel(args);
-      return 0;
+      return logLevel(args);
     case 'version':
     case '--version':
       console.log(`sluice ${VERSION}`);

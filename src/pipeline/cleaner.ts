@@ -4,7 +4,8 @@ export interface CleanerOptions {
   /** Milliseconds before the first retry; doubled each time, up to the last. */
   firstDelayMs: number;
   lastDelayMs: number;
-  onChange?: (pending: number) => void;
+  /** Each retry, when it is over. */
+  onRetry?: (outcome: 'ok' | 'error') => void;
 }
 
 /**
@@ -41,8 +42,9 @@ export class Cleaner implements Disposable {
         try {
           await clean();
           this.#timers.delete(id);
-          this.#options.onChange?.(this.pending);
+          this.#options.onRetry?.('ok');
         } catch (error) {
+          this.#options.onRetry?.('error');
           onFailure(explain(error), attempt + 1);
           plan(attempt + 1);
         }
@@ -50,13 +52,12 @@ export class Cleaner implements Disposable {
       this.#timers.set(id, setTimeout(again, delay).unref());
     };
     plan(0);
-    this.#options.onChange?.(this.pending);
   }
 
   /** Drops what waits: the thing went another way (its owner removed it by hand), or the daemon ends. */
   drop(id: string): void {
     clearTimeout(this.#timers.get(id));
-    if (this.#timers.delete(id)) this.#options.onChange?.(this.pending);
+    this.#timers.delete(id);
   }
 
   [Symbol.dispose](): void {

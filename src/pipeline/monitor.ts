@@ -109,6 +109,13 @@ export class Monitor {
     row.message = message;
     row.finishedAt = at || nowNs();
     this.#node.store.containers.put(row);
+    this.#node.metrics.inc('exits', { result: exitKind(exitStatus, reason) });
     this.#node.events.publish('stopped', row.id, row.sandbox);
   }
+}
+
+function exitKind(status: number, reason: string): 'zero' | 'nonzero' | 'signal' | 'oom' {
+  if (reason === 'OOMKilled') return 'oom';
+  if (status === 0) return 'zero';
+  return status > 128 && status < 128 + 65 ? 'signal' : 'nonzero';
 }

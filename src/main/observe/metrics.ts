@@ -144,6 +144,13 @@ export class Metrics implements Disposable {
     this.containerd?.grpc(method, code, seconds);
   }
 
+  /** A call of a shim's task service that is over. Waiting for an end is no work, and lasts as long as a container does. */
+  shimCall(method: string, seconds: number): void {
+    if (method === 'Wait') return;
+    const known = METRICS.shimCall.labels.method.find((name) => name === method) ?? 'other';
+    this.observe('shimCall', { method: known }, seconds);
+  }
+
   /** A call of a CNI plugin; `plugin` is its type in the conflist. */
   cni(
     plugin: string,

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { explain, SluiceError } from '../../errors.ts';
 import { isShimOf, listProcesses, type Process } from '../../workers/shim/processes.ts';
 import type { ShimRow } from '../store/rows.ts';
-import { Task } from './task.ts';
+import { type OnCall, Task } from './task.ts';
 import { Ttrpc } from './ttrpc.ts';
 
 /** A pod's shim with the connection to it. All containers of the pod are tasks of this one. */
@@ -15,11 +15,11 @@ export class Shim {
   /** The end of the connection is our own doing. */
   ending = false;
 
-  constructor(pod: string, row: ShimRow, connection: Ttrpc) {
+  constructor(pod: string, row: ShimRow, connection: Ttrpc, onCall?: OnCall) {
     this.pod = pod;
     this.row = row;
     this.connection = connection;
-    this.task = new Task(connection, row.version, pod);
+    this.task = new Task(connection, row.version, pod, onCall);
   }
 
   get open(): boolean {
@@ -45,6 +45,7 @@ export interface ShimCounts {
 export interface ShimsOptions {
   /** A connection ended that nobody had asked to end: the shim died, as a rule. */
   onLost: (pod: string, row: ShimRow) => void;
+  onCall?: OnCall;
 }
 
 const CONNECT_MS = 5000;
@@ -54,14 +55,16 @@ const GATHER_MS = 20;
 /** The connections to the shims, one for each pod. */
 export class Shims implements Disposable {
   readonly #onLost: ShimsOptions['onLost'];
+  readonly #onCall: OnCall | undefined;
   readonly #shims = new Map<string, Shim>();
   /** Looks under way: whoever asks for the same pod meanwhile gets the same connection. */
   readonly #looking = new Map<string, Promise<Reattached>>();
   readonly #trouble = new Map<string, 'lost' | 'unknown'>();
   #processes: Promise<Process[]> | undefined;
 
-  constructor({ onLost }: ShimsOptions) {
+  constructor({ onLost, onCall }: ShimsOptions) {
     this.#onLost = onLost;
+    this.#onCall = onCall;
   }
 
   /** The pod's shim, when it is connected. */
@@ -153,7 +156,7 @@ export class Shims implements Disposable {
     } catch (error) {
       return this.#unreachable(pod, error, isRefusal(error));
     }
-    const shim = new Shim(pod, row, connection);
+    const shim = new Shim(pod, row, connection, this.#onCall);
     try {
       if (ask) await shim.task.connect(pod, Math.max(1, until - performance.now()));
     } catch (error) {

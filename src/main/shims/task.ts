@@ -102,6 +102,9 @@ const RUNTIME_MS = 120_000;
 /** Default limit of calls that the shim answers by itself. */
 const SHIM_MS = 10_000;
 
+/** Told of each call of a shim when it is over, with its seconds, failed or not. */
+export type OnCall = (method: string, seconds: number) => void;
+
 /**
  * Every method takes a time limit in milliseconds as its last parameter and rejects with a SluiceError: RUNTIME_FAILED (the
  * runtime's own words), SHIM_FAILED (the shim is gone; whether it did the work is not known), TIMED_OUT, CONTAINER_NOT_FOUND,
@@ -110,10 +113,12 @@ const SHIM_MS = 10_000;
 export class Task {
   readonly #connection: Ttrpc;
   readonly #pod: string;
+  readonly #onCall: OnCall | undefined;
   #version: 2 | 3;
 
   /** `pod` is for messages. */
-  constructor(connection: Ttrpc, version: 2 | 3, pod: string) {
+  constructor(connection: Ttrpc, version: 2 | 3, pod: string, onCall?: OnCall) {
+    this.#onCall = onCall;
     this.#connection = connection;
     this.#version = version;
     this.#pod = pod;
@@ -233,6 +238,15 @@ export class Task {
   }
 
   async #send<Req, Res>(method: Method<Req, Res>, request: Req, timeoutMs: number | undefined): Promise<Res> {
+    const began = performance.now();
+    try {
+      return await this.#ask(method, request, timeoutMs);
+    } finally {
+      this.#onCall?.(method.name, (performance.now() - began) / 1000);
+    }
+  }
+
+  async #ask<Req, Res>(method: Method<Req, Res>, request: Req, timeoutMs: number | undefined): Promise<Res> {
     const version = this.#version;
     try {
       return await this.#connection.call(SERVICE[version], method, request, timeoutMs);

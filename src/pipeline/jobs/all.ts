@@ -1,6 +1,10 @@
+import { createContainer } from './create-container.ts';
+import { removeContainer } from './remove-container.ts';
 import { removePod } from './remove-pod.ts';
 import { runPod } from './run-pod.ts';
+import { startContainer } from './start-container.ts';
+import { stopContainer } from './stop-container.ts';
 import { stopPod } from './stop-pod.ts';
 
 /** Every job's table: which series the metrics have, and what `sluice trace` draws. */
-export const JOB_TABLES = [runPod, stopPod, removePod];
+export const JOB_TABLES = [runPod, stopPod, removePod, createContainer, startContainer, stopContainer, removeContainer];
