@@ -1,4 +1,5 @@
 import { stat } from 'node:fs/promises';
+import { flushCompileCache } from 'node:module';
 import { parseArgs } from 'node:util';
 import { explain } from '../errors.ts';
 import { favourMain } from '../workers/sys/nice.ts';
@@ -33,6 +34,7 @@ async function main(): Promise<void> {
     log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');
 
   const daemon = await Daemon.start(config, log);
+  flushCompileCache(); // now, since a daemon seldom ends in a way that lets it be written then
   let ending = false;
   const end = async (signal: string) => {
     if (ending) return;
