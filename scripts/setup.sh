@@ -66,8 +66,10 @@ if [ -n "$missing" ]; then
 	say "installing Debian packages:$missing"
 	# Their services must not start: a second containerd, or a registry on port 5000, is nobody's wish.
 	policy=/usr/sbin/policy-rc.d
+	allow=:
 	if [ ! -e $policy ]; then
-		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+		allow="rm -f $policy"
+		trap "$allow" EXIT
 		trap 'exit 130' INT
 		trap 'exit 143' TERM
 		printf '#!/bin/sh\nexit 101\n' >$policy
@@ -82,6 +84,8 @@ if [ -n "$missing" ]; then
 		exit 1
 	fi
 	rm -f "$log"
+	$allow
+	trap - EXIT INT TERM
 fi
 
 # ---- npm packages. Not `npm ci`: it refuses when a mirror lacks an optional package of some other platform.

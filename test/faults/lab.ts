@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
+import { ImageSpec, type PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { type PodOptions, podConfig } from '../rig/cri.ts';
 import { merge, type SluiceDaemon, type SluiceOptions, startSluice } from '../rig/daemon.ts';
 import { cgroupsOf } from '../rig/leftovers.ts';
@@ -94,10 +94,12 @@ export interface Lab extends AsyncDisposable {
 export interface LabOptions extends SluiceOptions {
   /** Handlers beside the default one: name → keys of [runtimes.NAME]. */
   runtimes?: (folder: string) => Record<string, Record<string, unknown>>;
+  /** Images that tests use: pulled once, part of what is there before. */
+  keepImages?: readonly string[];
 }
 
 export async function openLab(options: LabOptions = {}): Promise<Lab> {
-  const { runtimes, prepare, ...rest } = options;
+  const { runtimes, prepare, keepImages = [], ...rest } = options;
   const daemon = await startSluice({
     ...rest,
     prepare: async (folder, network) => {
@@ -147,6 +149,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
   };
 
   // The first launch unpacks the image and makes the bridge: what stays of that is part of the baseline.
+  for (const image of keepImages) await cri.pullImage({ image: { ...ImageSpec.decode(new Uint8Array()), image } });
   await stopAndRemove(await launch('first'));
   await daemon.assertNothingLeft();
   const baseline = inventory(daemon);
