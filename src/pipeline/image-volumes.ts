@@ -5,7 +5,8 @@ import type { ContainerRow, SandboxRow } from '../main/store/rows.ts';
 import { within } from '../workers/sys/in-root.ts';
 import type { Node } from './node.ts';
 
-const FOLDER = 'image-volumes';
+/** Where a pod's image volumes are mounted, each under the hex digits of its image's id. */
+export const imageVolumesFolder = ({ stateDir }: SandboxRow): string => join(stateDir, 'image-volumes');
 
 /**
  * Mounts the images that a container wants as volumes, read-only and once for each pod and image, and returns the folder on the
@@ -23,7 +24,7 @@ export async function imageVolumes(
     try {
       const found = node.images.find(image.image);
       if (!found) throw new SluiceError('IMAGE_NOT_FOUND', `image "${image.image}" is not on this node`);
-      const target = join(sandbox.stateDir, FOLDER, found.id.replace('sha256:', ''));
+      const target = join(imageVolumesFolder(sandbox), found.id.replace('sha256:', ''));
       await mountOnce(node, target, node.images.viewMounts(found));
       folders[containerPath] = imageSubPath === '' ? target : await subFolder(target, imageSubPath);
       row.imageMounts.push({ containerPath, imageRef: found.id });
@@ -36,7 +37,7 @@ export async function imageVolumes(
 
 /** Unmounts all image volumes of a pod; done when it stops. */
 export async function unmountImageVolumes(node: Node, sandbox: SandboxRow): Promise<void> {
-  const folder = join(sandbox.stateDir, FOLDER);
+  const folder = imageVolumesFolder(sandbox);
   let names: string[];
   try {
     names = await readdir(folder);

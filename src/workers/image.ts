@@ -1,29 +1,10 @@
-/** The `image` pool: everything that is said to registries, and layers from the first byte to the folder. */
-import { ask } from './image/ask.ts';
+/** The `image` pool: one layer at a time from the registry to the disk, and the questions about layers that read files. */
 import { fetchLayer } from './image/fetch-layer.ts';
-import { inheritFolders } from './image/inherit.ts';
-import { type ReadFileInLayers, readFileInLayers } from './image/read-file.ts';
-import { removeLayers } from './image/remove-layers.ts';
-import { type UnpackJob, unpack } from './image/unpack.ts';
+import { installPause } from './image/install-pause.ts';
+import { measure, removeLayer } from './image/layers.ts';
+import { readFileInLayers, userFiles } from './image/read-file.ts';
 import { serve } from './serve.ts';
-import { readDisk } from './stats/disk.ts';
 
-export const handlers = {
-  ask,
-  fetchLayer,
-  inheritFolders,
-  removeLayers,
-  /** A layer that came with the program: its bytes are here already. */
-  unpackBytes: ({ bytes, ...job }: UnpackJob & { bytes: Uint8Array }) => unpack(once(Buffer.from(bytes)), job),
-  /** Several files of one image, as text; undefined for those it does not have. */
-  readFiles: ({ paths, ...from }: Omit<ReadFileInLayers, 'path'> & { paths: string[] }) =>
-    paths.map((path) => readFileInLayers({ ...from, path })?.toString()),
-  /** What a folder takes on disk; undefined when it is gone. */
-  diskUsage: ({ folder }: { folder: string }) => readDisk(folder),
-};
-
-async function* once(bytes: Buffer): AsyncGenerator<Buffer> {
-  yield bytes;
-}
+export const handlers = { fetchLayer, readFileInLayers, userFiles, removeLayer, measure, installPause };
 
 export default serve(handlers);

@@ -2,6 +2,9 @@
 import { removeCgroups } from './cgroup.ts';
 import { checkpoint } from './checkpoint.ts';
 import { copyFromImage } from './copy-from-image.ts';
+import { installPause } from './image/install-pause.ts';
+import { removeLayer } from './image/layers.ts';
+import { userFiles } from './image/read-file.ts';
 import { serve } from './serve.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
@@ -26,6 +29,9 @@ export const handlers = {
   copyFromImage,
   removeCgroups,
   checkpoint,
+  userFiles,
+  removeLayer,
+  installPause,
   ...statsHandlers,
 };
 

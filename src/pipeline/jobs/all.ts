@@ -1,4 +1,5 @@
 import { createContainer } from './create-container.ts';
+import { pullImage } from './pull-image.ts';
 import { removeContainer } from './remove-container.ts';
 import { removePod } from './remove-pod.ts';
 import { runPod } from './run-pod.ts';
@@ -7,4 +8,13 @@ import { stopContainer } from './stop-container.ts';
 import { stopPod } from './stop-pod.ts';
 
 /** Every job's table: which series the metrics have, and what `sluice trace` draws. */
-export const JOB_TABLES = [runPod, stopPod, removePod, createContainer, startContainer, stopContainer, removeContainer];
+export const JOB_TABLES = [
+  runPod,
+  stopPod,
+  removePod,
+  createContainer,
+  startContainer,
+  stopContainer,
+  removeContainer,
+  pullImage,
+];

@@ -1,5 +1,6 @@
 import { NamespaceMode } from '../../../proto/gen/cri.ts';
 import type { SandboxRow } from '../../main/store/rows.ts';
+import { unmountImageVolumes } from '../image-volumes.ts';
 import type { PodLaunch } from '../launch.ts';
 import type { Node } from '../node.ts';
 
@@ -17,6 +18,7 @@ export const files = {
     });
   },
   async undo(row: SandboxRow, node: Node): Promise<void> {
+    await unmountImageVolumes(node, row);
     await node.pools.shim.call('removeSandboxFiles', { rootDir: row.rootDir, stateDir: row.stateDir });
   },
 };

@@ -1,276 +1,284 @@
 /**
- * Unpacks one layer into a folder that becomes a lower layer of overlayfs. The rules are those of the OCI image specification
- * ("Image Layer Filesystem Changeset"), with whiteouts written as overlayfs reads them (kernel, Documentation/filesystems/overlayfs).
+ * Puts the entries of a layer's archive into a folder that becomes an overlayfs layer. Everything is synchronous: a small file
+ * costs six system calls, and waiting for a thread pool between them costs more than they do.
+ *
+ * Rules: OCI image-spec layer.md (whiteouts, and that they never hide what this layer itself brings), overlayfs.rst of the
+ * kernel (how a whiteout and an opaque folder look), containerd's pkg/archive for what layers in the wild rely on.
  */
 import {
   chmodSync,
   closeSync,
+  constants,
   fchmodSync,
   fchownSync,
   ftruncateSync,
+  futimesSync,
   lchownSync,
   linkSync,
-  mkdirSync,
+  lutimesSync,
   openSync,
+  type Stats,
   symlinkSync,
+  unlinkSync,
   writeSync,
 } from 'node:fs';
-import {
-  type BytePath,
-  makeNode,
-  S_IFBLK,
-  S_IFCHR,
-  S_IFIFO,
-  setTimes,
-  setTimesOf,
-  setXattr,
-} from '../sys/attributes.ts';
-import { SysError } from '../sys/libc.ts';
-import { TarError } from './tar-header.ts';
-import type { TarEntry, TarSink } from './tar-reader.ts';
-import { cleanPath, parentOf, printable, Tree, UNPACKING_MODE } from './tree.ts';
+import { check, libc } from '../sys/libc.ts';
+import { invalid } from './invalid.ts';
+import { components, forLibc, native } from './names.ts';
+import { look, makeFolder, Root, sameFolder } from './root.ts';
+import { printable, type TarEntry, type TarSink } from './tar.ts';
+import { removeTreeSync } from './tree.ts';
+import { makeOpaque, setXattr } from './xattr.ts';
 
 const WHITEOUT = '.wh.';
-const OPAQUE = '.wh..wh..opq';
-/** Other names of aufs's own: nothing of the image. */
-const AUFS = '.wh..wh.';
-/** What a folder gets that only stands in other entries' names, unless a lower layer knows better. */
-export const IMPLIED_MODE = 0o755;
-const PAGE = 4096;
+const OPAQUE_MARK = '.wh..wh..opq';
+const AUFS_OWN = '.wh..wh.';
 
-/** What the folder holds, once all is unpacked. */
-export interface Applied {
-  /** Bytes on disk, in whole pages. */
-  bytes: number;
-  inodes: number;
-  /** Folders that the layer needs but does not describe: latin1 paths, parents first. A lower layer may. */
-  implied: string[];
+const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
+
+/** System errors that say something about the archive, not about this machine. */
+const IMAGE_FAULTS = new Set(['ENAMETOOLONG', 'ELOOP', 'ENOTDIR', 'EISDIR', 'EMLINK', 'EEXIST', 'ENOENT', 'EINVAL']);
+
+interface Target {
+  /** Cleaned, relative to the root, after symbolic links in the folders above. */
+  relative: string;
+  path: string;
+  base: string;
 }
 
 export class Applier implements TarSink {
-  readonly #tree: Tree;
-  readonly #umask: number;
-  readonly #uid = process.geteuid?.() ?? 0;
-  readonly #gid = process.getegid?.() ?? 0;
-  readonly #folders = new Map<string, TarEntry>();
-  readonly #implied = new Set<string>();
-  /** Whiteouts of this layer: they hide what is below, never what this layer itself brings. */
-  readonly #whiteouts = new Set<string>();
-  #file: { fd: number; path: string; entry: TarEntry } | undefined;
-  #bytes = PAGE;
-  #inodes = 1;
+  readonly #root: Root;
+  readonly #parents: readonly string[];
+  /** Folder times are set last, since every file that goes into a folder changes them. */
+  readonly #folders = new Map<string, { atime: number; mtime: number }>();
+  #file: { fd: number; entry: TarEntry; path: string; written: number } | undefined;
+  #name = '';
 
-  /** `root` is an empty folder; `umask` that of the process. */
-  constructor(root: string, umask: number) {
-    this.#umask = umask;
-    this.#tree = new Tree(root, {
-      onImplied: (path, whiteout) => this.#onImplied(path, whiteout),
-      onRemoved: (path) => this.#forget(path),
-      isWhiteout: (path) => this.#whiteouts.has(path),
-    });
+  /** `root` is an empty folder; `parents` are the lower layers' folders, topmost first. Paths have one byte per character. */
+  constructor(root: string, parents: readonly string[]) {
+    this.#root = new Root(root, (folder, found) => this.#implied(folder, found));
+    this.#parents = parents;
   }
 
   entry(entry: TarEntry): void {
-    const clean = cleanPath(entry.name);
-    const base = clean.slice(clean.lastIndexOf('/') + 1);
-    if (base.startsWith(WHITEOUT)) {
-      this.#whiteout(clean, base);
-      if (entry.type === 'file') this.#file = undefined;
-      return;
-    }
-    const path = this.#tree.place(clean);
-    if (path === '' && entry.type !== 'folder') throw new TarError(`${printable(entry.name)} would replace the root`);
-    switch (entry.type) {
-      case 'folder':
-        this.#folder(path, entry);
-        break;
-      case 'file':
-        this.#openFile(path, entry);
-        break;
-      case 'hardlink':
-        this.#hardLink(path, entry);
-        break;
-      default:
-        this.#special(path, entry);
-    }
+    this.#name = entry.path;
+    this.#guard(() => this.#entry(entry));
   }
 
-  data(bytes: Buffer, position: number): void {
+  data(piece: Buffer, offset: number): void {
     const file = this.#file;
-    if (!file) return; // the content of a whiteout
-    for (let at = 0; at < bytes.length; ) {
-      at += writeSync(file.fd, bytes, at, bytes.length - at, file.entry.sparse ? position + at : null);
-    }
-    this.#bytes += bytes.length;
+    if (!file) return; // a file that is skipped: a whiteout, or aufs' own
+    this.#guard(() => {
+      for (let at = 0; at < piece.length; ) at += writeSync(file.fd, piece, at, piece.length - at, offset + at);
+      file.written = offset + piece.length;
+    });
   }
 
   end(): void {
     const file = this.#file;
     if (!file) return;
-    this.#file = undefined;
-    try {
-      const { fd, path, entry } = file;
-      if (entry.sparse) ftruncateSync(fd, entry.size);
-      if (this.#foreign(entry)) fchownSync(fd, entry.uid, entry.gid);
-      if ((entry.mode & (this.#umask | 0o7000)) !== 0) fchmodSync(fd, entry.mode);
-      this.#xattrs(this.#tree.at(path), entry);
-      setTimesOf(fd, entry.atime ?? entry.mtime, entry.mtime);
-      this.#bytes += -entry.size & (PAGE - 1);
-    } finally {
-      closeSync(file.fd);
-    }
+    this.#guard(() => {
+      const { entry, fd, path } = file;
+      if (file.written < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
+      fchownSync(fd, entry.uid, entry.gid);
+      fchmodSync(fd, entry.mode); // after chown, which clears setuid
+      setXattrs(path, entry);
+      const { atime, mtime } = times(entry);
+      futimesSync(fd, atime, mtime);
+    });
+    this.close();
   }
 
-  /** Gives folders their attributes, the deepest first: their times change as long as something is put into them. */
-  finish(): Applied {
-    for (const path of [...this.#folders.keys()].sort().reverse()) {
-      const entry = this.#folders.get(path);
-      if (entry) this.#attributes(this.#tree.at(path), entry);
-    }
-    const implied = [...this.#implied].sort();
-    for (const path of implied) chmodSync(this.#tree.at(path), IMPLIED_MODE);
-    return { bytes: this.#bytes, inodes: this.#inodes, implied };
-  }
-
-  /** Closes the file that was being written when something failed. */
-  [Symbol.dispose](): void {
-    if (this.#file) closeSync(this.#file.fd);
-    this.#file = undefined;
-  }
-
-  #folder(path: string, entry: TarEntry): void {
-    if (!this.#tree.isFolder(path)) {
-      const hidLower = this.#whiteouts.has(path);
-      this.#create(path, (at) => mkdirSync(at, UNPACKING_MODE));
-      this.#tree.addFolder(path);
-      this.#bytes += PAGE;
-      // The whiteout that stood here made everything below disappear; the folder must go on to do so.
-      if (hidLower) this.#makeOpaque(path);
-    }
-    this.#implied.delete(path);
-    this.#folders.set(path, entry);
-  }
-
-  #openFile(path: string, entry: TarEntry): void {
-    const mode = entry.mode & 0o777;
-    const fd = this.#create(path, (at) => openSync(at, 'wx', mode));
-    this.#file = { fd, path, entry };
-  }
-
-  #hardLink(path: string, entry: TarEntry): void {
-    const target = this.#tree.place(entry.linkName);
-    if (target === path) return;
-    const stat = this.#tree.look(target);
-    if (!stat || this.#whiteouts.has(target)) {
-      throw new TarError(
-        `${printable(entry.name)} links to ${printable(entry.linkName)}, which the layer does not hold`,
-      );
-    }
-    if (stat.isDirectory()) throw new TarError(`${printable(entry.name)} is a hard link to a folder`);
-    this.#create(path, (at) => linkSync(this.#tree.at(target), at));
-    this.#inodes--; // of the file it links to
-  }
-
-  #special(path: string, entry: TarEntry): void {
-    this.#create(path, (at) => {
-      switch (entry.type) {
-        case 'symlink':
-          if (entry.linkName.includes('\0') || entry.linkName === '') {
-            throw new TarError(`${printable(entry.name)} is a link to nothing`);
-          }
-          symlinkSync(Buffer.from(entry.linkName, 'latin1'), at);
-          break;
-        case 'fifo':
-          makeNode(at, S_IFIFO | 0o600);
-          break;
-        default:
-          makeNode(at, (entry.type === 'char' ? S_IFCHR : S_IFBLK) | 0o600, entry.devMajor, entry.devMinor);
+  /** After the last entry: the folders' times, deepest first. */
+  finish(): void {
+    this.#guard(() => {
+      for (const [relative, { atime, mtime }] of [...this.#folders].reverse()) {
+        this.#name = relative;
+        lutimesSync(native(this.#root.at(relative)), atime, mtime);
       }
     });
-    this.#attributes(this.#tree.at(path), entry);
   }
 
-  #whiteout(clean: string, base: string): void {
-    if (base === OPAQUE) {
-      // `x` stands for any file of the folder: what matters is that its parents are made.
-      this.#makeOpaque(parentOf(this.#tree.place(`${parentOf(clean)}/x`)));
+  /** Closes the file that is being written; for the way out after an error, too. */
+  close(): void {
+    if (!this.#file) return;
+    closeSync(this.#file.fd);
+    this.#file = undefined;
+  }
+
+  #entry(entry: TarEntry): void {
+    const parts = components(entry.path);
+    const base = parts.pop();
+    if (base === undefined) {
+      if (entry.type !== 'directory') throw invalid(`the root of the layer is a ${entry.type}`);
+      this.#dress('', this.#root.path, entry);
       return;
     }
-    if (base.startsWith(AUFS)) return;
-    const hidden = base.slice(WHITEOUT.length);
-    if (hidden === '' || hidden === '.' || hidden === '..') throw new TarError(`the whiteout ${printable(clean)}`);
-    const path = this.#tree.place(`${parentOf(clean)}/${hidden}`);
-    const stat = this.#tree.look(path);
-    if (!stat) {
-      makeNode(this.#tree.at(path), S_IFCHR);
-      this.#whiteouts.add(path);
-      this.#inodes++;
-    } else if (stat.isDirectory()) this.#makeOpaque(path);
-    // Any other file of this layer hides what is below by itself.
-  }
-
-  #makeOpaque(path: string): void {
-    const at = this.#tree.at(path);
-    if (!setXattr(at, 'trusted.overlay.opaque', Buffer.from('y'))) {
-      throw new Error('the file system has no trusted.* attributes, which overlayfs needs');
+    // aufs keeps its own records beside the files: folders like `.wh..wh.plnk` and all below them.
+    if (base !== OPAQUE_MARK && [...parts, base].some((part) => part.startsWith(AUFS_OWN))) return;
+    if (base.startsWith(WHITEOUT)) {
+      if (base === OPAQUE_MARK) makeOpaque(this.#root.at(this.#root.folder(parts)));
+      else this.#whiteout(parts, base.slice(WHITEOUT.length));
+      return;
     }
+    const target = this.#target(parts, base);
+    switch (entry.type) {
+      case 'directory':
+        this.#directory(target, entry);
+        return;
+      case 'file':
+        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0 };
+        return;
+      case 'hardlink':
+        this.#hardlink(target, entry);
+        return;
+      case 'symlink':
+        this.#clear(target);
+        symlinkSync(native(entry.link), native(target.path));
+        break;
+      default:
+        this.#clear(target);
+        check('mknod', libc.mknod(forLibc(target.path), KIND[entry.type] | 0o600, device(entry.major, entry.minor)));
+    }
+    this.#dress(target.relative, target.path, entry);
   }
 
-  /** Makes something at `path`, in the place of what the layer had there before. */
-  #create<T>(path: string, make: (at: BytePath) => T): T {
-    const at = this.#tree.at(path);
-    this.#inodes++;
+  #target(parts: readonly string[], base: string): Target {
+    const folder = this.#root.folder(parts);
+    const relative = folder === '' ? base : `${folder}/${base}`;
+    return { relative, path: this.#root.at(relative), base };
+  }
+
+  #directory(target: Target, entry: TarEntry): void {
+    const there = look(target.path);
+    if (!there?.isDirectory()) {
+      if (there) this.#remove(target, there);
+      makeFolder(target.path);
+      // A whiteout beside it says that the folder of the layer below is gone; only this one counts.
+      if (there && isWhiteout(there)) makeOpaque(target.path);
+    }
+    this.#dress(target.relative, target.path, entry);
+  }
+
+  #create(target: Target): number {
     try {
-      return make(at);
+      return openSync(native(target.path), NEW_FILE, 0o600);
     } catch (error) {
-      if (!isExisting(error)) throw error;
-    }
-    this.#tree.remove(path);
-    this.#inodes--;
-    return make(at);
-  }
-
-  #onImplied(path: string, whiteout: boolean): void {
-    if (whiteout) this.#makeOpaque(path);
-    this.#implied.add(path);
-    this.#inodes++;
-    this.#bytes += PAGE;
-  }
-
-  #forget(path: string): void {
-    const below = `${path}/`;
-    for (const known of [this.#folders, this.#implied, this.#whiteouts]) {
-      if (known.size === 0) continue;
-      known.delete(path);
-      for (const other of known.keys()) if (other.startsWith(below)) known.delete(other);
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      this.#clear(target);
+      return openSync(native(target.path), NEW_FILE, 0o600);
     }
   }
 
-  #foreign(entry: TarEntry): boolean {
-    return entry.uid !== this.#uid || entry.gid !== this.#gid;
+  #hardlink(target: Target, entry: TarEntry): void {
+    const parts = components(entry.link);
+    const base = parts.pop();
+    if (base === undefined) throw invalid(`${printable(entry.path)}: a hard link to the root of the layer`);
+    const source = this.#target(parts, base);
+    const there = look(source.path);
+    if (!there || isWhiteout(there)) {
+      throw invalid(`${printable(entry.path)}: hard link to ${printable(entry.link)}, which is not in the layer`);
+    }
+    if (there.isDirectory())
+      throw invalid(`${printable(entry.path)}: hard link to the folder ${printable(entry.link)}`);
+    if (source.path === target.path) return;
+    this.#clear(target);
+    linkSync(native(source.path), native(target.path)); // link(2) does not follow a symbolic link
   }
 
-  /** Owner, then mode (chown takes setuid away), then xattrs (and file capabilities), then times. */
-  #attributes(at: BytePath, entry: TarEntry): void {
-    if (this.#foreign(entry)) lchownSync(at, entry.uid, entry.gid);
-    if (entry.type !== 'symlink') chmodSync(at, entry.mode);
-    this.#xattrs(at, entry);
-    setTimes(at, entry.atime ?? entry.mtime, entry.mtime);
+  /** `NAME` is gone from the layers below. What this layer itself has under the name stays. */
+  #whiteout(parts: readonly string[], base: string): void {
+    if (base === '' || base === '.' || base === '..') throw invalid(`a whiteout of ${JSON.stringify(base)}`);
+    const { path } = this.#target(parts, base);
+    const there = look(path);
+    if (there?.isDirectory()) makeOpaque(path);
+    else if (!there) this.#makeWhiteout(path);
   }
 
-  #xattrs(at: BytePath, entry: TarEntry): void {
-    for (const [name, value] of entry.xattrs) {
-      if (name.startsWith('trusted.')) continue; // overlayfs's own: an image must not forge them
-      try {
-        setXattr(at, name, value);
-      } catch (error) {
-        // Only files and folders take user.* attributes.
-        const refused = error instanceof SysError && error.code === 'EPERM' && name.startsWith('user.');
-        if (!refused) throw error;
+  #makeWhiteout(path: string): void {
+    check('mknod', libc.mknod(forLibc(path), constants.S_IFCHR, 0), 'of a whiteout');
+  }
+
+  /** A folder that a name needs and no entry has brought: as the layers below have it, else root's with 0755. */
+  #implied(folder: string, found: Stats | undefined): void {
+    const path = this.#root.at(folder);
+    if (found && !isWhiteout(found)) throw invalid(`${printable(folder)} is needed as a folder and is none`);
+    if (found) unlinkSync(native(path));
+    makeFolder(path);
+    if (found) {
+      makeOpaque(path);
+      return;
+    }
+    const below = sameFolder(this.#parents, folder);
+    if (!below?.isDirectory()) {
+      chmodSync(native(path), 0o755); // whatever the daemon's umask is
+      return;
+    }
+    lchownSync(native(path), below.uid, below.gid);
+    chmodSync(native(path), below.mode & 0o7777);
+  }
+
+  /** Removes what is under the name, of whatever kind. */
+  #clear(target: Target): void {
+    const there = look(target.path);
+    if (there) this.#remove(target, there);
+  }
+
+  #remove(target: Target, there: Stats): void {
+    if (there.isDirectory()) {
+      removeTreeSync(target.path);
+      const below = `${target.relative}/`;
+      for (const folder of this.#folders.keys()) {
+        if (folder === target.relative || folder.startsWith(below)) this.#folders.delete(folder);
       }
+    } else unlinkSync(native(target.path));
+    if (there.isDirectory() || there.isSymbolicLink()) this.#root.forget();
+  }
+
+  /** Owner, mode, xattrs and times of all that is no regular file, in the order in which each survives the next. */
+  #dress(relative: string, path: string, entry: TarEntry): void {
+    lchownSync(native(path), entry.uid, entry.gid);
+    if (entry.type !== 'symlink') chmodSync(native(path), entry.mode);
+    setXattrs(path, entry);
+    if (entry.type === 'directory') {
+      this.#folders.delete(relative); // the last entry counts, and comes last in order
+      this.#folders.set(relative, times(entry));
+    } else {
+      const { atime, mtime } = times(entry);
+      lutimesSync(native(path), atime, mtime);
+    }
+  }
+
+  #guard(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code !== undefined && IMAGE_FAULTS.has(code)) {
+        throw invalid(`${printable(this.#name)}: cannot be unpacked: ${(error as Error).message}`, error);
+      }
+      throw error;
     }
   }
 }
 
-const isExisting = (error: unknown) =>
-  error instanceof Error && ['EEXIST', 'EISDIR'].includes((error as NodeJS.ErrnoException).code ?? '');
+/** security.capability goes away with chown, so this comes after it. trusted.* would let an image forge overlayfs' own marks. */
+function setXattrs(path: string, { xattrs }: TarEntry): void {
+  for (const [name, value] of xattrs) if (!name.startsWith('trusted.')) setXattr(path, name, value);
+}
+
+/** Times before 1970 are brought to it, as no file system keeps all of them. */
+function times({ atime, mtime }: TarEntry): { atime: number; mtime: number } {
+  return { atime: Math.max(atime ?? mtime, 0), mtime: Math.max(mtime, 0) };
+}
+
+export function isWhiteout(stats: Stats): boolean {
+  return stats.isCharacterDevice() && stats.rdev === 0;
+}
+
+/** The kernel's 32-bit dev_t in glibc's 64-bit form (makedev(3)). */
+function device(major: number, minor: number): bigint {
+  const [a, b] = [BigInt(major), BigInt(minor)];
+  return ((a & 0xfffff000n) << 32n) | ((a & 0xfffn) << 8n) | ((b & 0xffffff00n) << 12n) | (b & 0xffn);
+}

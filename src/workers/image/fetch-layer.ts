@@ -1,33 +1,158 @@
-import { type BlobJob, type DownloadReport, download, Unauthorized } from './download.ts';
-import { type Unpacked, type UnpackJob, unpack } from './unpack.ts';
+import { createHash } from 'node:crypto';
+import { chmodSync, mkdirSync, renameSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { SluiceError } from '../../errors.ts';
+import { Applier } from './apply.ts';
+import { decodeError, detect } from './decompress.ts';
+import { Download } from './download.ts';
+import { invalid } from './invalid.ts';
+import { toBytes } from './names.ts';
+import type { Tls } from './request.ts';
+import { TarReader } from './tar.ts';
+import { removeTree, type Usage, usage } from './tree.ts';
 
-export interface FetchLayer extends BlobJob, Pick<UnpackJob, 'diffId' | 'dir'> {
-  /** Two 64-bit counters, of bytes downloaded and unpacked: what main sees of the layer while it is under way. */
-  progress: SharedArrayBuffer;
+export interface FetchLayer {
+  url: string;
+  headers: Record<string, string>;
+  tls: Tls;
+  /** Of the blob as the registry has it: `sha256:…`, and its bytes. */
+  digest: string;
+  size: number;
+  /** Of the archive once it is decompressed. */
+  diffId: string;
+  /** Only for messages: the format is told by the first bytes. */
+  mediaType: string;
+  /** What shall be the layer's folder; the files come into its `fs`. A folder that is there already stays. */
+  dir: string;
+  /** `fs` folders of the layers below, topmost first: the owners of folders that the archive does not bring itself. */
+  parentDirs: string[];
+  progressTimeoutMs: number;
+  /** First pause before a retry, doubled each time. Default 250 ms. */
+  retryDelayMs?: number;
 }
 
-export type FetchedLayer = DownloadReport &
-  ({ kind: 'unpacked'; layer: Unpacked } | { kind: 'unauthorized'; source: number; challenges: string[] });
+export interface FetchedLayer extends Usage {
+  /** Time spent waiting for the registry, and all the rest: together the whole time. */
+  downloadSeconds: number;
+  unpackSeconds: number;
+}
 
-/** Downloads, verifies and unpacks one layer in one pass. Errors: see {@link download} and {@link unpack}. */
-export async function fetchLayer(job: FetchLayer): Promise<FetchedLayer> {
-  const progress = new BigInt64Array(job.progress);
-  const count = (counter: 0 | 1, bytes: number) => Atomics.add(progress, counter, BigInt(bytes));
-  const report: DownloadReport = { retries: 0, unreachable: [] };
-  const counted = counting(download(job, report), (bytes) => count(0, bytes));
-  const { digest, size, diffId, dir } = job;
+/**
+ * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass: no byte is stored but the files themselves,
+ * and they get their name only when both digests are right. Anything else leaves nothing behind (but after a crash
+ * `DIR.tmp-…`, for removeLayer).
+ *
+ * Throws IMAGE_INVALID, REGISTRY_DENIED (details `{status, challenge}`: a 401 asks for a new token and another call),
+ * IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT, DISK_FULL.
+ */
+export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
+  const began = performance.now();
+  const temporary = temporaryBeside(layer.dir);
+  const abort = new AbortController();
+  const download = new Download({ ...layer, signal: abort.signal });
   try {
-    const layer = await unpack(counted, { blob: { digest, size }, diffId, dir }, (bytes) => count(1, bytes));
-    return { kind: 'unpacked', layer, ...report };
+    mkdirSync(dirname(temporary), { recursive: true, mode: 0o711 });
+    mkdirSync(temporary, { mode: 0o711 });
+    mkdirSync(`${temporary}/fs`, { mode: 0o755 });
+    chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
+    await unpack(layer, download, `${temporary}/fs`, abort);
+    const used = await usage(toBytes(temporary));
+    await settle(temporary, layer.dir);
+    const downloadSeconds = download.seconds;
+    return { ...used, downloadSeconds, unpackSeconds: (performance.now() - began) / 1000 - downloadSeconds };
   } catch (error) {
-    if (!(error instanceof Unauthorized)) throw error;
-    return { kind: 'unauthorized', source: error.source, challenges: error.challenges, ...report };
+    await removeTree(toBytes(temporary));
+    throw named(error, layer);
   }
 }
 
-async function* counting(source: AsyncIterable<Buffer>, count: (bytes: number) => void): AsyncGenerator<Buffer> {
-  for await (const chunk of source) {
-    count(chunk.length);
-    yield chunk;
+/** A name beside `dir` that tells everybody, after a crash too, that nothing in it counts. */
+export function temporaryBeside(dir: string): string {
+  return `${dir}.tmp-${crypto.randomUUID().slice(0, 8)}`;
+}
+
+/** Gives a finished layer its name. Two may have made the same one: the first stays. */
+export async function settle(temporary: string, dir: string): Promise<void> {
+  try {
+    renameSync(temporary, dir);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error;
+    await removeTree(toBytes(temporary));
   }
+}
+
+async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<void> {
+  const applier = new Applier(toBytes(root), layer.parentDirs.map(toBytes));
+  const reader = new TarReader(applier);
+  const archive = createHash('sha256');
+  const blob = hashed(download);
+  let format = 'tar';
+  const consume = async (pieces: AsyncIterable<Buffer>) => {
+    for await (const piece of pieces) {
+      archive.update(piece);
+      reader.write(piece);
+    }
+  };
+  try {
+    const found = await detect(blob.pieces());
+    format = found.format;
+    if (found.decoder) {
+      await pipeline(found.pieces, found.decoder, async (pieces: AsyncIterable<Buffer>) => {
+        try {
+          await consume(pieces);
+        } catch (error) {
+          abort.abort(); // the download may be waiting for a byte that nobody wants any more
+          throw error;
+        }
+      });
+    } else await consume(found.pieces);
+    // A decoder may be content before the end; the rest of the blob still counts for its digest.
+    blob.check(layer.digest);
+    compare('diffID', layer.diffId, archive.digest('hex'));
+    reader.end();
+    applier.finish();
+  } catch (error) {
+    throw decodeError(format, error);
+  } finally {
+    applier.close();
+    abort.abort();
+  }
+}
+
+/** The pieces as they come, and the digest of all of them. */
+function hashed(source: AsyncIterable<Buffer>) {
+  const hash = createHash('sha256');
+  return {
+    async *pieces(): AsyncGenerator<Buffer> {
+      for await (const piece of source) {
+        hash.update(piece);
+        yield piece;
+      }
+    },
+    check: (expected: string) => compare('digest', expected, hash.digest('hex')),
+  };
+}
+
+function compare(what: string, expected: string, hex: string): void {
+  if (!/^sha256:[0-9a-f]{64}$/.test(expected)) throw invalid(`the ${what} ${expected} is no sha256 digest`);
+  if (expected !== `sha256:${hex}`) throw invalid(`the ${what} should be ${expected} and is sha256:${hex}`);
+}
+
+/** The error, with the layer it is about. */
+function named(error: unknown, { digest, mediaType }: FetchLayer): SluiceError {
+  const what = `layer ${digest}`;
+  if (!(error instanceof SluiceError))
+    return new SluiceError(isFull(error) ? 'DISK_FULL' : 'INTERNAL', what, { cause: error });
+  // kubelet reads the beginning of these.
+  if (error.code === 'REGISTRY_UNAVAILABLE') return error;
+  const again = new SluiceError(error.code, `${what} (${mediaType}): ${error.message}`, { cause: error.cause });
+  again.details = error.details;
+  return again;
+}
+
+function isFull(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'ENOSPC' || code === 'EDQUOT';
 }

@@ -1,85 +1,86 @@
-import { closeSync, fstatSync, lstatSync, openSync, readlinkSync, readSync, type Stats } from 'node:fs';
-import { join } from 'node:path';
-import { getXattr } from '../sys/attributes.ts';
+/** Looks into a stack of layers without mounting it: what overlayfs would show under a path. */
+import { closeSync, constants, fstatSync, openSync, readlinkSync, readSync } from 'node:fs';
+import { isWhiteout } from './apply.ts';
+import { invalid } from './invalid.ts';
+import { native, toBytes } from './names.ts';
+import { look } from './root.ts';
+import { isOpaque } from './xattr.ts';
 
 const MAX_LINKS = 40;
+const MAX_USER_FILE = 16 << 20;
 
 export interface ReadFileInLayers {
-  /** Folders of the layers, the topmost first. */
-  layers: string[];
-  /** Path in the image. */
+  /** `fs` folders of the layers, topmost first. */
+  dirs: string[];
+  /** From the root of the image; symbolic links are followed inside it. */
   path: string;
   maxBytes: number;
 }
 
 /**
- * A file as a container of the image would see it, without a mount: the topmost layer that has it wins, whiteouts and opaque folders
- * hide what is below, links are followed inside the image. Undefined when there is no such file; throws when it is too large.
+ * A regular file's text (UTF-8) as a container of these layers would see it; undefined when there is none, or something else
+ * has the name. Throws IMAGE_INVALID when it is longer than `maxBytes` or its links go in a circle.
  */
-export function readFileInLayers({ layers, path, maxBytes }: ReadFileInLayers): Buffer | undefined {
-  const file = find(layers, path);
-  if (!file?.stat.isFile()) return undefined;
-  const fd = openSync(file.path, 'r');
+export function readFileInLayers({ dirs, path, maxBytes }: ReadFileInLayers): string | undefined {
+  const file = find(dirs.map(toBytes), toBytes(path));
+  if (file === undefined) return undefined;
+  const fd = openSync(native(file), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
     const { size } = fstatSync(fd);
-    if (size > maxBytes) throw new Error(`${path} in the image has ${size} bytes, more than ${maxBytes}`);
+    if (size > maxBytes) throw invalid(`${path} of the image has ${size} bytes; only ${maxBytes} are read`);
     const data = Buffer.alloc(size);
     let at = 0;
-    for (let read = -1; at < size && read !== 0; at += read) read = readSync(fd, data, at, size - at, null);
-    return data.subarray(0, at);
+    for (let got = -1; got !== 0 && at < size; at += got) got = readSync(fd, data, at, size - at, at);
+    return data.toString('utf8', 0, at);
   } finally {
     closeSync(fd);
   }
 }
 
-/** A folder of the image: what its layers have of it, the topmost first. */
-type Merged = string[];
-
-function find(layers: string[], path: string): { path: string; stat: Stats } | undefined {
-  const todo = path.split('/').reverse();
-  const above: Merged[] = [];
-  let folder: Merged = layers;
-  let links = 0;
-  for (let part = todo.pop(); part !== undefined; part = todo.pop()) {
-    if (part === '' || part === '.') continue;
-    if (part === '..') {
-      folder = above.pop() ?? layers;
-      continue;
-    }
-    const found = lookUp(folder, part);
-    if (!found) return undefined;
-    if (found.folders) {
-      above.push(folder);
-      folder = found.folders;
-    } else if (found.stat.isSymbolicLink()) {
-      if (++links > MAX_LINKS) return undefined;
-      const target = readlinkSync(found.path);
-      if (target.startsWith('/')) {
-        above.length = 0;
-        folder = layers;
-      }
-      todo.push(...target.split('/').reverse());
-    } else return todo.every((rest) => rest === '' || rest === '.') ? found : undefined;
-  }
-  return undefined; // a folder
+/** The files that user and group names are looked up in; empty when the image has none. */
+export function userFiles({ dirs }: { dirs: string[] }): { passwd: string; group: string } {
+  const read = (path: string) => readFileInLayers({ dirs, path, maxBytes: MAX_USER_FILE }) ?? '';
+  return { passwd: read('/etc/passwd'), group: read('/etc/group') };
 }
 
-/** One name in a merged folder, by overlayfs's rules. */
-function lookUp(folder: Merged, name: string): { path: string; stat: Stats; folders?: Merged } | undefined {
-  const folders: Merged = [];
-  let top: { path: string; stat: Stats } | undefined;
-  for (const layer of folder) {
-    const path = join(layer, name);
-    const stat = lstatSync(path, { throwIfNoEntry: false });
-    if (!stat) continue;
-    if (stat.isCharacterDevice() && stat.rdev === 0) break; // a whiteout
-    if (!stat.isDirectory()) {
-      if (folders.length === 0) return { path, stat };
-      break;
+/** Where the regular file lies on disk. */
+function find(layers: string[], path: string): string | undefined {
+  const todo = path.split('/');
+  // The folders from the root down to where we are, each as the real folders that are merged in it, topmost first.
+  let trail: string[][] = [layers];
+  let links = 0;
+  for (let part = todo.shift(); part !== undefined; part = todo.shift()) {
+    if (part === '' || part === '.') continue;
+    if (part === '..') {
+      if (trail.length > 1) trail.pop();
+      continue;
     }
-    top ??= { path, stat };
-    folders.push(path);
-    if (getXattr(path, 'trusted.overlay.opaque')?.toString() === 'y') break;
+    const merged: string[] = [];
+    let other: { path: string; link: boolean; file: boolean } | undefined;
+    for (const folder of trail.at(-1) ?? []) {
+      const here = `${folder}/${part}`;
+      const stats = look(here);
+      if (!stats) continue;
+      if (!stats.isDirectory()) {
+        // A whiteout hides all below it; so does a file, which counts only when no folder lies above it.
+        if (merged.length === 0 && !isWhiteout(stats)) {
+          other = { path: here, link: stats.isSymbolicLink(), file: stats.isFile() };
+        }
+        break;
+      }
+      merged.push(here);
+      if (isOpaque(here)) break;
+    }
+    if (other?.link) {
+      if (++links > MAX_LINKS) throw invalid(`${path}: too many symbolic links`);
+      const target = readlinkSync(native(other.path), 'latin1');
+      if (target.startsWith('/')) trail = [layers];
+      todo.unshift(...target.split('/'));
+      continue;
+    }
+    if (other) return other.file && todo.every((rest) => rest === '' || rest === '.') ? other.path : undefined;
+    if (merged.length === 0) return undefined;
+    trail.push(merged);
   }
-  return top && { ...top, folders };
+  return undefined;
 }

@@ -241,9 +241,16 @@ export class SpdyStream extends Duplex {
     blocked?.();
   }
 
-  override _read(): void {
+  /** All consumers come by here, 'data' and pipe too; what they took opens the peer's window. */
+  override read(size?: number): unknown {
+    const taken = super.read(size);
     this.#credit();
     if (this.readableLength < MAX_UNREAD / 2) this.#connection.unstall(this);
+    return taken;
+  }
+
+  override _read(): void {
+    // Data is pushed when it comes.
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {

@@ -1,0 +1,225 @@
+/**
+ * Where a registry's images are fetched from: hosts.toml files in containerd's layout (its docs/hosts.md), read anew at each pull so
+ * that a change needs no restart.
+ */
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { parse } from 'smol-toml';
+import { explain, SluiceError } from '../../errors.ts';
+
+export type Capability = 'pull' | 'resolve' | 'push' | 'referrers';
+
+/** TLS settings as plain data; they cross to the workers. Texts are PEM. */
+export interface Tls {
+  /** Authorities that are trusted besides those of Node and the system. */
+  ca?: string[];
+  cert?: string;
+  key?: string;
+  /** False when the server's certificate is not checked. */
+  rejectUnauthorized?: boolean;
+}
+
+/** One place that serves a registry's content. */
+export interface RegistryHost {
+  /** URL up to and with /v2, without a slash at the end. */
+  base: string;
+  /** host[:port] of the URL. */
+  host: string;
+  capabilities: ReadonlySet<Capability>;
+  tls: Tls;
+  /** Sent with each request. */
+  headers: Record<string, string>;
+  /** Milliseconds to get a connection. */
+  dialTimeoutMs: number;
+  /** The registry's name, told to a mirror as `?ns=`; undefined for the registry itself. */
+  namespace?: string;
+  /** No scheme was given and the host is this machine: plain http is tried when TLS fails. */
+  plainFallback: boolean;
+}
+
+const ALL: readonly Capability[] = ['pull', 'resolve', 'push', 'referrers'];
+const DIAL_TIMEOUT_MS = 30_000;
+const HUB = { name: 'docker.io', host: 'registry-1.docker.io' };
+
+type Toml = Record<string, unknown>;
+
+/** The hosts to ask for images of `registry`, in order: mirrors as the file lists them, then the server. Throws CONFIG_INVALID. */
+export async function registryHosts(registryConfig: string, registry: string): Promise<RegistryHost[]> {
+  const folder = await hostFolder(registryConfig, registry);
+  const text = folder && (await readIfThere(join(folder, 'hosts.toml')));
+  if (!folder || text === undefined) {
+    const tls = folder ? await dockerCerts(folder) : {};
+    return [hostOf(registry, { server: upstream(registry), table: {}, tls })];
+  }
+  try {
+    return await readHosts(registry, folder, parse(text));
+  } catch (cause) {
+    throw new SluiceError('CONFIG_INVALID', `${join(folder, 'hosts.toml')}: ${explain(cause)}`, { cause });
+  }
+}
+
+async function readHosts(registry: string, folder: string, file: Toml): Promise<RegistryHost[]> {
+  const hosts: RegistryHost[] = [];
+  for (const [server, table] of Object.entries(tableAt(file, 'host'))) {
+    if (!isTable(table)) throw new Error(`host "${server}" must be a table`);
+    hosts.push(hostOf(registry, { server, table, tls: await readTls(folder, table) }));
+  }
+  const server = stringAt(file, 'server') ?? upstream(registry);
+  const own = hostOf(registry, { server, table: file, tls: await readTls(folder, file) });
+  // A server that is listed as a host as well would only fail twice.
+  return hosts.some(({ base }) => base === own.base) ? hosts : [...hosts, own];
+}
+
+const upstream = (registry: string) => (registry === HUB.name ? HUB.host : registry);
+
+function hostOf(registry: string, { server, table, tls }: { server: string; table: Toml; tls: Tls }): RegistryHost {
+  const schemeGiven = /^[a-z][a-z0-9+.-]*:\/\//i.test(server);
+  const url = new URL(schemeGiven ? server : `https://${server}`);
+  if (url.protocol !== 'http:' && url.protocol !== 'https:')
+    throw new Error(`${server}: only http and https are known`);
+  let path = url.pathname.replace(/\/+$/, '');
+  if (table.override_path !== true && !path.endsWith('/v2')) path += '/v2';
+  const mirror = url.host !== new URL(`https://${upstream(registry)}`).host;
+  return {
+    base: `${url.protocol}//${url.host}${path}`,
+    host: url.host,
+    capabilities: new Set(capabilitiesOf(table)),
+    tls,
+    headers: headersOf(table),
+    dialTimeoutMs: durationOf(table.dial_timeout) ?? DIAL_TIMEOUT_MS,
+    namespace: mirror ? registry : undefined,
+    plainFallback: !schemeGiven && isThisMachine(url.hostname),
+  };
+}
+
+function isThisMachine(hostname: string): boolean {
+  return hostname === 'localhost' || hostname === '[::1]' || /^127(?:\.\d+){3}$/.test(hostname);
+}
+
+/** In each folder of the list: host_port_, host:port, _default; the first that exists. */
+async function hostFolder(registryConfig: string, registry: string): Promise<string | undefined> {
+  const port = /:(\d+)$/.exec(registry)?.[1];
+  const names = port ? [`${registry.slice(0, -port.length - 1)}_${port}_`, registry] : [registry];
+  for (const folder of registryConfig.split(':').filter((part) => part !== '')) {
+    for (const name of [...names, '_default']) {
+      const path = join(folder, name);
+      if (await isFolder(path)) return path;
+    }
+  }
+  return undefined;
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if (isAbsent(error)) return false;
+    throw error;
+  }
+}
+
+async function readIfThere(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if (isAbsent(error)) return undefined;
+    throw error;
+  }
+}
+
+const isAbsent = (error: unknown) => ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '');
+
+/** Docker's layout, where there is no hosts.toml: *.crt are authorities, NAME.cert and NAME.key a pair. */
+async function dockerCerts(folder: string): Promise<Tls> {
+  const files = (await readdir(folder)).sort();
+  const ca = await readAll(files.filter((file) => file.endsWith('.crt')).map((file) => join(folder, file)));
+  const cert = files.find((file) => file.endsWith('.cert'));
+  const tls: Tls = ca.length > 0 ? { ca } : {};
+  if (!cert) return tls;
+  const [certText, keyText] = await readAll([cert, cert.replace(/cert$/, 'key')].map((file) => join(folder, file)));
+  return { ...tls, cert: certText, key: keyText };
+}
+
+async function readTls(folder: string, table: Toml): Promise<Tls> {
+  const at = (path: string) => resolve(folder, path);
+  const tls: Tls = {};
+  if (table.skip_verify === true) tls.rejectUnauthorized = false;
+  const authorities = await readAll(strings(table.ca, 'ca').map(at));
+  if (authorities.length > 0) tls.ca = authorities;
+  const pairs = clientPairs(table.client);
+  if (pairs.length > 0) {
+    const certs = await readAll(pairs.map(([cert]) => at(cert)));
+    // A file alone holds both.
+    const keys = await readAll(pairs.map(([cert, key]) => at(key ?? cert)));
+    tls.cert = certs.join('\n');
+    tls.key = keys[0];
+  }
+  return tls;
+}
+
+const readAll = (paths: string[]) => Promise.all(paths.map((path) => readFile(path, 'utf8')));
+
+/** `client` is a file, a pair, or a list of files and pairs. */
+function clientPairs(value: unknown): [cert: string, key?: string][] {
+  if (value === undefined) return [];
+  if (typeof value === 'string') return [[value]];
+  if (!Array.isArray(value)) throw new Error('client must be a file or a list');
+  const isPair = value.length === 2 && value.every((item) => typeof item === 'string');
+  const list: unknown[] = isPair ? [value] : value;
+  return list.map((item) => {
+    const [cert, key, ...more] = strings(item, 'client');
+    if (cert === undefined || more.length > 0) throw new Error('client must name a certificate and a key');
+    return key === undefined || key === '' ? [cert] : [cert, key];
+  });
+}
+
+function capabilitiesOf(table: Toml): readonly Capability[] {
+  if (table.capabilities === undefined) return ALL;
+  return strings(table.capabilities, 'capabilities').map((name) => {
+    const capability = ALL.find((known) => known === name);
+    if (!capability) throw new Error(`"${name}" is no capability`);
+    return capability;
+  });
+}
+
+function headersOf(table: Toml): Record<string, string> {
+  const entries = Object.entries(tableAt(table, 'header'));
+  return Object.fromEntries(entries.map(([name, value]) => [name.toLowerCase(), strings(value, name).join(', ')]));
+}
+
+/** Go's way to write a duration ("10s", "1m30s", "500ms"), or a number of seconds; in milliseconds. */
+function durationOf(value: unknown): number | undefined {
+  if (value === undefined || value === '') return undefined;
+  if (typeof value === 'number') return value * 1000;
+  const units: Record<string, number> = { h: 3_600_000, m: 60_000, s: 1000, ms: 1, us: 0.001, ns: 0.000_001 };
+  if (typeof value !== 'string' || !/^(?:\d+(?:\.\d+)?(?:h|ms|m|s|us|ns))+$/.test(value))
+    throw new Error('dial_timeout must be a duration like "10s"');
+  const parts = value.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s|us|ns)/g);
+  return parts.reduce((sum, [, amount, unit = '']) => sum + Number(amount) * (units[unit] ?? 0), 0);
+}
+
+const isTable = (value: unknown): value is Toml =>
+  typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date);
+
+function tableAt(table: Toml, key: string): Toml {
+  const value = table[key];
+  if (value === undefined) return {};
+  if (!isTable(value)) throw new Error(`${key} must be a table`);
+  return value;
+}
+
+function stringAt(table: Toml, key: string): string | undefined {
+  const value = table[key];
+  if (value !== undefined && typeof value !== 'string') throw new Error(`${key} must be a string`);
+  return value === '' ? undefined : value;
+}
+
+/** A string, or a list of them. */
+function strings(value: unknown, key: string): string[] {
+  if (value === undefined) return [];
+  const list: unknown[] = Array.isArray(value) ? value : [value];
+  return list.map((item) => {
+    if (typeof item !== 'string') throw new Error(`${key} must be a string or a list of strings`);
+    return item;
+  });
+}

@@ -1,0 +1,290 @@
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import PQueue from 'p-queue';
+import { codeOf, explain, SluiceError } from '../../errors.ts';
+import type { Pool } from '../../pipeline/pool.ts';
+import type { handlers } from '../../workers/image.ts';
+import type { Log } from '../observe/log.ts';
+import type { Table } from '../store/table.ts';
+import type { Descriptor } from './platform.ts';
+import type { Repository } from './registry.ts';
+import type { LayerRow } from './rows.ts';
+
+export interface LayersOptions {
+  /** The daemon's root folder. */
+  root: string;
+  pool: Pool<typeof handlers>;
+  /** Removes a layer's folder; not by `pool`, where it would wait for downloads. */
+  removeLayer: (dir: string) => Promise<void>;
+  rows: Table<LayerRow>;
+  /** Layers at work at once, over all pulls. */
+  maxDownloads: number;
+  /** A layer without a new byte for so long is given up. */
+  progressTimeoutMs: number;
+  log: Log;
+  onFetched?: (result: { seconds: number; error?: unknown; downloaded: number; unpacked: number }) => void;
+  onLayer?: (how: 'pulled' | 'present' | 'joined') => void;
+}
+
+export interface WantedLayer {
+  diffId: string;
+  blob: Descriptor;
+  repository: Repository;
+}
+
+/** False once a pull has failed: its layers that have not begun then need not. */
+type Wanted = () => boolean;
+
+interface Flight {
+  row: LayerRow;
+  done: Promise<LayerRow>;
+  wanted: Wanted[];
+}
+
+/** No id looks so. */
+const EMPTY = '_';
+
+/** Why a queued layer was not fetched: all that waited for it have failed. */
+class NotWanted extends SluiceError {
+  constructor() {
+    super('REGISTRY_UNAVAILABLE', 'given up, since another layer failed');
+  }
+}
+
+/** The layers on the disk. Each is downloaded and unpacked once, however many pulls want it at the same time. */
+export class Layers {
+  readonly #options: LayersOptions;
+  readonly #flights = new Map<string, Flight>();
+  readonly #queue: PQueue;
+  /** Ids of layers that pulls in flight need, with the number of pulls. */
+  readonly #held = new Map<string, number>();
+  readonly #byDiffId = new Map<string, LayerRow>();
+  #next = 1;
+  #bytes = 0;
+  #inodes = 0;
+
+  constructor(options: LayersOptions) {
+    this.#options = options;
+    this.#queue = new PQueue({ concurrency: options.maxDownloads });
+  }
+
+  get folder(): string {
+    return join(this.#options.root, 'layers');
+  }
+
+  /** The folder that is mounted. */
+  dirOf(id: string): string {
+    return join(this.folder, id, 'fs');
+  }
+
+  /** A folder without anything, for images without layers. */
+  get emptyDir(): string {
+    return join(this.folder, EMPTY, 'fs');
+  }
+
+  /** What all layers take on the disk. */
+  get usage(): { bytes: number; inodes: number } {
+    return { bytes: this.#bytes, inodes: this.#inodes };
+  }
+
+  has(id: string): boolean {
+    return this.#options.rows.get(id)?.ready === true;
+  }
+
+  /**
+   * The layers of an image, bottom first, each of them held until {@link release}; `onHold` is told the id of each before
+   * anything of it exists. Waits for all of them, also when one fails. Throws the first failure.
+   */
+  async fetchAll(layers: WantedLayer[], onHold: (id: string) => void): Promise<LayerRow[]> {
+    const below: string[] = [];
+    let failed = false;
+    const rows = layers.map(async (layer) => {
+      try {
+        return await this.#fetch(layer, { below, onHold, wanted: () => !failed });
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    });
+    const results = await Promise.allSettled(rows);
+    const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
+    if (failures.length > 0) throw failures.find((reason) => !(reason instanceof NotWanted)) ?? failures[0];
+    return results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+  }
+
+  /** A layer that comes with the program; `install` fills its folder. */
+  async builtIn(
+    diffId: string,
+    install: (dir: string) => Promise<{ bytes: number; inodes: number }>,
+  ): Promise<LayerRow> {
+    const present = this.#byDiffId.get(diffId);
+    if (present) return present;
+    const row = this.#newRow({ diffId, digest: '', size: 0 });
+    this.#ready(row, await install(join(this.folder, row.id)));
+    return row;
+  }
+
+  /** Holds layers that are there; false, and nothing is held, when one of them is not. */
+  hold(ids: readonly string[], onHold: (id: string) => void): boolean {
+    if (!ids.every((id) => this.has(id))) return false;
+    for (const id of ids) this.#hold(id, onHold);
+    return true;
+  }
+
+  release(ids: readonly string[]): void {
+    for (const id of ids) {
+      const count = (this.#held.get(id) ?? 0) - 1;
+      if (count > 0) this.#held.set(id, count);
+      else this.#held.delete(id);
+    }
+  }
+
+  /** Removes the layers that are neither in `used` nor held. Layers that cannot be removed are left for the next start. */
+  async sweep(used: ReadonlySet<string>): Promise<void> {
+    const free = [...this.#options.rows.values()].filter(
+      ({ id, ready }) => ready && !used.has(id) && !this.#held.has(id),
+    );
+    await Promise.all(free.map((row) => this.#remove(row)));
+  }
+
+  /** After a start: drops what a dead daemon left half-way, and what nobody has a record of. */
+  async recover(used: ReadonlySet<string>): Promise<void> {
+    const { rows, log } = this.#options;
+    await mkdir(this.folder, { recursive: true, mode: 0o711 });
+    await mkdir(this.emptyDir, { recursive: true, mode: 0o755 });
+    const folders = new Set(await readdir(this.folder));
+    const known = [...rows.values()];
+    const numbers = [...folders, ...known.map(({ id }) => id)].map((name) => Number.parseInt(name, 36));
+    this.#next = 1 + numbers.filter((number) => !Number.isNaN(number)).reduce((a, b) => Math.max(a, b), 0);
+    const strays: string[] = [];
+    for (const row of known) {
+      const keep = row.ready && folders.has(row.id) && used.has(row.id);
+      if (keep) this.#count(row, 1);
+      else if (folders.has(row.id)) strays.push(row.id);
+      else rows.delete(row.id);
+    }
+    for (const name of folders) if (name !== EMPTY && !known.some(({ id }) => id === name)) strays.push(name);
+    if (strays.length > 0) log.info({ layers: strays }, 'removing layers that no image has');
+    for (const id of strays)
+      this.#removeFolder(id).catch((err) => log.warn({ layer: id, err }, 'a layer is left over'));
+  }
+
+  #fetch(
+    layer: WantedLayer,
+    { below, onHold, wanted }: { below: string[]; onHold: (id: string) => void; wanted: Wanted },
+  ): Promise<LayerRow> {
+    const present = this.#byDiffId.get(layer.diffId);
+    const flight = this.#flights.get(layer.diffId);
+    const row =
+      present ??
+      flight?.row ??
+      this.#newRow({ diffId: layer.diffId, digest: layer.blob.digest, size: layer.blob.size });
+    this.#hold(row.id, onHold);
+    const parents = below.toReversed().map((id) => this.dirOf(id));
+    below.push(row.id);
+    if (present) {
+      this.#options.onLayer?.('present');
+      return Promise.resolve(present);
+    }
+    if (!flight) {
+      this.#options.onLayer?.('pulled');
+      return this.#start(row, layer, parents, wanted).done;
+    }
+    this.#options.onLayer?.('joined');
+    flight.wanted.push(wanted);
+    // Another pull's registry or login may fail where this one's would not.
+    return flight.done.catch(() => {
+      if (!wanted()) throw new NotWanted();
+      return this.#fetch(layer, { below: below.slice(0, below.indexOf(row.id)), onHold, wanted });
+    });
+  }
+
+  #hold(id: string, onHold: (id: string) => void): void {
+    this.#held.set(id, (this.#held.get(id) ?? 0) + 1);
+    onHold(id);
+  }
+
+  #start(row: LayerRow, layer: WantedLayer, parents: string[], wanted: Wanted): Flight {
+    const flight: Flight = { row, wanted: [wanted], done: Promise.resolve(row) };
+    const work = async (): Promise<LayerRow> => {
+      try {
+        await this.#queue.add(async () => {
+          if (!flight.wanted.some((stillWanted) => stillWanted())) throw new NotWanted();
+          await this.#download(row, layer, parents);
+        });
+        return row;
+      } catch (error) {
+        await this.#removeFolder(row.id).catch((err) =>
+          this.#options.log.warn({ layer: row.id, err }, 'a layer that failed is left over'),
+        );
+        throw error;
+      } finally {
+        this.#flights.delete(layer.diffId);
+      }
+    };
+    flight.done = work();
+    this.#flights.set(layer.diffId, flight);
+    return flight;
+  }
+
+  async #download(row: LayerRow, { diffId, blob, repository }: WantedLayer, parentDirs: string[]): Promise<void> {
+    const { pool, progressTimeoutMs, onFetched } = this.#options;
+    const began = performance.now();
+    const seconds = () => (performance.now() - began) / 1000;
+    try {
+      const { digest, size, mediaType } = blob;
+      const dir = join(this.folder, row.id);
+      const result = await repository.layer(digest, ({ url, headers, tls }) =>
+        pool.call('fetchLayer', {
+          ...{ url, headers, tls, digest, size, diffId, mediaType },
+          ...{ dir, parentDirs, progressTimeoutMs },
+        }),
+      );
+      this.#ready(row, result);
+      onFetched?.({ seconds: seconds(), downloaded: size, unpacked: result.bytes });
+    } catch (error) {
+      onFetched?.({ seconds: seconds(), error, downloaded: 0, unpacked: 0 });
+      throw new SluiceError(codeOf(error), `layer ${blob.digest}`, { cause: error });
+    }
+  }
+
+  #newRow(of: Pick<LayerRow, 'diffId' | 'digest' | 'size'>): LayerRow {
+    const row: LayerRow = { id: (this.#next++).toString(36), ...of, bytes: 0, inodes: 0, ready: false };
+    this.#options.rows.put(row);
+    return row;
+  }
+
+  #ready(row: LayerRow, { bytes, inodes }: { bytes: number; inodes: number }): void {
+    row.bytes = bytes;
+    row.inodes = inodes;
+    row.ready = true;
+    this.#options.rows.put(row);
+    this.#count(row, 1);
+  }
+
+  async #remove(row: LayerRow): Promise<void> {
+    row.ready = false;
+    this.#options.rows.put(row);
+    this.#count(row, -1);
+    try {
+      await this.#removeFolder(row.id);
+    } catch (error) {
+      this.#options.log.warn(
+        { layer: row.id, reason: explain(error) },
+        'a layer could not be removed; the next start tries again',
+      );
+    }
+  }
+
+  #count(row: LayerRow, sign: 1 | -1): void {
+    this.#bytes += sign * row.bytes;
+    this.#inodes += sign * row.inodes;
+    if (sign === 1) this.#byDiffId.set(row.diffId, row);
+    else if (this.#byDiffId.get(row.diffId) === row) this.#byDiffId.delete(row.diffId);
+  }
+
+  async #removeFolder(id: string): Promise<void> {
+    await this.#options.removeLayer(join(this.folder, id));
+    this.#options.rows.delete(id);
+  }
+}

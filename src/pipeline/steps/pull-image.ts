@@ -1,0 +1,48 @@
+import type { AuthConfig } from '../../../proto/gen/cri.ts';
+import type { Resolved } from '../../main/images/resolve.ts';
+import type { ImageRow } from '../../main/images/rows.ts';
+import { filled } from '../launch.ts';
+import type { Node } from '../node.ts';
+import type { JobState } from '../stage.ts';
+
+/**
+ * What the undo of a pull needs. It is kept in memory only: each layer has a row of its own, and those that no image has are
+ * removed by the next start of the daemon.
+ */
+export interface PullRow {
+  reference: string;
+  /** Ids of the layers that are held for this pull. */
+  held: string[];
+}
+
+export interface PullState extends JobState<PullRow> {
+  auth: AuthConfig | undefined;
+  resolved?: Resolved;
+  /** Ids, bottom first. */
+  layers?: string[];
+  image?: ImageRow;
+}
+
+export const resolve = {
+  async run(state: PullState): Promise<void> {
+    state.resolved = await state.node.images.resolve(state.row.reference, state.auth);
+  },
+};
+
+export const layers = {
+  async run(state: PullState): Promise<void> {
+    const { node, row } = state;
+    state.layers = await node.images.fetchLayers(filled(state.resolved, 'resolution'), (id) => row.held.push(id));
+  },
+  async undo(row: PullRow, node: Node): Promise<void> {
+    node.images.release(row.held.splice(0));
+    await node.images.sweep();
+  },
+};
+
+export const commit = {
+  run(state: PullState): void {
+    const { node, resolved } = state;
+    state.image = node.images.commit(filled(resolved, 'resolution'), filled(state.layers, 'list of layers'));
+  },
+};

@@ -1,0 +1,26 @@
+import { chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { settle, temporaryBeside } from './fetch-layer.ts';
+import { toBytes } from './names.ts';
+import { pauseProgram } from './pause-program.ts';
+import { type Usage, usage } from './tree.ts';
+
+/** Makes the one layer of the built-in pause image: `DIR/fs/pause`, and nothing else. A folder that is there stays as it is. */
+export async function installPause({ dir }: { dir: string }): Promise<Usage> {
+  if (!existsSync(dir)) {
+    const temporary = temporaryBeside(dir);
+    try {
+      mkdirSync(dirname(dir), { recursive: true, mode: 0o711 });
+      mkdirSync(temporary, { mode: 0o711 });
+      mkdirSync(`${temporary}/fs`, { mode: 0o755 });
+      chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
+      writeFileSync(`${temporary}/fs/pause`, pauseProgram(process.arch));
+      chmodSync(`${temporary}/fs/pause`, 0o755);
+      await settle(temporary, dir);
+    } catch (error) {
+      rmSync(temporary, { recursive: true, force: true });
+      throw error;
+    }
+  }
+  return usage(toBytes(dir));
+}

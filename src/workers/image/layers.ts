@@ -1,0 +1,35 @@
+import { readdirSync, renameSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { temporaryBeside } from './fetch-layer.ts';
+import { toBytes } from './names.ts';
+import { removeTree, type Usage, usage } from './tree.ts';
+
+/**
+ * Removes a layer's folder and what crashes left of it (`DIR.tmp-…`); what is not there is fine. The folder loses its name first,
+ * so that no crash leaves half a layer that looks like a whole one.
+ */
+export async function removeLayer({ dir }: { dir: string }): Promise<void> {
+  try {
+    renameSync(dir, temporaryBeside(dir));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+  const leftovers = `${basename(dir)}.tmp-`;
+  for (const name of existing(dirname(dir))) {
+    if (name.startsWith(leftovers)) await removeTree(toBytes(join(dirname(dir), name)));
+  }
+}
+
+function existing(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+/** The disk use of a layer's folder (or any other). */
+export function measure({ dir }: { dir: string }): Promise<Usage> {
+  return usage(toBytes(dir));
+}

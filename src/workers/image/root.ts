@@ -1,0 +1,96 @@
+import { lstatSync, mkdirSync, readlinkSync, type Stats } from 'node:fs';
+import { invalid } from './invalid.ts';
+import { components, native } from './names.ts';
+import { printable } from './tar.ts';
+
+/** The kernel's own limit for symbolic links in one path. */
+const MAX_LINKS = 40;
+
+/**
+ * Finds the folders of an archive's names below one root. Every component is looked at without following it; symbolic links
+ * are then followed as chroot would, so that no name leads out. Folders that were seen to be real are remembered until
+ * {@link forget}, which whoever replaces a folder or a link must call.
+ */
+export class Root {
+  readonly path: string;
+  readonly #known = new Map<string, string>();
+  readonly #make: (folder: string, found: Stats | undefined) => void;
+
+  /** `make` is asked to make `folder` (relative to the root) when a name needs it and `found`, which is no folder, is there instead. */
+  constructor(path: string, make: (folder: string, found: Stats | undefined) => void) {
+    this.path = path;
+    this.#make = make;
+  }
+
+  forget(): void {
+    this.#known.clear();
+  }
+
+  /** A cleaned relative name as an absolute path. */
+  at(relative: string): string {
+    return relative === '' ? this.path : `${this.path}/${relative}`;
+  }
+
+  /** The real folder, relative to the root, that these components name; made when it is missing, if `make` says so. */
+  folder(parts: readonly string[]): string {
+    const key = parts.join('/');
+    const known = this.#known.get(key);
+    if (known !== undefined) return known;
+    const found = this.#walk(parts, key);
+    this.#known.set(key, found);
+    return found;
+  }
+
+  #walk(parts: readonly string[], key: string): string {
+    // Mostly the folder above is known, and one look is enough.
+    const above = this.#known.get(parts.slice(0, -1).join('/'));
+    const todo = above === undefined ? [...parts] : parts.slice(-1);
+    let here = above ?? '';
+    let links = 0;
+    for (let part = todo.shift(); part !== undefined; part = todo.shift()) {
+      if (part === '' || part === '.') continue;
+      if (part === '..') {
+        here = here.slice(0, Math.max(here.lastIndexOf('/'), 0));
+        continue;
+      }
+      const next = here === '' ? part : `${here}/${part}`;
+      const stats = look(this.at(next));
+      if (stats?.isSymbolicLink()) {
+        if (++links > MAX_LINKS) throw invalid(`${printable(key)}: too many symbolic links`);
+        const target = readlinkSync(native(this.at(next)), 'latin1');
+        if (target.startsWith('/')) here = '';
+        todo.unshift(...target.split('/'));
+        continue;
+      }
+      if (!stats?.isDirectory()) this.#make(next, stats);
+      here = next;
+    }
+    return here;
+  }
+}
+
+/** lstat, or undefined when there is nothing. */
+export function look(path: string): Stats | undefined {
+  return lstatSync(native(path), { throwIfNoEntry: false });
+}
+
+/** The owner and mode that a folder has in the topmost of these trees that has it. */
+export function sameFolder(trees: readonly string[], relative: string): Stats | undefined {
+  for (const tree of trees) {
+    const root = new Root(tree, () => {
+      throw missing;
+    });
+    try {
+      return look(root.at(root.folder(components(relative))));
+    } catch (error) {
+      if (error !== missing) throw error;
+    }
+  }
+  return undefined;
+}
+
+const missing = new Error('the folder is not there');
+
+export function makeFolder(path: string): void {
+  mkdirSync(native(path), 0o755);
+}

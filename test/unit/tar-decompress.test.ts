@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { pipeline } from 'node:stream/promises';
+import { test } from 'node:test';
+import { constants, createZstdDecompress, gzipSync, zstdCompressSync } from 'node:zlib';
+import { SluiceError } from '../../src/errors.ts';
+import { decodeError, detect } from '../../src/workers/image/decompress.ts';
+import { ZstdFrames } from '../../src/workers/image/zstd-frames.ts';
+
+async function* inPieces(data: Buffer, step: number): AsyncGenerator<Buffer> {
+  for (let at = 0; at < data.length; at += step) yield data.subarray(at, at + step);
+}
+
+async function decode(data: Buffer, step = data.length): Promise<{ format: string; output: Buffer }> {
+  const { format, pieces, decoder } = await detect(inPieces(data, step));
+  const output: Buffer[] = [];
+  const keep = async (source: AsyncIterable<Buffer>) => {
+    for await (const piece of source) output.push(piece);
+  };
+  try {
+    if (decoder) await pipeline(pieces, decoder, keep);
+    else await keep(pieces);
+  } catch (error) {
+    throw decodeError(format, error);
+  }
+  return { format, output: Buffer.concat(output) };
+}
+
+const invalid = (error: unknown) => error instanceof SluiceError && error.code === 'IMAGE_INVALID';
+
+function skippable(size: number, kind = 0): Buffer {
+  const header = Buffer.alloc(8);
+  header.writeUInt32LE(0x184d2a50 + kind, 0);
+  header.writeUInt32LE(size, 4);
+  return Buffer.concat([header, randomBytes(size)]);
+}
+
+const text = Buffer.from('the quick brown fox jumps over the lazy dog. '.repeat(5000));
+const noise = randomBytes(300_000);
+const checked = { params: { [constants.ZSTD_c_checksumFlag]: 1 } };
+
+test('gzip of one and of many members, in pieces of any size', async () => {
+  const members = Buffer.concat([gzipSync(text), gzipSync(Buffer.alloc(0)), gzipSync(noise.subarray(0, 9000))]);
+  const whole = Buffer.concat([text, noise.subarray(0, 9000)]);
+  for (const step of [1, 100, 4096, members.length]) {
+    const { format, output } = await decode(members, step);
+    assert.equal(format, 'gzip');
+    assert.ok(output.equals(whole), `pieces of ${step}`);
+  }
+  const first = gzipSync(text);
+  const atTheSeam = await decode(Buffer.concat([first, gzipSync(noise)]), first.length);
+  assert.ok(atTheSeam.output.equals(Buffer.concat([text, noise])));
+});
+
+test('Node loses the second of two zstd frames in one write; we do not', async () => {
+  const frames = Buffer.concat([zstdCompressSync(text), zstdCompressSync(noise)]);
+  const plain: Buffer[] = [];
+  await pipeline(inPieces(frames, frames.length), createZstdDecompress(), async (source: AsyncIterable<Buffer>) => {
+    for await (const piece of source) plain.push(piece);
+  });
+  // When this fails Node has been mended (nodejs/node 64741), and zstd-frames.ts can go.
+  assert.equal(Buffer.concat(plain).length, text.length);
+  assert.ok((await decode(frames)).output.equals(Buffer.concat([text, noise])));
+});
+
+test('zstd frames of every shape, in pieces of any size', async () => {
+  const empty = zstdCompressSync(Buffer.alloc(0));
+  const run = zstdCompressSync(Buffer.alloc(1 << 20, 7));
+  const data = Buffer.concat([
+    skippable(20, 3),
+    zstdCompressSync(text, checked),
+    empty,
+    skippable(0),
+    skippable(70_000, 15),
+    run,
+    zstdCompressSync(noise),
+    zstdCompressSync(noise.subarray(0, 10), checked),
+    skippable(5),
+  ]);
+  const whole = Buffer.concat([text, Buffer.alloc(1 << 20, 7), noise, noise.subarray(0, 10)]);
+  for (const step of [3, 17, 1000, 65_536, data.length]) {
+    const { format, output } = await decode(data, step);
+    assert.equal(format, 'zstd');
+    assert.ok(output.equals(whole), `pieces of ${step}: ${output.length} of ${whole.length} bytes`);
+  }
+});
+
+test('a thousand zstd frames, as zstd:chunked has them', async () => {
+  const parts = Array.from({ length: 1000 }, (_, i) => Buffer.from(`file ${i} `.repeat(20)));
+  const { output } = await decode(Buffer.concat(parts.map((part) => zstdCompressSync(part))));
+  assert.ok(output.equals(Buffer.concat(parts)));
+});
+
+test('no piece reaches over the end of a frame', () => {
+  const frame = zstdCompressSync(text, checked);
+  const data = Buffer.concat([frame, skippable(3), frame, frame]);
+  const pieces = [...new ZstdFrames().split(data)];
+  assert.deepEqual(
+    pieces.map((piece) => piece.length),
+    [frame.length, frame.length, frame.length],
+  );
+});
+
+test('cut and broken streams are the image’s fault', async () => {
+  for (const [name, data] of [
+    ['gzip', gzipSync(text)],
+    ['zstd', Buffer.concat([zstdCompressSync(noise), zstdCompressSync(text, checked)])],
+  ] as const) {
+    for (const length of [data.length - 1, data.length - 5, data.length >> 1, 6]) {
+      await assert.rejects(decode(data.subarray(0, length)), invalid, `${name} cut at ${length}`);
+    }
+  }
+  const flipped = gzipSync(noise);
+  flipped.fill(0x55, 5000, 5100);
+  await assert.rejects(decode(flipped), invalid);
+  const wrong = zstdCompressSync(text, checked);
+  wrong.writeUInt32LE(wrong.readUInt32LE(wrong.length - 4) ^ 1, wrong.length - 4);
+  await assert.rejects(decode(wrong), invalid);
+  await assert.rejects(decode(Buffer.concat([zstdCompressSync(text), Buffer.from('rubbish')])), invalid);
+});
+
+test('anything else is a plain archive, the shortest too', async () => {
+  for (const data of [Buffer.alloc(0), Buffer.from('a'), Buffer.from('PK\x03\x04 something')]) {
+    const { format, output } = await decode(data, 1);
+    assert.equal(format, 'tar');
+    assert.ok(output.equals(data));
+  }
+});
