@@ -3,7 +3,7 @@
  * stdio worker are the real ones. It shows the protocols against their real client without a shim, a pod or an image.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { closeSync, constants, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
@@ -32,6 +32,8 @@ const blank = <T>(type: { decode(input: Uint8Array): T }): T => type.decode(new 
 
 interface Running {
   child: ChildProcess;
+  /** Like a shim, the backend holds stdin open itself, until it is told to close it. */
+  closeStdin(): void;
   ended: Promise<number>;
 }
 
@@ -39,15 +41,23 @@ const quote = (word: string) => `'${word.replaceAll("'", `'\\''`)}'`;
 
 /** Starts `cmd` as a session of its own with the FIFOs as its stdio, as a shim would. */
 function start(cmd: string[], fifos: Fifos, tty: boolean): Running {
+  let stdin = fifos.stdin === '' ? -1 : openSync(fifos.stdin, constants.O_RDWR | constants.O_NONBLOCK);
+  const closeStdin = () => {
+    if (stdin >= 0) closeSync(stdin);
+    stdin = -1;
+  };
   const redirect = (sign: string, path: string) => `${sign}${quote(path || '/dev/null')}`;
   const command = cmd.map(quote).join(' ');
   const line = tty ? `script -qefc ${quote(command)} /dev/null` : command;
   const io = `${redirect('<', fifos.stdin)} ${redirect('>', fifos.stdout)} ${tty ? '2>&1' : redirect('2>', fifos.stderr)}`;
   const child = spawn('sh', ['-c', `exec ${line} ${io}`], { detached: true, stdio: 'ignore' });
   const ended = new Promise<number>((resolve) => {
-    child.on('exit', (code, signal) => resolve(code ?? (signal === 'SIGKILL' ? 137 : 143)));
+    child.on('exit', (code, signal) => {
+      closeStdin();
+      resolve(code ?? (signal === 'SIGKILL' ? 137 : 143));
+    });
   });
-  return { child, ended };
+  return { child, closeStdin, ended };
 }
 
 /** Execs and containers as local processes. What was asked of it is kept, for the tests to look at. */
@@ -76,8 +86,9 @@ export class LocalBackend implements ExecBackend {
   async resize(size: ProcessRef & { width: number; height: number }): Promise<void> {
     this.sizes.push(size);
   }
-  async closeStdin({ execId }: ProcessRef): Promise<void> {
+  async closeStdin({ containerId, execId }: ProcessRef): Promise<void> {
     this.asked.push(execId ? 'close exec stdin' : 'close container stdin');
+    (execId ? this.execs.get(execId) : this.containers.get(containerId))?.closeStdin();
   }
 }
 

@@ -1,11 +1,10 @@
 import { rm, rmdir } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { dirname } from 'node:path';
-import { finished } from 'node:stream/promises';
 import type { Fifos, IoRegistration, IoStats } from '../../main/streaming/protocol.ts';
 import { makeFifo } from '../sys/fifo.ts';
 import { Clock, Stamp } from './clock.ts';
-import { type Drained, drainReaders, FifoReader, fifoWriter } from './fifo.ts';
+import { type Drained, drainReaders, FifoReader, FifoWriter } from './fifo.ts';
 import { LogFile } from './log-file.ts';
 import { LogLines, type StreamName } from './log-lines.ts';
 
@@ -48,7 +47,7 @@ export class ContainerIo {
   readonly #outputs: OutputStream[] = [];
   readonly #followers = new Set<Follower>();
   readonly #stats: IoStats = { bytes: 0, entries: 0, split: 0, droppedBytes: 0, droppedEntries: 0 };
-  #stdin: Socket | undefined;
+  #stdin: FifoWriter | undefined;
   /** The container has ended and its output was read. */
   #over = false;
   #unfinishedTimer: NodeJS.Timeout | undefined;
@@ -82,10 +81,7 @@ export class ContainerIo {
       const stamp = new Stamp(clock);
       if (stdout !== '') this.#outputs.push(this.#follow('stdout', stdout, stamp));
       if (stderr !== '') this.#outputs.push(this.#follow('stderr', stderr, stamp));
-      if (stdin !== '') {
-        this.#stdin = fifoWriter(stdin);
-        this.#stdin.on('error', () => this.#stdin?.destroy());
-      }
+      if (stdin !== '') this.#stdin = new FifoWriter(stdin);
     } catch (error) {
       this.#release();
       throw error;
@@ -102,7 +98,7 @@ export class ContainerIo {
 
   /** The container's stdin; undefined when it has none, or when it was closed. */
   get stdin(): Socket | undefined {
-    return this.#stdin?.writable ? this.#stdin : undefined;
+    return this.#stdin?.stream.writable ? this.#stdin.stream : undefined;
   }
 
   get isOver(): boolean {
@@ -192,17 +188,9 @@ export class ContainerIo {
     this.resume();
   }
 
-  /** Closes the container's stdin once what was written to it is in the FIFO. Main then tells the shim (CloseIO). */
+  /** Closes the container's stdin once what was written to it was taken. Main then tells the shim (CloseIO). */
   async closeStdin(): Promise<void> {
-    const stdin = this.#stdin;
-    if (!stdin) return;
-    this.#stdin = undefined;
-    if (stdin.destroyed) return;
-    stdin.end();
-    await finished(stdin, { readable: false }).catch(() => {
-      // Destroyed meanwhile: closed all the same.
-    });
-    stdin.destroy();
+    await this.#stdin?.close();
   }
 
   /** See {@link drainReaders}. Afterwards all that was read is in the log, and followers have been told of the end. */
@@ -241,8 +229,7 @@ export class ContainerIo {
     clearTimeout(this.#stallTimer);
     this.#stallTimer = undefined;
     for (const { reader } of this.#outputs) reader[Symbol.dispose]();
-    this.#stdin?.destroy();
-    this.#stdin = undefined;
+    this.#stdin?.[Symbol.dispose]();
   }
 }
 

@@ -1,11 +1,10 @@
 import { randomBytes } from 'node:crypto';
-import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { explain } from '../../errors.ts';
 import type { ExecBackend, StreamRequest } from '../../main/streaming/protocol.ts';
 import { execFifos, makeFifos, unlinkFifos } from './capture.ts';
-import { drainReaders, FifoReader, fifoWriter } from './fifo.ts';
+import { drainReaders, FifoReader, FifoWriter } from './fifo.ts';
 import { type Outcome, onResize, type RemoteSession } from './remote-session.ts';
 
 /** After the process ended: so much silence of what still holds its output counts as its end, in milliseconds. */
@@ -29,14 +28,14 @@ export async function serveExec(request: ExecRequest, session: RemoteSession, co
   const { stdin, stdout, stderr, resize, closed } = session;
   const fifos = execFifos(execDir, exec.execId, { stdin: !!stdin, stdout: !!stdout, stderr: !!stderr });
   const readers: FifoReader[] = [];
-  let input: Socket | undefined;
+  let input: FifoWriter | undefined;
   let started = false;
   let outcome: Outcome;
   try {
     makeFifos(fifos);
     if (stdout) readers.push(forward(fifos.stdout, stdout));
     if (stderr) readers.push(forward(fifos.stderr, stderr));
-    if (stdin) input = fifoWriter(fifos.stdin);
+    if (stdin) input = new FifoWriter(fifos.stdin);
     await backend.startExec({ ...exec, cmd: request.cmd, tty: request.tty, fifos });
     started = true;
     const failed = (what: string) => (error: unknown) => context.onFailure(`${what}: ${explain(error)}`);
@@ -59,7 +58,7 @@ export async function serveExec(request: ExecRequest, session: RemoteSession, co
     context.onFailure(outcome.error);
   } finally {
     for (const reader of readers) reader[Symbol.dispose]();
-    input?.destroy();
+    input?.[Symbol.dispose]();
     unlinkFifos(fifos);
   }
   const forgotten = started ? backend.endExec(exec) : Promise.resolve();
@@ -79,20 +78,18 @@ function forward(path: string, output: Writable): FifoReader {
 }
 
 /**
- * Copies what the client types. Resolves with true when the client ended its input and all of it is in the FIFO, with false when the
- * process or the client went first.
+ * Copies what the client types. Resolves with true when the client ended its input and all of it was taken, with false when the process
+ * or the client went first.
  */
-async function pump(from: Readable, to: Socket): Promise<boolean> {
-  to.on('error', () => to.destroy());
-  from.pipe(to);
+async function pump(from: Readable, to: FifoWriter): Promise<boolean> {
+  from.pipe(to.stream, { end: false });
+  to.stream.on('close', () => from.resume()); // the connection's other streams must not wait behind it
   try {
-    await finished(to, { readable: false });
-    to.destroy(); // closes our end
-    return true;
+    await finished(from, { writable: false });
   } catch {
-    from.resume(); // to its end: the connection's other streams must not wait behind it
-    return false;
+    return false; // broken off: that is no end of input
   }
+  return to.close();
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -1,5 +1,6 @@
 /** The FIFOs between a shim and this thread, as event sources. Only epoll and non-blocking descriptors: no libuv pool thread waits. */
 import { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { bytesReady, openFifoReader, openFifoWriter } from '../sys/fifo.ts';
 
 /** All readers of the thread share it: what is read is used up before the next read happens. */
@@ -73,9 +74,43 @@ export class FifoReader implements Disposable {
   }
 }
 
-/** The end of a FIFO that a process reads as its stdin, as a stream. */
-export function fifoWriter(path: string): Socket {
-  return new Socket({ fd: openFifoWriter(path).release(), readable: false, writable: true });
+/** The end of a FIFO that a process reads as its stdin. */
+export class FifoWriter implements Disposable {
+  readonly #fd: number;
+  /** For writing; never `end()` it: {@link close} does. */
+  readonly stream: Socket;
+
+  constructor(path: string) {
+    const fd = openFifoWriter(path);
+    this.#fd = fd.number;
+    this.stream = new Socket({ fd: fd.release(), readable: false, writable: true });
+    this.stream.on('error', () => this.stream.destroy());
+  }
+
+  /**
+   * Waits until the other side has taken what was written, and closes. Not before: when we are the last to have the FIFO open, because
+   * the shim is not there yet, the kernel forgets what is in it. Resolves with false when it was closed otherwise meanwhile.
+   */
+  async close(): Promise<boolean> {
+    // Not `end()`: a socket that has ended closes its descriptor by itself.
+    await new Promise<void>((resolve) => {
+      this.stream.on('close', resolve);
+      if (this.stream.destroyed) resolve();
+      else this.stream.write('', () => resolve());
+    });
+    for (let wait = 1; !this.stream.destroyed; wait = Math.min(wait * 2, 50)) {
+      if (bytesReady(this.#fd) === 0) {
+        this.stream.destroy();
+        return true;
+      }
+      await sleep(wait);
+    }
+    return false;
+  }
+
+  [Symbol.dispose](): void {
+    this.stream.destroy();
+  }
 }
 
 export interface Drained {
