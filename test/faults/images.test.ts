@@ -32,7 +32,7 @@ const served = new Map<string, { type: string; body: Buffer; fault: Fault }>();
 before(async () => {
   if (skip) return;
   server = createServer((request, response) => {
-    const path = request.url ?? '';
+    const path = new URL(request.url ?? '/', 'http://rig').pathname; // mirrors are asked with ?ns=
     if (path === '/v2/') return response.end('{}');
     const found = served.get(path);
     if (!found) return response.writeHead(404).end('{"errors":[{"code":"MANIFEST_UNKNOWN"}]}');
