@@ -28,9 +28,12 @@ import { serveEvents } from './shims/events.ts';
 import { Shims } from './shims/shims.ts';
 import { withEncodedMetrics } from './stats/encoded.ts';
 import { Store } from './store/store.ts';
+import type { ListenInput } from './streaming/protocol.ts';
 import { VERSION } from './version.ts';
 import { watchNode } from './watch-node.ts';
 
+/** As `streaming.tls_cert`: a certificate made at start. */
+const SELF_SIGNED = 'self-signed';
 const UNDO_SECONDS = 120;
 const STREAM_GRACE_MS = 2000;
 const CHECKPOINT_MS = 30_000;
@@ -171,6 +174,8 @@ async function makeNode(config: Config, watch: Observability, resources: AsyncDi
     openFiles: openFiles(),
   });
   resources.use(node.stdio);
+  const { url } = await node.stdio.listen(streamingOptions(config));
+  log.info({ url }, 'streaming server listens');
   resources.use(
     await serveEvents({
       path: shimAddresses.ttrpc,
@@ -198,6 +203,12 @@ function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Obs
       else log.info(about, 'CNI configuration loaded');
     },
   });
+}
+
+function streamingOptions({ streaming }: Config): ListenInput {
+  const { listen, tls_cert: cert, tls_key: key, idle_timeout_seconds: idle } = streaming;
+  const tls = cert === SELF_SIGNED ? SELF_SIGNED : cert === '' ? undefined : { cert, key };
+  return { address: listen, tls, idleTimeoutMs: idle * 1000 };
 }
 
 /** What the caller did wrong is not the daemon's trouble; what went wrong here is. */

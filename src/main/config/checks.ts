@@ -76,6 +76,12 @@ export const optional =
   (value) =>
     value === '' ? undefined : check(value);
 
+/** One word is taken as it is. */
+export const either =
+  (word: string, check: Check<string>): Check<string> =>
+  (value) =>
+    value === word ? undefined : check(value);
+
 export const each =
   (check: Check<string>): Check<string[]> =>
   (values) => {

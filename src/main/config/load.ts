@@ -131,7 +131,7 @@ class Reader {
     }
     if (config.root === config.state) this.#problem(['state'], 'must not be the same folder as root');
     const { tls_cert, tls_key } = config.streaming;
-    if (tls_cert !== '' && tls_key === '')
+    if (tls_cert !== '' && tls_cert !== 'self-signed' && tls_key === '')
       this.#problem(['streaming', 'tls_cert'], 'needs streaming.tls_key beside it');
     if (tls_key !== '' && tls_cert === '')
       this.#problem(['streaming', 'tls_key'], 'needs streaming.tls_cert beside it');

@@ -214,7 +214,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
   'images.max_downloads': {
     type: 'integer',
     default: 4,
-    comment: 'Layers of one pull that are downloaded and unpacked at once.',
+    comment: 'Layers that are downloaded and unpacked at once, over all pulls.',
     check: check.atLeast(1),
   },
   'images.progress_timeout_seconds': {
@@ -233,8 +233,8 @@ export const SCHEMA: Record<KeyPath, Key> = {
   'streaming.tls_cert': {
     type: 'string',
     default: '',
-    comment: 'PEM file of the certificate; empty: plain HTTP.',
-    check: check.optional(check.absolute),
+    comment: 'PEM file of the certificate; "self-signed": one made at start; empty: plain HTTP.',
+    check: check.optional(check.either('self-signed', check.absolute)),
   },
   'streaming.tls_key': {
     type: 'string',
