@@ -73,7 +73,7 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
     return stdout.split('\n').filter((line) => line.includes(`"${name}"`) || inSubnet.test(line));
   };
   // The built-in network has one rule of its own that stays while there are no pods.
-  const rules = async () => (await allRules()).filter((rule) => !rule.includes(`${bridge}: pods to elsewhere`));
+  const rules = async () => (await allRules()).filter((rule) => !rule.includes(`! -o ${bridge} `));
   const remove = async () => {
     for (const veth of await veths()) await run('ip', ['link', 'del', veth], { check: false });
     await run('ip', ['link', 'del', bridge], { check: false });
