@@ -15,6 +15,7 @@ export function watchNode(node: Node, { metrics }: Observability): void {
       return { ready: alive, dead: lost, unknown };
     },
     images: () => node.store.images.size,
+    imagePullsRunning: () => node.pulls.running,
     cleanupsPending: () => node.cleaner.pending,
     networkReady: () => node.network.current() !== undefined,
     eventSubscribers: () => node.events.subscribers,

@@ -54,7 +54,7 @@ export class Pulls {
   }
 
   async #pull(key: string, image: string, auth: AuthConfig | undefined, caller: PullCaller): Promise<ImageRow> {
-    const { observer, admission, metrics } = this.#node;
+    const { observer, admission } = this.#node;
     const job = observer.jobQueued({ job: 'PullImage', image, traceparent: caller.traceparent });
     this.#jobs.set(key, job);
     try {
@@ -68,7 +68,6 @@ export class Pulls {
       throw error;
     } finally {
       this.#jobs.delete(key);
-      metrics.set('imagePulling', {}, this.running);
     }
   }
 

@@ -1,10 +1,18 @@
 /** The `image` pool: one layer at a time from the registry to the disk, and the questions about layers that read files. */
 import { fetchLayer } from './image/fetch-layer.ts';
 import { installPause } from './image/install-pause.ts';
-import { measure, removeLayer } from './image/layers.ts';
+import { dressFolders, measure, removeLayer } from './image/layers.ts';
 import { readFileInLayers, userFiles } from './image/read-file.ts';
 import { serve } from './serve.ts';
 
-export const handlers = { fetchLayer, readFileInLayers, userFiles, removeLayer, measure, installPause };
+export const handlers = {
+  fetchLayer,
+  dressFolders,
+  readFileInLayers,
+  userFiles,
+  removeLayer,
+  measure,
+  installPause,
+};
 
 export default serve(handlers);

@@ -137,11 +137,15 @@ for (const binary of shimBinaries) {
         await shim.task.start(pod.id);
         const out = fifo(join(lab.dir, 'out'));
         const err = fifo(join(lab.dir, 'err'));
+        const none: string[] = [];
         const process = {
+          terminal: false,
+          noNewPrivileges: false,
+          capabilities: { bounding: none, effective: none, permitted: none, inheritable: none, ambient: none },
           args: ['sh', '-c', 'echo to-out; echo to-err >&2; exit 3'],
           cwd: '/',
           env: ['PATH=/bin'],
-          user: { uid: 0, gid: 0 },
+          user: { uid: 0, gid: 0, additionalGids: [0] },
         };
         const exec = { id: pod.id, execId: 'e1', process, stdout: out.path, stderr: err.path };
         await shim.task.exec(exec);

@@ -130,6 +130,7 @@ export function writePage(path: string, page: Page, column: string, found: Map<s
 function shorten(why: string): string {
   return why
     .replaceAll(/[0-9a-f]{64}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+/g, '…')
+    .replaceAll(/127\.0\.0\.1:\d+/g, 'the registry')
     .replaceAll(/\/tmp\/\S+/g, '…')
     .slice(0, 200)
     .trim();

@@ -118,5 +118,7 @@ async function ok(answer: Promise<Response>): Promise<void> {
 
 function split(reference: string): { name: string; tag: string } {
   const colon = reference.lastIndexOf(':');
-  return colon < 0 ? { name: reference, tag: 'latest' } : { name: reference.slice(0, colon), tag: reference.slice(colon + 1) };
+  return colon < 0
+    ? { name: reference, tag: 'latest' }
+    : { name: reference.slice(0, colon), tag: reference.slice(colon + 1) };
 }

@@ -89,7 +89,9 @@ test('the folders: host_port_, host:port, _default, in the first place that has 
 });
 
 test('a server that is listed as a host is asked once', async () => {
-  const config = certs({ '_default/hosts.toml': 'server = "http://h:1"\n[host."http://h:1"]\ncapabilities = ["pull"]\n' });
+  const config = certs({
+    '_default/hosts.toml': 'server = "http://h:1"\n[host."http://h:1"]\ncapabilities = ["pull"]\n',
+  });
   assert.deepEqual(bases(await registryHosts(config, 'reg.io')), ['http://h:1/v2']);
 });
 

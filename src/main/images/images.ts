@@ -203,7 +203,7 @@ export class Images {
         this.#users.delete(row.id);
       }
     }
-    await this.layers.sweep(this.#usedLayers());
+    this.layers.sweep(this.#usedLayers());
     clearTimeout(this.#sweeping);
     if (nameless().length === 0) return;
     const again = () => this.sweep().catch((err) => log.error({ err }, 'removed images could not be swept'));

@@ -3,9 +3,11 @@ import { join } from 'node:path';
 import PQueue from 'p-queue';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import type { Pool } from '../../pipeline/pool.ts';
+import type { FetchedLayer } from '../../workers/image/fetch-layer.ts';
 import type { handlers } from '../../workers/image.ts';
 import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
+import { chainIdOf } from './chain.ts';
 import type { Descriptor } from './platform.ts';
 import type { Repository } from './registry.ts';
 import type { LayerRow } from './rows.ts';
@@ -32,13 +34,23 @@ export interface WantedLayer {
   repository: Repository;
 }
 
-/** False once a pull has failed: its layers that have not begun then need not. */
-type Wanted = () => boolean;
+/** One pull: once it has failed, its layers that have not begun need not. */
+interface Pull {
+  failed: boolean;
+}
 
 interface Flight {
   row: LayerRow;
   done: Promise<LayerRow>;
-  wanted: Wanted[];
+  pulls: Pull[];
+}
+
+/** Who asks for a layer, and on top of what. */
+interface Ask {
+  /** Layers below, bottom first: there, or in flight. */
+  below: readonly LayerRow[];
+  onHold: (id: string) => void;
+  pull: Pull;
 }
 
 /** No id looks so. */
@@ -58,7 +70,7 @@ export class Layers {
   readonly #queue: PQueue;
   /** Ids of layers that pulls in flight need, with the number of pulls. */
   readonly #held = new Map<string, number>();
-  readonly #byDiffId = new Map<string, LayerRow>();
+  readonly #byKey = new Map<string, LayerRow>();
   #next = 1;
   #bytes = 0;
   #inodes = 0;
@@ -96,13 +108,15 @@ export class Layers {
    * anything of it exists. Waits for all of them, also when one fails. Throws the first failure.
    */
   async fetchAll(layers: WantedLayer[], onHold: (id: string) => void): Promise<LayerRow[]> {
-    const below: string[] = [];
-    let failed = false;
+    const below: LayerRow[] = [];
+    const pull = { failed: false };
     const rows = layers.map(async (layer) => {
       try {
-        return await this.#fetch(layer, { below, onHold, wanted: () => !failed });
+        const asked = this.#fetch(layer, { below: [...below], onHold, pull });
+        below.push(asked.row);
+        return await asked.done;
       } catch (error) {
-        failed = true;
+        pull.failed = true;
         throw error;
       }
     });
@@ -117,7 +131,7 @@ export class Layers {
     diffId: string,
     install: (dir: string) => Promise<{ bytes: number; inodes: number }>,
   ): Promise<LayerRow> {
-    const present = this.#byDiffId.get(diffId);
+    const present = this.#byKey.get(diffId);
     if (present) return present;
     const row = this.#newRow({ diffId, digest: '', size: 0 });
     this.#ready(row, await install(join(this.folder, row.id)));
@@ -139,12 +153,14 @@ export class Layers {
     }
   }
 
-  /** Removes the layers that are neither in `used` nor held. Layers that cannot be removed are left for the next start. */
-  async sweep(used: ReadonlySet<string>): Promise<void> {
-    const free = [...this.#options.rows.values()].filter(
-      ({ id, ready }) => ready && !used.has(id) && !this.#held.has(id),
-    );
-    await Promise.all(free.map((row) => this.#remove(row)));
+  /**
+   * Removes the layers that are neither in `used` nor held. They are gone from the records at once, from the disk a little later:
+   * a client does not wait for the last of a million files. What cannot be removed is left for the next start.
+   */
+  sweep(used: ReadonlySet<string>): void {
+    for (const row of this.#options.rows.values()) {
+      if (row.ready && !used.has(row.id) && !this.#held.has(row.id)) this.#remove(row);
+    }
   }
 
   /** After a start: drops what a dead daemon left half-way, and what nobody has a record of. */
@@ -169,34 +185,36 @@ export class Layers {
       this.#removeFolder(id).catch((err) => log.warn({ layer: id, err }, 'a layer is left over'));
   }
 
-  #fetch(
-    layer: WantedLayer,
-    { below, onHold, wanted }: { below: string[]; onHold: (id: string) => void; wanted: Wanted },
-  ): Promise<LayerRow> {
-    const present = this.#byDiffId.get(layer.diffId);
-    const flight = this.#flights.get(layer.diffId);
-    const row =
-      present ??
-      flight?.row ??
-      this.#newRow({ diffId: layer.diffId, digest: layer.blob.digest, size: layer.blob.size });
+  /** Takes part in the flight of a layer, or begins it; in one synchronous step, so that nobody begins it twice. */
+  #fetch(layer: WantedLayer, ask: Ask): { row: LayerRow; done: Promise<LayerRow> } {
+    const { diffId, blob } = layer;
+    const { onHold, pull, below } = ask;
+    const base = chainIdOf(below.map((row) => row.diffId));
+    const present = this.#byKey.get(diffId) ?? this.#byKey.get(keyOf({ diffId, base }));
+    const flight = this.#flights.get(diffId);
+    const row = present ?? flight?.row ?? this.#newRow({ diffId, digest: blob.digest, size: blob.size });
     this.#hold(row.id, onHold);
-    const parents = below.toReversed().map((id) => this.dirOf(id));
-    below.push(row.id);
     if (present) {
       this.#options.onLayer?.('present');
-      return Promise.resolve(present);
+      return { row, done: Promise.resolve(present) };
     }
     if (!flight) {
       this.#options.onLayer?.('pulled');
-      return this.#start(row, layer, parents, wanted).done;
+      return { row, done: this.#start(row, layer, ask, base).done };
     }
     this.#options.onLayer?.('joined');
-    flight.wanted.push(wanted);
-    // Another pull's registry or login may fail where this one's would not.
-    return flight.done.catch(() => {
-      if (!wanted()) throw new NotWanted();
-      return this.#fetch(layer, { below: below.slice(0, below.indexOf(row.id)), onHold, wanted });
-    });
+    flight.pulls.push(pull);
+    const join = async () => {
+      try {
+        const got = await flight.done;
+        if (got.base === '' || got.base === base) return got;
+      } catch {
+        // Another pull's registry or login may fail where this one's would not.
+      }
+      if (pull.failed) throw new NotWanted();
+      return this.#fetch(layer, ask).done;
+    };
+    return { row, done: join() };
   }
 
   #hold(id: string, onHold: (id: string) => void): void {
@@ -204,14 +222,26 @@ export class Layers {
     onHold(id);
   }
 
-  #start(row: LayerRow, layer: WantedLayer, parents: string[], wanted: Wanted): Flight {
-    const flight: Flight = { row, wanted: [wanted], done: Promise.resolve(row) };
+  #start(row: LayerRow, layer: WantedLayer, ask: Ask, base: string): Flight {
+    const flight: Flight = { row, pulls: [ask.pull], done: Promise.resolve(row) };
     const work = async (): Promise<LayerRow> => {
       try {
-        await this.#queue.add(async () => {
-          if (!flight.wanted.some((stillWanted) => stillWanted())) throw new NotWanted();
-          await this.#download(row, layer, parents);
+        const missing = ask.below.flatMap(({ diffId }) => this.#flights.get(diffId)?.done ?? []);
+        const fetched = await this.#queue.add(async () => {
+          if (flight.pulls.every(({ failed }) => failed)) throw new NotWanted();
+          try {
+            return await this.#download(row, layer, ask.below);
+          } catch (error) {
+            ask.pull.failed = true; // before the next in the queue looks
+            throw error;
+          }
         });
+        if (fetched.implied.length > 0) {
+          row.base = base;
+          // Flights wait for older ones only, so never for each other.
+          if (missing.length > 0) await this.#adopt(row, ask.below, fetched.implied, missing);
+        }
+        this.#ready(row, fetched);
         return row;
       } catch (error) {
         await this.#removeFolder(row.id).catch((err) =>
@@ -227,29 +257,50 @@ export class Layers {
     return flight;
   }
 
-  async #download(row: LayerRow, { diffId, blob, repository }: WantedLayer, parentDirs: string[]): Promise<void> {
+  async #download(
+    row: LayerRow,
+    { diffId, blob, repository }: WantedLayer,
+    below: readonly LayerRow[],
+  ): Promise<FetchedLayer> {
     const { pool, progressTimeoutMs, onFetched } = this.#options;
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     try {
       const { digest, size, mediaType } = blob;
       const dir = join(this.folder, row.id);
+      const parentDirs = this.#parentDirs(below);
       const result = await repository.layer(digest, ({ url, headers, tls }) =>
         pool.call('fetchLayer', {
           ...{ url, headers, tls, digest, size, diffId, mediaType },
           ...{ dir, parentDirs, progressTimeoutMs },
         }),
       );
-      this.#ready(row, result);
       onFetched?.({ seconds: seconds(), downloaded: size, unpacked: result.bytes });
+      return result;
     } catch (error) {
       onFetched?.({ seconds: seconds(), error, downloaded: 0, unpacked: 0 });
       throw new SluiceError(codeOf(error), `layer ${blob.digest}`, { cause: error });
     }
   }
 
+  /** Once the layers below are there, the folders that this one has only implied look as they do below. */
+  async #adopt(
+    row: LayerRow,
+    below: readonly LayerRow[],
+    folders: string[],
+    missing: Promise<unknown>[],
+  ): Promise<void> {
+    await Promise.all(missing);
+    const dir = join(this.folder, row.id);
+    await this.#options.pool.call('dressFolders', { dir, folders, parentDirs: this.#parentDirs(below) });
+  }
+
+  #parentDirs(below: readonly LayerRow[]): string[] {
+    return below.toReversed().map(({ id }) => this.dirOf(id));
+  }
+
   #newRow(of: Pick<LayerRow, 'diffId' | 'digest' | 'size'>): LayerRow {
-    const row: LayerRow = { id: (this.#next++).toString(36), ...of, bytes: 0, inodes: 0, ready: false };
+    const row: LayerRow = { id: (this.#next++).toString(36), ...of, base: '', bytes: 0, inodes: 0, ready: false };
     this.#options.rows.put(row);
     return row;
   }
@@ -262,25 +313,24 @@ export class Layers {
     this.#count(row, 1);
   }
 
-  async #remove(row: LayerRow): Promise<void> {
+  #remove(row: LayerRow): void {
     row.ready = false;
     this.#options.rows.put(row);
     this.#count(row, -1);
-    try {
-      await this.#removeFolder(row.id);
-    } catch (error) {
+    this.#removeFolder(row.id).catch((error) =>
       this.#options.log.warn(
         { layer: row.id, reason: explain(error) },
         'a layer could not be removed; the next start tries again',
-      );
-    }
+      ),
+    );
   }
 
   #count(row: LayerRow, sign: 1 | -1): void {
     this.#bytes += sign * row.bytes;
     this.#inodes += sign * row.inodes;
-    if (sign === 1) this.#byDiffId.set(row.diffId, row);
-    else if (this.#byDiffId.get(row.diffId) === row) this.#byDiffId.delete(row.diffId);
+    const key = keyOf(row);
+    if (sign === 1) this.#byKey.set(key, row);
+    else if (this.#byKey.get(key) === row) this.#byKey.delete(key);
   }
 
   async #removeFolder(id: string): Promise<void> {
@@ -288,3 +338,5 @@ export class Layers {
     this.#options.rows.delete(id);
   }
 }
+
+const keyOf = ({ diffId, base }: { diffId: string; base: string }) => (base === '' ? diffId : `${diffId} ${base}`);

@@ -26,6 +26,11 @@ export interface LayerRow {
   /** Digest and size in bytes of the blob it came from; "" and 0 for what is built in. */
   digest: string;
   size: number;
+  /**
+   * "" when the archive brings all of its folders. Else it has taken some folders' owners and modes from the layers below it, of
+   * which this is the chainID, and fits on no others.
+   */
+  base: string;
   /** What it takes on the disk. */
   bytes: number;
   inodes: number;

@@ -60,7 +60,7 @@ export const volumes = {
     row.volumes = await copyUp(node, row, filled(state.image, 'image'));
   },
   async undo(row: ContainerRow): Promise<void> {
-    await rm(join(row.rootDir, 'volumes'), { recursive: true, force: true });
+    await rm(row.rootDir, { recursive: true, force: true });
   },
 };
 
@@ -95,7 +95,7 @@ export const bundle = {
   },
   async undo(row: ContainerRow, node: Node): Promise<void> {
     await node.pools.shim.call('removeBundle', { bundle: row.bundle, workDir: join(row.rootDir, 'work') });
-    await Promise.all([row.stateDir, row.rootDir].map((folder) => rm(folder, { recursive: true, force: true })));
+    await rm(row.stateDir, { recursive: true, force: true });
   },
 };
 

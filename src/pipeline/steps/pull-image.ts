@@ -25,7 +25,8 @@ export interface PullState extends JobState<PullRow> {
 
 export const resolve = {
   async run(state: PullState): Promise<void> {
-    state.resolved = await state.node.images.resolve(state.row.reference, state.auth);
+    const { node, row, auth } = state;
+    state.resolved = await timed(node, 'resolve', () => node.images.resolve(row.reference, auth));
   },
 };
 
@@ -41,8 +42,23 @@ export const layers = {
 };
 
 export const commit = {
-  run(state: PullState): void {
+  async run(state: PullState): Promise<void> {
     const { node, resolved } = state;
-    state.image = node.images.commit(filled(resolved, 'resolution'), filled(state.layers, 'list of layers'));
+    state.image = await timed(node, 'commit', () =>
+      node.images.commit(filled(resolved, 'resolution'), filled(state.layers, 'list of layers')),
+    );
   },
 };
+
+/** Layers are timed one by one, where they are fetched. */
+async function timed<T>({ metrics }: Node, phase: 'resolve' | 'commit', work: () => Promise<T> | T): Promise<T> {
+  const began = performance.now();
+  let outcome: 'ok' | 'error' = 'error';
+  try {
+    const value = await work();
+    outcome = 'ok';
+    return value;
+  } finally {
+    metrics.observe('imagePhase', { phase, outcome }, (performance.now() - began) / 1000);
+  }
+}

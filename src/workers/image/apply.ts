@@ -25,7 +25,7 @@ import {
 import { check, libc } from '../sys/libc.ts';
 import { invalid } from './invalid.ts';
 import { components, forLibc, native } from './names.ts';
-import { look, makeFolder, Root, sameFolder } from './root.ts';
+import { dressAsBelow, look, makeFolder, Root } from './root.ts';
 import { printable, type TarEntry, type TarSink } from './tar.ts';
 import { removeTreeSync } from './tree.ts';
 import { makeOpaque, setXattr } from './xattr.ts';
@@ -50,6 +50,8 @@ interface Target {
 export class Applier implements TarSink {
   readonly #root: Root;
   readonly #parents: readonly string[];
+  /** Folders that no entry has brought so far, only names below them: they look as they do in the layers below. */
+  readonly implied = new Set<string>();
   /** Folder times are set last, since every file that goes into a folder changes them. */
   readonly #folders = new Map<string, { atime: number; mtime: number }>();
   #file: { fd: number; entry: TarEntry; path: string; written: number } | undefined;
@@ -210,13 +212,9 @@ export class Applier implements TarSink {
       makeOpaque(path);
       return;
     }
-    const below = sameFolder(this.#parents, folder);
-    if (!below?.isDirectory()) {
-      chmodSync(native(path), 0o755); // whatever the daemon's umask is
-      return;
-    }
-    lchownSync(native(path), below.uid, below.gid);
-    chmodSync(native(path), below.mode & 0o7777);
+    this.implied.add(folder);
+    // The daemon's umask has no say.
+    if (!dressAsBelow(path, folder, this.#parents)) chmodSync(native(path), 0o755);
   }
 
   /** Removes what is under the name, of whatever kind. */
@@ -229,8 +227,10 @@ export class Applier implements TarSink {
     if (there.isDirectory()) {
       removeTreeSync(target.path);
       const below = `${target.relative}/`;
-      for (const folder of this.#folders.keys()) {
-        if (folder === target.relative || folder.startsWith(below)) this.#folders.delete(folder);
+      for (const folders of [this.#folders, this.implied]) {
+        for (const folder of folders.keys()) {
+          if (folder === target.relative || folder.startsWith(below)) folders.delete(folder);
+        }
       }
     } else unlinkSync(native(target.path));
     if (there.isDirectory() || there.isSymbolicLink()) this.#root.forget();
@@ -242,6 +242,7 @@ export class Applier implements TarSink {
     if (entry.type !== 'symlink') chmodSync(native(path), entry.mode);
     setXattrs(path, entry);
     if (entry.type === 'directory') {
+      this.implied.delete(relative);
       this.#folders.delete(relative); // the last entry counts, and comes last in order
       this.#folders.set(relative, times(entry));
     } else {

@@ -36,6 +36,11 @@ export interface FetchedLayer extends Usage {
   /** Time spent waiting for the registry, and all the rest: together the whole time. */
   downloadSeconds: number;
   unpackSeconds: number;
+  /**
+   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring. They have taken owner and mode
+   * from `parentDirs` as far as those were there; dressFolders does it for the rest. Nearly always empty: builders write folders.
+   */
+  implied: string[];
 }
 
 /**
@@ -56,11 +61,11 @@ export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
     mkdirSync(temporary, { mode: 0o711 });
     mkdirSync(`${temporary}/fs`, { mode: 0o755 });
     chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
-    await unpack(layer, download, `${temporary}/fs`, abort);
+    const implied = await unpack(layer, download, `${temporary}/fs`, abort);
     const used = await usage(toBytes(temporary));
     await settle(temporary, layer.dir);
     const downloadSeconds = download.seconds;
-    return { ...used, downloadSeconds, unpackSeconds: (performance.now() - began) / 1000 - downloadSeconds };
+    return { ...used, implied, downloadSeconds, unpackSeconds: (performance.now() - began) / 1000 - downloadSeconds };
   } catch (error) {
     await removeTree(toBytes(temporary));
     throw named(error, layer);
@@ -83,7 +88,7 @@ export async function settle(temporary: string, dir: string): Promise<void> {
   }
 }
 
-async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<void> {
+async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<string[]> {
   const applier = new Applier(toBytes(root), layer.parentDirs.map(toBytes));
   const reader = new TarReader(applier);
   const archive = createHash('sha256');
@@ -113,6 +118,7 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
+    return [...applier.implied];
   } catch (error) {
     throw decodeError(format, error);
   } finally {

@@ -2,6 +2,7 @@ import { readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { temporaryBeside } from './fetch-layer.ts';
 import { toBytes } from './names.ts';
+import { dressAsBelow } from './root.ts';
 import { removeTree, type Usage, usage } from './tree.ts';
 
 /**
@@ -32,4 +33,21 @@ function existing(folder: string): string[] {
 /** The disk use of a layer's folder (or any other). */
 export function measure({ dir }: { dir: string }): Promise<Usage> {
   return usage(toBytes(dir));
+}
+
+/**
+ * Gives the folders that fetchLayer called `implied` the owner and mode that the layers below have for them. Bottom layer first,
+ * when several layers of an image have such folders.
+ */
+export function dressFolders({
+  dir,
+  folders,
+  parentDirs,
+}: {
+  dir: string;
+  folders: string[];
+  parentDirs: string[];
+}): void {
+  const trees = parentDirs.map(toBytes);
+  for (const folder of folders) dressAsBelow(`${toBytes(dir)}/fs/${folder}`, folder, trees);
 }

@@ -1,4 +1,4 @@
-import { lstatSync, mkdirSync, readlinkSync, type Stats } from 'node:fs';
+import { chmodSync, lchownSync, lstatSync, mkdirSync, readlinkSync, type Stats } from 'node:fs';
 import { invalid } from './invalid.ts';
 import { components, native } from './names.ts';
 import { printable } from './tar.ts';
@@ -74,19 +74,25 @@ export function look(path: string): Stats | undefined {
   return lstatSync(native(path), { throwIfNoEntry: false });
 }
 
-/** The owner and mode that a folder has in the topmost of these trees that has it. */
-export function sameFolder(trees: readonly string[], relative: string): Stats | undefined {
+/**
+ * Gives the folder at `path` the owner and mode of the one named `relative` in the topmost of these trees that has it; false when
+ * none has. A tree that is not there counts as empty.
+ */
+export function dressAsBelow(path: string, relative: string, trees: readonly string[]): boolean {
   for (const tree of trees) {
     const root = new Root(tree, () => {
       throw missing;
     });
     try {
-      return look(root.at(root.folder(components(relative))));
+      const { uid, gid, mode } = lstatSync(native(root.at(root.folder(components(relative)))));
+      lchownSync(native(path), uid, gid);
+      chmodSync(native(path), mode & 0o7777);
+      return true;
     } catch (error) {
       if (error !== missing) throw error;
     }
   }
-  return undefined;
+  return false;
 }
 
 const missing = new Error('the folder is not there');

@@ -3,6 +3,7 @@ import type { Readable, Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { explain } from '../../errors.ts';
 import type { ExecBackend, StreamRequest } from '../../main/streaming/protocol.ts';
+import { pooledCopy } from './buffer-pool.ts';
 import { execFifos, makeFifos, unlinkFifos } from './capture.ts';
 import { drainReaders, FifoReader, FifoWriter } from './fifo.ts';
 import { type Outcome, onResize, type RemoteSession } from './remote-session.ts';
@@ -71,7 +72,11 @@ export async function serveExec(request: ExecRequest, session: RemoteSession, co
 /** Sends what a FIFO yields to the client, no faster than the client takes it. */
 function forward(path: string, output: Writable): FifoReader {
   // A client that is gone, or does not want this stream any more, holds nothing up.
-  const reader = new FifoReader(path, (bytes) => output.destroyed || output.write(Buffer.from(bytes)));
+  const reader = new FifoReader(path, (bytes) => {
+    if (output.destroyed) return true;
+    const { copy, written } = pooledCopy(bytes);
+    return output.write(copy, written);
+  });
   output.on('drain', () => reader.resume());
   output.on('close', () => reader.resume());
   return reader;

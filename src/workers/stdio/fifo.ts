@@ -2,9 +2,10 @@
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { bytesReady, openFifoReader, openFifoWriter } from '../sys/fifo.ts';
+import { CHUNK } from './buffer-pool.ts';
 
 /** All readers of the thread share it: what is read is used up before the next read happens. */
-const SHARED = Buffer.allocUnsafeSlow(64 << 10);
+const SHARED = Buffer.allocUnsafeSlow(CHUNK);
 
 /** Reads a FIFO to its end. `onData` gets bytes that are overwritten when it returns, and says whether to go on reading. */
 export class FifoReader implements Disposable {

@@ -1,11 +1,12 @@
 import { once } from 'node:events';
-import { connect, Socket } from 'node:net';
+import { connect, type OnReadOpts, Socket } from 'node:net';
 import { Duplex, type Writable } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { explain } from '../../errors.ts';
 import type { StreamRequest } from '../../main/streaming/protocol.ts';
 import { StrandedThread } from '../sys/netns.ts';
 import { connectInNetns } from '../sys/tcp.ts';
+import { CHUNK, pooledCopy } from './buffer-pool.ts';
 import { RST, SpdyConnection, type SpdyStream } from './spdy.ts';
 import { WsChannels } from './ws-channels.ts';
 
@@ -104,8 +105,10 @@ async function forward(
   context: PortForwardContext,
 ): Promise<boolean> {
   let socket: Socket;
+  const relay = new Relay(data);
   try {
-    socket = await dial(request.netns, port);
+    socket = await dial(request.netns, port, relay.onread);
+    relay.from(socket);
   } catch (cause) {
     if (cause instanceof StrandedThread) process.exit(1);
     const message = `error forwarding port ${port} to pod ${request.sandboxId}: ${explain(cause)}`;
@@ -126,24 +129,48 @@ async function forward(
     if (!canHalfClose) socket.on('end', () => socket.end());
     socket.on('close', resolve);
     if (data.destroyed) socket.destroy();
-    socket.pipe(data);
     data.pipe(socket);
+    socket.resume();
   });
   if (!data.writableEnded) data.end();
   error.end();
   return false;
 }
 
-async function dial(netns: string, port: number): Promise<Socket> {
+/** All sockets of the thread read into it: what is read is used up before the next read happens. */
+const SHARED = Buffer.allocUnsafeSlow(CHUNK);
+
+/** Copies from a socket to the client, no faster than the client takes it. */
+class Relay {
+  readonly #to: Duplex;
+  readonly onread: OnReadOpts = {
+    buffer: SHARED,
+    callback: (count) => {
+      const { copy, written } = pooledCopy(SHARED.subarray(0, count));
+      return this.#to.destroyed || this.#to.write(copy, written);
+    },
+  };
+
+  constructor(to: Duplex) {
+    this.#to = to;
+  }
+
+  from(socket: Socket): void {
+    this.#to.on('drain', () => socket.resume());
+    socket.on('end', () => this.#to.end());
+  }
+}
+
+async function dial(netns: string, port: number, onread: OnReadOpts): Promise<Socket> {
   if (netns !== '') {
     const fd = await connectInNetns(netns, port, CONNECT_MS);
-    const socket = new Socket({ fd: fd.number, readable: true, writable: true, allowHalfOpen: true });
+    const socket = new Socket({ fd: fd.number, readable: true, writable: true, allowHalfOpen: true, onread });
     fd.release();
     socket.setNoDelay(true);
     return socket;
   }
   const attempt = async (host: string): Promise<Socket> => {
-    const socket = connect({ host, port, allowHalfOpen: true, noDelay: true });
+    const socket = connect({ host, port, allowHalfOpen: true, noDelay: true, onread });
     const timer = setTimeout(() => socket.destroy(new Error(`connect to port ${port}: timed out`)), CONNECT_MS);
     try {
       await once(socket, 'connect');

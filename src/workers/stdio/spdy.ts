@@ -265,8 +265,8 @@ export class SpdyStream extends Duplex {
     }
     const part = chunk.subarray(0, Math.min(chunk.length, room, MAX_DATA));
     this.sendWindow -= part.length;
-    this.#connection.sendData(this.id, part, () => {
-      if (part.length === chunk.length) done();
+    this.#connection.sendData(this.id, part, (error) => {
+      if (error || part.length === chunk.length) done(error);
       else this._write(chunk.subarray(part.length), _encoding, done);
     });
   }
@@ -311,7 +311,6 @@ export class SpdyConnection {
   readonly #input = new ByteQueue();
   readonly #streams = new Map<number, SpdyStream>();
   readonly #stalled = new Set<SpdyStream>();
-  readonly #waitingForDrain: (() => void)[] = [];
   #inflate: Inflate | undefined;
   #inflated: Buffer[] = [];
   #inflatedSize = 0;
@@ -341,9 +340,6 @@ export class SpdyConnection {
       this.#read();
       this.#adjustFlow();
     });
-    socket.on('drain', () => {
-      for (const done of this.#waitingForDrain.splice(0)) done();
-    });
     socket.on('error', () => this.destroy());
     socket.on('end', () => this.destroy());
     socket.on('close', () => this.destroy());
@@ -370,7 +366,6 @@ export class SpdyConnection {
     this.#socket.destroy();
     this.#inflate?.close();
     for (const stream of [...this.#streams.values()]) stream.broken();
-    this.#waitingForDrain.length = 0;
     this.#events.onClose();
   }
 
@@ -386,16 +381,14 @@ export class SpdyConnection {
     this.#send(controlFrame(TYPE.RST_STREAM, 0, Buffer.concat([uint32(id), uint32(status)])));
   }
 
-  /** `done` when the next piece may come. */
-  sendData(id: number, bytes: Buffer, done: () => void): void {
+  /** `done` when the kernel has the bytes: the next piece may come, and the buffer may be used again. */
+  sendData(id: number, bytes: Buffer, done: (error?: Error | null) => void): void {
     if (this.#ended) return;
     this.#sessionWindow -= bytes.length;
     this.#socket.cork();
     this.#socket.write(dataHeader(id, 0, bytes.length));
-    const more = this.#socket.write(bytes);
+    this.#socket.write(bytes, done);
     this.#socket.uncork();
-    if (more) done();
-    else this.#waitingForDrain.push(done);
   }
 
   sendEnd(id: number): void {

@@ -1,5 +1,6 @@
 import { Readable, Writable } from 'node:stream';
 import type { WebSocket } from 'ws';
+import { pooledCopy } from './buffer-pool.ts';
 
 /** The message that half-closes a channel, from v5 on: this byte, then the channel's number. */
 const CLOSE_SIGNAL = 255;
@@ -58,16 +59,18 @@ export class WsChannels {
     return output;
   }
 
-  /** One message, which may be empty. `done` when the socket has taken it; errors are the connection's end. */
-  send(channel: number, bytes: Buffer, done: () => void = () => {}): void {
+  /** One message, which may be empty. `done` when the kernel has it. */
+  send(channel: number, bytes: Buffer, done: (error?: Error | null) => void = () => {}): void {
     if (this.#format.base64) {
-      this.#ws.send(String.fromCharCode(ZERO + channel) + bytes.toString('base64'), { binary: false }, () => done());
+      this.#ws.send(String.fromCharCode(ZERO + channel) + bytes.toString('base64'), { binary: false }, done);
       return;
     }
-    const message = Buffer.allocUnsafe(bytes.length + 1);
-    message[0] = channel;
-    message.set(bytes, 1);
-    this.#ws.send(message, { binary: true }, () => done());
+    const { copy, written } = pooledCopy(bytes, 1);
+    copy[0] = channel;
+    this.#ws.send(copy, { binary: true }, (error) => {
+      written(error);
+      done(error);
+    });
   }
 
   /** Of a message of the client's. Channels that nobody reads are ignored, as they always were. */

@@ -134,26 +134,40 @@ function start(options: SpawnOptions, stdin: number | undefined, stdout: number,
 }
 
 /** Reads a pipe to its end through the event loop, keeping at most `max` bytes. */
-function collect(fd: Fd, max: number, onOverflow: () => void): { done: Promise<void>; take: () => Buffer } {
+function collect(pipe: Fd, max: number, onOverflow: () => void): { done: Promise<void>; take: () => Buffer } {
   const chunks: Buffer[] = [];
   let size = 0;
-  const socket = new Socket({ fd: fd.release(), readable: true, writable: false });
-  const { promise, resolve } = Promise.withResolvers<void>();
-  socket.on('data', (chunk: Buffer) => {
+  const keep = (chunk: Buffer) => {
     size += chunk.length;
     if (size <= max) chunks.push(chunk);
     else onOverflow();
-  });
+  };
+  const fd = pipe.release();
+  const socket = new Socket({ fd, readable: true, writable: false });
+  const { promise, resolve } = Promise.withResolvers<void>();
+  socket.on('data', keep);
   // A pipe can only fail to be read when its descriptor is bad, which the missing output then shows.
   socket.on('error', () => resolve());
   socket.on('close', () => resolve());
   return {
     done: promise,
     take: () => {
+      // On a busy machine a timer may come before the event loop has looked at the pipe, which holds all there is by then.
+      if (!socket.destroyed) for (const chunk of drain(fd)) keep(chunk);
       socket.destroy();
       return Buffer.concat(chunks);
     },
   };
+}
+
+/** What a pipe holds right now. The descriptor does not block: libuv has made it so. */
+function* drain(fd: number): Generator<Buffer> {
+  for (;;) {
+    const chunk = Buffer.alloc(64 << 10);
+    const length = Number(libc.read(fd, chunk, chunk.length));
+    if (length <= 0) return;
+    yield chunk.subarray(0, length);
+  }
 }
 
 /**

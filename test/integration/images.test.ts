@@ -1,0 +1,146 @@
+/** Pulls from Debian's docker-registry through a daemon's socket. */
+import assert from 'node:assert/strict';
+import { readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { ImageSpec } from '../../proto/gen/cri.ts';
+import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
+import { findProgram, privateFolder } from '../rig/paths.ts';
+import { waitFor } from '../rig/proc.ts';
+import { architecture, pushImage, pushIndex } from '../rig/push.ts';
+import { type Registry, startRegistry } from '../rig/registry.ts';
+import { Rootfs } from '../rig/rootfs.ts';
+
+const skip =
+  process.getuid?.() !== 0
+    ? 'needs root'
+    : ['docker-registry', 'runc', 'containerd-shim-runc-v2'].every(findProgram)
+      ? false
+      : 'needs docker-registry, runc and containerd-shim-runc-v2';
+const PAUSE = 'sluice.local/pause:1';
+let folder: string;
+let registry: Registry;
+let daemon: SluiceDaemon;
+
+before(async () => {
+  if (skip) return;
+  folder = privateFolder('sluice-images');
+  registry = await startRegistry({ folder });
+  daemon = await startSluice({ registry, index: 21 });
+});
+after(async () => {
+  await daemon?.[Symbol.asyncDispose]();
+  await registry?.stop();
+  if (folder) rmSync(folder, { recursive: true });
+});
+
+const spec = (image: string) => ({ ...ImageSpec.decode(new Uint8Array()), image });
+const pull = async (image: string) => (await daemon.cri.pullImage({ image: spec(image) })).imageRef;
+const status = async (image: string) => (await daemon.cri.imageStatus({ image: spec(image) })).image;
+const remove = (image: string) => daemon.cri.removeImage({ image: spec(image) });
+const tags = async () => (await daemon.cri.listImages()).images.flatMap(({ repoTags }) => repoTags).sort();
+const layer = (...files: string[]) => files.reduce((tar, file) => tar.file(file, file), new Rootfs()).done();
+const layerFolders = () => readdirSync(join(daemon.root, 'layers')).filter((name) => name !== '_');
+
+test('an image by tag and by digest: id, names, size, user', { skip }, async () => {
+  const base = layer('etc/one');
+  const pushed = await pushImage(registry.address, 'team/app:1', {
+    layers: [base, layer('etc/two')],
+    config: { User: '1002:7', Cmd: ['x'] },
+  });
+  assert.equal(await pull('reg.io/team/app:1'), pushed.id);
+  const image = await status('reg.io/team/app:1');
+  assert.deepEqual(image?.repoTags, ['reg.io/team/app:1']);
+  assert.deepEqual(image?.repoDigests, [`reg.io/team/app@${pushed.digest}`]);
+  assert.equal(image?.size, BigInt(pushed.size));
+  assert.equal(image?.uid?.value, 1002n);
+  assert.equal(image?.username, '');
+  assert.equal(await pull(`other.io/team/app@${pushed.digest}`), pushed.id);
+  assert.equal((await status(pushed.id))?.repoDigests.length, 2);
+  assert.equal((await status(pushed.id.slice(7, 19)))?.id, pushed.id);
+  const { info } = await daemon.cri.imageStatus({ image: spec(pushed.id), verbose: true });
+  const { imageSpec, chainID } = JSON.parse(info.info ?? '');
+  assert.deepEqual(imageSpec.config.Cmd, ['x']);
+  assert.match(chainID, /^sha256:/);
+  await remove('reg.io/team/app:1');
+  assert.equal(await status(pushed.id), undefined);
+  await remove('reg.io/team/app:1');
+});
+
+test('an index leads to the image of this machine, and its digest is what names it', { skip }, async () => {
+  const own = await pushImage(registry.address, 'multi:own', { layers: [layer('own')] });
+  const alien = await pushImage(registry.address, 'multi:alien', { file: { architecture: 's390x' } });
+  const digest = await pushIndex(registry.address, 'multi:latest', [
+    { digest: alien.digest, platform: { os: 'linux', architecture: 's390x' } },
+    { digest: own.digest, platform: { os: 'linux', architecture } },
+  ]);
+  assert.equal(await pull('reg.io/multi'), own.id);
+  assert.deepEqual((await status('reg.io/multi'))?.repoDigests, [`reg.io/multi@${digest}`]);
+  await assert.rejects(pull('reg.io/multi:alien'), /s390x/);
+  const none = await pushIndex(registry.address, 'multi:none', [
+    { digest: alien.digest, platform: { os: 'linux', architecture: 's390x' } },
+  ]);
+  await assert.rejects(pull(`reg.io/multi@${none}`), /no match for platform/);
+  await remove('reg.io/multi');
+});
+
+test('a tag that moves; layers that two images share', { skip }, async () => {
+  const shared = layer('shared');
+  const first = await pushImage(registry.address, 'moving:1', { layers: [shared, layer('a')] });
+  assert.equal(await pull('reg.io/moving:1'), first.id);
+  const before = layerFolders().length;
+  const second = await pushImage(registry.address, 'moving:1', { layers: [shared, layer('b')] });
+  assert.equal(await pull('reg.io/moving:1'), second.id);
+  assert.equal(layerFolders().length, before + 1);
+  assert.deepEqual((await status(first.id))?.repoTags, []);
+  assert.deepEqual(await tags(), ['reg.io/moving:1', PAUSE]);
+  await remove(second.id);
+  assert.equal((await status(first.id))?.id, first.id);
+  await remove(first.id);
+  assert.deepEqual(await tags(), [PAUSE]);
+  await waitFor('the layers to go', 5000, () => layerFolders().length === 1 || undefined);
+});
+
+test('many pulls at once: one download of each image', { skip }, async () => {
+  const shared = layer(...Array.from({ length: 300 }, (_, i) => `many/${i}`));
+  const images = await Promise.all(
+    [1, 2, 3].map((i) => pushImage(registry.address, `crowd:${i}`, { layers: [shared, layer(`own${i}`)] })),
+  );
+  const counter = async () =>
+    Number(/sluice_image_layers_total\{result="pulled"\} (\d+)/.exec(await daemon.scrape())?.[1]);
+  const before = await counter();
+  const ids = await Promise.all(Array.from({ length: 30 }, (_, i) => pull(`reg.io/crowd:${1 + (i % 3)}`)));
+  assert.deepEqual([...new Set(ids)].sort(), images.map(({ id }) => id).sort());
+  assert.equal((await counter()) - before, 4);
+  const usage = (await daemon.cri.imageFsInfo()).imageFilesystems[0];
+  assert.ok((usage?.inodesUsed?.value ?? 0n) > 300n);
+  // After a restart all is there, and what is gone from the registry's point of view is still known here.
+  await daemon.stop('SIGKILL');
+  await daemon.start();
+  assert.equal((await status('reg.io/crowd:2'))?.id, images[1]?.id);
+  assert.equal((await daemon.cri.imageFsInfo()).imageFilesystems[0]?.inodesUsed?.value, usage?.inodesUsed?.value);
+  await Promise.all([1, 2, 3].flatMap((i) => [remove(`reg.io/crowd:${i}`), remove(`reg.io/crowd:${i}`)]));
+  assert.deepEqual(await tags(), [PAUSE]);
+});
+
+test('a client that leaves: the pull goes on', { skip }, async () => {
+  const pushed = await pushImage(registry.address, 'slow:1', { layers: [layer('slow')] });
+  await assert.rejects(daemon.cri.pullImage({ image: spec('reg.io/slow:1') }, { timeoutMs: 1 }));
+  assert.equal(await pull('reg.io/slow:1'), pushed.id);
+  await remove('reg.io/slow:1');
+});
+
+test('lists, filters and streams', { skip }, async () => {
+  await pushImage(registry.address, 'one:1', { layers: [layer('one')] });
+  await pull('reg.io/one:1');
+  const filtered = async (image: string) => (await daemon.cri.listImages({ filter: { image: spec(image) } })).images;
+  assert.equal((await filtered('reg.io/one:1')).length, 1);
+  assert.equal((await filtered('reg.io/none:1')).length, 0);
+  const streamed: string[] = [];
+  for await (const { images } of daemon.cri.streamImages())
+    streamed.push(...images.flatMap(({ repoTags }) => repoTags));
+  assert.deepEqual(streamed.sort(), ['reg.io/one:1', PAUSE]);
+  assert.equal((await status(PAUSE))?.pinned, true);
+  for (const call of ['pullImage', 'imageStatus', 'removeImage'] as const)
+    await assert.rejects(daemon.cri[call]({ image: undefined }), { code: 3 });
+});

@@ -1,0 +1,53 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { run } from '../../src/workers/sys/spawn.ts';
+
+const sh = (script: string, more: { timeoutMs?: number; stdin?: Uint8Array; maxOutput?: number } = {}) =>
+  run({ path: '/bin/sh', argv: ['sh', '-c', script], env: { PATH: '/usr/bin:/bin' }, timeoutMs: 10_000, ...more });
+
+test('output, status, input and working folder', async () => {
+  const done = await sh('cat; echo wrong >&2; exit 3', { stdin: Buffer.from('hello') });
+  assert.equal(done.stdout.toString(), 'hello');
+  assert.equal(done.stderr.toString(), 'wrong\n');
+  assert.deepEqual([done.code, done.signal, done.timedOut], [3, null, false]);
+});
+
+test('nothing of the environment but what is given, default signals, a group of its own', async () => {
+  const { stdout } = await sh('env | grep -v -E "^(PWD|_|SHLVL|OLDPWD)="; grep -E "^Sig(Blk|Ign)" /proc/self/status');
+  assert.match(stdout.toString(), /^PATH=\/usr\/bin:\/bin\nSigBlk:\s0+\nSigIgn:\s0+\n$/);
+});
+
+test('a time limit ends the whole process group', async () => {
+  const began = performance.now();
+  const done = await sh('sleep 30 & sleep 30', { timeoutMs: 100 });
+  assert.equal(done.timedOut, true);
+  assert.equal(done.signal, 9);
+  assert(performance.now() - began < 5000);
+});
+
+test('more output than is kept ends the program', async () => {
+  const done = await sh('yes', { maxOutput: 1000 });
+  assert.equal(done.overflowed, true);
+});
+
+test('a child that outlives the program and holds its pipes does not hold the answer up', async () => {
+  const began = performance.now();
+  const done = await sh('sleep 5 & echo answer');
+  assert.equal(done.stdout.toString(), 'answer\n');
+  assert(performance.now() - began < 3000);
+});
+
+test('no output is lost when the event loop was busy while the program ran', async () => {
+  const running = sh('sleep 5 & echo answer'); // the pipe stays open, so only a look at it tells
+  await new Promise(setImmediate);
+  const until = performance.now() + 400;
+  while (performance.now() < until); // as on a node where dozens of processes want the processor
+  assert.equal((await running).stdout.toString(), 'answer\n');
+});
+
+test('a program that is not there says so', async () => {
+  await assert.rejects(
+    run({ path: '/no/such', argv: ['x'], env: {}, timeoutMs: 1000 }),
+    /posix_spawn \/no\/such: no such file/,
+  );
+});
