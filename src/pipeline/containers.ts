@@ -28,6 +28,12 @@ export interface JobCaller extends Caller {
   traceparent?: string;
 }
 
+/**
+ * In place of a caller: the job is part of one on the pod, which has been admitted. Were it to queue for a place of its own, the
+ * pods of a drained node could hold all places and wait for each other for ever.
+ */
+const PART_OF_POD = Symbol('part of a job on the pod');
+
 /** containerd's number for a container that never got to run. */
 const START_ERROR = 128;
 const UNKNOWN_EXIT = 255;
@@ -41,6 +47,7 @@ export class Containers {
     this.#node = node;
     this.#creations = new Joins({
       claimTtlMs: node.config.pipeline.claim_ttl_seconds * 1000,
+      isThere: (id) => node.store.containers.get(id) !== undefined,
       onUnclaimed: (name, id) => {
         node.log.warn({ container: id, name }, 'nobody came back for this container within claim_ttl; removing it');
         this.remove(id, {}).catch((err) =>
@@ -56,11 +63,13 @@ export class Containers {
     const sandbox = node.store.sandboxes.find(request.podSandboxId);
     if (!sandbox) throw new SluiceError('SANDBOX_NOT_FOUND', `no pod sandbox has the id "${request.podSandboxId}"`);
     const row = planContainer(node, sandbox, request);
+    // The name says which pod, but not which of its sandboxes: a container for the next one must not join one of the last.
+    const key = `${row.name} in ${sandbox.id}`;
     const owner = node.containerNames.owner(row.name);
-    if (owner !== undefined && !this.#creations.has(row.name)) {
+    if (owner !== undefined && !this.#creations.has(key)) {
       throw new SluiceError('NAME_TAKEN', `the container name "${row.name}" belongs to ${owner}`);
     }
-    return this.#creations.run(row.name, caller, async (abandoned) => {
+    return this.#creations.run(key, caller, async (abandoned) => {
       using _together = await node.locks.take(sandbox.id, 'shared');
       readyPod(sandbox);
       await this.#job(createContainer, { node, row, sandbox }, 'launch', { ...caller, left: abandoned });
@@ -91,11 +100,14 @@ export class Containers {
     }
   }
 
-  /** Ends a container: stop signal, grace in seconds, SIGKILL. An unknown or ended one is fine. */
+  /**
+   * Ends a container: stop signal, grace in seconds, SIGKILL. An unknown or ended one is fine. It holds no lock of the pod: what
+   * comes meanwhile with less patience (another stop, the pod's) must not wait for this one's grace, and ends both.
+   */
   async stop(id: string, graceSeconds: number, caller: JobCaller): Promise<void> {
     const row = this.#node.store.containers.get(id);
-    if (row?.state !== 'running') return;
-    using _together = await this.#node.locks.take(row.sandbox, 'shared');
+    if (!row) return;
+    if (row.state === 'starting') (await this.#node.locks.take(row.id, 'shared'))[Symbol.dispose]();
     await this.#stop(row, graceSeconds, caller);
   }
 
@@ -138,12 +150,12 @@ export class Containers {
 
   /** Kills all containers of a pod, side by side. The caller holds the pod's lock. */
   async killAll(sandbox: string): Promise<void> {
-    await Promise.all(this.#node.store.containersOf(sandbox).map((row) => this.#stop(row, 0, {})));
+    await Promise.all(this.#node.store.containersOf(sandbox).map((row) => this.#stop(row, 0, PART_OF_POD)));
   }
 
   /** Removes all containers of a pod, side by side. The caller holds the pod's lock. */
-  async removeAll(sandbox: string, caller: JobCaller): Promise<void> {
-    await Promise.all(this.#node.store.containersOf(sandbox).map((row) => this.#remove(row, caller)));
+  async removeAll(sandbox: string): Promise<void> {
+    await Promise.all(this.#node.store.containersOf(sandbox).map((row) => this.#remove(row, PART_OF_POD)));
   }
 
   /** The container with this id, or the only one whose id begins so. Throws CONTAINER_NOT_FOUND. */
@@ -213,14 +225,14 @@ export class Containers {
     }
   }
 
-  async #stop(row: ContainerRow, graceSeconds: number, caller: JobCaller): Promise<void> {
+  async #stop(row: ContainerRow, graceSeconds: number, caller: JobCaller | typeof PART_OF_POD): Promise<void> {
     if (row.state !== 'running') return;
     const sandbox = this.#node.store.sandboxes.get(row.sandbox);
     const shim = sandbox && (await findShim(sandbox, this.#node));
     await this.#job(stopContainer, { node: this.#node, row, shim, graceSeconds }, 'teardown', caller);
   }
 
-  async #remove(row: ContainerRow, caller: JobCaller): Promise<void> {
+  async #remove(row: ContainerRow, caller: JobCaller | typeof PART_OF_POD): Promise<void> {
     const node = this.#node;
     using _alone = await node.locks.take(row.id, 'exclusive');
     if (!node.store.containers.get(row.id)) return;
@@ -244,10 +256,11 @@ export class Containers {
     table: JobTable<S, ContainerRow>,
     state: S,
     lane: Lane,
-    caller: JobCaller,
+    from: JobCaller | typeof PART_OF_POD,
   ): Promise<void> {
     const node = this.#node;
     const { row } = state;
+    const caller = from === PART_OF_POD ? {} : from;
     const metadata = node.store.sandboxes.get(row.sandbox)?.config.metadata;
     const job = node.observer.jobQueued({
       job: table.name,
@@ -258,9 +271,9 @@ export class Containers {
     });
     const priority = lane === 'teardown' ? PRIORITY.teardown : launchPriority(metadata?.namespace ?? '');
     try {
-      await node.admission.run({ lane, priority, abandoned: caller.left }, () =>
-        this.#run(table, state, job, priority),
-      );
+      const work = () => this.#run(table, state, job, priority);
+      if (from === PART_OF_POD) await work();
+      else await node.admission.run({ lane, priority, abandoned: caller.left }, work);
       node.observer.jobEnded(job, undefined);
     } catch (error) {
       node.observer.jobEnded(job, error as Error);

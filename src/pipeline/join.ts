@@ -14,6 +14,8 @@ interface Flight<T> {
   /** Aborts when the last caller leaves, with the reason that caller had. */
   abandoned: AbortController;
   settled: boolean;
+  /** What it came to, once it has succeeded. */
+  value?: { of: T };
 }
 
 export interface JoinOptions<T> {
@@ -22,6 +24,8 @@ export interface JoinOptions<T> {
   /** Undoes a result that nobody came for. */
   onUnclaimed: (key: string, value: T) => void;
   onJoin?: (key: string) => void;
+  /** Is a finished result still there? Somebody may have removed it while it waited to be claimed. Left out: always. */
+  isThere?: (value: T) => boolean;
 }
 
 /**
@@ -39,7 +43,7 @@ export class Joins<T> {
 
   /** Waits for the launch of `key`, starting it unless it is in flight. `abandoned` tells the launch that nobody waits. */
   async run(key: string, caller: Caller, start: (abandoned: AbortSignal) => Promise<T>): Promise<T> {
-    let flight = this.#flights.get(key);
+    let flight = this.#find(key);
     if (flight) this.#options.onJoin?.(key);
     else flight = this.#start(key, start);
     // An abort cannot be taken back: a launch that was dropped from the queue fails with it, one that runs ignores it.
@@ -61,7 +65,14 @@ export class Joins<T> {
 
   /** The keys of what is in flight or waits to be claimed. */
   has(key: string): boolean {
-    return this.#flights.has(key);
+    return this.#find(key) !== undefined;
+  }
+
+  #find(key: string): Flight<T> | undefined {
+    const flight = this.#flights.get(key);
+    if (!flight?.value || this.#options.isThere?.(flight.value.of) !== false) return flight;
+    this.#flights.delete(key);
+    return undefined;
   }
 
   #start(key: string, start: (abandoned: AbortSignal) => Promise<T>): Flight<T> {
@@ -80,6 +91,7 @@ export class Joins<T> {
 
   #finished(key: string, flight: Flight<T>, value: T): void {
     flight.settled = true;
+    flight.value = { of: value };
     if (flight.callers > 0) return; // each of them takes it now
     setTimeout(() => {
       if (this.#flights.get(key) !== flight || flight.callers > 0) return;

@@ -28,6 +28,7 @@ export class Pods {
     this.#node = node;
     this.#launches = new Joins({
       claimTtlMs: node.config.pipeline.claim_ttl_seconds * 1000,
+      isThere: (id) => node.store.sandboxes.get(id) !== undefined,
       onJoin: (name) => {
         const joined = this.#inFlight.get(name);
         if (joined) node.observer.jobJoined(joined.job);
@@ -82,7 +83,7 @@ export class Pods {
         const stop = node.observer.jobQueued({ ...jobStart('StopPodSandbox', row), traceparent: caller.traceparent });
         await observed(node, stop, () => node.engine.run(stopPod, { node, row }, stop, PRIORITY.teardown));
       }
-      await node.containers.removeAll(row.id, caller);
+      await node.containers.removeAll(row.id);
       row.state = 'removing';
       node.store.sandboxes.put(row);
       await node.engine.run(removePod, { node, row }, job, PRIORITY.teardown);
@@ -101,7 +102,7 @@ export class Pods {
     const clean = async () => {
       using _alone = await node.locks.take(row.id, 'exclusive');
       if (!node.store.sandboxes.get(row.id)) return;
-      await node.containers.removeAll(row.id, {});
+      await node.containers.removeAll(row.id);
       const job = node.observer.jobQueued({ ...jobStart('RunPodSandbox', row), origin: 'cleanup' });
       await observed(node, job, () => node.engine.undo(runPod, row, node, job));
       node.log.info({ sandbox: row.id, name: row.name }, 'pending clean-up is done');

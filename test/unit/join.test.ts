@@ -53,6 +53,26 @@ test('a finished launch that nobody claims is handed over for undoing after clai
   assert.equal(joins.has('pod'), false);
 });
 
+test('a finished launch that was removed before anyone claimed it is not joined', async () => {
+  const there = new Set(['id-1', 'id-2']);
+  const joins = new Joins<string>({
+    claimTtlMs: 1000,
+    onUnclaimed: () => {},
+    isThere: (id) => there.has(id),
+  });
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: caller.signal }, () => gate.promise);
+  caller.abort('cancelled');
+  await assert.rejects(first);
+  gate.resolve('id-1');
+  await sleep(1);
+  assert.equal(joins.has('pod'), true);
+  there.delete('id-1');
+  assert.equal(joins.has('pod'), false);
+  assert.equal(await joins.run('pod', {}, async () => 'id-2'), 'id-2');
+});
+
 test('the launch learns when its last caller leaves, and only then', async () => {
   const { joins } = make(20);
   const a = new AbortController();
