@@ -2,11 +2,14 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { createServer, connect as dial, type Server, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { selfSigned } from '../../src/workers/stdio/self-signed.ts';
 import { built, Unavailable } from '../rig/build.ts';
 import { Rig } from './streaming-rig.ts';
 
@@ -25,7 +28,8 @@ before(async () => {
 });
 after(() => rig[Symbol.asyncDispose]());
 
-const flags = () => ['--config', '/dev/null', '-r', rig.endpoint, '-i', rig.endpoint];
+const flags = (of = rig) => ['--config', '/dev/null', '-r', of.endpoint, '-i', of.endpoint];
+
 const start = (args: string[]) => spawn(crictl, [...flags(), ...args]);
 
 interface Ended {
@@ -189,6 +193,32 @@ for (const transport of ['spdy', 'websocket']) {
     await using client = await forward(transport, closed.port);
     assert.equal(`${await talk(client.port, Buffer.from('x'))}`, '');
     await until('crictl prints the error', () => /ECONNREFUSED|Connection refused/i.test(client.printed()));
+  });
+}
+
+for (const transport of ['spdy', 'websocket']) {
+  test(`${transport}: TLS with given certificates`, { skip: missing }, async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'sluice-tls-'));
+    try {
+      const pem = selfSigned('127.0.0.1');
+      const [cert, key] = [join(folder, 'cert.pem'), join(folder, 'key.pem')];
+      writeFileSync(cert, pem.cert);
+      writeFileSync(key, pem.key);
+      await using own = await Rig.open({ tls: { cert, key } });
+      assert.match(own.url, /^https:/);
+      // crictl wants a client certificate beside the authority's; nobody asks for it.
+      const tls = ['--tls-cert', cert, '--tls-key', key, '--tls-ca'];
+      const input = randomBytes(1 << 20);
+      const args = ['exec', '--transport', transport, ...tls, cert, '-i', 'c', 'cat'];
+      const { stdout, stderr } = await ended(spawn(crictl, [...flags(own), ...args]), input);
+      assert.equal(sha(stdout), sha(input), stderr);
+      const other = join(folder, 'other.pem');
+      writeFileSync(other, selfSigned('127.0.0.1').cert);
+      const wrong = ['exec', '--transport', transport, ...tls, other, 'c', 'true'];
+      assert.match((await ended(spawn(crictl, [...flags(own), ...wrong]))).stderr, /x509|certificate/);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 }
 

@@ -104,6 +104,7 @@ export class Rig implements AsyncDisposable {
   readonly folder: string = mkdtempSync(join(tmpdir(), 'sluice-streaming-'));
   readonly backend: LocalBackend = new LocalBackend();
   readonly events: StdioEvent[] = [];
+  readonly deaths: Error[] = [];
   readonly stdio: Stdio;
   /** Path of the pod's network namespace that port-forward uses. */
   netns = '';
@@ -116,7 +117,7 @@ export class Rig implements AsyncDisposable {
       execDir: join(this.folder, 'execs'),
       backend: this.backend,
       onEvent: (event) => this.events.push(event),
-      onWorkerDied: (error) => console.error(error),
+      onWorkerDied: (error) => this.deaths.push(error),
     });
   }
 

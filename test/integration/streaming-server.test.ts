@@ -377,7 +377,8 @@ test('when the worker dies its execs are killed, and the server is back at the s
   const gone = new Promise((resolve) => ws.on('close', resolve));
   await until('the exec runs', () => own.backend.execs.size === 1);
   const [running] = own.backend.execs.values();
-  await own.stdio.restart().catch(() => {});
+  await own.stdio.restart();
+  assert.equal(own.deaths.length, 1);
   await gone;
   assert.equal(await running?.ended, 137);
   await until('the exec is forgotten', () => own.backend.execs.size === 0);

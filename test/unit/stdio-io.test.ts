@@ -192,6 +192,25 @@ test('a log that cannot be written is reported once, and the container goes on',
   await stdio.removeIo(io);
 });
 
+test('removing the IO of a container that writes on ends cleanly', async () => {
+  const events: StdioEvent[] = [];
+  await using stdio = start(events);
+  for (let turn = 0; turn < 5; turn++) {
+    const io = registration();
+    await stdio.openIo(io);
+    const writer = spawn('sh', ['-c', `yes 'a line that goes on and on' > ${io.fifos.stdout}`]);
+    const ended = new Promise((resolve) => writer.on('exit', resolve));
+    await sleep(30);
+    const closing = stdio.removeIo(io);
+    await sleep(20);
+    writer.kill();
+    await Promise.all([closing, ended]);
+    const text = readFileSync(io.logPath, 'latin1');
+    assert.ok(text.endsWith('\n'));
+  }
+  assert.deepEqual(events, []);
+});
+
 test('a log path that cannot be opened fails the call and leaves nothing open', async () => {
   await using stdio = start();
   const io = registration({ logPath: '/proc/nothing/here.log' });

@@ -1,5 +1,6 @@
+import { explain } from '../../errors.ts';
 import type { handlers } from '../../workers/stdio.ts';
-import { WorkerLink } from './link.ts';
+import { type Call, WorkerLink } from './link.ts';
 import type {
   AskOp,
   Captured,
@@ -39,8 +40,7 @@ export class Stdio implements AsyncDisposable {
   readonly #registrations = new Map<string, IoRegistration>();
   /** Execs that the worker has started: their processes end with it. */
   readonly #execs = new Map<string, ExecRef>();
-  #listen: ListenInput | undefined;
-  #url = '';
+  #listening: (Listening & { input: ListenInput }) | undefined;
 
   constructor(options: StdioOptions) {
     this.#options = options;
@@ -54,17 +54,13 @@ export class Stdio implements AsyncDisposable {
         void this.#endOrphans();
       },
       restore: async (call) => {
-        const opened = [...this.#registrations.values()].map((io) => call('openIo', io));
-        if (this.#listen) await call('listen', this.#listen);
-        for (const [at, result] of (await Promise.allSettled(opened)).entries()) {
-          if (result.status === 'fulfilled') continue;
-          const io = [...this.#registrations.values()][at];
-          options.onEvent({
-            kind: 'log-failed',
-            id: io?.id ?? '',
-            path: io?.logPath ?? '',
-            message: `${result.reason}`,
-          });
+        const all = [...this.#registrations.values()];
+        const opened = Promise.allSettled(all.map((io) => call('openIo', io)));
+        await this.#listenAgain(call);
+        for (const [at, result] of (await opened).entries()) {
+          const io = all[at];
+          if (!io || result.status === 'fulfilled') continue;
+          options.onEvent({ kind: 'log-failed', id: io.id, path: io.logPath, message: explain(result.reason) });
         }
       },
     });
@@ -135,19 +131,17 @@ export class Stdio implements AsyncDisposable {
     return this.#link.call('dropCapture', { execId });
   }
 
-  /** Starts the streaming server. After a restart of the worker it is there again, at the same port. */
+  /** Starts the streaming server. After a restart of the worker it is there again, at the same port as a rule. */
   async listen(input: ListenInput): Promise<Listening> {
     const listening = await this.#link.call('listen', input);
-    const colon = input.address.lastIndexOf(':');
-    this.#listen = { ...input, address: `${input.address.slice(0, colon)}:${listening.port}` };
-    this.#url = listening.url;
+    this.#listening = { input, ...listening };
     return listening;
   }
 
   /** A URL for one use within one minute. Throws QUEUE_FULL when a thousand wait to be used. */
   async issue(request: StreamRequest): Promise<string> {
     const { path } = await this.#link.call('issue', request);
-    return this.#url + path;
+    return (this.#listening?.url ?? '') + path;
   }
 
   /** Ends the worker thread and starts it again, as if it had died. */
@@ -161,6 +155,21 @@ export class Stdio implements AsyncDisposable {
       await this.#link.call('shutdown', null);
     } finally {
       await this.#link[Symbol.asyncDispose]();
+    }
+  }
+
+  /** Logs matter more than streams: a server that cannot listen does not keep the worker from its containers. */
+  async #listenAgain(call: Call<typeof handlers>): Promise<void> {
+    if (!this.#listening) return;
+    const { input, port } = this.#listening;
+    const same = { ...input, address: input.address.replace(/\d+$/, String(port)) };
+    for (const attempt of [same, input]) {
+      try {
+        this.#listening = { input, ...(await call('listen', attempt)) };
+        return;
+      } catch (error) {
+        this.#options.onEvent({ kind: 'stream-failed', stream: 'exec', id: '', message: explain(error) });
+      }
     }
   }
 
@@ -206,7 +215,7 @@ export class Stdio implements AsyncDisposable {
           await backend.waitExec(exec);
           await backend.endExec(exec);
         } catch (error) {
-          const message = `exec ${exec.execId} could not be ended after the stdio worker died: ${error}`;
+          const message = `exec ${exec.execId} could not be ended after the stdio worker died: ${explain(error)}`;
           onEvent({ kind: 'stream-failed', stream: 'exec', id: exec.containerId, message });
         }
       }),

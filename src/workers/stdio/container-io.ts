@@ -50,6 +50,7 @@ export class ContainerIo {
   #stdin: FifoWriter | undefined;
   /** The container has ended and its output was read. */
   #over = false;
+  #released = false;
   #unfinishedTimer: NodeJS.Timeout | undefined;
   #stallTimer: NodeJS.Timeout | undefined;
 
@@ -123,7 +124,8 @@ export class ContainerIo {
   }
 
   #streamEnded(): void {
-    if (this.#outputs.every(({ reader }) => reader.isEnded)) this.#finishOutput();
+    // When we closed them ourselves, all has been said already.
+    if (!this.#released && this.#outputs.every(({ reader }) => reader.isEnded)) this.#finishOutput();
   }
 
   #finishOutput(): void {
@@ -213,18 +215,18 @@ export class ContainerIo {
   /** Takes what still waits in the FIFOs and closes everything; the FIFOs stay. */
   async close(): Promise<void> {
     await this.drain(0, 1000);
-    this.#release();
-    await this.#log?.close();
+    await this.suspend();
   }
 
   /** Closes without reading on: what waits in the FIFOs is left to whoever opens them next. */
   async suspend(): Promise<void> {
-    this.#finishOutput();
     this.#release();
+    this.#finishOutput(); // with what came in the meantime
     await this.#log?.close();
   }
 
   #release(): void {
+    this.#released = true;
     clearTimeout(this.#unfinishedTimer);
     clearTimeout(this.#stallTimer);
     this.#stallTimer = undefined;
