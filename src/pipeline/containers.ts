@@ -19,7 +19,7 @@ import { type Caller, Joins } from './join.ts';
 import type { Node } from './node.ts';
 import type { JobRun } from './observer.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
-import { findShim } from './shim-call.ts';
+import { cleanUpContainer, findShim } from './shim-call.ts';
 import type { JobState, JobTable } from './stage.ts';
 import { fifoPaths, ioOf } from './steps/start-container.ts';
 
@@ -216,11 +216,15 @@ export class Containers {
       });
     } else if (row.state === 'running') {
       if (!shim) {
+        const sandbox = node.store.sandboxes.get(row.sandbox);
+        if (sandbox && !sandbox.shimEnded) await cleanUpContainer(row, sandbox, node);
         await node.stdio.removeIo({ id: row.id, fifos: row.io });
-        this.#ended(row, { code: UNKNOWN_EXIT, reason: 'Unknown', message: 'the shim died while no daemon watched' });
+        const message = 'the shim died while no daemon watched';
+        if (row.finishedAt !== 0n) node.monitor.recordEnd(row);
+        else this.#ended(row, { code: UNKNOWN_EXIT, reason: 'Unknown', message });
         return;
       }
-      await node.stdio.openIo(ioOf(node, row));
+      if (row.finishedAt === 0n) await node.stdio.openIo(ioOf(node, row));
       node.monitor.watchContainer(row, shim);
     }
   }

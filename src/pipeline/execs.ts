@@ -44,10 +44,14 @@ export class Execs implements ExecBackend {
     await task.kill(containerId, SIGKILL, { execId });
   }
 
+  /** Forgetting an exec that has ended holds nobody up: its output and exit code are known. */
   async endExec({ containerId, execId }: ExecRef): Promise<void> {
     this.#pids.delete(execId);
     const task = await this.#task(containerId);
-    await task.delete(containerId, execId);
+    task.delete(containerId, execId).catch((err) => {
+      if (!this.#node.closing)
+        this.#node.log.warn({ container: containerId, execId, err }, 'an exec could not be deleted');
+    });
   }
 
   async resize({

@@ -2,8 +2,10 @@ import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { explain, SluiceError } from '../errors.ts';
 import type { ContainerRow, SandboxRow } from '../main/store/rows.ts';
+import type { MountRootfs } from '../workers/shim/rootfs.ts';
 import { within } from '../workers/sys/in-root.ts';
 import type { Node } from './node.ts';
+import { usernsOf } from './userns.ts';
 
 /** Where a pod's image volumes are mounted, each under the hex digits of its image's id. */
 export const imageVolumesFolder = ({ stateDir }: SandboxRow): string => join(stateDir, 'image-volumes');
@@ -25,7 +27,7 @@ export async function imageVolumes(
       const found = node.images.find(image.image);
       if (!found) throw new SluiceError('IMAGE_NOT_FOUND', `image "${image.image}" is not on this node`);
       const target = join(imageVolumesFolder(sandbox), found.id.replace('sha256:', ''));
-      await mountOnce(node, target, node.images.viewMounts(found));
+      await mountOnce(node, { target, mounts: node.images.viewMounts(found), userns: usernsOf(sandbox) });
       folders[containerPath] = imageSubPath === '' ? target : await subFolder(target, imageSubPath);
       row.imageMounts.push({ containerPath, imageRef: found.id });
     } catch (cause) {
@@ -52,17 +54,15 @@ export async function unmountImageVolumes(node: Node, sandbox: SandboxRow): Prom
 const mounting = new Map<string, Promise<void>>();
 
 /** Two containers of a pod may want the same image at the same time. */
-function mountOnce(node: Node, target: string, mounts: Parameters<typeof mountView>[2]): Promise<void> {
-  const running = mounting.get(target) ?? mountView(node, target, mounts).finally(() => mounting.delete(target));
+function mountOnce(node: Node, view: MountRootfs): Promise<void> {
+  const { target } = view;
+  const running = mounting.get(target) ?? mountView(node, view).finally(() => mounting.delete(target));
   mounting.set(target, running);
   return running;
 }
 
-async function mountView(
-  node: Node,
-  target: string,
-  mounts: { type: string; source: string; target?: string; options: string[] }[],
-): Promise<void> {
+async function mountView(node: Node, view: MountRootfs): Promise<void> {
+  const { target } = view;
   try {
     await mkdir(join(target, '..'), { recursive: true, mode: 0o711 });
     await mkdir(target, { mode: 0o755 });
@@ -71,7 +71,7 @@ async function mountView(
     throw error;
   }
   try {
-    await node.pools.shim.call('mountRootfs', { target, mounts });
+    await node.pools.shim.call('mountRootfs', view);
   } catch (error) {
     await rm(target, { recursive: true, force: true });
     throw error;

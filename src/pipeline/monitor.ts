@@ -1,13 +1,17 @@
-import { explain } from '../errors.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf, explain } from '../errors.ts';
 import { nowNs } from '../main/cri/convert/time.ts';
 import type { Shim } from '../main/shims/shims.ts';
 import type { Exit } from '../main/shims/task.ts';
 import type { ContainerRow, SandboxRow } from '../main/store/rows.ts';
 import type { Node } from './node.ts';
+import { cleanUpContainer } from './shim-call.ts';
 
 const SIGKILLED = 137;
 /** What a container's end is called when its shim died with it. */
 const UNKNOWN_EXIT = 255;
+/** How long after a look at a shim that is neither alive nor dead there is another. */
+const LOOK_AGAIN_MS = 5000;
 
 interface Watched {
   ended: Promise<void>;
@@ -70,28 +74,68 @@ export class Monitor {
 
   async #follow(row: ContainerRow, shim: Shim): Promise<void> {
     const node = this.#node;
-    let exit: Exit;
-    try {
-      exit = await shim.task.wait(row.id);
-    } catch (error) {
-      if (node.closing) return; // the next daemon asks again
-      await node.stdio.drain(row.id);
-      await node.stdio.removeIo({ id: row.id, fifos: row.io });
-      this.#record(row, { exitStatus: UNKNOWN_EXIT, at: nowNs() }, 'Unknown', explain(error));
-      return;
-    }
-    const oom = await this.#wasOutOfMemory(row, exit);
-    await node.stdio.drain(row.id);
+    // An earlier daemon that knew the end died before it could tell it; of a task that it had deleted the shim knows nothing more.
+    const ended = row.finishedAt === 0n ? await this.#waitForEnd(row, shim) : shim;
+    if (ended === 'closing') return; // the next daemon asks again
     await node.stdio.removeIo({ id: row.id, fifos: row.io });
     try {
-      await shim.task.delete(row.id);
+      if (ended !== 'lost') await ended.task.delete(row.id);
     } catch (error) {
+      if (node.closing) return;
       node.log.warn(
         { container: row.id, reason: explain(error) },
         'the ended task could not be deleted; its removal tries again',
       );
     }
-    this.#record(row, exit, oom ? 'OOMKilled' : exit.exitStatus === 0 ? 'Completed' : 'Error', '');
+    this.recordEnd(row);
+  }
+
+  /**
+   * Waits for the container's end and notes it in its row, which still says `running`. Gives the shim that knows the ended task, `lost`
+   * when it died (what it left is cleaned up then, or goes on running unwatched), `closing` when the daemon ends first.
+   */
+  async #waitForEnd(row: ContainerRow, first: Shim): Promise<Shim | 'lost' | 'closing'> {
+    const node = this.#node;
+    for (let shim: Shim | undefined = first; ; ) {
+      try {
+        const exit = await shim.task.wait(row.id);
+        const oom = await this.#wasOutOfMemory(row, exit);
+        await node.stdio.drain(row.id);
+        this.#note(row, exit, oom ? 'OOMKilled' : exit.exitStatus === 0 ? 'Completed' : 'Error', '');
+        return shim;
+      } catch (error) {
+        if (node.closing) return 'closing';
+        shim = codeOf(error) === 'SHIM_FAILED' ? await this.#findAgain(row) : undefined;
+        if (shim) continue;
+        if (node.closing) return 'closing';
+        await node.stdio.drain(row.id);
+        this.#note(row, { exitStatus: UNKNOWN_EXIT, at: nowNs() }, 'Unknown', explain(error));
+        return 'lost';
+      }
+    }
+  }
+
+  /** After the connection to the shim broke: the shim, or undefined when it is dead and its container has been cleaned up. */
+  async #findAgain(row: ContainerRow): Promise<Shim | undefined> {
+    const node = this.#node;
+    for (;;) {
+      const sandbox = node.store.sandboxes.get(row.sandbox);
+      if (!sandbox?.shim || sandbox.shimEnded || node.closing) return undefined;
+      const found = await node.shims.reattach(sandbox.id, sandbox.shim);
+      if (found.state === 'alive') return found.shim;
+      if (found.state === 'dead') {
+        try {
+          await cleanUpContainer(row, sandbox, node);
+        } catch (error) {
+          node.log.error(
+            { container: row.id, reason: explain(error) },
+            'what a dead shim left could not be cleaned up',
+          );
+        }
+        return undefined;
+      }
+      await sleep(LOOK_AGAIN_MS, undefined, { ref: false });
+    }
   }
 
   /** By the shim's event, or by the cgroup's own count, which must be read before the task is deleted and the cgroup with it. */
@@ -102,14 +146,19 @@ export class Monitor {
     return ((await this.#node.pools.shim.call('oomKills', { cgroupsPath, pid })) ?? 0n) > 0n;
   }
 
-  #record(row: ContainerRow, { exitStatus, at }: Exit, reason: string, message: string): void {
-    row.state = 'exited';
+  #note(row: ContainerRow, { exitStatus, at }: Exit, reason: string, message: string): void {
     row.exitCode = exitStatus;
     row.reason = reason;
     row.message = message;
     row.finishedAt = at || nowNs();
     this.#node.store.containers.put(row);
-    this.#node.metrics.inc('exits', { result: exitKind(exitStatus, reason) });
+  }
+
+  /** The end that the row notes is complete: it is told from now on. */
+  recordEnd(row: ContainerRow): void {
+    row.state = 'exited';
+    this.#node.store.containers.put(row);
+    this.#node.metrics.inc('exits', { result: exitKind(row.exitCode, row.reason) });
     this.#node.events.publish('stopped', row.id, row.sandbox);
   }
 }

@@ -2,7 +2,7 @@ import { SluiceError } from '../errors.ts';
 import { cgroupsPath } from '../main/oci/names.ts';
 import type { Shim } from '../main/shims/shims.ts';
 import type { Task } from '../main/shims/task.ts';
-import type { SandboxRow } from '../main/store/rows.ts';
+import type { ContainerRow, SandboxRow } from '../main/store/rows.ts';
 import type { Node } from './node.ts';
 import { runtimeOptions } from './runtime-options.ts';
 
@@ -59,20 +59,40 @@ export async function endTask(task: Task, id: string): Promise<void> {
   await task.delete(id);
 }
 
+/** Kills and removes what a container of a pod whose shim is known to be dead has left in the runtime and in its cgroups. */
+export async function cleanUpContainer(row: ContainerRow, sandbox: SandboxRow, node: Node): Promise<void> {
+  await cleanUp(sandbox, node, { id: row.id, bundle: row.bundle, cgroupsPath: row.cgroupsPath });
+}
+
 async function cleanUpAfterShim(row: SandboxRow, node: Node): Promise<void> {
-  const runtime = node.config.runtimes[row.runtime];
+  const parent = row.config.linux?.cgroupParent ?? '';
+  const { id, bundle, shim } = row;
+  await cleanUp(row, node, {
+    id,
+    bundle,
+    address: shim?.address,
+    cgroupsPath: cgroupsPath(parent, id, node.host.cgroupDriver),
+  });
+  node.shims.forget(id);
+}
+
+async function cleanUp(
+  sandbox: SandboxRow,
+  node: Node,
+  left: { id: string; bundle: string; address?: string; cgroupsPath: string },
+): Promise<void> {
+  const { id, bundle, address, cgroupsPath } = left;
+  const runtime = node.config.runtimes[sandbox.runtime];
   if (!runtime)
-    throw new SluiceError('UNKNOWN_RUNTIME', `the runtime "${row.runtime}" of this pod is not configured any more`);
+    throw new SluiceError('UNKNOWN_RUNTIME', `the runtime "${sandbox.runtime}" of this pod is not configured any more`);
   const { binary, root } = runtimeOptions(node, runtime);
   const { warnings } = await node.pools.shim.call('cleanupShim', {
-    ...shimCall(node, row.id),
-    bundle: row.bundle,
-    binary: row.shim?.binary ?? runtime.shim,
+    ...shimCall(node, id),
+    bundle,
+    binary: sandbox.shim?.binary ?? runtime.shim,
     runtime: { binary, root },
-    address: row.shim?.address,
+    address,
   });
-  const parent = row.config.linux?.cgroupParent ?? '';
-  await node.pools.shim.call('removeCgroups', { cgroupsPath: cgroupsPath(parent, row.id, node.host.cgroupDriver) });
-  node.shims.forget(row.id);
-  if (warnings.length > 0) node.log.warn({ sandbox: row.id, warnings }, 'cleaned up after a dead shim');
+  await node.pools.shim.call('removeCgroups', { cgroupsPath });
+  if (warnings.length > 0) node.log.warn({ sandbox: sandbox.id, id, warnings }, 'cleaned up after a dead shim');
 }

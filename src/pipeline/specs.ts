@@ -8,13 +8,34 @@ interface Bundled {
   bundle: string;
 }
 
+/** Specs that are kept, some tens of KiB each: those of the containers that probes run commands in, again and again. */
+const KEPT = 100;
+
 /**
- * The OCI specs of what exists, as they stand in the bundles. Not kept in memory: a few KiB each, asked for by people
- * (`crictl inspectp`), by exec and by a resize.
+ * The OCI specs of what exists, as they stand in the bundles. The ones asked for last are kept, since a probe asks every few
+ * seconds and reading one takes a millisecond; nobody but us writes them.
  */
 export class Specs {
-  /** Undefined when the bundle is gone, as it is after a stop. */
+  readonly #kept = new Map<string, Spec>();
+
+  /** Undefined when the bundle is gone, as it is after a stop. Not to be changed: see {@link update}. */
   async of({ bundle }: Bundled): Promise<Spec | undefined> {
+    const kept = this.#kept.get(bundle);
+    const spec = kept ?? (await this.#read(bundle));
+    if (!spec) return undefined;
+    this.#kept.delete(bundle);
+    this.#kept.set(bundle, spec);
+    const oldest = this.#kept.keys().next();
+    if (this.#kept.size > KEPT && !oldest.done) this.#kept.delete(oldest.value);
+    return spec;
+  }
+
+  /** The bundle is going away. */
+  forget({ bundle }: Bundled): void {
+    this.#kept.delete(bundle);
+  }
+
+  async #read(bundle: string): Promise<Spec | undefined> {
     try {
       return decodeExact(await readFile(join(bundle, 'config.json'), 'utf8')) as Spec;
     } catch (error) {
@@ -25,11 +46,12 @@ export class Specs {
 
   /** Rewrites a bundle's spec in one step, so that nobody reads half of it. */
   async update(bundled: Bundled, change: (spec: Spec) => void): Promise<void> {
-    const spec = await this.of(bundled);
+    const spec = await this.#read(bundled.bundle);
     if (!spec) return;
     change(spec);
     const path = join(bundled.bundle, 'config.json');
     await writeFile(`${path}.new`, encodeSpec(spec), { mode: 0o600 });
     await rename(`${path}.new`, path);
+    this.forget(bundled);
   }
 }

@@ -4,12 +4,19 @@ import type { RuntimeFeatures } from '../main/oci/host.ts';
 import { podNamespaceOptions } from '../main/oci/namespaces.ts';
 import type { IdMapping } from '../main/oci/types.ts';
 import { userNamespace } from '../main/oci/userns.ts';
+import type { SandboxRow } from '../main/store/rows.ts';
 
 /** Host ids of the root of a pod's own user namespace; undefined on the host's. */
 export function rootOf(config: PodSandboxConfig): { uid: number; gid: number } | undefined {
   const userns = userNamespace(podNamespaceOptions(config));
   const host = (mappings: IdMapping[]) => mappings.find(({ containerID }) => containerID === 0)?.hostID ?? 0;
   return userns && { uid: host(userns.uids), gid: host(userns.gids) };
+}
+
+/** Path of the user namespace of a running pod; undefined on the host's. One on the host's network has its own by its pause process alone. */
+export function usernsOf(sandbox: SandboxRow): string | undefined {
+  if (!userNamespace(podNamespaceOptions(sandbox.config))) return undefined;
+  return sandbox.userns ?? `/proc/${sandbox.pid}/ns/user`;
 }
 
 /**

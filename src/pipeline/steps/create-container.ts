@@ -53,6 +53,8 @@ export const user = {
 
 /** Images that are mounted into the container, and the folders that its own image declares as volumes. */
 export const volumes = {
+  skip: ({ row, image }: ContainerCreation): boolean =>
+    !row.config.mounts.some((mount) => mount.image) && Object.keys(image?.config.Volumes ?? {}).length === 0,
   async run(state: ContainerCreation): Promise<void> {
     const { node, row, sandbox } = state;
     await mkdir(row.rootDir, { recursive: true, mode: 0o755 });
@@ -60,7 +62,7 @@ export const volumes = {
     row.volumes = await copyUp(node, row, filled(state.image, 'image'));
   },
   async undo(row: ContainerRow): Promise<void> {
-    await rm(row.rootDir, { recursive: true, force: true });
+    await rm(row.rootDir, { recursive: true, force: true }); // what `files` put there is gone by now
   },
 };
 
@@ -94,8 +96,9 @@ export const bundle = {
     });
   },
   async undo(row: ContainerRow, node: Node): Promise<void> {
+    node.specs.forget(row);
     await node.pools.shim.call('removeBundle', { bundle: row.bundle, workDir: join(row.rootDir, 'work') });
-    await rm(row.stateDir, { recursive: true, force: true });
+    await Promise.all([row.stateDir, row.rootDir].map((folder) => rm(folder, { recursive: true, force: true })));
   },
 };
 

@@ -3,6 +3,7 @@ import type { SandboxRow } from '../../main/store/rows.ts';
 import { unmountImageVolumes } from '../image-volumes.ts';
 import type { PodLaunch } from '../launch.ts';
 import type { Node } from '../node.ts';
+import { rootOf } from '../userns.ts';
 
 /** The pod's own files: hostname, hosts, resolv.conf under the root folder, shm under the state folder. */
 export const files = {
@@ -15,6 +16,7 @@ export const files = {
       hostname: hostname || node.host.hostname,
       dns: dnsConfig,
       hostIpc: namespaces?.ipc === NamespaceMode.NODE,
+      owner: rootOf(row.config),
     });
   },
   async undo(row: SandboxRow, node: Node): Promise<void> {

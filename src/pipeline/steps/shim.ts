@@ -29,6 +29,7 @@ export const shim = {
   },
   async undo(row: SandboxRow, node: Node): Promise<void> {
     await endPodShim(row, node);
+    node.specs.forget(row);
     await node.pools.shim.call('removeBundle', { bundle: row.bundle, workDir: join(row.rootDir, 'work') });
   },
 };

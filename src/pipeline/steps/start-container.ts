@@ -4,7 +4,7 @@ import type { ContainerRow } from '../../main/store/rows.ts';
 import type { ContainerStart } from '../creation.ts';
 import type { Node } from '../node.ts';
 import { runtimeOptions } from '../runtime-options.ts';
-import { endTask, findShim } from '../shim-call.ts';
+import { cleanUpContainer, endTask, findShim } from '../shim-call.ts';
 import { idMapped, rootOf } from '../userns.ts';
 
 /** The FIFOs and the log, open before there is a process to write to them. */
@@ -37,6 +37,7 @@ export const create = {
     const sandbox = node.store.sandboxes.get(row.sandbox);
     const shim = sandbox && (await findShim(sandbox, node));
     if (shim) await endTask(shim.task, row.id);
+    else if (sandbox && !sandbox.shimEnded) await cleanUpContainer(row, sandbox, node);
   },
 };
 

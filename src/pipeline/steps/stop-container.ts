@@ -10,8 +10,13 @@ const KILL_WAIT_SECONDS = 120;
  * second caller with a shorter grace does not wait for the first one's.
  */
 export async function kill({ node, row, shim, graceSeconds }: ContainerStop): Promise<void> {
-  if (row.state !== 'running' || !shim) return;
+  if (row.state !== 'running') return;
   const ended = node.monitor.containerEnded(row.id);
+  // Who watches it cleans up after the dead shim.
+  if (!shim) {
+    if (await within(ended, KILL_WAIT_SECONDS)) return;
+    throw new Error(`container ${row.id} of a dead shim could not be cleaned up within ${KILL_WAIT_SECONDS} s`);
+  }
   if (graceSeconds > 0 && !node.monitor.stopSignalled(row.id)) {
     if (!(await shim.task.kill(row.id, signalNumber(row.stopSignal)))) return ended;
     if (await within(ended, graceSeconds)) return;
