@@ -6,10 +6,10 @@
  * - Flow control: the peers are Go's moby/spdystream, which has none: it sends no WINDOW_UPDATE, ever. spdy-transport keeps to the
  *   windows strictly, so any output stops for ever after the initial 64 KiB (seen: 65,713 bytes, then nothing). Here windows bind
  *   from the moment a peer shows that it knows them; for the others TCP holds back the connection, as in Go.
- * - Half-close: a stream here is a Duplex with `allowHalfOpen`, so `end()` is FIN and the other direction goes on. There it takes
- *   its HTTP layer's detours (requests, push, HTTP/2 in the same class).
- * - Maintenance: last worked on in 2019, 3,500 lines on readable-stream 3 and six more packages of that age, for what fits below.
- * - Memory: its parser collects whole frames of up to 16 MiB; here the data of a frame goes on as it comes in.
+ * - Half-close: both have it. Here a stream is a plain Duplex, `end()` is FIN and the other direction goes on.
+ * - Maintenance: none for years; 3,500 lines that also do HTTP/2, on fifteen more packages of that age, for what fits below.
+ * - Memory: a peer without windows has no brake in it but the socket; here a stream that nobody reads stops the reading, and the data of
+ *   a frame of up to 16 MiB goes on as it comes in.
  *
  * Header blocks are inflated by zlib with the dictionary of SPDY/3. Ours (two empty SYN_REPLYs at most) are sent as stored blocks,
  * which every inflater takes and which needs no compressor per connection.
