@@ -129,10 +129,11 @@ export function writePage(path: string, page: Page, column: string, found: Map<s
 /** One readable line, without what changes from run to run. */
 function shorten(why: string): string {
   return why
-    .replaceAll(/[0-9a-f]{64}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+/g, '…')
-    .replaceAll(/127\.0\.0\.1:\d+/g, 'the registry')
+    .replace(/ Unexpected error:.*/, '')
+    .replaceAll(/[0-9a-f]{64}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+|0x[0-9a-f]{6,}/g, '…')
+    .replaceAll(/127\.0\.0\.1:\d+(\/\w+\/)?[\w-]*/g, '127.0.0.1:…$1')
     .replaceAll(/\/tmp\/\S+/g, '…')
-    .slice(0, 200)
+    .slice(0, 240)
     .trim();
 }
 
