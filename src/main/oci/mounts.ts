@@ -80,10 +80,15 @@ export function cgroupMount(writable: boolean, hostOptions: readonly string[]): 
   return { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options };
 }
 
-function podFiles({ files, readonlyRootfs, userns, features }: MountInput): Mount[] {
+/** What is on the disk as root's would belong to nobody in a user namespace. A runtime that cannot map leaves it readable. */
+function mapped({ userns, features }: MountInput): Pick<Mount, 'uidMappings' | 'gidMappings'> {
+  return userns !== undefined && features.idmap ? { uidMappings: userns.uids, gidMappings: userns.gids } : {};
+}
+
+function podFiles(input: MountInput): Mount[] {
+  const { files, readonlyRootfs } = input;
   const mode = readonlyRootfs ? 'ro' : 'rw';
-  // In a user namespace the files would belong to nobody; without idmapped mounts they stay readable, which is what they are for.
-  const ids = userns !== undefined && features.idmap ? { uidMappings: userns.uids, gidMappings: userns.gids } : {};
+  const ids = mapped(input);
   const file = (destination: string, source: string | undefined): Mount[] =>
     source === undefined ? [] : [{ destination, type: 'bind', source, options: ['rbind', 'rprivate', mode], ...ids }];
   const mounts = [
@@ -92,18 +97,19 @@ function podFiles({ files, readonlyRootfs, userns, features }: MountInput): Moun
     ...file('/etc/resolv.conf', files.resolvConf),
   ];
   if (files.shm !== undefined) {
-    // Mode 1777 and empty: no mapping needed, and tmpfs takes none before Linux 6.3.
+    // It was made for the pod's root: no mapping needed, and tmpfs takes none before Linux 6.3.
     mounts.push({ destination: '/dev/shm', type: 'bind', source: files.shm, options: ['rbind', 'rprivate', 'rw'] });
   }
   return mounts;
 }
 
-function volumes({ volumes }: MountInput): Mount[] {
-  return Object.entries(volumes).map(([path, source]) => ({
+function volumes(input: MountInput): Mount[] {
+  return Object.entries(input.volumes).map(([path, source]) => ({
     destination: destinationOf(path),
     type: 'bind',
     source,
     options: ['rbind', 'rprivate', 'rw'],
+    ...mapped(input),
   }));
 }
 
@@ -126,7 +132,8 @@ function criMount(mount: CriMount, input: MountInput): Mount {
       ...extraOptions(mount),
     ],
   };
-  if (mount.uidMappings.length + mount.gidMappings.length > 0) {
+  // An image volume has its layers mapped already; the overlay over them takes no mapping.
+  if (!isImage && mount.uidMappings.length + mount.gidMappings.length > 0) {
     // A runtime that does not know the fields ignores them, and the volume's files would belong to nobody.
     if (!input.features.idmap) throw refused(mount, 'the runtime has no idmapped mounts (runc 1.2 or newer has)');
     result.uidMappings = idMappings(mount.uidMappings);

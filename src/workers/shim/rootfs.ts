@@ -1,6 +1,8 @@
+import { mkdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { type Fd, openFd } from '../sys/fd.ts';
+import { mountIdMapped } from '../sys/idmap.ts';
 import { C } from '../sys/libc.ts';
 import { mount, unmount } from '../sys/mount.ts';
 
@@ -30,21 +32,28 @@ const MAX_DATA = 4095;
 const O_PATH = 0o10000000;
 
 /**
- * Mounts a list, in order, on `target`, which must exist. What was mounted is detached again when a later one fails.
- * Throws NAMESPACE_FAILED.
+ * Mounts a list, in order, on `target`, which must exist. What was mounted is detached again when a later one fails. With a user
+ * namespace (its path) the mounts are read-only and their files have the owners that it gives them. Throws NAMESPACE_FAILED.
  */
-export function mountRootfs({ target, mounts }: { target: string; mounts: MountSpec[] }): void {
+export function mountRootfs({ target, mounts, userns }: MountRootfs): void {
   const done: string[] = [];
   try {
     for (const spec of mounts) {
       const place = spec.target ? join(target, spec.target) : target;
-      mountOne(place, spec);
+      if (userns) mountInUserns(place, spec, userns);
+      else mountOne(place, spec);
       done.push(place);
     }
   } catch (cause) {
     for (const place of done.reverse()) unmount(place);
     throw new SluiceError('NAMESPACE_FAILED', `nothing could be mounted on ${target}`, { cause });
   }
+}
+
+export interface MountRootfs {
+  target: string;
+  mounts: MountSpec[];
+  userns?: string;
 }
 
 /** Undoes {@link mountRootfs}, also when it was mounted more than once. Safe to repeat. */
@@ -71,6 +80,37 @@ function mountOne(target: string, { type, source, options }: MountSpec): void {
   }
   if (type !== 'overlay') throw new Error(`the options of this ${type} mount are longer than a page`);
   mountLongOverlay(target, flags, source, rest);
+}
+
+/**
+ * An overlay itself takes no mappings, its layers do: each is mounted in passing, under `<target>.layers`, on one tmpfs that takes
+ * them all along when it is detached. The overlay holds on to them.
+ */
+function mountInUserns(target: string, spec: MountSpec, userns: string): void {
+  if (spec.type === 'bind') {
+    mountIdMapped({ source: spec.source, target, userns });
+    return;
+  }
+  if (spec.type !== 'overlay') throw new Error(`a ${spec.type} mount cannot be mapped into a user namespace`);
+  const passing = `${target}.layers`;
+  mkdirSync(passing, { mode: 0o700 });
+  try {
+    mount({ source: 'tmpfs', target: passing, type: 'tmpfs' });
+    const options = spec.options.map((option) => {
+      if (!option.startsWith('lowerdir=')) return option;
+      const layers = splitLayers(option.slice('lowerdir='.length)).map((source, at) => {
+        const layer = join(passing, String(at));
+        mkdirSync(layer);
+        mountIdMapped({ source, target: layer, userns });
+        return layer;
+      });
+      return `lowerdir=${layers.map((layer) => layer.replace(/[\\:]/g, '\\$&')).join(':')}`;
+    });
+    mountOne(target, { ...spec, options });
+  } finally {
+    unmount(passing);
+    rmdirSync(passing);
+  }
 }
 
 /** The kernel ignores the other flags when it binds; they take a second call. */

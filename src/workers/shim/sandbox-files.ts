@@ -22,12 +22,14 @@ export interface SandboxFilesInput {
   dns?: Dns;
   /** The pod shares the host's IPC: no shm of its own. */
   hostIpc: boolean;
+  /** Host ids of the root of the pod's own user namespace. */
+  owner?: { uid: number; gid: number };
 }
 
 const SHM_BYTES = 64 << 20;
 
 /** The files that all containers of a pod share. Safe to repeat. Throws NAMESPACE_FAILED (or DISK_FULL). */
-export function sandboxFiles({ rootDir, stateDir, hostname, dns, hostIpc }: SandboxFilesInput): void {
+export function sandboxFiles({ rootDir, stateDir, hostname, dns, hostIpc, owner }: SandboxFilesInput): void {
   try {
     mkdirSync(rootDir, { recursive: true, mode: 0o755 });
     mkdirSync(stateDir, { recursive: true, mode: 0o755 });
@@ -36,7 +38,7 @@ export function sandboxFiles({ rootDir, stateDir, hostname, dns, hostIpc }: Sand
     write('hostname', `${hostname}\n`);
     write('hosts', fromHost('/etc/hosts', '127.0.0.1\tlocalhost\n::1\tlocalhost\n'));
     write('resolv.conf', dns ? resolvConf(dns) : fromHost('/etc/resolv.conf', ''));
-    if (!hostIpc) mountShm(join(stateDir, 'shm'), stateDir);
+    if (!hostIpc) mountShm(join(stateDir, 'shm'), stateDir, owner);
   } catch (cause) {
     throw new SluiceError('NAMESPACE_FAILED', `the pod’s files in ${rootDir} and ${stateDir} cannot be made`, {
       cause,
@@ -68,7 +70,7 @@ function fromHost(path: string, otherwise: string): string | Buffer {
   }
 }
 
-function mountShm(target: string, parent: string): void {
+function mountShm(target: string, parent: string, owner = { uid: 0, gid: 0 }): void {
   mkdirSync(target, { recursive: true, mode: 0o700 });
   // The stage ran before and was cut short after this point.
   if (statSync(target).dev !== statSync(parent).dev) return;
@@ -77,6 +79,6 @@ function mountShm(target: string, parent: string): void {
     target,
     type: 'tmpfs',
     flags: C.MS_NOEXEC | C.MS_NOSUID | C.MS_NODEV,
-    data: `mode=1777,size=${SHM_BYTES}`,
+    data: `mode=1777,size=${SHM_BYTES},uid=${owner.uid},gid=${owner.gid}`,
   });
 }

@@ -50,6 +50,7 @@ export const libc = {
   umount2: lib.func('int umount2(const char *target, int flags)'),
   syscall3: lib.func('long syscall(long number, long a, const void *b, long c)'),
   syscall5: lib.func('long syscall(long number, long a, long b, const void *c, const void *d, long e)'),
+  syscallAt: lib.func('long syscall(long number, long a, const void *b, long c, const void *d, long e)'),
   pidfdSignal: lib.func('long syscall(long number, int fd, int signal, const void *info, uint flags)'),
 
   socket: lib.func('int socket(int domain, int type, int protocol)'),
