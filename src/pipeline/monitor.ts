@@ -8,6 +8,7 @@ import type { Node } from './node.ts';
 import { cleanUpContainer } from './shim-call.ts';
 
 const SIGKILLED = 137;
+const OOM_KILLED = 'OOMKilled';
 /** What a container's end is called when its shim died with it. */
 const UNKNOWN_EXIT = 255;
 /** How long after a look at a shim that is neither alive nor dead there is another. */
@@ -16,6 +17,8 @@ const LOOK_AGAIN_MS = 5000;
 interface Watched {
   ended: Promise<void>;
   stopSignalled: boolean;
+  /** The daemon itself has sent SIGKILL. */
+  killed: boolean;
   outOfMemory: boolean;
 }
 
@@ -41,7 +44,7 @@ export class Monitor {
     const ended = this.#follow(row, shim)
       .catch((error) => this.#node.log.error({ container: row.id, err: error }, 'recording a container’s end failed'))
       .finally(() => this.#containers.delete(row.id));
-    this.#containers.set(row.id, { ended, stopSignalled: false, outOfMemory: false });
+    this.#containers.set(row.id, { ended, stopSignalled: false, killed: false, outOfMemory: false });
   }
 
   /** Resolves when the container's end is recorded; at once when it is not watched. */
@@ -58,9 +61,20 @@ export class Monitor {
     return before;
   }
 
+  /** SIGKILL goes out: an end by it is no riddle. */
+  killing(id: string): void {
+    const watched = this.#containers.get(id);
+    if (watched) watched.killed = true;
+  }
+
+  /** The shim tells of an OOM kill. It may do so after the end it was the cause of: then the reason is put right. */
   outOfMemory(id: string): void {
     const watched = this.#containers.get(id);
     if (watched) watched.outOfMemory = true;
+    const row = this.#node.store.containers.get(id);
+    if (!row || row.finishedAt === 0n || (row.reason !== 'Error' && row.reason !== 'Completed')) return;
+    row.reason = OOM_KILLED;
+    this.#node.store.containers.put(row);
   }
 
   #sandboxEnded(row: SandboxRow, reason: string): void {
@@ -101,7 +115,7 @@ export class Monitor {
         const exit = await shim.task.wait(row.id);
         const oom = await this.#wasOutOfMemory(row, exit);
         await node.stdio.drain(row.id);
-        this.#note(row, exit, oom ? 'OOMKilled' : exit.exitStatus === 0 ? 'Completed' : 'Error', '');
+        this.#note(row, exit, oom ? OOM_KILLED : exit.exitStatus === 0 ? 'Completed' : 'Error', '');
         return shim;
       } catch (error) {
         if (node.closing) return 'closing';
@@ -138,12 +152,21 @@ export class Monitor {
     }
   }
 
-  /** By the shim's event, or by the cgroup's own count, which must be read before the task is deleted and the cgroup with it. */
+  /**
+   * By the shim's event, or by the cgroup's own count, which must be read before the task is deleted and the cgroup with it. systemd
+   * takes an empty scope away sooner than that, and mostly before the shim has looked: then the kernel's log tells.
+   */
   async #wasOutOfMemory(row: ContainerRow, { exitStatus }: Exit): Promise<boolean> {
-    if (this.#containers.get(row.id)?.outOfMemory) return true;
+    const watched = this.#containers.get(row.id);
+    if (watched?.outOfMemory) return true;
     if (exitStatus !== SIGKILLED) return false;
-    const { cgroupsPath, pid } = row;
-    return ((await this.#node.pools.shim.call('oomKills', { cgroupsPath, pid })) ?? 0n) > 0n;
+    const { id, cgroupsPath, pid, createdAt } = row;
+    const { shim } = this.#node.pools;
+    const kills = await shim.call('oomKills', { cgroupsPath, pid });
+    if (kills !== undefined) return kills > 0n;
+    if (watched?.killed) return false;
+    const sinceUs = Number((process.hrtime.bigint() - (nowNs() - createdAt)) / 1000n);
+    return (await shim.call('oomKillLogged', { name: id, pid, sinceUs })) ?? false;
   }
 
   #note(row: ContainerRow, { exitStatus, at }: Exit, reason: string, message: string): void {
@@ -164,7 +187,7 @@ export class Monitor {
 }
 
 function exitKind(status: number, reason: string): 'zero' | 'nonzero' | 'signal' | 'oom' {
-  if (reason === 'OOMKilled') return 'oom';
+  if (reason === OOM_KILLED) return 'oom';
   if (status === 0) return 'zero';
   return status > 128 && status < 128 + 65 ? 'signal' : 'nonzero';
 }

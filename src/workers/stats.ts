@@ -11,6 +11,7 @@ import {
   isEmpty,
 } from './stats/cgroups.ts';
 import { type DiskReading, type FilesystemReading, readDisk, readFilesystem } from './stats/disk.ts';
+import { oomInKernelLog, type Victim } from './stats/kernel-log.ts';
 import { type InterfaceReading, readNetwork } from './stats/network.ts';
 import { type ProcessesReading, pidsIn, readProcesses } from './stats/processes.ts';
 import { readCgroup, readOomKills } from './stats/read.ts';
@@ -69,6 +70,9 @@ export const statsHandlers = {
     const paths = pathsOf(target);
     return paths && readOomKills(paths);
   },
+
+  /** The same for a cgroup that is gone, from the kernel's log; undefined when that may not be read. */
+  oomKillLogged: (victim: Victim): boolean | undefined => oomInKernelLog(victim),
 } satisfies Handlers;
 
 /**

@@ -21,6 +21,7 @@ export async function kill({ node, row, shim, graceSeconds }: ContainerStop): Pr
     if (!(await shim.task.kill(row.id, signalNumber(row.stopSignal)))) return ended;
     if (await within(ended, graceSeconds)) return;
   } else if (graceSeconds > 0 && (await within(ended, graceSeconds))) return;
+  node.monitor.killing(row.id);
   await shim.task.kill(row.id, SIGKILL);
   if (!(await within(ended, KILL_WAIT_SECONDS))) {
     throw new Error(`container ${row.id} still lives ${KILL_WAIT_SECONDS} s after SIGKILL`);
