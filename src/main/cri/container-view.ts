@@ -55,7 +55,7 @@ export function toContainerStatus(node: Node, row: ContainerRow): ContainerStatu
     state: containerState(row),
     createdAt: row.createdAt,
     startedAt: row.startedAt,
-    finishedAt: row.finishedAt,
+    finishedAt: exited ? row.finishedAt : 0n,
     exitCode: exited ? row.exitCode : 0,
     image: imageSpec(node, row),
     imageRef: imageRef(node, row),
