@@ -161,14 +161,14 @@ export const daemon = board({
           description: 'What containers write to their logs.',
           unit: 'Bps',
           stack: true,
-          targets: [{ expr: rate('logBytes', ['stream']), legend: legend('stream') }],
+          targets: [{ expr: rate('logBytes'), legend: 'bytes' }],
         }),
         lines({
           title: 'Container log lines',
           description: 'Lines per second, the parts of a split line each.',
           unit: 'ops',
           stack: true,
-          targets: [{ expr: rate('logEntries', ['stream']), legend: legend('stream') }],
+          targets: [{ expr: rate('logEntries'), legend: 'lines' }],
         }),
         lines({
           title: 'Spans',

@@ -7,7 +7,7 @@ export function watchNode(node: Node, { metrics }: Observability): void {
     stage: (stage) => node.engine.use(stage),
     lanes: () => node.admission.use,
     laneQueueLimit: node.config.pipeline.max_queued,
-    pools: () => [node.pools.net, node.pools.shim, node.pools.image],
+    pools: () => [node.pools.net, node.pools.shim, node.pools.image, node.pools.registry],
     pods: () => countBy(node.store.sandboxes.values()),
     containers: () => countBy(node.store.containers.values()),
     shims: () => {
@@ -18,6 +18,7 @@ export function watchNode(node: Node, { metrics }: Observability): void {
     imagePullsRunning: () => node.pulls.running,
     cleanupsPending: () => node.cleaner.pending,
     networkReady: () => node.network.current() !== undefined,
+    stdio: () => node.stdio.stats(),
     eventSubscribers: () => node.events.subscribers,
   });
 }

@@ -75,3 +75,24 @@ export class Execs implements ExecBackend {
     return shim.task;
   }
 }
+
+/** The same for the streaming server, with each exec counted; ExecSync counts its own. */
+export class StreamedExecs extends Execs {
+  readonly #metrics: Node['metrics'];
+
+  constructor(node: Node) {
+    super(node);
+    this.#metrics = node.metrics;
+  }
+
+  override async waitExec(exec: ExecRef): Promise<number> {
+    try {
+      const code = await super.waitExec(exec);
+      this.#metrics.inc('execs', { kind: 'stream', outcome: 'ok' });
+      return code;
+    } catch (error) {
+      this.#metrics.inc('execs', { kind: 'stream', outcome: 'error' });
+      throw error;
+    }
+  }
+}

@@ -18,7 +18,7 @@ import type { Admission } from './admission.ts';
 import type { Cleaner } from './cleaner.ts';
 import { Containers } from './containers.ts';
 import type { Engine } from './engine.ts';
-import { Execs } from './execs.ts';
+import { Execs, StreamedExecs } from './execs.ts';
 import { Locks } from './lock.ts';
 import { Monitor } from './monitor.ts';
 import { Names } from './names.ts';
@@ -129,10 +129,10 @@ export class Node implements NodeParts {
 }
 
 function startStdio(node: Node): Stdio {
-  const { log, config, execs } = node;
+  const { log, config } = node;
   return new Stdio({
     execDir: join(config.state, 'execs'),
-    backend: execs,
+    backend: new StreamedExecs(node),
     onEvent: (event) => log.warn(event, 'the stdio worker tells'),
     onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
   });

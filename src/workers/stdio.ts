@@ -76,7 +76,11 @@ export const handlers = {
   drain: async ({ id, quietMs = DRAIN_QUIET_MS, maxMs = DRAIN_MAX_MS }: DrainInput): Promise<{ complete: boolean }> =>
     (await containers.get(id)).drain(quietMs, maxMs),
   /** Sums for the metrics. */
-  stats: (_: null): StdioStats => ({ containers: containers.stats(), ...server.use }),
+  stats: (_: null): StdioStats => ({
+    containers: containers.stats(),
+    totals: containers.totals,
+    ...server.use,
+  }),
 
   /** ExecSync: makes the FIFOs and reads them into memory, until finishCapture or dropCapture. */
   openCapture: ({ execId, maxBytes }: CaptureInput): Fifos => captures.open(execId, maxBytes),

@@ -45,7 +45,11 @@ export interface MetricSources {
   cleanupsPending?: () => number;
   networkReady?: () => boolean;
   eventSubscribers?: () => number;
-  streams?: () => Partial<Record<LabelsOf<'streams'>['kind'], number>>;
+  /** Of the stdio worker: open streams, and what it has read of containers since it began. */
+  stdio?: () => Promise<{
+    sessions: Partial<Record<LabelsOf<'streams'>['kind'], number>>;
+    totals: { bytes: number; entries: number };
+  }>;
 }
 
 /** What `sluice top` shows of the present moment. */
@@ -76,6 +80,9 @@ export interface MetricsOptions {
   containerdNames?: boolean;
 }
 
+/** Milliseconds that a scrape waits for the stdio worker. */
+const STDIO_WAIT_MS = 500;
+
 type Labels = Record<string, string>;
 
 /** All metrics of one daemon, in a registry of their own (prom-client's global one would outlive a test). */
@@ -91,6 +98,7 @@ export class Metrics implements Disposable {
   readonly #version: string;
   readonly #restarts = new Map<PoolName, number>();
   #sources: MetricSources = {};
+  #written = { bytes: 0, entries: 0 };
   #busy = 0;
   #cpu = 0;
 
@@ -257,12 +265,12 @@ export class Metrics implements Disposable {
     this.#setAll('pods', 'state', from.pods?.());
     this.#setAll('containers', 'state', from.containers?.());
     this.#setAll('shims', 'state', from.shims?.());
-    this.#setAll('streams', 'kind', from.streams?.());
     this.set('images', {}, from.images?.() ?? 0);
     this.set('imagePulling', {}, from.imagePullsRunning?.() ?? 0);
     this.set('cleanupsPending', {}, from.cleanupsPending?.() ?? 0);
     this.set('networkReady', {}, from.networkReady?.() ? 1 : 0);
     this.set('eventSubscribers', {}, from.eventSubscribers?.() ?? 0);
+    await this.#collectStdio();
     await this.#collectProcess();
   }
 
@@ -271,6 +279,20 @@ export class Metrics implements Disposable {
     if (!counts) return;
     const values = (METRICS[key].labels as Record<string, readonly string[]>)[label] ?? [];
     for (const value of values) this.#gauges[key]?.set({ [label]: value }, counts[value] ?? 0);
+  }
+
+  /** A worker that is restarting, or too busy to answer, must not cost the scrape: its values stay as they were. */
+  async #collectStdio(): Promise<void> {
+    const late = new Promise<undefined>((resolve) => setTimeout(resolve, STDIO_WAIT_MS, undefined).unref());
+    const stdio = await Promise.race([this.#sources.stdio?.().catch(() => undefined), late]);
+    if (!stdio) return;
+    this.#setAll('streams', 'kind', stdio.sessions);
+    const { bytes, entries } = stdio.totals;
+    const before = this.#written;
+    // Less than before: the worker began anew.
+    this.inc('logBytes', {}, bytes >= before.bytes ? bytes - before.bytes : bytes);
+    this.inc('logEntries', {}, entries >= before.entries ? entries - before.entries : entries);
+    this.#written = { bytes, entries };
   }
 
   async #collectProcess(): Promise<void> {

@@ -18,7 +18,7 @@ const RPC_BUCKETS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
 
 const STAGE_NAMES = Object.keys(STAGES) as StageName[];
 const OUTCOMES = ['ok', 'error'] as const;
-const WORKER_POOLS = ['net', 'shim', 'image', 'stdio'] as const satisfies readonly (typeof POOLS)[number][];
+const WORKER_POOLS = ['net', 'shim', 'image', 'registry', 'stdio'] as const satisfies readonly (typeof POOLS)[number][];
 const VERDICTS = ['admitted', 'joined', 'queued', 'refused', 'expired', 'gone'] as const satisfies readonly (
   | Verdict
   | 'joined'
@@ -331,16 +331,16 @@ export const METRICS = {
   logBytes: {
     name: 'sluice_container_log_bytes_total',
     type: 'counter',
-    help: 'Bytes that containers wrote to their logs, by stream.',
+    help: 'Bytes that containers wrote to their output.',
     group: 'containers',
-    labels: { stream: ['stdout', 'stderr'] },
+    labels: {},
   },
   logEntries: {
     name: 'sluice_container_log_entries_total',
     type: 'counter',
-    help: 'Lines in the logs of containers, the parts of a split line each, by stream.',
+    help: 'Lines in the logs of containers, the parts of a split line each.',
     group: 'containers',
-    labels: { stream: ['stdout', 'stderr'] },
+    labels: {},
   },
   execs: {
     name: 'sluice_execs_total',

@@ -39,6 +39,8 @@ export interface IoStats {
 
 export interface StdioStats {
   containers: Record<string, IoStats>;
+  /** Of all containers, closed ones too, since the worker began. */
+  totals: { bytes: number; entries: number };
   /** Open streaming connections. */
   sessions: { exec: number; attach: number; portforward: number };
   /** URLs given out and not used yet. */

@@ -8,6 +8,8 @@ export class IoTable {
   readonly #containers = new Map<string, Promise<ContainerIo>>();
   /** The same ones, for reads that cannot wait. */
   readonly #open = new Map<string, ContainerIo>();
+  /** What those wrote that are closed by now. */
+  readonly #closed = { bytes: 0, entries: 0 };
 
   constructor(events: IoEvents) {
     this.#events = events;
@@ -42,7 +44,11 @@ export class IoTable {
     const opening = this.#containers.get(id);
     this.#containers.delete(id);
     this.#open.delete(id);
-    await (await opening)?.close();
+    const io = await opening;
+    if (!io) return;
+    await io.close();
+    this.#closed.bytes += io.stats.bytes;
+    this.#closed.entries += io.stats.entries;
   }
 
   /** {@link close}, and removes the FIFOs. Idempotent. */
@@ -57,6 +63,16 @@ export class IoTable {
     this.#containers.clear();
     this.#open.clear();
     await Promise.allSettled(all.map(async (opening) => (await opening).suspend()));
+  }
+
+  /** Of all containers since this worker began. */
+  get totals(): { bytes: number; entries: number } {
+    const totals = { ...this.#closed };
+    for (const { stats } of this.#open.values()) {
+      totals.bytes += stats.bytes;
+      totals.entries += stats.entries;
+    }
+    return totals;
   }
 
   stats(): Record<string, IoStats> {
