@@ -163,7 +163,9 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 
   const assertSound = async (graceMs = 5000) => {
     await daemon.assertNothingLeft(graceMs).catch(async (error: unknown) => {
-      await removeCgroups(daemon.cgroupParent); // lest every test after this one fails for the same reason
+      // Lest every test after this one fails for the same reason.
+      await removeCgroups(daemon.cgroupParent);
+      baseline = inventory(daemon);
       throw error;
     });
     assert.deepEqual((await cri.listPodSandbox()).items, []);
