@@ -167,6 +167,8 @@ try {
   wrong.push(...rowsLeft(daemon));
   await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
   if (existsSync(`/sys/class/net/${daemon.network.bridge}`)) wrong.push(`the bridge ${daemon.network.bridge} is left`);
+  const tables = (await run('iptables-save', [])).stdout.split('\n');
+  for (const rule of tables) if (rule.includes(daemon.network.bridge)) wrong.push(`the rule ${rule} is left`);
   for (const p of processesOf(daemon.folder)) wrong.push(`process ${p.pid} is left: ${p.command}`);
   if (wrong.length === 0)
     say('Nothing left: namespaces, links, bridge, addresses, mounts, cgroups, processes, iptables rules, rows');

@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { daemonId } from '../../src/main/network/identity.ts';
+import { closeUplink } from '../../src/workers/net/uplink.ts';
 import { cniBinDirs } from './paths.ts';
 import { run } from './proc.ts';
 
@@ -69,12 +70,13 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
   const thirds = [0, 1, 2, 3].map((n) => Number(third) + n).join('|');
   const inSubnet = new RegExp(`\\b${first}\\.${second}\\.(${thirds})\\.\\d+`);
   const allRules = async () => {
-    const { stdout } = await run('iptables-save', ['-t', 'nat'], { check: false });
-    return stdout.split('\n').filter((line) => line.includes(`"${name}"`) || inSubnet.test(line));
+    const { stdout } = await run('iptables-save', [], { check: false });
+    return stdout.split('\n').filter((line) => line.includes(name) || inSubnet.test(line));
   };
-  // The built-in network has one rule of its own that stays while there are no pods.
-  const rules = async () => (await allRules()).filter((rule) => !rule.includes(`! -o ${bridge} `));
+  // The built-in network has rules of its own, which name it and stay while there are no pods.
+  const rules = async () => (await allRules()).filter((rule) => !(builtinOf && rule.includes(`"${bridge}: `)));
   const remove = async () => {
+    if (builtinOf) await closeUplink({ bridge, subnets: [subnet] });
     for (const veth of await veths()) await run('ip', ['link', 'del', veth], { check: false });
     await run('ip', ['link', 'del', bridge], { check: false });
     const chains = new Set<string>();

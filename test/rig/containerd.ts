@@ -57,7 +57,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
   let daemon: Started;
   const begin = async () => {
     daemon = start(options.containerd, ['--config', configFile], logFile, process.env);
-    await waitFor('containerd to answer Status', 30_000, async () => {
+    await waitFor('containerd to answer Status', 120_000, async () => {
       if (!daemon.running()) throw new GivenUp(`containerd ended (${await daemon.ended}): ${tail(logFile)}`);
       const { status } = await cri.status({}, { timeoutMs: 2000 });
       const bad = status?.conditions.find((condition) => condition.type !== '' && !condition.status);

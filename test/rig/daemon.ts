@@ -104,7 +104,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
       ...process.env,
       ...options.env,
     });
-    await waitFor('sluiced to answer Version', 20_000, async () => {
+    await waitFor('sluiced to answer Version', 120_000, async () => {
       if (!daemon.running()) throw new GivenUp(`sluiced ended (${await daemon.ended}): ${tail(logFile)}`);
       return cri.version({}, { timeoutMs: 2000 });
     }).catch(async (error: unknown) => {

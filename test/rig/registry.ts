@@ -46,7 +46,7 @@ http: { addr: '${address}' }
     OTEL_TRACES_EXPORTER: 'none',
   });
   try {
-    await waitFor('docker-registry', 20_000, async () => {
+    await waitFor('docker-registry', 60_000, async () => {
       if (!server.running()) throw new GivenUp(`docker-registry ended: ${server.log()}`);
       return (await fetch(`http://${address}/v2/`)).ok || undefined;
     });
