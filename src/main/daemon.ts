@@ -161,7 +161,14 @@ async function makeNode(config: Config, watch: Observability, resources: AsyncDi
       }),
     ),
     network: resources.use(await startNetwork(config, pools, watch)),
-    images: new Images({ config, pool: pools.image, images: store.images, layers: store.layers, log }),
+    images: new Images({
+      config,
+      pool: pools.image,
+      ask: (question) => pools.registry.call('ask', question),
+      images: store.images,
+      layers: store.layers,
+      log,
+    }),
     shims: resources.use(
       new Shims({
         onLost: (pod) => log.warn({ sandbox: pod }, 'the connection to the pod’s shim broke'),
@@ -170,7 +177,7 @@ async function makeNode(config: Config, watch: Observability, resources: AsyncDi
     ),
     shimAddresses,
     shimSocketDir,
-    events: new Events(nowNs, () => metrics.inc('eventsDropped', {})),
+    events: new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped)),
     openFiles: openFiles(),
   });
   resources.use(node.stdio);

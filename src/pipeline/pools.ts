@@ -1,5 +1,6 @@
 import type { handlers as imageHandlers } from '../workers/image.ts';
 import type { handlers as netHandlers } from '../workers/net.ts';
+import type { handlers as registryHandlers } from '../workers/registry.ts';
 import type { handlers as shimHandlers } from '../workers/shim.ts';
 import { Pool } from './pool.ts';
 
@@ -8,13 +9,15 @@ export interface Pools extends AsyncDisposable {
   net: Pool<typeof netHandlers>;
   shim: Pool<typeof shimHandlers>;
   image: Pool<typeof imageHandlers>;
+  registry: Pool<typeof registryHandlers>;
 }
 
 const entry = (name: string) => new URL(`../workers/${name}.ts`, import.meta.url);
 
 /**
  * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding a thread
- * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull.
+ * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and the questions to
+ * registries have one beside it.
  */
 export function startPools(): Pools {
   const net = new Pool<typeof netHandlers>({
@@ -41,12 +44,21 @@ export function startPools(): Pools {
     callsPerThread: 1,
     maxQueue: 10_000,
   });
+  const registry = new Pool<typeof registryHandlers>({
+    name: 'registry',
+    file: entry('registry'),
+    minThreads: 0,
+    maxThreads: 1,
+    callsPerThread: 64,
+    maxQueue: 10_000,
+  });
   return {
     net,
     shim,
     image,
+    registry,
     async [Symbol.asyncDispose]() {
-      await Promise.all([net, shim, image].map((pool) => pool[Symbol.asyncDispose]()));
+      await Promise.all([net, shim, image, registry].map((pool) => pool[Symbol.asyncDispose]()));
     },
   };
 }

@@ -43,5 +43,5 @@ export const JOBS = [
 export type JobName = (typeof JOBS)[number];
 
 /** Where a stage's work is done. */
-export const POOLS = ['main', 'net', 'shim', 'image', 'stdio'] as const;
+export const POOLS = ['main', 'net', 'shim', 'image', 'registry', 'stdio'] as const;
 export type PoolName = (typeof POOLS)[number];

@@ -88,11 +88,18 @@ test('the folders: host_port_, host:port, _default, in the first place that has 
   assert.equal((await one(`${second}:${first}`, 'third.io')).host, 'default');
 });
 
-test('a server that is listed as a host is asked once', async () => {
-  const config = certs({
-    '_default/hosts.toml': 'server = "http://h:1"\n[host."http://h:1"]\ncapabilities = ["pull"]\n',
-  });
-  assert.deepEqual(bases(await registryHosts(config, 'reg.io')), ['http://h:1/v2']);
+test('a server that is listed as a host is asked once, unless the list leaves something to it', async () => {
+  const listed = (capabilities: string) => {
+    const file = `server = "http://h:1"\n[host."http://h:1"]\ncapabilities = [${capabilities}]\n`;
+    return registryHosts(certs({ '_default/hosts.toml': file }), 'reg.io');
+  };
+  assert.deepEqual(bases(await listed('"pull", "resolve"')), ['http://h:1/v2']);
+  const twice = await listed('"pull"');
+  assert.deepEqual(bases(twice), ['http://h:1/v2', 'http://h:1/v2']);
+  assert.deepEqual(
+    twice.map(({ capabilities }) => capabilities.has('resolve')),
+    [false, true],
+  );
 });
 
 test('certificates: from the file, relative to its folder, or docker’s layout', async () => {

@@ -11,6 +11,8 @@ import { credentialsFor, parseChallenges } from '../../src/main/images/auth.ts';
 import { parseReference } from '../../src/main/images/reference.ts';
 import { Registry } from '../../src/main/images/registry.ts';
 import { resolveImage } from '../../src/main/images/resolve.ts';
+import type { ImageRow } from '../../src/main/images/rows.ts';
+import { ask } from '../../src/workers/image/ask.ts';
 import { buildImage, digestOf, MANIFEST } from '../rig/push.ts';
 
 const auth = (fields: Partial<AuthConfig>): AuthConfig => ({ ...AuthConfig.decode(new Uint8Array()), ...fields });
@@ -55,11 +57,8 @@ function client(t: TestContext, ...addresses: string[]) {
   const tables = addresses.slice(0, -1).map((address) => `[host."http://${address}"]\n`);
   writeFileSync(join(folder, '_default/hosts.toml'), `server = "http://${addresses.at(-1)}"\n${tables.join('')}`);
   let retries = 0;
-  const registry = new Registry({ config: folder, onRetry: () => retries++, backOffMs: 1 });
-  t.after(() => {
-    registry[Symbol.dispose]();
-    rmSync(folder, { recursive: true });
-  });
+  const registry = new Registry({ config: folder, ask, onRetry: () => retries++, backOffMs: 1 });
+  t.after(() => rmSync(folder, { recursive: true }));
   const resolve = async (reference: string, login?: AuthConfig) =>
     resolveImage(await registry.open(parseReference(reference), login), () => undefined);
   return { registry, resolve, retries: () => retries };
@@ -99,10 +98,25 @@ test('an image is resolved: HEAD, manifest by its digest, config', async (t) => 
   );
 });
 
+test('an image on the node is given to nobody whom its registry refuses, by its digest neither', async (t) => {
+  const registry = await fake(t, (request, response) => {
+    if (request.headers.authorization !== undefined) return false;
+    response.writeHead(401, { 'www-authenticate': 'Basic realm="r"' }).end();
+    return true;
+  });
+  const { registry: own } = client(t, registry.address);
+  const row = { id: IMAGE.id } as ImageRow;
+  const open = async (login?: AuthConfig) =>
+    resolveImage(await own.open(parseReference(`reg.io/app@${MANIFEST_DIGEST}`), login), () => row);
+  await assert.rejects(open(), fails('REGISTRY_DENIED', /401/));
+  registry.seen.splice(0);
+  assert.equal((await open(auth({ username: 'me', password: 'pw' }))).present, row);
+  assert.equal(registry.count('GET'), 0, 'Docker Hub counts each GET of a manifest as a pull');
+});
+
 test('a registry on this machine needs no hosts.toml: plain http when it speaks no TLS', async (t) => {
   const registry = await fake(t);
-  const own = new Registry({ config: '/nonexistent', backOffMs: 1 });
-  t.after(() => own[Symbol.dispose]());
+  const own = new Registry({ config: '/nonexistent', ask, backOffMs: 1 });
   const repository = await own.open(parseReference(`${registry.address}/app`), undefined);
   assert.equal((await repository.resolve()).digest, MANIFEST_DIGEST);
   const source = await repository.layer('sha256:x', async ({ url }) => url);
@@ -268,7 +282,10 @@ test('a redirect is followed, and the login stays behind', async (t) => {
     response.writeHead(302, { location: url.pathname }).end();
     return true;
   });
-  await assert.rejects(client(t, circle.address).resolve('reg.io/app'), fails('REGISTRY_UNAVAILABLE', /redirected/));
+  await assert.rejects(
+    client(t, circle.address).resolve('reg.io/app'),
+    fails('REGISTRY_UNAVAILABLE', /redirects more than 10/),
+  );
 });
 
 test('a registry without HEAD and without a digest header', async (t) => {

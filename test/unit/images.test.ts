@@ -20,7 +20,7 @@ const ID = { a: digest('a'), b: digest('b') };
 interface Fetch {
   dir: string;
   diffId: string;
-  parentDirs: string[];
+  parentDirs?: string[];
 }
 
 /** Stands for the image workers: makes folders, and fails or waits as it is told. */
@@ -62,6 +62,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
       },
       // biome-ignore lint/suspicious/noExplicitAny: a stand-in for the pool
       pool: worker as any,
+      ask: () => assert.fail('no registry is asked'),
       ...rows,
       log,
     });
@@ -226,6 +227,24 @@ test('no more layers at once than max_downloads, over all pulls', async (t) => {
   assert.equal(most, 2);
 });
 
+test('turns go round among the pulls: one layer does not wait for forty', async (t) => {
+  const { images, worker } = await setup(t, { maxDownloads: 2 });
+  const order: string[] = [];
+  worker.fetch = async ({ diffId }) => {
+    order.push(diffId);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    return undefined;
+  };
+  const many = Array.from({ length: 40 }, (_, i) => `sha256:${String(i).padStart(64, '0')}`);
+  await Promise.all([
+    pull(images, resolved('big', 'c', ID.a, many)),
+    pull(images, resolved('one', 'd', ID.b, [digest('5')])),
+    pull(images, resolved('two', 'e', digest('f'), [digest('6')])),
+  ]);
+  assert.equal(order.length, 42);
+  assert.ok(order.indexOf(digest('5')) < 6 && order.indexOf(digest('6')) < 6, String(order.slice(0, 8)));
+});
+
 test('a failed pull leaves nothing, and spares the layers that had not begun', async (t) => {
   const { images, worker, folders, rows } = await setup(t, { maxDownloads: 1 });
   const before = await folders();
@@ -275,6 +294,68 @@ test('implied folders are dressed once the layers below are there, and then fit 
   assert.notEqual(two.layers[1], one.layers[1]);
   const three = await pull(images, resolved('three', 'e', digest('f'), [digest('1'), implied]));
   assert.deepEqual(three.layers, one.layers);
+});
+
+test('a bound layer at the bottom of one image is not what another has on top', async (t) => {
+  const { images, worker } = await setup(t);
+  worker.fetch = async ({ diffId }) => (diffId === digest('9') ? { implied: ['tmp'] } : undefined);
+  const one = await pull(images, resolved('one', 'c', ID.a, [digest('9')]));
+  const two = await pull(images, resolved('two', 'd', ID.b, [digest('1'), digest('9')]));
+  assert.notEqual(two.layers[1], one.layers[0]);
+  const three = await pull(images, resolved('three', 'e', digest('f'), [digest('9'), digest('2')]));
+  assert.equal(three.layers[0], one.layers[0]);
+});
+
+test('pulls of bound layers on each other, in any order and at once, all end', async (t) => {
+  const { images, worker } = await setup(t, { maxDownloads: 2 });
+  const [x, y, z] = [digest('7'), digest('8'), digest('9')];
+  worker.fetch = async ({ diffId }) => {
+    await new Promise((resolve) => setTimeout(resolve, diffId === x ? 6 : 2));
+    return { implied: ['tmp'] };
+  };
+  const stacks = [
+    [x, y, z],
+    [z, y, x],
+    [y, x, z],
+    [x, z, y],
+    [x, y, z],
+  ];
+  const rows = await Promise.all(
+    stacks.map((stack, i) => pull(images, resolved(`i${i}`, `${i}`, `sha256:${`${i}`.repeat(64)}`, stack))),
+  );
+  const diffIds = (row: ImageRow) => row.layers.map((id) => images.layers.dirOf(id));
+  assert.deepEqual(rows[4]?.layers, rows[0]?.layers);
+  assert.equal(new Set(rows.flatMap(diffIds)).size, 11, 'stacks 0 and 4 are one, 0 and 3 have their bottom in common');
+  // Each was dressed by what lies below it in its own image.
+  for (const row of rows) {
+    for (const [i, id] of row.layers.entries()) {
+      const dress = worker.of('dressFolders').find(({ dir }) => images.layers.dirOf(id) === join(dir, 'fs'));
+      assert.deepEqual(
+        dress?.parentDirs,
+        row.layers
+          .slice(0, i)
+          .toReversed()
+          .map((below) => images.layers.dirOf(below)),
+      );
+    }
+  }
+});
+
+test('a lower layer that failed for another pull does not fail the layers above it here', async (t) => {
+  const { images, worker } = await setup(t);
+  let first = true;
+  worker.fetch = async ({ diffId }) => {
+    if (diffId === digest('9')) return { implied: ['tmp'] };
+    if (!first) return undefined;
+    first = false;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    throw new SluiceError('REGISTRY_DENIED', 'no');
+  };
+  const one = pull(images, resolved('one', 'c', ID.a, [digest('1')]));
+  const two = pull(images, resolved('two', 'd', ID.b, [digest('1'), digest('9')]));
+  await assert.rejects(one, { code: 'REGISTRY_DENIED' });
+  const row = await two;
+  assert.deepEqual(worker.of('dressFolders')[0]?.parentDirs, [images.layers.dirOf(row.layers[0] ?? '')]);
 });
 
 test('after a crash: half layers, stray folders and rows without folders are gone, the rest is as it was', async (t) => {

@@ -38,6 +38,8 @@ function one(archive: Buffer): Read {
   return entry;
 }
 
+const time = (seconds: number, nanoseconds = 0) => ({ seconds, nanoseconds });
+
 const refuses = (archive: Buffer, words: RegExp) =>
   assert.throws(
     () => read(archive),
@@ -77,7 +79,7 @@ test('every kind of entry, in pieces of any size', () => {
       ],
     );
     const [, a, b, c, d, e] = entries;
-    assert.deepEqual([a?.mode, a?.uid, a?.gid, a?.mtime, a?.content], [0o4755, 12, 34, 1_234_567_890, 'hello']);
+    assert.deepEqual([a?.mode, a?.uid, a?.gid, a?.mtime, a?.content], [0o4755, 12, 34, time(1_234_567_890), 'hello']);
     assert.deepEqual([b?.link, c?.link], ['a', '../x']);
     assert.deepEqual([d?.major, d?.minor, e?.major, e?.minor], [1, 3, 259, 70_000]);
   }
@@ -119,12 +121,18 @@ test('numbers: base-256, negative times, spaces, PAX', () => {
       },
     ]),
   );
-  assert.deepEqual([big.uid, big.mtime], [3_000_000_000, -5]);
+  assert.deepEqual([big.uid, big.mtime], [3_000_000_000, time(-5)]);
   const spaces = (header: Buffer) => void header.write('  644 \0', 100, 'latin1');
   assert.equal(one(tarball([{ path: 'x', patch: spaces }])).mode, 0o644);
   const pax = { uid: '70000', gid: '4294967294', mtime: '12.25', atime: '7.5', size: '3' };
   const { uid, gid, mtime, atime, size } = one(tarball([{ path: 'x', content: 'abc', size: 0, pax }]));
-  assert.deepEqual([uid, gid, mtime, atime, size], [70_000, 4_294_967_294, 12.25, 7.5, 3]);
+  assert.deepEqual(
+    [uid, gid, mtime, atime, size],
+    [70_000, 4_294_967_294, time(12, 250_000_000), time(7, 500_000_000), 3],
+  );
+  const mtimeOf = (text: string) => one(tarball([{ path: 'x', pax: { mtime: text } }])).mtime;
+  assert.deepEqual(mtimeOf('1700000000.1234567899'), time(1_700_000_000, 123_456_789));
+  assert.deepEqual([mtimeOf('-1.25'), mtimeOf('-3'), mtimeOf('4.')], [time(-2, 750_000_000), time(-3), time(4)]);
   refuses(tarball([{ path: 'x', pax: { uid: '4294967295' } }]), /owner 4294967295/);
   refuses(tarball([{ path: 'x', pax: { size: '-1' } }]), /size is -1/);
   refuses(tarball([{ path: 'x', patch: (header) => void header.write('99', 124, 'latin1') }]), /size/);
@@ -233,6 +241,10 @@ test('damage is told: checksum, cut archives, unknown types, a lone zero block',
   refuses(archive.subarray(0, 100), /ends inside a header/);
   refuses(archive.subarray(0, 1500), /ends inside file, 12 bytes early/);
   refuses(tarball([{ path: 'h', flag: 'x', content: paxRecord('uid', '1') }], { end: false }), /ends inside a header/);
+  for (const flag of ['x', 'g', 'L', 'K']) {
+    const header = tarball([{ path: 'h', flag, content: paxRecord('uid', '1') }], { end: false });
+    refuses(header.subarray(0, 600), /ends inside a header/);
+  }
   refuses(tarball([{ path: 'x', flag: 'Z' }]), /unhandled tar header type "Z"/);
   refuses(Buffer.concat([Buffer.alloc(512), archive]), /lone zero block/);
   refuses(Buffer.from('this is no archive at all, but long enough for a header'.repeat(10)), /checksum|tar header/);

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Tls } from './hosts.ts';
+import type { Tls } from '../../workers/image/secure.ts';
 import type { HttpClient, Response } from './http.ts';
 
 export type Credentials =

@@ -6,18 +6,9 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { parse } from 'smol-toml';
 import { explain, SluiceError } from '../../errors.ts';
+import type { Tls } from '../../workers/image/secure.ts';
 
 export type Capability = 'pull' | 'resolve' | 'push' | 'referrers';
-
-/** TLS settings as plain data; they cross to the workers. Texts are PEM. */
-export interface Tls {
-  /** Authorities that are trusted besides those of Node and the system. */
-  ca?: string[];
-  cert?: string;
-  key?: string;
-  /** False when the server's certificate is not checked. */
-  rejectUnauthorized?: boolean;
-}
 
 /** One place that serves a registry's content. */
 export interface RegistryHost {
@@ -66,8 +57,12 @@ async function readHosts(registry: string, folder: string, file: Toml): Promise<
   }
   const server = stringAt(file, 'server') ?? upstream(registry);
   const own = hostOf(registry, { server, table: file, tls: await readTls(folder, file) });
-  // A server that is listed as a host as well would only fail twice.
-  return hosts.some(({ base }) => base === own.base) ? hosts : [...hosts, own];
+  // A server that is listed as a host for the same things would only fail twice.
+  const wanted = (['pull', 'resolve'] as const).filter((capability) => own.capabilities.has(capability));
+  const listed = hosts.some(
+    ({ base, capabilities }) => base === own.base && wanted.every((capability) => capabilities.has(capability)),
+  );
+  return listed ? hosts : [...hosts, own];
 }
 
 const upstream = (registry: string) => (registry === HUB.name ? HUB.host : registry);

@@ -9,6 +9,7 @@ import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
 import { authKey } from './auth.ts';
 import { FsInfo, type FsUsage } from './fs-info.ts';
+import type { Ask } from './http.ts';
 import { Layers } from './layers.ts';
 import { type LayerMount, layerMounts, viewOf } from './mounts.ts';
 import { ImageNames } from './names.ts';
@@ -21,6 +22,8 @@ import type { ImageRow, LayerRow } from './rows.ts';
 export interface ImagesOptions {
   config: Pick<Config, 'root' | 'images'>;
   pool: Pool<typeof handlers>;
+  /** Puts a question to a registry, not on this thread. */
+  ask: Ask;
   images: Table<ImageRow>;
   layers: Table<LayerRow>;
   log: Log;
@@ -64,12 +67,16 @@ export class Images {
   #sweeping: NodeJS.Timeout | undefined;
 
   constructor(options: ImagesOptions) {
-    const { config, pool, layers, images, log } = options;
+    const { config, pool, ask, layers, images, log } = options;
     this.#options = options;
     this.sandboxImage = config.images.sandbox_image || BUILT_IN_PAUSE;
     this.mountpoint = config.root;
     this.#names = new ImageNames(images);
-    this.#registry = new Registry({ config: config.images.registry_config, onRetry: () => this.#watch.onRetry() });
+    this.#registry = new Registry({
+      config: config.images.registry_config,
+      ask,
+      onRetry: () => this.#watch.onRetry(),
+    });
     this.layers = new Layers({
       root: config.root,
       pool,

@@ -1,6 +1,5 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import PQueue from 'p-queue';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import type { Pool } from '../../pipeline/pool.ts';
 import type { FetchedLayer } from '../../workers/image/fetch-layer.ts';
@@ -8,6 +7,7 @@ import type { handlers } from '../../workers/image.ts';
 import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
 import { chainIdOf } from './chain.ts';
+import { DownloadQueue } from './download-queue.ts';
 import type { Descriptor } from './platform.ts';
 import type { Repository } from './registry.ts';
 import type { LayerRow } from './rows.ts';
@@ -41,20 +41,29 @@ interface Pull {
 
 interface Flight {
   row: LayerRow;
+  /** Of the layers below those that began it. */
+  base: string;
+  /** Unpacked; true when it fits on that base alone. Waits for no other layer. */
+  bound: Promise<boolean>;
+  /** There. A bound layer waits for those below, so only who has the same base may wait for this: never two for each other. */
   done: Promise<LayerRow>;
   pulls: Pull[];
 }
 
 /** Who asks for a layer, and on top of what. */
 interface Ask {
-  /** Layers below, bottom first: there, or in flight. */
-  below: readonly LayerRow[];
+  /** Layers below, bottom first. */
+  below: readonly { diffId: string; done: Promise<LayerRow> }[];
   onHold: (id: string) => void;
   pull: Pull;
+  /** It has turned out to be bound: no use in taking part in a flight for another base. */
+  bound: boolean;
 }
 
 /** No id looks so. */
 const EMPTY = '_';
+/** The base of a bound layer that has none below it. */
+const BOTTOM = 'bottom';
 
 /** Why a queued layer was not fetched: all that waited for it have failed. */
 class NotWanted extends SluiceError {
@@ -67,7 +76,7 @@ class NotWanted extends SluiceError {
 export class Layers {
   readonly #options: LayersOptions;
   readonly #flights = new Map<string, Flight>();
-  readonly #queue: PQueue;
+  readonly #queue: DownloadQueue;
   /** Ids of layers that pulls in flight need, with the number of pulls. */
   readonly #held = new Map<string, number>();
   readonly #byKey = new Map<string, LayerRow>();
@@ -77,7 +86,7 @@ export class Layers {
 
   constructor(options: LayersOptions) {
     this.#options = options;
-    this.#queue = new PQueue({ concurrency: options.maxDownloads });
+    this.#queue = new DownloadQueue(options.maxDownloads);
   }
 
   get folder(): string {
@@ -108,19 +117,16 @@ export class Layers {
    * anything of it exists. Waits for all of them, also when one fails. Throws the first failure.
    */
   async fetchAll(layers: WantedLayer[], onHold: (id: string) => void): Promise<LayerRow[]> {
-    const below: LayerRow[] = [];
+    const below: Ask['below'][number][] = [];
     const pull = { failed: false };
-    const rows = layers.map(async (layer) => {
-      try {
-        const asked = this.#fetch(layer, { below: [...below], onHold, pull });
-        below.push(asked.row);
-        return await asked.done;
-      } catch (error) {
+    for (const layer of layers) {
+      const done = this.#fetch(layer, { below: [...below], onHold, pull, bound: false });
+      done.catch(() => {
         pull.failed = true;
-        throw error;
-      }
-    });
-    const results = await Promise.allSettled(rows);
+      });
+      below.push({ diffId: layer.diffId, done });
+    }
+    const results = await Promise.allSettled(below.map(({ done }) => done));
     const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
     if (failures.length > 0) throw failures.find((reason) => !(reason instanceof NotWanted)) ?? failures[0];
     return results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
@@ -185,36 +191,36 @@ export class Layers {
       this.#removeFolder(id).catch((err) => log.warn({ layer: id, err }, 'a layer is left over'));
   }
 
-  /** Takes part in the flight of a layer, or begins it; in one synchronous step, so that nobody begins it twice. */
-  #fetch(layer: WantedLayer, ask: Ask): { row: LayerRow; done: Promise<LayerRow> } {
-    const { diffId, blob } = layer;
+  /** Takes part in the flight of a layer, or begins it; up to there in one synchronous step, so that nobody begins it twice. */
+  async #fetch(layer: WantedLayer, ask: Ask): Promise<LayerRow> {
+    const { diffId } = layer;
     const { onHold, pull, below } = ask;
-    const base = chainIdOf(below.map((row) => row.diffId));
-    const present = this.#byKey.get(diffId) ?? this.#byKey.get(keyOf({ diffId, base }));
-    const flight = this.#flights.get(diffId);
-    const row = present ?? flight?.row ?? this.#newRow({ diffId, digest: blob.digest, size: blob.size });
-    this.#hold(row.id, onHold);
+    const base = chainIdOf(below.map((lower) => lower.diffId)) || BOTTOM;
+    const onBase = keyOf({ diffId, base });
+    const present = this.#byKey.get(diffId) ?? this.#byKey.get(onBase);
     if (present) {
+      this.#hold(present.id, onHold);
       this.#options.onLayer?.('present');
-      return { row, done: Promise.resolve(present) };
+      return present;
     }
+    const any = this.#flights.get(diffId);
+    const flight = this.#flights.get(onBase) ?? (ask.bound && any?.base !== base ? undefined : any);
     if (!flight) {
       this.#options.onLayer?.('pulled');
-      return { row, done: this.#start(row, layer, ask, base).done };
+      return this.#start(layer, ask, { base, key: ask.bound ? onBase : diffId }).done;
     }
     this.#options.onLayer?.('joined');
+    this.#hold(flight.row.id, onHold);
     flight.pulls.push(pull);
-    const join = async () => {
-      try {
-        const got = await flight.done;
-        if (got.base === '' || got.base === base) return got;
-      } catch {
-        // Another pull's registry or login may fail where this one's would not.
-      }
-      if (pull.failed) throw new NotWanted();
-      return this.#fetch(layer, ask).done;
-    };
-    return { row, done: join() };
+    let { bound } = ask;
+    try {
+      if (flight.base === base || !(await flight.bound)) return await flight.done;
+      bound = true;
+    } catch {
+      // Another pull's registry or login may fail where this one's would not.
+    }
+    if (pull.failed) throw new NotWanted();
+    return this.#fetch(layer, { ...ask, bound });
   }
 
   #hold(id: string, onHold: (id: string) => void): void {
@@ -222,58 +228,59 @@ export class Layers {
     onHold(id);
   }
 
-  #start(row: LayerRow, layer: WantedLayer, ask: Ask, base: string): Flight {
-    const flight: Flight = { row, pulls: [ask.pull], done: Promise.resolve(row) };
-    const work = async (): Promise<LayerRow> => {
+  #start(layer: WantedLayer, ask: Ask, { base, key }: { base: string; key: string }): Flight {
+    const { diffId, blob } = layer;
+    const row = this.#newRow({ diffId, digest: blob.digest, size: blob.size });
+    this.#hold(row.id, ask.onHold);
+    const pulls = [ask.pull];
+    const unpacked = this.#queue.run(ask.pull, async () => {
+      if (pulls.every(({ failed }) => failed)) throw new NotWanted();
       try {
-        const missing = ask.below.flatMap(({ diffId }) => this.#flights.get(diffId)?.done ?? []);
-        const fetched = await this.#queue.add(async () => {
-          if (flight.pulls.every(({ failed }) => failed)) throw new NotWanted();
-          try {
-            return await this.#download(row, layer, ask.below);
-          } catch (error) {
-            ask.pull.failed = true; // before the next in the queue looks
-            throw error;
-          }
-        });
-        if (fetched.implied.length > 0) {
-          row.base = base;
-          // Flights wait for older ones only, so never for each other.
-          if (missing.length > 0) await this.#adopt(row, ask.below, fetched.implied, missing);
-        }
-        this.#ready(row, fetched);
-        return row;
+        return await this.#download(row, layer);
       } catch (error) {
-        await this.#removeFolder(row.id).catch((err) =>
-          this.#options.log.warn({ layer: row.id, err }, 'a layer that failed is left over'),
-        );
+        ask.pull.failed = true; // before the next in the queue looks
         throw error;
-      } finally {
-        this.#flights.delete(layer.diffId);
       }
-    };
-    flight.done = work();
-    this.#flights.set(layer.diffId, flight);
+    });
+    const bound = unpacked.then(({ implied }) => implied.length > 0);
+    bound.catch(() => {}); // `done` tells
+    const flight: Flight = { row, base, bound, pulls, done: this.#finish(row, { unpacked, ask, base, key }) };
+    this.#flights.set(key, flight);
     return flight;
   }
 
-  async #download(
+  /** What follows the unpacking: a bound layer takes its folders' looks from below, and the row is there for all. */
+  async #finish(
     row: LayerRow,
-    { diffId, blob, repository }: WantedLayer,
-    below: readonly LayerRow[],
-  ): Promise<FetchedLayer> {
+    { unpacked, ask, base, key }: { unpacked: Promise<FetchedLayer>; ask: Ask; base: string; key: string },
+  ): Promise<LayerRow> {
+    try {
+      const fetched = await unpacked;
+      if (fetched.implied.length > 0) {
+        row.base = base;
+        await this.#dress(row, fetched.implied, await Promise.all(ask.below.map(({ done }) => done)));
+      }
+      this.#ready(row, fetched);
+      return row;
+    } catch (error) {
+      await this.#removeFolder(row.id).catch((err) =>
+        this.#options.log.warn({ layer: row.id, err }, 'a layer that failed is left over'),
+      );
+      throw error;
+    } finally {
+      this.#flights.delete(key);
+    }
+  }
+
+  async #download(row: LayerRow, { diffId, blob, repository }: WantedLayer): Promise<FetchedLayer> {
     const { pool, progressTimeoutMs, onFetched } = this.#options;
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     try {
       const { digest, size, mediaType } = blob;
       const dir = join(this.folder, row.id);
-      const parentDirs = this.#parentDirs(below);
-      const result = await repository.layer(digest, ({ url, headers, tls }) =>
-        pool.call('fetchLayer', {
-          ...{ url, headers, tls, digest, size, diffId, mediaType },
-          ...{ dir, parentDirs, progressTimeoutMs },
-        }),
+      const result = await repository.layer(digest, (source) =>
+        pool.call('fetchLayer', { ...source, digest, size, diffId, mediaType, dir, progressTimeoutMs }),
       );
       onFetched?.({ seconds: seconds(), downloaded: size, unpacked: result.bytes });
       return result;
@@ -283,20 +290,10 @@ export class Layers {
     }
   }
 
-  /** Once the layers below are there, the folders that this one has only implied look as they do below. */
-  async #adopt(
-    row: LayerRow,
-    below: readonly LayerRow[],
-    folders: string[],
-    missing: Promise<unknown>[],
-  ): Promise<void> {
-    await Promise.all(missing);
-    const dir = join(this.folder, row.id);
-    await this.#options.pool.call('dressFolders', { dir, folders, parentDirs: this.#parentDirs(below) });
-  }
-
-  #parentDirs(below: readonly LayerRow[]): string[] {
-    return below.toReversed().map(({ id }) => this.dirOf(id));
+  /** The folders that the layer has only implied get the looks that they have below it. */
+  async #dress(row: LayerRow, folders: string[], below: readonly LayerRow[]): Promise<void> {
+    const parentDirs = below.toReversed().map(({ id }) => this.dirOf(id));
+    await this.#options.pool.call('dressFolders', { dir: join(this.folder, row.id), folders, parentDirs });
   }
 
   #newRow(of: Pick<LayerRow, 'diffId' | 'digest' | 'size'>): LayerRow {

@@ -3,9 +3,10 @@ import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
+import type { Tls } from '../../workers/image/secure.ts';
 import { authKey, type Challenge, credentialsFor, parseChallenges, Tokens } from './auth.ts';
-import { type Capability, type RegistryHost, registryHosts, type Tls } from './hosts.ts';
-import { HttpClient, NoAnswer, type Response, USER_AGENT } from './http.ts';
+import { type Capability, type RegistryHost, registryHosts } from './hosts.ts';
+import { type Ask, HttpClient, NoAnswer, type Response, USER_AGENT } from './http.ts';
 import { MANIFEST_TYPES } from './platform.ts';
 import { isDigest, nameOf, type Reference } from './reference.ts';
 
@@ -14,6 +15,7 @@ export interface BlobSource {
   url: string;
   headers: Record<string, string>;
   tls: Tls;
+  dialTimeoutMs: number;
 }
 
 export interface Content {
@@ -39,15 +41,16 @@ const ACCEPT = [...MANIFEST_TYPES, '*/*'].join(', ');
 export interface RegistryOptions {
   /** Folders of hosts.toml files, separated by ":". */
   config: string;
+  ask: Ask;
   onRetry?: () => void;
   /** For tests. */
   backOffMs?: number;
 }
 
-/** What pulls share: connections, tokens, and which hosts do not answer. */
-export class Registry implements Disposable {
-  readonly http = new HttpClient();
-  readonly tokens = new Tokens(this.http);
+/** What pulls share: tokens, and which hosts do not answer. */
+export class Registry {
+  readonly http: HttpClient;
+  readonly tokens: Tokens;
   readonly options: RegistryOptions;
   readonly #dead = new Map<string, number>();
   /** How a host wanted to be spoken to when a login last used it: spares each pull the first 401. */
@@ -55,6 +58,8 @@ export class Registry implements Disposable {
 
   constructor(options: RegistryOptions) {
     this.options = options;
+    this.http = new HttpClient(options.ask);
+    this.tokens = new Tokens(this.http);
   }
 
   /** A repository as a pull sees it, with its hosts read anew. Throws CONFIG_INVALID. */
@@ -84,10 +89,6 @@ export class Registry implements Disposable {
     const general = challenges.map(({ scheme, parameters: { scope: _, ...rest } }) => ({ scheme, parameters: rest }));
     this.#challenges.set(`${base} ${who}`, general);
   }
-
-  [Symbol.dispose](): void {
-    this.http[Symbol.dispose]();
-  }
 }
 
 interface HostState {
@@ -114,18 +115,17 @@ export class Repository {
     this.#hosts = hosts.map((host) => ({ host, base: host.base }));
   }
 
-  /** The digest that the reference stands for now. Throws IMAGE_NOT_FOUND, REGISTRY_DENIED, REGISTRY_UNAVAILABLE. */
+  /** The digest that the reference stands for now, when the registry gives it to whoever asks. Throws IMAGE_NOT_FOUND, REGISTRY_DENIED, REGISTRY_UNAVAILABLE. */
   async resolve(): Promise<{ digest: string; content?: Content }> {
     const { digest, tag } = this.reference;
-    if (digest !== undefined) return { digest };
-    const path = `/manifests/${tag}`;
-    return this.#tryHosts('resolve', async (state, last) => {
+    const path = `/manifests/${digest ?? tag}`;
+    return this.#tryHosts(digest === undefined ? 'resolve' : 'pull', async (state, last) => {
       const head = await this.#ask(state, { method: 'HEAD', path, accept: ACCEPT, last });
-      const told = head.headers['docker-content-digest'];
-      if (head.status === 200 && typeof told === 'string' && isDigest(told)) return { digest: told };
+      const told = digest ?? head.headers['docker-content-digest'];
+      if (head.status === 200 && told !== undefined && isDigest(told)) return { digest: told };
       // No digest, or a registry without HEAD, or a refusal whose reason only GET gives.
       if (![200, 400, 403, 405].includes(head.status)) throw failure(state, `HEAD ${path}`, head);
-      const content = await this.#manifestAt(state, path, undefined, last);
+      const content = await this.#manifestAt(state, path, digest, last);
       return { digest: content.digest, content };
     });
   }
@@ -154,7 +154,8 @@ export class Repository {
     const path = `/blobs/${digest}`;
     return this.#tryHosts('pull', async (state) => {
       await this.#authorizeEarly(state);
-      const attempt = () => fetch({ url: this.#url(state, path), headers: this.#headers(state), tls: state.host.tls });
+      const { tls, dialTimeoutMs } = state.host;
+      const attempt = () => fetch({ url: this.#url(state, path), headers: this.#headers(state), tls, dialTimeoutMs });
       try {
         return await attempt();
       } catch (error) {

@@ -37,13 +37,16 @@ export interface ResolvedImage {
 
 /**
  * Asks the registry what the reference stands for; unless an image with that digest is `known` here, its manifest and config as
- * well, all verified. Throws IMAGE_NOT_FOUND, IMAGE_INVALID, REGISTRY_DENIED, REGISTRY_UNAVAILABLE.
+ * well, all verified. The registry is asked for a known digest too: a private image that is on the node is for nobody who could not
+ * pull it (AlwaysPullImages). Throws IMAGE_NOT_FOUND, IMAGE_INVALID, REGISTRY_DENIED, REGISTRY_UNAVAILABLE.
  */
 export async function resolveImage(
   repository: Repository,
   known: (digest: string) => ImageRow | undefined,
 ): Promise<Resolved> {
-  const { digest, content } = await repository.resolve();
+  const told = repository.reference.digest;
+  const { digest, content } =
+    told !== undefined && !known(told) ? { digest: told, content: undefined } : await repository.resolve();
   const base = { reference: repository.reference, repository, digest };
   const present = known(digest);
   return present ? { ...base, present } : { ...base, image: await readImage(repository, digest, content) };

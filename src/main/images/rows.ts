@@ -28,7 +28,7 @@ export interface LayerRow {
   size: number;
   /**
    * "" when the archive brings all of its folders. Else it has taken some folders' owners and modes from the layers below it, of
-   * which this is the chainID, and fits on no others.
+   * which this is the chainID ("bottom" where there are none), and fits on no others.
    */
   base: string;
   /** What it takes on the disk. */

@@ -12,23 +12,21 @@ import {
   fchmodSync,
   fchownSync,
   ftruncateSync,
-  futimesSync,
   lchownSync,
   linkSync,
-  lutimesSync,
   openSync,
   type Stats,
   symlinkSync,
   unlinkSync,
   writeSync,
 } from 'node:fs';
-import { check, libc } from '../sys/libc.ts';
+import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../sys/attributes.ts';
 import { invalid } from './invalid.ts';
-import { components, forLibc, native } from './names.ts';
-import { dressAsBelow, look, makeFolder, Root } from './root.ts';
+import { components, native } from './names.ts';
+import { makeOpaque } from './opaque.ts';
+import { look, makeFolder, Root } from './root.ts';
 import { printable, type TarEntry, type TarSink } from './tar.ts';
 import { removeTreeSync } from './tree.ts';
-import { makeOpaque, setXattr } from './xattr.ts';
 
 const WHITEOUT = '.wh.';
 const OPAQUE_MARK = '.wh..wh..opq';
@@ -49,18 +47,16 @@ interface Target {
 
 export class Applier implements TarSink {
   readonly #root: Root;
-  readonly #parents: readonly string[];
-  /** Folders that no entry has brought so far, only names below them: they look as they do in the layers below. */
+  /** Folders that no entry has brought so far, only names below them: they shall look as they do in the layers below. */
   readonly implied = new Set<string>();
   /** Folder times are set last, since every file that goes into a folder changes them. */
-  readonly #folders = new Map<string, { atime: number; mtime: number }>();
+  readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
   #file: { fd: number; entry: TarEntry; path: string; written: number } | undefined;
   #name = '';
 
-  /** `root` is an empty folder; `parents` are the lower layers' folders, topmost first. Paths have one byte per character. */
-  constructor(root: string, parents: readonly string[]) {
+  /** `root` is an empty folder, its path with one byte per character. */
+  constructor(root: string) {
     this.#root = new Root(root, (folder, found) => this.#implied(folder, found));
-    this.#parents = parents;
   }
 
   entry(entry: TarEntry): void {
@@ -87,7 +83,7 @@ export class Applier implements TarSink {
       fchmodSync(fd, entry.mode); // after chown, which clears setuid
       setXattrs(path, entry);
       const { atime, mtime } = times(entry);
-      futimesSync(fd, atime, mtime);
+      setTimesOf(fd, atime, mtime);
     });
     this.close();
   }
@@ -97,7 +93,7 @@ export class Applier implements TarSink {
     this.#guard(() => {
       for (const [relative, { atime, mtime }] of [...this.#folders].reverse()) {
         this.#name = relative;
-        lutimesSync(native(this.#root.at(relative)), atime, mtime);
+        setTimes(native(this.#root.at(relative)), atime, mtime);
       }
     });
   }
@@ -141,7 +137,7 @@ export class Applier implements TarSink {
         break;
       default:
         this.#clear(target);
-        check('mknod', libc.mknod(forLibc(target.path), KIND[entry.type] | 0o600, device(entry.major, entry.minor)));
+        makeNode(native(target.path), KIND[entry.type] | 0o600, entry.major, entry.minor);
     }
     this.#dress(target.relative, target.path, entry);
   }
@@ -199,22 +195,18 @@ export class Applier implements TarSink {
   }
 
   #makeWhiteout(path: string): void {
-    check('mknod', libc.mknod(forLibc(path), constants.S_IFCHR, 0), 'of a whiteout');
+    makeNode(native(path), constants.S_IFCHR);
   }
 
-  /** A folder that a name needs and no entry has brought: as the layers below have it, else root's with 0755. */
+  /** A folder that a name needs and no entry has brought: root's with 0755 for now. */
   #implied(folder: string, found: Stats | undefined): void {
     const path = this.#root.at(folder);
     if (found && !isWhiteout(found)) throw invalid(`${printable(folder)} is needed as a folder and is none`);
     if (found) unlinkSync(native(path));
     makeFolder(path);
-    if (found) {
-      makeOpaque(path);
-      return;
-    }
-    this.implied.add(folder);
-    // The daemon's umask has no say.
-    if (!dressAsBelow(path, folder, this.#parents)) chmodSync(native(path), 0o755);
+    chmodSync(native(path), 0o755); // the daemon's umask has no say
+    if (found) makeOpaque(path);
+    else this.implied.add(folder);
   }
 
   /** Removes what is under the name, of whatever kind. */
@@ -247,7 +239,7 @@ export class Applier implements TarSink {
       this.#folders.set(relative, times(entry));
     } else {
       const { atime, mtime } = times(entry);
-      lutimesSync(native(path), atime, mtime);
+      setTimes(native(path), atime, mtime);
     }
   }
 
@@ -264,22 +256,24 @@ export class Applier implements TarSink {
   }
 }
 
-/** security.capability goes away with chown, so this comes after it. trusted.* would let an image forge overlayfs' own marks. */
-function setXattrs(path: string, { xattrs }: TarEntry): void {
-  for (const [name, value] of xattrs) if (!name.startsWith('trusted.')) setXattr(path, name, value);
+/**
+ * security.capability goes away with chown, so this comes after it. trusted.* would let an image forge overlayfs' own marks, and user.*
+ * can be had by files and folders only (xattr(7)).
+ */
+function setXattrs(path: string, { type, xattrs }: TarEntry): void {
+  const keepsUser = type === 'file' || type === 'directory';
+  for (const [name, value] of xattrs) {
+    if (name.startsWith('trusted.') || (name.startsWith('user.') && !keepsUser)) continue;
+    setXattr(native(path), native(name), value);
+  }
 }
 
 /** Times before 1970 are brought to it, as no file system keeps all of them. */
-function times({ atime, mtime }: TarEntry): { atime: number; mtime: number } {
-  return { atime: Math.max(atime ?? mtime, 0), mtime: Math.max(mtime, 0) };
+function times({ atime, mtime }: TarEntry): { atime: TimeSpec; mtime: TimeSpec } {
+  const kept = (time: TimeSpec) => (time.seconds < 0 ? { seconds: 0, nanoseconds: 0 } : time);
+  return { atime: kept(atime ?? mtime), mtime: kept(mtime) };
 }
 
 export function isWhiteout(stats: Stats): boolean {
   return stats.isCharacterDevice() && stats.rdev === 0;
-}
-
-/** The kernel's 32-bit dev_t in glibc's 64-bit form (makedev(3)). */
-function device(major: number, minor: number): bigint {
-  const [a, b] = [BigInt(major), BigInt(minor)];
-  return ((a & 0xfffff000n) << 32n) | ((a & 0xfffn) << 8n) | ((b & 0xffffff00n) << 12n) | (b & 0xffn);
 }

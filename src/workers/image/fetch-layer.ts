@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { chmodSync, mkdirSync, renameSync } from 'node:fs';
 import { dirname } from 'node:path';
+import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { SluiceError } from '../../errors.ts';
 import { Applier } from './apply.ts';
@@ -8,14 +9,20 @@ import { decodeError, detect } from './decompress.ts';
 import { Download } from './download.ts';
 import { invalid } from './invalid.ts';
 import { toBytes } from './names.ts';
-import type { Tls } from './request.ts';
+import type { Tls } from './secure.ts';
 import { TarReader } from './tar.ts';
 import { removeTree, type Usage, usage } from './tree.ts';
+
+/** The rest of a blob that is known to be bad is read only to say why: milliseconds for all of it, and without a byte. */
+const REST_MS = 10_000;
+const REST_SILENCE_MS = 1000;
 
 export interface FetchLayer {
   url: string;
   headers: Record<string, string>;
   tls: Tls;
+  /** Milliseconds to get a connection. */
+  dialTimeoutMs: number;
   /** Of the blob as the registry has it: `sha256:…`, and its bytes. */
   digest: string;
   size: number;
@@ -25,8 +32,6 @@ export interface FetchLayer {
   mediaType: string;
   /** What shall be the layer's folder; the files come into its `fs`. A folder that is there already stays. */
   dir: string;
-  /** `fs` folders of the layers below, topmost first: the owners of folders that the archive does not bring itself. */
-  parentDirs: string[];
   progressTimeoutMs: number;
   /** First pause before a retry, doubled each time. Default 250 ms. */
   retryDelayMs?: number;
@@ -37,8 +42,8 @@ export interface FetchedLayer extends Usage {
   downloadSeconds: number;
   unpackSeconds: number;
   /**
-   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring. They have taken owner and mode
-   * from `parentDirs` as far as those were there; dressFolders does it for the rest. Nearly always empty: builders write folders.
+   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring: root's with 0755 until
+   * dressFolders has given them the looks that they have below. Nearly always empty: builders write folders.
    */
   implied: string[];
 }
@@ -89,56 +94,119 @@ export async function settle(temporary: string, dir: string): Promise<void> {
 }
 
 async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<string[]> {
-  const applier = new Applier(toBytes(root), layer.parentDirs.map(toBytes));
+  const applier = new Applier(toBytes(root));
   const reader = new TarReader(applier);
   const archive = createHash('sha256');
-  const blob = hashed(download);
+  await using blob = new Blob(download, abort);
   let format = 'tar';
+  let failed = false;
   const consume = async (pieces: AsyncIterable<Buffer>) => {
     for await (const piece of pieces) {
+      if (failed) return;
       archive.update(piece);
       reader.write(piece);
     }
   };
   try {
-    const found = await detect(blob.pieces());
+    const found = await detect(blob.pieces);
     format = found.format;
-    if (found.decoder) {
-      await pipeline(found.pieces, found.decoder, async (pieces: AsyncIterable<Buffer>) => {
-        try {
-          await consume(pieces);
-        } catch (error) {
-          abort.abort(); // the download may be waiting for a byte that nobody wants any more
-          throw error;
-        }
-      });
-    } else await consume(found.pieces);
+    if (found.decoder) await decode(found.pieces, found.decoder, consume);
+    else await consume(found.pieces);
     // A decoder may be content before the end; the rest of the blob still counts for its digest.
     blob.check(layer.digest);
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
     return [...applier.implied];
-  } catch (error) {
-    throw decodeError(format, error);
+  } catch (cause) {
+    failed = true;
+    const error = decodeError(format, cause);
+    // Bytes that came to harm on the way look like a bad archive: the digest tells the two apart.
+    if (error instanceof SluiceError && error.code === 'IMAGE_INVALID') await blob.checkRest(layer.digest, error);
+    throw error;
   } finally {
     applier.close();
-    abort.abort();
   }
 }
 
-/** The pieces as they come, and the digest of all of them. */
-function hashed(source: AsyncIterable<Buffer>) {
-  const hash = createHash('sha256');
-  return {
-    async *pieces(): AsyncGenerator<Buffer> {
-      for await (const piece of source) {
-        hash.update(piece);
-        yield piece;
+/** A pipeline that fails at once, also while its source still waits for a byte. */
+async function decode(
+  pieces: AsyncIterable<Buffer>,
+  decoder: Transform,
+  consume: (pieces: AsyncIterable<Buffer>) => Promise<void>,
+): Promise<void> {
+  const { promise: first, reject } = Promise.withResolvers<never>();
+  decoder.once('error', reject);
+  const whole = pipeline(pieces, decoder, (decoded: AsyncIterable<Buffer>) => {
+    const consumed = consume(decoded);
+    consumed.catch(reject);
+    return consumed;
+  });
+  await Promise.race([whole, first]);
+}
+
+/** A download's pieces, and the digest of all of them. */
+class Blob implements AsyncDisposable {
+  /** The reader may leave early without ending the download. */
+  readonly pieces: AsyncIterable<Buffer>;
+  readonly #source: AsyncGenerator<Buffer>;
+  readonly #hash = createHash('sha256');
+  readonly #abort: AbortController;
+  #whole = false;
+  #failed = false;
+
+  constructor(download: Download, abort: AbortController) {
+    this.#source = download[Symbol.asyncIterator]();
+    this.#abort = abort;
+    this.pieces = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
+  }
+
+  check(expected: string): void {
+    compare('digest', expected, this.#hash.digest('hex'));
+  }
+
+  /**
+   * After `error`: reads what is left, and throws when the digest is wrong as well. A download that fails or stops meanwhile leaves it
+   * at the first error.
+   */
+  async checkRest(expected: string, error: SluiceError): Promise<void> {
+    if (this.#failed) return;
+    const silence = setTimeout(() => this.#abort.abort(), REST_SILENCE_MS);
+    const end = setTimeout(() => this.#abort.abort(), REST_MS);
+    try {
+      while (!this.#whole) {
+        await this.#next();
+        silence.refresh();
       }
-    },
-    check: (expected: string) => compare('digest', expected, hash.digest('hex')),
-  };
+    } catch {
+      return; // the first error is the one that counts
+    } finally {
+      clearTimeout(silence);
+      clearTimeout(end);
+    }
+    try {
+      this.check(expected);
+    } catch (cause) {
+      throw invalid(`${(cause as Error).message}; ${error.message}`, error.cause);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#abort.abort(); // it may be waiting for a byte that nobody wants any more
+    await this.#source.return(undefined);
+  }
+
+  async #next(): Promise<IteratorResult<Buffer>> {
+    try {
+      const next = await this.#source.next();
+      if (next.done) this.#whole = true;
+      else this.#hash.update(next.value);
+      return next;
+    } catch (error) {
+      this.#failed = true;
+      throw error;
+    }
+  }
 }
 
 function compare(what: string, expected: string, hex: string): void {

@@ -1,18 +1,12 @@
 /**
  * File names are bytes on Linux, and an archive may hold any. Inside this folder a path is a string with one byte per character
- * (latin1); `native` makes of it what Node's and koffi's calls take.
+ * (latin1); `native` makes of it what Node's fs and sys/attributes.ts take.
  */
 
-/** For fs calls: the plain string when it is ASCII (by far the fastest), else its bytes. */
+/** The plain string when it is ASCII (by far the fastest), else its bytes. */
 export function native(path: string): string | Buffer {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: a test for ASCII
   return /^[\x00-\x7f]*$/.test(path) ? path : Buffer.from(path, 'latin1');
-}
-
-/** For libc calls: a string, or bytes that end with NUL. */
-export function forLibc(path: string): string | Buffer {
-  const ready = native(path);
-  return typeof ready === 'string' ? ready : Buffer.concat([ready, Buffer.alloc(1)]);
 }
 
 /** A normal string (UTF-16, as main gives paths) with one byte per character. */

@@ -1,3 +1,4 @@
+import type { TimeSpec } from '../sys/attributes.ts';
 import { invalid } from './invalid.ts';
 
 export interface PaxRecord {
@@ -35,11 +36,17 @@ export function paxInteger(pax: Map<string, Buffer>, key: string): number | unde
   return value;
 }
 
-/** Seconds with a fraction. */
-export function paxDecimal(pax: Map<string, Buffer>, key: string): number | undefined {
+/** Seconds with a fraction, of which nanoseconds are kept. */
+export function paxTime(pax: Map<string, Buffer>, key: string): TimeSpec | undefined {
   const text = pax.get(key)?.toString('latin1');
   if (text === undefined) return undefined;
-  if (!/^-?[0-9]+(\.[0-9]*)?$/.test(text))
+  const [, sign, whole = '', fraction = ''] = /^(-?)([0-9]+)(?:\.([0-9]*))?$/.exec(text) ?? [];
+  const [seconds, nanoseconds] = [Number(whole), Number(fraction.slice(0, 9).padEnd(9, '0'))];
+  if (whole === '' || !Number.isSafeInteger(seconds)) {
     throw invalid(`the PAX record ${key} is ${JSON.stringify(text)}, not a time`);
-  return Number(text);
+  }
+  if (sign !== '-') return { seconds, nanoseconds };
+  // Nanoseconds count upwards: -0.25 is -1 and three quarters.
+  if (nanoseconds === 0) return { seconds: 0 - seconds, nanoseconds };
+  return { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds };
 }

@@ -3,8 +3,8 @@ import { closeSync, constants, fstatSync, openSync, readlinkSync, readSync } fro
 import { isWhiteout } from './apply.ts';
 import { invalid } from './invalid.ts';
 import { native, toBytes } from './names.ts';
+import { isOpaque } from './opaque.ts';
 import { look } from './root.ts';
-import { isOpaque } from './xattr.ts';
 
 const MAX_LINKS = 40;
 const MAX_USER_FILE = 16 << 20;

@@ -1,41 +1,35 @@
 import { Agent as HttpAgent, request as http, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as https } from 'node:https';
-import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
 import { SluiceError } from '../../errors.ts';
+import { dialWithin, NoConnection } from './dial.ts';
 import { invalid } from './invalid.ts';
-
-export interface Tls {
-  /** PEM, besides the authorities that Node and the system trust. */
-  ca?: string[];
-  /** Client certificate and its key, PEM. */
-  cert?: string;
-  key?: string;
-  /** False: any certificate will do (`skip_verify`). Default true. */
-  rejectUnauthorized?: boolean;
-}
+import { redirection } from './redirect.ts';
+import { secureContext, type Tls } from './secure.ts';
 
 export interface Get {
   url: string;
   headers: Record<string, string>;
   tls: Tls;
+  /** Milliseconds to get a connection. */
+  dialTimeoutMs: number;
   /** Gives up when no byte has come for so long. */
   progressTimeoutMs: number;
+  /** What is left of that for the beginning of this answer. */
+  patienceMs: number;
   signal: AbortSignal;
 }
-
-const MAX_REDIRECTS = 10;
-const REDIRECTS = new Set([301, 302, 303, 307, 308]);
-/** What another host may see; hosts.toml lets users put secrets under any name. */
-const FOR_ANYBODY = new Set(['accept', 'accept-encoding', 'range', 'user-agent']);
 
 /** A failure that the next try may not have: connection trouble, 408, 429, 5xx. */
 export class Transient extends Error {
   /** The server's own wish for when to come back. */
   readonly retryAfterMs: number | undefined;
+  /** How many of the allowed failures it counts for: what took long is not tried as often. */
+  readonly weight: number;
 
   constructor(message: string, options: { cause?: unknown; retryAfterMs?: number } = {}) {
     super(message, { cause: options.cause });
     this.retryAfterMs = options.retryAfterMs;
+    this.weight = options.cause instanceof NoConnection ? 3 : 1;
   }
 }
 
@@ -43,24 +37,20 @@ export class Transient extends Error {
  * GETs, follows redirects, and returns the 200 or 206 with its body unread. Throws {@link Transient}, REGISTRY_DENIED (details:
  * status and, for 401, the challenge), IMAGE_NOT_FOUND (404), TIMED_OUT, REGISTRY_UNAVAILABLE for the rest.
  */
-export async function get({ url, headers, tls, progressTimeoutMs, signal }: Get): Promise<IncomingMessage> {
-  for (let hop = 0; ; hop++) {
-    const response = await once(url, headers, tls, progressTimeoutMs, signal);
+export async function get(wanted: Get): Promise<IncomingMessage> {
+  let place = { url: wanted.url, headers: wanted.headers };
+  for (let hops = 0; ; hops++) {
+    const response = await once({ ...wanted, ...place });
     const status = response.statusCode ?? 0;
     if (status === 200 || status === 206) return response;
-    const { location } = response.headers;
-    if (!REDIRECTS.has(status) || location === undefined) throw await refusal(url, response, status);
-    response.destroy();
-    if (hop === MAX_REDIRECTS) throw unavailable(`${host(url)} redirects more than ${MAX_REDIRECTS} times`);
-    const next = new URL(location, url);
-    if (next.protocol !== 'http:' && next.protocol !== 'https:') {
-      throw unavailable(`${host(url)} redirects to ${next.protocol}`);
+    let next: typeof place | undefined;
+    try {
+      next = redirection(place, { status, location: response.headers.location, hops }, unavailable);
+      if (!next) throw await refusal(place.url, response, status);
+    } finally {
+      response.destroy();
     }
-    const here = new URL(url);
-    if (next.host !== here.host || (here.protocol === 'https:' && next.protocol === 'http:')) {
-      headers = Object.fromEntries(Object.entries(headers).filter(([name]) => FOR_ANYBODY.has(name.toLowerCase())));
-    }
-    url = next.href;
+    place = next;
   }
 }
 
@@ -77,25 +67,28 @@ export function host(url: string): string {
   return new URL(url).host;
 }
 
-async function once(
-  url: string,
-  headers: Record<string, string>,
-  tls: Tls,
-  timeoutMs: number,
-  signal: AbortSignal,
-): Promise<IncomingMessage> {
+async function once({
+  url,
+  headers,
+  tls,
+  dialTimeoutMs,
+  progressTimeoutMs,
+  patienceMs,
+  signal,
+}: Get): Promise<IncomingMessage> {
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
   const secure = url.startsWith('https:');
   const environment = { proxyEnv: process.env as NodeJS.Dict<string> };
   const agent = secure
     ? new HttpsAgent({
         ...environment,
-        secureContext: context(tls),
+        secureContext: secureContext(tls),
         rejectUnauthorized: tls.rejectUnauthorized ?? true,
       })
     : new HttpAgent(environment);
   const request = (secure ? https : http)(url, { agent, headers, signal }, resolve);
-  const timer = setTimeout(() => request.destroy(stalled(url, timeoutMs)), timeoutMs);
+  const timer = setTimeout(() => request.destroy(stalled(url, progressTimeoutMs)), patienceMs);
+  dialWithin(request, dialTimeoutMs);
   request.on('error', (error: NodeJS.ErrnoException) => {
     if (error instanceof SluiceError || signal.aborted) return reject(error);
     if (isCertificate(error.code)) return reject(unavailable(`${host(url)}: ${error.message}`, error));
@@ -158,32 +151,6 @@ function retryAfter(header: string | undefined): number | undefined {
   if (header === undefined) return undefined;
   const ms = /^[0-9]+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
   return Number.isFinite(ms) ? Math.max(ms, 0) : undefined;
-}
-
-/** Reading some hundred authorities takes ten milliseconds, and a registry is asked many times. */
-const contexts = new Map<string, SecureContext>();
-const MAX_CONTEXTS = 16;
-
-function context(tls: Tls): SecureContext {
-  const key = JSON.stringify([tls.ca, tls.cert, tls.key]);
-  let made = contexts.get(key);
-  if (!made) {
-    const ca = [...new Set([...getCACertificates('default'), ...getCACertificates('system'), ...(tls.ca ?? [])])];
-    try {
-      made = createSecureContext({ ca, cert: tls.cert, key: tls.key });
-    } catch (cause) {
-      throw new SluiceError(
-        'CONFIG_INVALID',
-        `the registry's certificates cannot be used: ${(cause as Error).message}`,
-        {
-          cause,
-        },
-      );
-    }
-    for (const old of contexts.keys()) if (contexts.size >= MAX_CONTEXTS) contexts.delete(old);
-    contexts.set(key, made);
-  }
-  return made;
 }
 
 /** Where the body of this answer begins in the blob, when `asked` was the first byte wanted. */

@@ -3,8 +3,9 @@
  * in all four encodings, old v7 and star headers. Names, link targets and xattr values are bytes, not text: strings here hold
  * one byte per character (latin1). Rules: POSIX pax(1), "GNU tar manual: Basic Tar Format" and "Storing Sparse Files".
  */
+import type { TimeSpec } from '../sys/attributes.ts';
 import { invalid } from './invalid.ts';
-import { type PaxRecord, paxDecimal, paxInteger, paxRecords } from './pax.ts';
+import { type PaxRecord, paxInteger, paxRecords, paxTime } from './pax.ts';
 import { type Extent, gnuExtents, mapFromText, paxExtents, type SparseMap } from './sparse.ts';
 import { tarNumber, tarText } from './tar-fields.ts';
 
@@ -26,9 +27,8 @@ export interface TarEntry {
   mode: number;
   uid: number;
   gid: number;
-  /** Seconds since 1970, with a fraction where PAX has one. */
-  mtime: number;
-  atime?: number;
+  mtime: TimeSpec;
+  atime?: TimeSpec;
   major: number;
   minor: number;
   /** `SCHILY.xattr.*`, without that prefix. */
@@ -84,6 +84,8 @@ export class TarReader {
   /** Bytes of the body in the archive, and of the padding behind it, that are still to come. */
   #left = 0;
   #padding = 0;
+  /** The padding is that of a PAX or GNU header. */
+  #skipsMeta = false;
 
   constructor(sink: TarSink) {
     this.#sink = sink;
@@ -141,7 +143,7 @@ export class TarReader {
 
   /** The archive is over. Throws IMAGE_INVALID when it stopped inside an entry; a missing end marker is accepted, as Go does. */
   end(): void {
-    if (this.#state === 'drain' || this.#state === 'skip') return;
+    if (this.#state === 'drain' || (this.#state === 'skip' && !this.#skipsMeta)) return;
     if (this.#state === 'header' && this.#filled === 0 && !this.#pending()) return;
     const where =
       this.#state === 'body' ? `inside ${printable(this.#path)}, ${this.#left} bytes early` : 'inside a header';
@@ -191,6 +193,7 @@ export class TarReader {
 
   #metaDone(type: string, data: Buffer): void {
     this.#meta = undefined;
+    this.#skipsMeta = true;
     if (type === 'L') this.#longName = tarText(data, 0, data.length);
     else if (type === 'K') this.#longLink = tarText(data, 0, data.length);
     else if (type === 'x') this.#records = paxRecords(data);
@@ -200,6 +203,7 @@ export class TarReader {
 
   #ignore(size: number): void {
     this.#padding = size + (-size & (BLOCK - 1));
+    this.#skipsMeta = true;
     this.#state = this.#padding > 0 ? 'skip' : 'header';
   }
 
@@ -231,7 +235,6 @@ export class TarReader {
     this.#sparse = undefined;
     if (type === 'file') this.#sparse = flag === 'S' ? gnuExtents(block) : paxExtents(pax, records);
 
-    const atime = paxDecimal(pax, 'atime');
     const entry: TarEntry = {
       path,
       link,
@@ -240,8 +243,8 @@ export class TarReader {
       mode: tarNumber(block, 100, 8, 'mode') & 0o7777,
       uid: owner(paxInteger(pax, 'uid') ?? tarNumber(block, 108, 8, 'uid'), path),
       gid: owner(paxInteger(pax, 'gid') ?? tarNumber(block, 116, 8, 'gid'), path),
-      mtime: paxDecimal(pax, 'mtime') ?? tarNumber(block, 136, 12, 'mtime'),
-      atime,
+      mtime: paxTime(pax, 'mtime') ?? { seconds: tarNumber(block, 136, 12, 'mtime'), nanoseconds: 0 },
+      atime: paxTime(pax, 'atime'),
       major: type === 'char' || type === 'block' ? tarNumber(block, 329, 8, 'device number') : 0,
       minor: type === 'char' || type === 'block' ? tarNumber(block, 337, 8, 'device number') : 0,
       xattrs: xattrs(pax),
@@ -325,6 +328,7 @@ export class TarReader {
 
   #bodyDone(): void {
     this.#sink.end();
+    this.#skipsMeta = false;
     this.#state = this.#padding > 0 ? 'skip' : 'header';
   }
 }

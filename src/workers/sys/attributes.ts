@@ -1,4 +1,4 @@
-/** Attributes of files that Node's fs cannot set exactly: nanoseconds, extended attributes, device nodes. */
+/** What Node's fs cannot set, or not exactly: times in nanoseconds, extended attributes, device nodes. */
 import { check, errno, libc, SysError } from './libc.ts';
 
 /** A path as text, or as the bytes it consists of (without a final NUL) where it is not UTF-8. */
@@ -8,12 +8,6 @@ const AT_FDCWD = -100;
 const AT_SYMLINK_NOFOLLOW = 0x100;
 const ENODATA = 61;
 const ENOTSUP = 95;
-const ENOENT = 2;
-const ERANGE = 34;
-
-export const S_IFIFO = 0o010000;
-export const S_IFCHR = 0o020000;
-export const S_IFBLK = 0o060000;
 
 /** Seconds since the epoch (before it: negative), and nanoseconds upwards from there. */
 export interface TimeSpec {
@@ -43,20 +37,20 @@ export function setTimes(path: BytePath, atime: TimeSpec, mtime: TimeSpec): void
 }
 
 /** Sets an attribute of what is at `path` itself. False where the file system has no such attributes. */
-export function setXattr(path: BytePath, name: string, value: Buffer): boolean {
-  if (libc.lsetxattr(terminated(path), name, value, value.length, 0) === 0) return true;
+export function setXattr(path: BytePath, name: BytePath, value: Buffer): boolean {
+  if (libc.lsetxattr(terminated(path), terminated(name), value, value.length, 0) === 0) return true;
   const code = errno();
   if (code === ENOTSUP) return false;
-  throw new SysError('lsetxattr', code, `${name} ${shown(path)}`);
+  throw new SysError('lsetxattr', code, `${shown(name)} ${shown(path)}`);
 }
 
-/** An attribute of what is at `path` itself, at most 256 bytes of it; undefined when there is none. */
-export function getXattr(path: BytePath, name: string): Buffer | undefined {
-  const value = Buffer.alloc(256);
-  const size = Number(libc.lgetxattr(terminated(path), name, value, value.length));
+/** An attribute of what is at `path` itself, which has `limit` bytes at most; undefined when there is none. */
+export function getXattr(path: BytePath, name: string, limit: number): Buffer | undefined {
+  const value = Buffer.alloc(limit);
+  const size = Number(libc.lgetxattr(terminated(path), name, value, limit));
   if (size >= 0) return value.subarray(0, size);
   const code = errno();
-  if (code === ENODATA || code === ENOTSUP || code === ENOENT || code === ERANGE) return undefined;
+  if (code === ENODATA || code === ENOTSUP) return undefined;
   throw new SysError('lgetxattr', code, `${name} ${shown(path)}`);
 }
 
@@ -65,10 +59,10 @@ export function makeNode(path: BytePath, mode: number, major = 0, minor = 0): vo
   check('mknod', libc.mknod(terminated(path), mode, deviceNumber(major, minor)), shown(path));
 }
 
-/** dev_t as glibc composes it: the low 20 bits where they always were, the rest above. */
+/** The kernel's 32-bit dev_t in glibc's 64-bit form (makedev(3)). */
 function deviceNumber(major: number, minor: number): bigint {
-  const [high, low] = [BigInt(major), BigInt(minor)];
-  return ((high & 0xfffff000n) << 32n) | ((high & 0xfffn) << 8n) | ((low & 0xffffff00n) << 12n) | (low & 0xffn);
+  const [a, b] = [BigInt(major), BigInt(minor)];
+  return ((a & 0xfffff000n) << 32n) | ((a & 0xfffn) << 8n) | ((b & 0xffffff00n) << 12n) | (b & 0xffn);
 }
 
 /** Bytes need their own NUL; koffi adds it to text alone. */

@@ -1,0 +1,16 @@
+import { SluiceError } from '../../errors.ts';
+import { getXattr, setXattr } from '../sys/attributes.ts';
+import { native } from './names.ts';
+
+const OPAQUE = 'trusted.overlay.opaque';
+
+/** Hides what the layers below have in this folder (overlayfs.rst). Throws where the file system cannot keep the mark. */
+export function makeOpaque(path: string): void {
+  if (setXattr(native(path), OPAQUE, Buffer.from('y'))) return;
+  throw new SluiceError('INTERNAL', `the file system of the layers cannot keep ${OPAQUE}`);
+}
+
+export function isOpaque(path: string): boolean {
+  // overlayfs has longer values too, which mean something else
+  return getXattr(native(path), OPAQUE, 256)?.toString('latin1') === 'y';
+}
