@@ -14,8 +14,8 @@
  *
  * Ends with status 1 when a spec does worse than the page says.
  */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { built, Unavailable } from './build.ts';
 import { compare, type Outcome, parsePage, writePage } from './conformance-page.ts';
@@ -27,6 +27,8 @@ import { run } from './proc.ts';
 
 const PAGE = join(ROOT, 'docs/conformance.md');
 const VM = '/work/shared/rig/vm';
+/** What critest and the daemon printed, for each column of the page. */
+const LOGS = join(CACHE, 'conformance');
 
 interface SpecReport {
   ContainerHierarchyTexts: string[] | null;
@@ -95,14 +97,13 @@ async function critest(): Promise<Map<string, Outcome>> {
       if (options.websocket) args.push('-websocket-exec', '-websocket-attach', '-websocket-portforward');
       const { stdout, stderr } = await run(test, args, { cwd: folder, check: false, timeoutMs: 90 * 60_000 });
       if (!existsSync(report)) throw new Error(`critest made no report: ${`${stdout}${stderr}`.slice(-3000)}`);
-      const out = join(CACHE, 'conformance');
-      if (!options.results) {
-        mkdirSync(out, { recursive: true });
-        const name = column().replaceAll(' ', '-');
-        writeFileSync(join(out, `${name}.log`), stdout + stderr);
-        writeFileSync(join(out, `${name}.daemon.log`), daemon.log());
-        writeFileSync(join(out, `${name}.json`), readFileSync(report));
-      }
+      // In the VM they go beside the results, and from there to the same place.
+      const out = options.results ? dirname(options.results) : LOGS;
+      mkdirSync(out, { recursive: true });
+      const name = column().replaceAll(' ', '-');
+      writeFileSync(join(out, `${name}.log`), stdout + stderr);
+      writeFileSync(join(out, `${name}.daemon.log`), daemon.log());
+      writeFileSync(join(out, `${name}.json`), readFileSync(report));
       return outcomes(report);
     } finally {
       await daemon[Symbol.asyncDispose]();
@@ -142,6 +143,8 @@ async function inVm(): Promise<Map<string, Outcome>> {
     if (options.containerd) args.push('--containerd');
     if (options.websocket) args.push('--websocket');
     const vm = ['run', '--share', `${ROOT}:/src:ro`, '--share', `${folder}:/out`, '--dir', '/src', '--mem', '4096'];
+    // The checkout is read-only there, and without a cache each of the daemon's threads compiles everything again.
+    vm.push('--env', 'NODE_COMPILE_CACHE=/var/cache/node');
     const { code, stdout, stderr } = await run(VM, [...vm, '--timeout', '7200', '--', 'node', ...args], {
       check: false,
       timeoutMs: 7_300_000,
@@ -149,6 +152,7 @@ async function inVm(): Promise<Map<string, Outcome>> {
     const results = join(folder, 'results.json');
     if (!existsSync(results))
       throw new Error(`the VM gave no results (status ${code}): ${(stdout + stderr).slice(-3000)}`);
+    cpSync(folder, LOGS, { recursive: true, filter: (path) => path === folder || path.includes('-v2') });
     return new Map(Object.entries(JSON.parse(readFileSync(results, 'utf8')) as Record<string, Outcome>));
   } finally {
     rmSync(folder, { recursive: true, force: true });
