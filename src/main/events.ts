@@ -1,3 +1,5 @@
+import { SluiceError } from '../errors.ts';
+
 /** Something that happened to a pod or container; for a pod both ids are its own, as in containerd. */
 export interface LifecycleEvent {
   type: 'created' | 'started' | 'stopped' | 'deleted';
@@ -17,9 +19,10 @@ const MAX_BACKLOG = 1000;
 export class Events {
   readonly #subscribers = new Set<{ queue: LifecycleEvent[]; wake: () => void; dropped: boolean }>();
   readonly #now: () => bigint;
-  readonly #onDrop: () => void;
+  readonly #onDrop: (events: number) => void;
 
-  constructor(now: () => bigint, onDrop: () => void) {
+  /** `onDrop` hears of each subscriber that was cut off how many events it did not get. */
+  constructor(now: () => bigint, onDrop: (events: number) => void) {
     this.#now = now;
     this.#onDrop = onDrop;
   }
@@ -35,13 +38,13 @@ export class Events {
       if (subscriber.queue.length >= MAX_BACKLOG) {
         subscriber.dropped = true;
         this.#subscribers.delete(subscriber);
-        this.#onDrop();
+        this.#onDrop(subscriber.queue.length + 1);
       } else subscriber.queue.push(event);
       subscriber.wake();
     }
   }
 
-  /** Events from now on, until the signal aborts or the subscriber falls behind. */
+  /** Events from now on, until the signal aborts. Throws QUEUE_FULL, without the events that wait, once the subscriber is cut off. */
   async *subscribe(signal: AbortSignal): AsyncGenerator<LifecycleEvent> {
     const subscriber = { queue: [] as LifecycleEvent[], wake: () => {}, dropped: false };
     this.#subscribers.add(subscriber);
@@ -55,6 +58,9 @@ export class Events {
           await new Promise<void>((wake) => {
             subscriber.wake = wake;
           });
+      }
+      if (subscriber.dropped) {
+        throw new SluiceError('QUEUE_FULL', `the subscriber was more than ${MAX_BACKLOG} events behind`);
       }
     } finally {
       signal.removeEventListener('abort', end);

@@ -3,6 +3,7 @@
  * port-forward. One thread, since a container's FIFO, its log and its attached clients must be in one place, and since the event
  * loop of one thread moves more than the containers of a node write. Main supervises it (src/main/streaming/link.ts).
  */
+import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { fromPlain, SluiceError, toPlain } from '../errors.ts';
 import type {
@@ -23,6 +24,7 @@ import type {
 import { type Handlers, serve } from './serve.ts';
 import { Captures, clearExecDir } from './stdio/capture.ts';
 import { IoTable } from './stdio/io-table.ts';
+import { Keeper } from './stdio/keeper.ts';
 import { StreamServer } from './stdio/server.ts';
 
 const DRAIN_QUIET_MS = 500;
@@ -58,6 +60,12 @@ const backend: ExecBackend = {
 
 const containers = new IoTable({
   onLogError: (id, path, error) => event({ kind: 'log-failed', id, path, message: error.message }),
+  onChange: () => keeper.changed(),
+});
+const keeper = new Keeper({
+  file: join(dirname(execDir), 'keeper'),
+  descriptors: () => containers.descriptors,
+  onFailure: (message) => event({ kind: 'keeper-failed', message }),
 });
 const captures = new Captures(execDir);
 const server = new StreamServer({ containers, backend, execDir, onEvent: event });
@@ -94,6 +102,7 @@ export const handlers = {
   /** Ends the server and all connections, writes what is read of logs, and leaves the rest in the FIFOs. */
   shutdown: async (_: null): Promise<void> => {
     await server.close();
+    await keeper.close();
     await containers.suspend();
   },
 } satisfies Handlers;

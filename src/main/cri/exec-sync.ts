@@ -10,8 +10,19 @@ export const execSync =
     const { row } = await node.containers.running(containerId);
     const request = { containerId: row.id, cmd, timeoutSeconds: Number(timeout), signal: call.left };
     const { stdout, stderr, exitCode } = await counted(node, runExecSync(node.stdio, node.execs, request));
-    return { stdout: Buffer.from(stdout), stderr: Buffer.from(stderr), exitCode };
+    return { ...fitted(Buffer.from(stdout), Buffer.from(stderr)), exitCode };
   };
+
+/** Bytes of output that fit into one message of 16 MiB, beside its own few. */
+const ROOM = (16 << 20) - 1024;
+
+/** What the two streams may have together: each half of the message, or more where the other has less to say. */
+function fitted(stdout: Buffer, stderr: Buffer): { stdout: Buffer; stderr: Buffer } {
+  const half = ROOM / 2;
+  const ofOut = Math.max(half, ROOM - stderr.length);
+  const ofErr = Math.max(half, ROOM - stdout.length);
+  return { stdout: stdout.subarray(0, ofOut), stderr: stderr.subarray(0, ofErr) };
+}
 
 /** A command that ran is fine, whatever its exit code. */
 async function counted<T>(node: Node, exec: Promise<T>): Promise<T> {

@@ -153,6 +153,7 @@ export interface Captured {
 /** What the worker tells without being asked. */
 export type StdioEvent =
   | { kind: 'log-failed'; id: string; path: string; message: string }
+  | { kind: 'keeper-failed'; message: string }
   | { kind: 'client-dropped'; stream: StreamKind; id: string; message: string }
   | { kind: 'stream-failed'; stream: StreamKind; id: string; message: string };
 

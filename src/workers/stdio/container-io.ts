@@ -102,6 +102,11 @@ export class ContainerIo {
     return this.#stdin?.stream.writable ? this.#stdin.stream : undefined;
   }
 
+  /** The read ends of what the container still writes to. */
+  get descriptors(): number[] {
+    return this.#outputs.flatMap(({ reader }) => reader.descriptor ?? []);
+  }
+
   get isOver(): boolean {
     return this.#over;
   }

@@ -52,6 +52,11 @@ export class FifoReader implements Disposable {
     return this.#isEnded;
   }
 
+  /** The open descriptor, or none once the FIFO was read to its end. */
+  get descriptor(): number | undefined {
+    return this.#isEnded || this.#socket.destroyed ? undefined : this.#fd;
+  }
+
   get paused(): boolean {
     return this.#paused;
   }

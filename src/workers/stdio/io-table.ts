@@ -2,16 +2,21 @@ import { SluiceError } from '../../errors.ts';
 import type { IoRegistration, IoStats } from '../../main/streaming/protocol.ts';
 import { ContainerIo, type IoEvents, removeFifos } from './container-io.ts';
 
+export interface IoTableEvents extends IoEvents {
+  /** A container has come, or the last one has gone. */
+  onChange(): void;
+}
+
 /** All containers whose IO this thread serves. */
 export class IoTable {
-  readonly #events: IoEvents;
+  readonly #events: IoTableEvents;
   readonly #containers = new Map<string, Promise<ContainerIo>>();
   /** The same ones, for reads that cannot wait. */
   readonly #open = new Map<string, ContainerIo>();
   /** What those wrote that are closed by now. */
   readonly #closed = { bytes: 0, entries: 0 };
 
-  constructor(events: IoEvents) {
+  constructor(events: IoTableEvents) {
     this.#events = events;
   }
 
@@ -24,7 +29,9 @@ export class IoTable {
       this.#containers.set(id, opening);
       opening.then(
         (io) => {
-          if (this.#containers.get(id) === opening) this.#open.set(id, io);
+          if (this.#containers.get(id) !== opening) return;
+          this.#open.set(id, io);
+          this.#events.onChange();
         },
         () => this.#containers.delete(id),
       );
@@ -43,7 +50,7 @@ export class IoTable {
   async close(id: string): Promise<void> {
     const opening = this.#containers.get(id);
     this.#containers.delete(id);
-    this.#open.delete(id);
+    if (this.#open.delete(id) && this.#open.size === 0) this.#events.onChange();
     const io = await opening;
     if (!io) return;
     await io.close();
@@ -73,6 +80,11 @@ export class IoTable {
       totals.entries += stats.entries;
     }
     return totals;
+  }
+
+  /** Read ends of all containers' FIFOs. */
+  get descriptors(): number[] {
+    return [...this.#open.values()].flatMap((io) => io.descriptors);
   }
 
   stats(): Record<string, IoStats> {

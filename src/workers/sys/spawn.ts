@@ -32,6 +32,8 @@ export interface SpawnOptions {
   maxOutput?: number;
   /** A descriptor that the program inherits as its number 3; everything else of ours stays closed to it. */
   inherit?: number;
+  /** Descriptors that the program inherits under their own numbers. */
+  keep?: readonly number[];
   /** Hears the pid as soon as there is one, for those who need the process while it runs. */
   onStart?: (pid: number) => void;
 }
@@ -119,6 +121,8 @@ function start(options: SpawnOptions, stdin: number | undefined, stdout: number,
     libc.actionsDup2(actions, stdout, 1);
     libc.actionsDup2(actions, stderr, 2);
     if (options.inherit !== undefined) libc.actionsDup2(actions, options.inherit, 3);
+    // A descriptor duplicated onto itself loses its close-on-exec flag, in the child alone (POSIX, glibc from 2.29 on).
+    for (const fd of options.keep ?? []) libc.actionsDup2(actions, fd, fd);
     libc.attrSetFlags(attr, SETPGROUP | SETSIGDEF | SETSIGMASK);
     libc.attrSetSigmask(attr, none);
     libc.attrSetSigdefault(attr, all);

@@ -1,0 +1,62 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { codeOf } from '../../src/errors.ts';
+import { Events, type LifecycleEvent } from '../../src/main/events.ts';
+
+function make() {
+  let at = 0n;
+  const dropped: number[] = [];
+  const events = new Events(
+    () => at++,
+    (count) => dropped.push(count),
+  );
+  return { events, dropped };
+}
+
+/** Reads on its own until the end. */
+function follow(events: Events, signal: AbortSignal) {
+  const seen: LifecycleEvent[] = [];
+  const done = (async () => {
+    for await (const event of events.subscribe(signal)) seen.push(event);
+  })();
+  return { seen, done };
+}
+
+test('every subscriber gets every event, in order', async () => {
+  const { events } = make();
+  const end = new AbortController();
+  const followers = [1, 2, 3].map(() => follow(events, end.signal));
+  for (let n = 0; n < 100; n++) {
+    events.publish('created', `c${n}`, 'pod');
+    if (n % 10 === 0) await new Promise(setImmediate);
+  }
+  await new Promise(setImmediate);
+  end.abort();
+  for (const { seen, done } of followers) {
+    await done;
+    assert.deepEqual(
+      seen.map(({ containerId }) => containerId),
+      Array.from({ length: 100 }, (_, n) => `c${n}`),
+    );
+  }
+  assert.equal(events.subscribers, 0);
+});
+
+test('a subscriber that does not read is cut off with an error; the others lose nothing, and nobody waits', async () => {
+  const { events, dropped } = make();
+  const end = new AbortController();
+  const quick = follow(events, end.signal);
+  const stuck = events.subscribe(end.signal);
+  const first = stuck.next();
+  for (let n = 0; n < 3000; n++) {
+    events.publish('started', `c${n}`, 'pod');
+    if (n % 100 === 99) await new Promise(setImmediate);
+  }
+  assert.equal((await first).value?.containerId, 'c0');
+  await assert.rejects(stuck.next(), (error) => codeOf(error) === 'QUEUE_FULL');
+  assert.deepEqual(dropped, [1001]);
+  assert.equal(events.subscribers, 1);
+  end.abort();
+  await quick.done;
+  assert.equal(quick.seen.length, 3000);
+});
