@@ -102,10 +102,12 @@ test('a server that is listed as a host is asked once, unless the list leaves so
   );
 });
 
+const pem = (name: string) => `-----BEGIN CERTIFICATE-----${name}`;
+
 test('certificates: from the file, relative to its folder, or docker’s layout', async () => {
   const config = certs({
     'a.io/hosts.toml': 'ca = "ca.pem"\nclient = [["one.pem", "one.key"]]\n',
-    'a.io/ca.pem': 'CA',
+    'a.io/ca.pem': pem('CA'),
     'a.io/one.pem': 'CERT',
     'a.io/one.key': 'KEY',
     'b.io/hosts.toml': `ca = ["${folder}/abs.pem"]\nclient = "both.pem"\n`,
@@ -114,9 +116,9 @@ test('certificates: from the file, relative to its folder, or docker’s layout'
     'c.io/me.cert': 'ME',
     'c.io/me.key': 'MYKEY',
   });
-  writeFileSync(join(folder, 'abs.pem'), 'ABS');
-  assert.deepEqual((await one(config, 'a.io')).tls, { ca: ['CA'], cert: 'CERT', key: 'KEY' });
-  assert.deepEqual((await one(config, 'b.io')).tls, { ca: ['ABS'], cert: 'BOTH', key: 'BOTH' });
+  writeFileSync(join(folder, 'abs.pem'), pem('ABS'));
+  assert.deepEqual((await one(config, 'a.io')).tls, { ca: [pem('CA')], cert: 'CERT', key: 'KEY' });
+  assert.deepEqual((await one(config, 'b.io')).tls, { ca: [pem('ABS')], cert: 'BOTH', key: 'BOTH' });
   assert.deepEqual((await one(config, 'c.io')).tls, { ca: ['XCA'], cert: 'ME', key: 'MYKEY' });
 });
 
@@ -136,6 +138,7 @@ test('mistakes are named with the file', async () => {
     ['[host."ftp://a"]', /http/],
     ['host = 1', /host must be a table/],
     ['ca = "gone.pem"', /gone\.pem/],
+    ['ca = "hosts.toml"', /no certificate in .*hosts\.toml/],
     ['client = [["a", "b", "c"]]', /client/],
   ] as const) {
     const config = certs({ 'a.io/hosts.toml': text });

@@ -170,6 +170,14 @@ test('a tag that moves leaves the old image with its digest; removal takes all n
   assert.equal(images.list().length, 1, 'the pause image');
 });
 
+test('the built-in pause image cannot be lost', async (t) => {
+  const { images, folders } = await setup(t);
+  const before = await folders();
+  await images.remove(images.get(images.find(images.sandboxImage)?.id ?? ''));
+  assert.deepEqual(images.find(images.sandboxImage)?.names, [images.sandboxImage]);
+  assert.deepEqual(await folders(), before);
+});
+
 test('an image in use loses its names at once and its layers with its last container', async (t) => {
   let used = new Set([ID.a]);
   const { images, root, folders } = await setup(t, { used: () => used });

@@ -139,7 +139,11 @@ async function readTls(folder: string, table: Toml): Promise<Tls> {
   const at = (path: string) => resolve(folder, path);
   const tls: Tls = {};
   if (table.skip_verify === true) tls.rejectUnauthorized = false;
-  const authorities = await readAll(strings(table.ca, 'ca').map(at));
+  const files = strings(table.ca, 'ca').map(at);
+  const authorities = await readAll(files);
+  // OpenSSL passes over such a text, and the registry then seems to have a bad certificate.
+  const useless = files.find((_, index) => !authorities[index]?.includes('CERTIFICATE-----'));
+  if (useless !== undefined) throw new Error(`there is no certificate in ${useless}`);
   if (authorities.length > 0) tls.ca = authorities;
   const pairs = clientPairs(table.client);
   if (pairs.length > 0) {

@@ -63,6 +63,8 @@ export class Images {
   readonly #registry: Registry;
   readonly #fsInfo: FsInfo;
   readonly #users = new Map<string, Promise<UserFiles>>();
+  /** Id of the built-in pause image, when it is the one that is used. */
+  #builtIn: string | undefined;
   #theWatch: ImageWatch | undefined;
   #sweeping: NodeJS.Timeout | undefined;
 
@@ -192,9 +194,13 @@ export class Images {
     this.layers.release(layers);
   }
 
-  /** Removes all names of an image; its layers go as soon as no container needs them. */
+  /**
+   * Removes all names of an image; its layers go as soon as no container needs them. The built-in pause image keeps its own: no registry
+   * has it, and pods would not start any more.
+   */
   async remove(row: ImageRow): Promise<void> {
     this.#names.removeAll(row);
+    if (row.id === this.#builtIn) this.#names.give(row, [BUILT_IN_PAUSE]);
     await this.sweep();
   }
 
@@ -264,6 +270,7 @@ export class Images {
       const layer = await this.layers.builtIn(diffId, (dir) => this.#watch.installPause(dir));
       const row = { id, names: [], config, file, layers: [layer.id], size: layer.bytes };
       this.#names.give(row, [BUILT_IN_PAUSE]);
+      this.#builtIn = id;
     } catch (cause) {
       throw new SluiceError('INTERNAL', `the built-in pause image cannot be installed: ${explain(cause)}`, { cause });
     }
