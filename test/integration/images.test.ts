@@ -1,6 +1,6 @@
 /** Pulls from Debian's docker-registry through a daemon's socket. */
 import assert from 'node:assert/strict';
-import { readdirSync, rmSync } from 'node:fs';
+import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { ImageSpec } from '../../proto/gen/cri.ts';
@@ -10,6 +10,7 @@ import { waitFor } from '../rig/proc.ts';
 import { architecture, pushImage, pushIndex } from '../rig/push.ts';
 import { type Registry, startRegistry } from '../rig/registry.ts';
 import { Rootfs } from '../rig/rootfs.ts';
+import { tarball } from '../rig/tarball.ts';
 
 const skip =
   process.getuid?.() !== 0
@@ -99,6 +100,22 @@ test('a tag that moves; layers that two images share', { skip }, async () => {
   await remove(first.id);
   assert.deepEqual(await tags(), [PAUSE]);
   await waitFor('the layers to go', 5000, () => layerFolders().length === 1 || undefined);
+});
+
+test('folders that a layer only implies look as in its own image’s layers below', { skip }, async () => {
+  const implies = tarball([{ path: 'tmp/f', content: 'f' }]);
+  const bases = [0o1777, 0o700].map((mode) => tarball([{ path: 'tmp/', kind: 'directory', mode, uid: mode }]));
+  const images = await Promise.all(
+    bases.map((base, i) => pushImage(registry.address, `implied:${i}`, { layers: [base, implies] })),
+  );
+  const before = new Set(layerFolders());
+  await Promise.all(images.map((_, i) => pull(`reg.io/implied:${i}`)));
+  const looks = layerFolders()
+    .filter((id) => !before.has(id))
+    .map((id) => statSync(join(daemon.root, 'layers', id, 'fs/tmp')))
+    .map(({ mode, uid }) => `${(mode & 0o7777).toString(8)} ${uid}`);
+  assert.deepEqual(looks.sort(), ['1777 1023', '1777 1023', '700 448', '700 448']);
+  for (const { id } of images) await remove(id);
 });
 
 test('many pulls at once: one download of each image', { skip }, async () => {

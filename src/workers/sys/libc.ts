@@ -41,7 +41,6 @@ export const libc = {
   lseek: lib.func('int64_t lseek(int fd, int64_t offset, int whence)'),
   memfdCreate: lib.func('int memfd_create(const char *name, uint flags)'),
   ioctl: lib.func('int ioctl(int fd, ulong request, void *arg)'),
-  fcntl: lib.func('int fcntl(int fd, int cmd, long arg)'),
   flock: lib.func('int flock(int fd, int operation)'),
 
   unshare: lib.func('int unshare(int flags)'),
@@ -49,7 +48,6 @@ export const libc = {
   mount: lib.func('int mount(const char *source, const char *target, const char *type, ulong flags, const void *data)'),
   umount2: lib.func('int umount2(const char *target, int flags)'),
   syscall3: lib.func('long syscall(long number, long a, const void *b, long c)'),
-  syscall5: lib.func('long syscall(long number, long a, long b, const void *c, const void *d, long e)'),
   syscallAt: lib.func('long syscall(long number, long a, const void *b, long c, const void *d, long e)'),
   pidfdSignal: lib.func('long syscall(long number, int fd, int signal, const void *info, uint flags)'),
 
@@ -58,7 +56,6 @@ export const libc = {
 
   mknod: lib.func('int mknod(const char *path, uint mode, uint64_t dev)'),
   mkfifo: lib.func('int mkfifo(const char *path, uint mode)'),
-  mkdirat: lib.func('int mkdirat(int dir, const char *path, uint mode)'),
   lsetxattr: lib.func('int lsetxattr(const char *path, const char *name, const void *value, size_t size, int flags)'),
   lgetxattr: lib.func('long lgetxattr(const char *path, const char *name, void *value, size_t size)'),
   futimens: lib.func('int futimens(int fd, const void *times)'),
@@ -87,17 +84,13 @@ export const libc = {
 /** Constants of <fcntl.h>, <sched.h>, <sys/mount.h> and friends, as Linux defines them on every architecture we run on. */
 export const C = {
   O_RDONLY: 0,
-  O_WRONLY: 1,
   O_RDWR: 2,
   O_CREAT: 0o100,
-  O_EXCL: 0o200,
   O_NONBLOCK: 0o4000,
   O_CLOEXEC: 0o2000000,
   MFD_CLOEXEC: 1,
 
-  CLONE_NEWNS: 0x00020000,
   CLONE_NEWNET: 0x40000000,
-  CLONE_FS: 0x00000200,
 
   MS_RDONLY: 1,
   MS_NOSUID: 2,
@@ -107,8 +100,6 @@ export const C = {
   MS_NOATIME: 1024,
   MS_BIND: 4096,
   MS_REC: 16384,
-  MS_PRIVATE: 1 << 18,
-  MS_SLAVE: 1 << 19,
   MS_SHARED: 1 << 20,
   MS_RELATIME: 1 << 21,
   MS_STRICTATIME: 1 << 24,
