@@ -4,7 +4,7 @@
  * that only sleeps has the read ends open too, and outlives the daemon, killed or not. One for all containers: it is
  * replaced, at most every half second, when there are new ones.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { explain } from '../../errors.ts';
 import { C, libc } from '../sys/libc.ts';
@@ -85,10 +85,10 @@ export class Keeper {
   }
 
   #write(): void {
+    const { file } = this.#options;
     const all = [...this.#inherited, ...(this.#own ? [this.#own] : [])];
-    writeFileSync(this.#options.file, all.map(({ pid, startTime }) => `${pid} ${startTime}\n`).join(''), {
-      mode: 0o600,
-    });
+    if (all.length === 0) rmSync(file, { force: true });
+    else writeFileSync(file, all.map(({ pid, startTime }) => `${pid} ${startTime}\n`).join(''), { mode: 0o600 });
   }
 }
 
