@@ -3,7 +3,7 @@ import { findProgram } from '../workers/shim/program.ts';
 import type { Config } from './config/config.ts';
 import type { Log } from './observe/log.ts';
 import { type HostFacts, NO_FEATURES, type RuntimeFeatures } from './oci/host.ts';
-import { readRuntimeFeatures } from './oci/read-host.ts';
+import { readRuntimeFeatures, shimMapsRootfs } from './oci/read-host.ts';
 
 /** What each configured runtime can do, asked once at start. A runtime that is missing is told of when a pod wants it. */
 export async function readAllFeatures(
@@ -12,9 +12,12 @@ export async function readAllFeatures(
   log: Log,
 ): Promise<Record<string, RuntimeFeatures>> {
   const entries = Object.entries(config.runtimes).map(
-    async ([name, { binary }]): Promise<[string, RuntimeFeatures]> => {
+    async ([name, { binary, shim }]): Promise<[string, RuntimeFeatures]> => {
       try {
-        return [name, await readRuntimeFeatures(findProgram(binary, 'the runtime').path, host.kernel)];
+        const features = await readRuntimeFeatures(findProgram(binary, 'the runtime').path, host.kernel);
+        // Pods with a user namespace need both: the runtime maps their volumes, the shim their root file systems.
+        const idmap = features.idmap && (await shimMapsRootfs(findProgram(shim, 'the shim').path));
+        return [name, { ...features, idmap }];
       } catch (error) {
         log.warn({ runtime: name, binary, reason: explain(error) }, 'the runtime does not tell its features');
         return [name, NO_FEATURES];

@@ -37,6 +37,6 @@ export function checkUserNamespace(config: PodSandboxConfig, runtime: string, fe
   if (!userNamespace(podNamespaceOptions(config)) || features.idmap) return;
   throw new SluiceError(
     'INVALID_REQUEST',
-    `the runtime "${runtime}" has no user namespaces (idmapped mounts: runc from 1.2 on)`,
+    `the runtime "${runtime}" has no user namespaces (they need idmapped mounts: runc from 1.2 on, and a shim of containerd 2.0 or newer)`,
   );
 }

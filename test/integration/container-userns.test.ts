@@ -43,7 +43,22 @@ before(async () => {
     unavailable = error.message;
     return;
   }
-  lab = await openContainerLab({ index: 41, writable: true, config: { runtimes: { runc: runtime } } });
+  lab = await openContainerLab({
+    index: 41,
+    writable: true,
+    prepare: async (folder) => {
+      const old = (name: string, says: string) => {
+        writeFileSync(join(folder, name), `#!/bin/sh\necho '${says}'\n`, { mode: 0o755 });
+        return join(folder, name);
+      };
+      const runtimes = {
+        runc: runtime,
+        'old-shim': { ...runtime, shim: old('shim', 'shim:\n  Version:  1.6.20') },
+        'old-runc': { ...runtime, binary: old('runc', '{"mountOptions":[]}') },
+      };
+      return { runtimes };
+    },
+  });
   const layer = (name: string) => new Rootfs().file(`data/${name}`, name, 0o600).file('data/sub/inner', name, 0o600);
   const volume = { layers: [layer('one').done()], config: {} };
   await pushImage(lab.registry.address, 'userns/one:1', volume);
@@ -170,6 +185,22 @@ test('logs, exit codes and users in a user namespace', async (t) => {
   });
   assert.equal((await exited(cri, other)).exitCode, 0, pod.log('user'));
   assert.match(pod.log('user'), /F 1000\n.*F 33\n.*F y\n/s);
+});
+
+test('a runtime or shim too old for it: refused with words, and not advertised', async (t) => {
+  if (skipped(t)) return;
+  const config = podConfig('old', { cgroupParent: lab.daemon.cgroupParent });
+  assert.ok(config.linux?.securityContext);
+  config.linux.securityContext.namespaceOptions = options(config.linux);
+  const { runtimeHandlers } = await lab.cri.status({});
+  for (const handler of ['old-shim', 'old-runc']) {
+    await assert.rejects(
+      lab.cri.runPodSandbox({ config, runtimeHandler: handler }),
+      /"old-.*" has no user namespaces.*runc/,
+    );
+    assert.equal(runtimeHandlers.find(({ name }) => name === handler)?.features?.userNamespaces, false);
+  }
+  assert.equal(runtimeHandlers.find(({ name }) => name === '')?.features?.userNamespaces, true);
 });
 
 test('nothing is left of them', async (t) => {

@@ -135,7 +135,11 @@ function criMount(mount: CriMount, input: MountInput): Mount {
   // An image volume has its layers mapped already; the overlay over them takes no mapping.
   if (!isImage && mount.uidMappings.length + mount.gidMappings.length > 0) {
     // A runtime that does not know the fields ignores them, and the volume's files would belong to nobody.
-    if (!input.features.idmap) throw refused(mount, 'the runtime has no idmapped mounts (runc 1.2 or newer has)');
+    if (!input.features.idmap)
+      throw refused(
+        mount,
+        'the runtime has no idmapped mounts (runc from 1.2 on has, with a shim of containerd 2.0 or newer)',
+      );
     result.uidMappings = idMappings(mount.uidMappings);
     result.gidMappings = idMappings(mount.gidMappings);
   }

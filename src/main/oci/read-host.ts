@@ -47,6 +47,16 @@ export async function readRuntimeFeatures(binary: string, kernel: string): Promi
 }
 
 /**
+ * Does a shim (absolute path) map the layers of a rootfs (`uidmap=` among the mount options)? containerd's do from 2.0 on; one that
+ * does not say its version so is taken to know what it is asked.
+ */
+export async function shimMapsRootfs(binary: string): Promise<boolean> {
+  const { stdout } = await run({ path: binary, argv: [binary, '-v'], env: {}, timeoutMs: 10_000 });
+  const major = /^\s*Version:\s*v?(\d+)\./m.exec(stdout.toString())?.[1];
+  return major === undefined || Number(major) >= 2;
+}
+
+/**
  * The names in /sys/kernel/security/apparmor/profiles; none where the host has no AppArmor. Read afresh for each Localhost profile:
  * DaemonSets load them at any time.
  */
