@@ -43,9 +43,10 @@ async function endShim(row: SandboxRow, node: Node): Promise<void> {
   const shim = await findShim(row, node);
   if (shim) {
     try {
-      await endTask(shim.task, row.id);
+      const known = await endTask(shim.task, row.id);
       await node.shims.shutdown(shim);
-      return;
+      // A task the shim does not know may have been on its way: a `runc create` that a dead daemon had asked for.
+      if (known) return;
     } catch (error) {
       if (shim.open) throw error;
     }
@@ -53,10 +54,10 @@ async function endShim(row: SandboxRow, node: Node): Promise<void> {
   await cleanUpAfterShim(row, node);
 }
 
-/** Kills a task, waits for its end and deletes it; one that is gone already is fine. */
-export async function endTask(task: Task, id: string): Promise<void> {
+/** Kills a task, waits for its end and deletes it; one that is gone already is fine. Did the shim know it? */
+export async function endTask(task: Task, id: string): Promise<boolean> {
   if (await task.kill(id, SIGKILL)) await task.wait(id, '', 60_000);
-  await task.delete(id);
+  return (await task.delete(id)) !== undefined;
 }
 
 /** Kills and removes what a container of a pod whose shim is known to be dead has left in the runtime and in its cgroups. */

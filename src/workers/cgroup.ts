@@ -1,13 +1,38 @@
-import { readdirSync, rmdirSync } from 'node:fs';
+import { readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type CgroupPaths, cgroupsOfSpec } from './stats/cgroups.ts';
+import { C, libc } from './sys/libc.ts';
+
+const TRIES = 40;
+const PAUSE_MS = 50;
 
 /**
- * Removes what is left of a container's cgroups: the runtime does that itself, unless it was killed between making them and writing
- * down that it had. Empty ones only: with a process in it the kernel refuses (EBUSY), and so this throws.
+ * Removes what is left of a container's cgroups, with the processes in them: the runtime does that itself, unless it was killed
+ * between making them and writing down that it had. The caller knows that the container is over; the cgroups carry its id.
+ * Throws what the kernel says when a process in one does not end within two seconds.
  */
-export function removeCgroups({ cgroupsPath }: { cgroupsPath: string }): void {
-  for (const folder of foldersOf(cgroupsOfSpec(cgroupsPath))) removeTree(folder);
+export async function removeCgroups({ cgroupsPath }: { cgroupsPath: string }): Promise<void> {
+  for (const folder of foldersOf(cgroupsOfSpec(cgroupsPath))) {
+    for (let tries = 1; ; tries++) {
+      try {
+        removeTree(folder);
+        break;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || tries === TRIES) throw error;
+        killAll(folder);
+        await sleep(PAUSE_MS);
+      }
+    }
+  }
+}
+
+/** SIGKILL to the processes that are in a cgroup; one that has ended meanwhile is fine. */
+function killAll(folder: string): void {
+  for (const pid of readFileSync(join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
+    // 0 stands for a process of another pid namespace, and to kill(2) for everybody in our own group.
+    if (Number(pid) > 1) libc.kill(Number(pid), C.SIGKILL);
+  }
 }
 
 function foldersOf(paths: CgroupPaths): Set<string> {
