@@ -3,7 +3,7 @@
  *
  *   npm test [-- PART|FILE...]      parts: unit, integration, faults; everything when none is given
  *
- * One report for all, with node:test's own closing lines; status 1 when a test failed. Ends itself after 11.5 minutes.
+ * One report for all, with node:test's own closing lines; status 1 when a test failed. Ends itself after an hour: a quiet machine takes some six minutes, a busy one twice that.
  */
 import { globSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -13,7 +13,7 @@ import { run } from 'node:test';
 import { spec as Spec } from 'node:test/reporters';
 
 const PARTS = ['unit', 'integration', 'faults'] as const;
-const TIME_LIMIT_MS = 11.5 * 60_000;
+const TIME_LIMIT_MS = 60 * 60_000;
 const FILE_LIMIT_MS = 5 * 60_000;
 
 const root = resolve(import.meta.dirname, '..');
