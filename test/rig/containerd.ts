@@ -10,6 +10,7 @@ import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
 import { cgroupParent, privateFolder, SYSTEMD } from './paths.ts';
 import { GivenUp, run, type Started, start, waitFor } from './proc.ts';
 import type { Registry } from './registry.ts';
+import { tidyAtSignal } from './tidy.ts';
 
 export interface ContainerdOptions {
   registry: Registry;
@@ -68,11 +69,16 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
       throw new Error(`${error instanceof Error ? error.message : error}: ${tail(logFile)}`, { cause: error });
     });
   };
+  const untidy = tidyAtSignal(async () => {
+    await daemon?.stop(5000);
+    await sweep(traces);
+  });
   try {
     await begin();
   } catch (error) {
     cri.close();
     await sweep(traces);
+    untidy();
     throw error;
   }
   return {
@@ -98,6 +104,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
         cri.close();
         await daemon.stop();
         await sweep(traces);
+        untidy();
       }
     },
   };

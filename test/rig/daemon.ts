@@ -8,6 +8,7 @@ import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
 import { cgroupParent, privateFolder, ROOT } from './paths.ts';
 import { freePort, GivenUp, type Started, start, waitFor } from './proc.ts';
 import type { Registry } from './registry.ts';
+import { tidyAtSignal } from './tidy.ts';
 
 /** Both daemons of the rig, as tests and benchmarks see them. */
 export interface RigDaemon extends AsyncDisposable {
@@ -112,11 +113,16 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
       throw error;
     });
   };
+  const untidy = tidyAtSignal(async () => {
+    await daemon?.stop(5000);
+    await sweep(traces);
+  });
   try {
     await begin();
   } catch (error) {
     cri.close();
     await sweep(traces);
+    untidy();
     throw error;
   }
 
@@ -152,6 +158,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
         cri.close();
         await daemon.stop();
         await sweep(traces);
+        untidy();
       }
     },
   };

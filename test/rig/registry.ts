@@ -3,6 +3,7 @@ import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { program } from './paths.ts';
 import { freePort, GivenUp, run, type Started, start, waitFor } from './proc.ts';
+import { tidyAtSignal } from './tidy.ts';
 
 export interface Registry extends AsyncDisposable {
   /** host:port, without a scheme. */
@@ -58,7 +59,9 @@ http: { addr: '${address}' }
   writeHosts(certsDir, '_default', address);
   const stop = async () => {
     await server.stop(5000);
+    untidy();
   };
+  const untidy = tidyAtSignal(stop);
   return { address, certsDir, process: server, stop, [Symbol.asyncDispose]: stop };
 }
 
