@@ -1,0 +1,30 @@
+/** What has to be taken away when a signal ends the process: `finally` and `using` do not run then. */
+
+type Tidy = () => Promise<unknown>;
+
+const pending = new Set<Tidy>();
+let listening = false;
+
+/** Has `tidy` run before SIGINT or SIGTERM end the process. Returns the function that withdraws it, once all is tidy. */
+export function tidyAtSignal(tidy: Tidy): () => void {
+  pending.add(tidy);
+  if (!listening) {
+    listening = true;
+    process.once('SIGINT', () => void end(130));
+    process.once('SIGTERM', () => void end(143));
+  }
+  return () => pending.delete(tidy);
+}
+
+async function end(status: number): Promise<void> {
+  console.error('rig: taking everything away');
+  // Last come, first gone: daemons before the registry they pull from.
+  for (const tidy of [...pending].reverse()) {
+    try {
+      await tidy();
+    } catch (error) {
+      console.error('rig:', error);
+    }
+  }
+  process.exit(status);
+}
