@@ -200,7 +200,9 @@ test('removing the IO of a container that writes on ends cleanly', async () => {
     await stdio.openIo(io);
     const writer = spawn('sh', ['-c', `yes 'a line that goes on and on' > ${io.fifos.stdout}`]);
     const ended = new Promise((resolve) => writer.on('exit', resolve));
-    await sleep(30);
+    // It must be writing: on a busy machine a shell takes its time.
+    const until = Date.now() + 20_000;
+    while (readFileSync(io.logPath).length === 0 && Date.now() < until) await sleep(10);
     const closing = stdio.removeIo(io);
     await sleep(20);
     writer.kill();
