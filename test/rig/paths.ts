@@ -1,7 +1,9 @@
 /** Where things are: the checkout, the cache that outlives a run, and private folders that do not. */
-import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync } from 'node:fs';
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join, resolve } from 'node:path';
+import { mountsBelow } from './leftovers.ts';
+import { tidyAtSignal } from './tidy.ts';
 
 export const ROOT = resolve(import.meta.dirname, '../..');
 /** Kept between runs, ignored by git: built programs and the filled registry. */
@@ -21,6 +23,10 @@ export function cacheFolder(name: string): string {
 export function privateFolder(kind: string): string {
   const folder = mkdtempSync(join(tmpdir(), `${kind}-`));
   chmodSync(folder, 0o711);
+  // What is mounted below it belongs to somebody who has not tidied up: better a folder left than his files gone.
+  tidyAtSignal(async () => {
+    if (mountsBelow(folder).length === 0) rmSync(folder, { recursive: true, force: true });
+  });
   return folder;
 }
 
