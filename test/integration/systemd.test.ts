@@ -153,7 +153,16 @@ describe('cgroup v2 with systemd', { skip }, () => {
   }, async () => {
     const id = await pod.run('apparmor', SLEEP);
     assert.equal(await sh(lab.cri, id, 'cat /proc/self/attr/current'), 'sluice-default (enforce)');
-    await assert.rejects(sh(lab.cri, id, 'echo 1 > /proc/sys/kernel/sysrq'));
+    // The rig's containers have no read-only paths: only the profile stands before these. What is written is what was read.
+    const writes = (path: string) => sh(lab.cri, id, `x=$(cat ${path}) && echo "$x" > ${path}`);
+    for (const name of ['sysrq', 'sem', 'core_pattern', 'threads-max']) {
+      await assert.rejects(writes(`/proc/sys/kernel/${name}`), /Permission denied/, name);
+    }
+    await assert.rejects(writes('/proc/sys/vm/swappiness'), /Permission denied/);
+    await assert.rejects(sh(lab.cri, id, 'echo x > /proc/bus/pci/devices'), /Permission denied/);
+    await assert.rejects(sh(lab.cri, id, 'echo x > /sys/kernel/uevent_seqnum'), /Permission denied|Read-only/);
+    await writes('/proc/sys/kernel/shmmax');
+    await writes('/proc/self/oom_score_adj');
     await lab.cri.removeContainer({ containerId: id });
   });
 
