@@ -16,6 +16,8 @@ interface GoProgram {
   mark: string;
   cgo?: boolean;
   tags?: string;
+  /** A suite of Go tests (`go test -c`): its package has nothing else to build. */
+  test?: boolean;
 }
 
 const CRI_TOOLS = 'sigs.k8s.io/cri-tools';
@@ -25,7 +27,7 @@ const CONTAINERD_MARK = `${CONTAINERD}\tv2.3.4\t`;
 
 export const PROGRAMS = {
   crictl: { module: 'cri-tools', package: `${CRI_TOOLS}/cmd/crictl`, mark: CRI_TOOLS_MARK },
-  critest: { module: 'cri-tools', package: `${CRI_TOOLS}/cmd/critest`, mark: CRI_TOOLS_MARK },
+  critest: { module: 'cri-tools', package: `${CRI_TOOLS}/cmd/critest`, mark: CRI_TOOLS_MARK, test: true },
   containerd: { module: 'containerd', package: `${CONTAINERD}/cmd/containerd`, mark: CONTAINERD_MARK },
   'containerd-shim-runc-v2': {
     module: 'containerd',
@@ -60,7 +62,10 @@ export async function built(name: ProgramName): Promise<string> {
   try {
     await run(
       go,
-      ['build', '-trimpath', '-ldflags=-s -w', ...(spec.tags ? ['-tags', spec.tags] : []), '-o', fresh, spec.package],
+      [
+        ...(spec.test ? ['test', '-c'] : ['build']),
+        ...['-trimpath', '-ldflags=-s -w', ...(spec.tags ? ['-tags', spec.tags] : []), '-o', fresh, spec.package],
+      ],
       {
         cwd: join(ROOT, 'test/rig/go', spec.module),
         env: { ...process.env, CGO_ENABLED: spec.cgo ? '1' : '0', GOFLAGS: '-mod=readonly', GOWORK: 'off' },
