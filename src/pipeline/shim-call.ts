@@ -51,7 +51,7 @@ async function endShim(row: SandboxRow, node: Node): Promise<void> {
       if (shim.open) throw error;
     }
   }
-  await cleanUpAfterShim(row, node);
+  await cleanUpPodShim(row, node);
 }
 
 /** Kills a task, waits for its end and deletes it; one that is gone already is fine. Did the shim know it? */
@@ -65,7 +65,8 @@ export async function cleanUpContainer(row: ContainerRow, sandbox: SandboxRow, n
   await cleanUp(sandbox, node, { id: row.id, bundle: row.bundle, cgroupsPath: row.cgroupsPath });
 }
 
-async function cleanUpAfterShim(row: SandboxRow, node: Node): Promise<void> {
+/** Kills and removes what the pod's shim has left, which must be dead or of no use. */
+export async function cleanUpPodShim(row: SandboxRow, node: Node): Promise<void> {
   const parent = row.config.linux?.cgroupParent ?? '';
   const { id, bundle, shim } = row;
   await cleanUp(row, node, {

@@ -6,6 +6,8 @@ export interface RuntimeConfig {
   binary: string;
   /** Shim, likewise. */
   shim: string;
+  /** "auto" does without the shim's start command where it can; "command" never does. */
+  shim_start: 'auto' | 'command';
   /** "pause": a pause process holds the pod's namespaces. */
   sandbox_mode: 'pause';
   /** Runtime root (runc's --root); "" is <state>/runc. */

@@ -72,6 +72,13 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
     comment: 'containerd shim that drives it, likewise.',
     check: check.program,
   },
+  shim_start: {
+    type: 'string',
+    default: 'auto',
+    comment:
+      '"auto": once the start command of containerd-shim-runc-v2 has answered, further pods start the long-lived process without it, which saves a process a pod. "command": every pod calls it, as other shims need.',
+    check: check.oneOf('auto', 'command'),
+  },
   sandbox_mode: {
     type: 'string',
     default: 'pause',

@@ -3,6 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { explain, SluiceError } from '../../errors.ts';
 import { isShimOf, listProcesses, type Process } from '../../workers/shim/processes.ts';
 import type { ShimRow } from '../store/rows.ts';
+import { Children } from './children.ts';
+import { DirectStarts } from './direct-starts.ts';
 import { type OnCall, Task } from './task.ts';
 import { Ttrpc } from './ttrpc.ts';
 
@@ -48,12 +50,21 @@ export interface ShimsOptions {
   onCall?: OnCall;
 }
 
+/** A shim that was started just now. */
+export interface Newborn {
+  /** The process, where it is a child of the daemon. */
+  child?: number;
+  timeoutMs?: number;
+}
+
 const CONNECT_MS = 5000;
 /** How long a look at /proc waits for others that want one too. */
 const GATHER_MS = 20;
 
 /** The connections to the shims, one for each pod. */
 export class Shims implements Disposable {
+  readonly directStarts = new DirectStarts();
+  readonly #children = new Children();
   readonly #onLost: ShimsOptions['onLost'];
   readonly #onCall: OnCall | undefined;
   readonly #shims = new Map<string, Shim>();
@@ -79,10 +90,17 @@ export class Shims implements Disposable {
     return { alive: this.#shims.size, lost, unknown: trouble.length - lost };
   }
 
-  /** Connects to a shim that was just started; one that is connected already is returned as it is. Throws SHIM_FAILED. */
-  async connect(pod: string, row: ShimRow, timeoutMs = CONNECT_MS): Promise<Shim> {
-    const found = await this.#shared(pod, () => this.#look(pod, row, timeoutMs, false));
-    if (found.state === 'alive') return found.shim;
+  /**
+   * Connects to a shim that was just started; one that is connected already is returned as it is. A child has not shown yet that it
+   * works, so its first answer is waited for. Throws SHIM_FAILED.
+   */
+  async connect(pod: string, row: ShimRow, { child, timeoutMs = CONNECT_MS }: Newborn = {}): Promise<Shim> {
+    const found = await this.#shared(pod, () => this.#look(pod, row, timeoutMs, child !== undefined));
+    if (found.state === 'alive') {
+      if (child !== undefined) void found.shim.connection.closed.then(() => this.#children.ending(child));
+      return found.shim;
+    }
+    if (child !== undefined) this.#children.ending(child);
     const why = found.state === 'dead' ? 'it is dead' : found.reason;
     throw new SluiceError('SHIM_FAILED', `the shim of pod ${pod} cannot be reached at ${row.address}: ${why}`);
   }
@@ -135,6 +153,7 @@ export class Shims implements Disposable {
   /** Closes all connections. The shims go on, and the next daemon finds them again. */
   [Symbol.dispose](): void {
     for (const pod of [...this.#shims.keys()]) this.forget(pod);
+    this.#children[Symbol.dispose]();
   }
 
   #shared(pod: string, look: () => Promise<Reattached>): Promise<Reattached> {

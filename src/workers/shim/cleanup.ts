@@ -1,13 +1,13 @@
-import { createHash } from 'node:crypto';
 import { existsSync, readlinkSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { DeleteResponse } from '../../../proto/gen/task.ts';
 import { SluiceError } from '../../errors.ts';
 import { unmount } from '../sys/mount.ts';
 import { run } from '../sys/spawn.ts';
+import { type ShimCall, shimEnv, shimFlags } from './command.ts';
+import { DEFAULT_SOCKET_DIR, SOCKET_DIR_LINK, socketName } from './direct.ts';
 import { killLeftovers } from './processes.ts';
 import { environment, findProgram } from './program.ts';
-import { type ShimCall, shimEnv, shimFlags } from './start.ts';
 
 export interface CleanupInput extends ShimCall {
   /** Bundle of the pod, or of one container in it; its last part is `id`. */
@@ -54,18 +54,13 @@ export async function cleanupShim(input: CleanupInput): Promise<Cleaned> {
   return cleaned;
 }
 
-/**
- * Where a shim of this bundle listens that nobody had the time to write down. Shims name the socket by the daemon's
- * address, the namespace and the pod. A container that joined has none: the pod's own is in use.
- */
+/** Where a shim of this bundle listens that nobody had the time to write down. A container that joined has none: the pod's own is in use. */
 function possibleSockets({ bundle, addresses, namespace, id }: CleanupInput): string[] {
   if (!existsSync(bundle) || existsSync(join(bundle, 'sandbox'))) return [];
-  const name = createHash('sha256')
-    .update(join(addresses.grpc, namespace, id))
-    .digest('hex');
-  const dirs = ['/run/containerd/s'];
+  const name = socketName(addresses, namespace, id);
+  const dirs = [DEFAULT_SOCKET_DIR];
   try {
-    dirs.push(readlinkSync(join(bundle, 's'))); // a 2.3 shim notes its folder there
+    dirs.push(readlinkSync(join(bundle, SOCKET_DIR_LINK)));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
   }

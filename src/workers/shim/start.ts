@@ -4,8 +4,10 @@ import { SluiceError } from '../../errors.ts';
 import { run, type SpawnResult } from '../sys/spawn.ts';
 import { type Bootstrap, type DaemonAddresses, encodeParams, parseBootstrap } from './bootstrap.ts';
 import { type BundleInput, makeBundle, writeBootstrap } from './bundle.ts';
+import { shimEnv, shimFlags } from './command.ts';
+import { type DirectStart, startDirectly } from './direct.ts';
 import { killLeftovers } from './processes.ts';
-import { environment, findProgram, type Program } from './program.ts';
+import { findProgram, type Program } from './program.ts';
 
 export interface StartShimInput extends BundleInput {
   /** The pod's id. */
@@ -21,14 +23,19 @@ export interface StartShimInput extends BundleInput {
   debug?: boolean;
   /** More variables for the shim, for example SCHED_CORE. */
   env?: Record<string, string>;
+  /** Start the long-lived process without the start command, if the program is still the one with this key. */
+  direct?: DirectStart;
 }
 
 export interface StartedShim {
   /** Socket path, without a scheme. */
   address: string;
   version: 2 | 3;
-  /** Absolute path of the shim's program. */
+  /** Absolute path of the shim's program, and what tells it from another one at the same path. */
   binary: string;
+  key: string;
+  /** The long-lived process where it is our own child, to be collected when it ends; otherwise init has it. */
+  child?: number;
   /** Seconds in posix_spawn, while this thread stood still. */
   spawnSeconds: number;
   /** Seconds in all. */
@@ -50,12 +57,13 @@ export async function startShim(input: StartShimInput): Promise<StartedShim> {
   // path for writing, so a plain file does: no reader, nothing that dies with the daemon, and something to quote.
   closeSync(openSync(join(input.bundle, 'log'), 'wx', 0o600));
   try {
-    const { bootstrap, spawnSeconds } = await launch(program, input);
-    modern.set(program.key, bootstrap.modern);
+    const { direct, debug } = input;
+    const directly = direct?.key === program.key && !debug; // debugging takes a second socket
+    const started = directly ? startDirectly(program, input, direct) : await launch(program, input);
     writeFileSync(join(input.bundle, 'shim-binary-path'), program.path, { mode: 0o600 });
-    writeBootstrap(input.bundle, bootstrap);
-    const { address, version } = bootstrap;
-    return { address, version, binary: program.path, spawnSeconds, seconds: (performance.now() - began) / 1000 };
+    writeBootstrap(input.bundle, started);
+    const seconds = (performance.now() - began) / 1000;
+    return { ...started, binary: program.path, key: program.key, seconds };
   } catch (error) {
     // The `start` process may have left the long-lived one behind.
     await killLeftovers(input);
@@ -66,7 +74,7 @@ export async function startShim(input: StartShimInput): Promise<StartedShim> {
 async function launch(
   program: Program,
   input: StartShimInput,
-): Promise<{ bootstrap: Bootstrap; spawnSeconds: number }> {
+): Promise<Pick<StartedShim, 'address' | 'version' | 'spawnSeconds'>> {
   const known = modern.get(program.key);
   let result = await callStart(program, input, known ?? true);
   // A shim before 2.3 refuses BootstrapParams, and one after it does not need them; which it is, the answer shows.
@@ -75,13 +83,16 @@ async function launch(
     result = await callStart(program, input, false);
   }
   if (failed(result)) throw describe(program, input, result);
+  let bootstrap: Bootstrap;
   try {
-    return { bootstrap: parseBootstrap(result.stdout), spawnSeconds: result.spawnSeconds };
+    bootstrap = parseBootstrap(result.stdout);
   } catch (cause) {
     throw new SluiceError('SHIM_FAILED', `${basename(program.path)} start: an answer of no use${logOf(input)}`, {
       cause,
     });
   }
+  modern.set(program.key, bootstrap.modern);
+  return { address: bootstrap.address, version: bootstrap.version, spawnSeconds: result.spawnSeconds };
 }
 
 async function callStart(program: Program, input: StartShimInput, withParams: boolean): Promise<SpawnResult> {
@@ -98,38 +109,6 @@ async function callStart(program: Program, input: StartShimInput, withParams: bo
   } catch (cause) {
     throw new SluiceError('SHIM_FAILED', `${program.path} cannot be started`, { cause });
   }
-}
-
-/** What `start` and `delete` have in common. */
-export interface ShimCall {
-  id: string;
-  namespace: string;
-  addresses: DaemonAddresses;
-  debug?: boolean;
-  env?: Record<string, string>;
-}
-
-export function shimFlags({ id, namespace, addresses, debug }: ShimCall): string[] {
-  return [
-    ...['-namespace', namespace],
-    ...['-address', addresses.grpc],
-    ...['-publish-binary', addresses.publishBinary],
-    ...['-id', id],
-    ...(debug ? ['-debug'] : []),
-  ];
-}
-
-export function shimEnv({ namespace, addresses, env }: ShimCall): Record<string, string> {
-  return environment({
-    // Two threads are enough for a process that lives for 20 ms; the long-lived one sets its own.
-    GOMAXPROCS: '2',
-    // Makes a 1.7 shim answer in JSON; containerd says 2 as well, version 3 included.
-    MAX_SHIM_VERSION: '2',
-    TTRPC_ADDRESS: addresses.ttrpc,
-    GRPC_ADDRESS: addresses.grpc,
-    NAMESPACE: namespace,
-    ...env,
-  });
 }
 
 function failed(result: SpawnResult): boolean {

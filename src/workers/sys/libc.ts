@@ -52,6 +52,8 @@ export const libc = {
   pidfdSignal: lib.func('long syscall(long number, int fd, int signal, const void *info, uint flags)'),
 
   socket: lib.func('int socket(int domain, int type, int protocol)'),
+  bind: lib.func('int bind(int fd, const void *addr, uint len)'),
+  listen: lib.func('int listen(int fd, int backlog)'),
   connect: lib.func('int connect(int fd, const void *addr, uint len)'),
 
   mknod: lib.func('int mknod(const char *path, uint mode, uint64_t dev)'),
@@ -84,8 +86,10 @@ export const libc = {
 /** Constants of <fcntl.h>, <sched.h>, <sys/mount.h> and friends, as Linux defines them on every architecture we run on. */
 export const C = {
   O_RDONLY: 0,
+  O_WRONLY: 1,
   O_RDWR: 2,
   O_CREAT: 0o100,
+  O_APPEND: 0o2000,
   O_NONBLOCK: 0o4000,
   O_CLOEXEC: 0o2000000,
   MFD_CLOEXEC: 1,
@@ -109,7 +113,9 @@ export const C = {
   WNOHANG: 1,
   SIGKILL: 9,
 
+  AF_UNIX: 1,
   AF_INET: 2,
+  SOCK_STREAM: 1,
   SOCK_DGRAM: 2,
   SOCK_CLOEXEC: 0o2000000,
   SIOCGIFFLAGS: 0x8913,

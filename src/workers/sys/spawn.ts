@@ -91,7 +91,7 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
   };
   const out = collect(outRead, maxOutput, onOverflow);
   const err = collect(errRead, maxOutput, onOverflow);
-  const status = await reap(pid, Promise.all([out.done, err.done]));
+  const status = await ended(pid, Promise.all([out.done, err.done]));
   clearTimeout(timer);
   // A grandchild that outlives the program may hold the pipes open; what the program itself wrote is there by now.
   await Promise.race([Promise.all([out.done, err.done]), sleep(100)]);
@@ -107,7 +107,29 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
   };
 }
 
-function start(options: SpawnOptions, stdin: number | undefined, stdout: number, stderr: number): number {
+type Startable = Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit' | 'keep'>;
+
+/** A program that goes on by itself: no time limit, and /dev/null where no descriptor is given. */
+export interface LaunchOptions extends Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit'> {
+  stderr?: number;
+}
+
+/**
+ * Starts a program and leaves it to itself, in a process group of its own. Whoever hears of its end collects it with {@link reap}; the
+ * kernel gives it to init when the daemon ends first. Throws {@link SysError}.
+ */
+export function launch({ stderr, ...options }: LaunchOptions): { pid: number; spawnSeconds: number } {
+  const began = performance.now();
+  const pid = start(options, undefined, undefined, stderr);
+  return { pid, spawnSeconds: (performance.now() - began) / 1000 };
+}
+
+/** Collects a child that has ended. False while it lives; true also for a pid that is no child of this process. */
+export function reap(pid: number): boolean {
+  return libc.waitpid(pid, [0], C.WNOHANG) !== 0;
+}
+
+function start(options: Startable, stdin?: number, stdout?: number, stderr?: number): number {
   const actions = Buffer.alloc(FILE_ACTIONS_SIZE);
   const attr = Buffer.alloc(ATTR_SIZE);
   const none = Buffer.alloc(SIGSET_SIZE);
@@ -118,8 +140,10 @@ function start(options: SpawnOptions, stdin: number | undefined, stdout: number,
     if (options.cwd !== undefined) libc.actionsChdir(actions, options.cwd);
     if (stdin === undefined) libc.actionsOpen(actions, 0, '/dev/null', C.O_RDONLY, 0);
     else libc.actionsDup2(actions, stdin, 0);
-    libc.actionsDup2(actions, stdout, 1);
-    libc.actionsDup2(actions, stderr, 2);
+    for (const [number, fd] of [stdout, stderr].entries()) {
+      if (fd === undefined) libc.actionsOpen(actions, number + 1, '/dev/null', C.O_WRONLY, 0);
+      else libc.actionsDup2(actions, fd, number + 1);
+    }
     if (options.inherit !== undefined) libc.actionsDup2(actions, options.inherit, 3);
     // A descriptor duplicated onto itself loses its close-on-exec flag, in the child alone (POSIX, glibc from 2.29 on).
     for (const fd of options.keep ?? []) libc.actionsDup2(actions, fd, fd);
@@ -178,7 +202,7 @@ function* drain(fd: number): Generator<Buffer> {
  * The wait status of a child. Its pipes close a moment before it can be reaped, so the looks are close together then; a child
  * that closed its pipes early, or left them to a grandchild, is found by a slow look.
  */
-async function reap(pid: number, pipesClosed: Promise<unknown>): Promise<number> {
+async function ended(pid: number, pipesClosed: Promise<unknown>): Promise<number> {
   const status: [number] = [0];
   let closed = false;
   const closing = pipesClosed.then(() => {

@@ -3,7 +3,6 @@ import { Fd } from './fd.ts';
 import { C, check, errno, libc, SysError } from './libc.ts';
 import { inNetns } from './netns.ts';
 
-const SOCK_STREAM = 1;
 const SOCK_NONBLOCK = 0o4000;
 const AF_INET6 = 10;
 const EISCONN = 106;
@@ -41,7 +40,7 @@ export async function connectInNetns(netns: string, port: number, timeoutMs: num
 }
 
 async function connectTo(netns: string, family: number, port: number, timeoutMs: number): Promise<Fd> {
-  const type = SOCK_STREAM | SOCK_NONBLOCK | C.SOCK_CLOEXEC;
+  const type = C.SOCK_STREAM | SOCK_NONBLOCK | C.SOCK_CLOEXEC;
   const fd = inNetns(netns, () => new Fd(check('socket', libc.socket(family, type, 0))));
   try {
     const address = loopback(family, port);

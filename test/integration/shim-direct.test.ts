@@ -1,0 +1,143 @@
+/** Shims without their start command: what comes up is the same shim, as a child of ours, and a program that cannot is given its command. */
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, suite, test } from 'node:test';
+import { serveEvents } from '../../src/main/shims/events.ts';
+import type { TtrpcServer } from '../../src/main/shims/server.ts';
+import { Shims } from '../../src/main/shims/shims.ts';
+import { mayStartDirectly } from '../../src/workers/shim/direct.ts';
+import { podConfig } from '../rig/cri.ts';
+import { startSluice } from '../rig/daemon.ts';
+import { Lab, missing, type Pod, shims as shimBinaries, until } from './shim-lab.ts';
+
+const SIGKILL = 9;
+
+let lab: Lab;
+let shims: Shims;
+let events: TtrpcServer;
+
+/** What the start command teaches, from a pod that is started by it and ended. */
+async function learn(binary: string): Promise<{ key: string; version: 2 | 3 }> {
+  const pod = lab.pod();
+  const { key, child, ...row } = await lab.start(pod, binary);
+  assert.equal(child, undefined, 'init has a shim that its start command has started');
+  const shim = await shims.connect(pod.id, row);
+  await shim.task.state(pod.id);
+  const version = shim.task.version;
+  await shims.shutdown(shim);
+  await lab.remove(pod);
+  return { key, version };
+}
+
+async function startDirectly(pod: Pod, binary: string) {
+  const direct = await learn(binary);
+  const started = await lab.start(pod, binary, ['sleep', '1000'], { direct });
+  assert.ok(started.child);
+  return { started, child: started.child, shim: await shims.connect(pod.id, started, { child: started.child }) };
+}
+
+/** Also false for a process that has ended and that nobody has collected. */
+const exists = (pid: number) => existsSync(`/proc/${pid}`);
+
+for (const binary of shimBinaries) {
+  suite(`${binary} without its start command`, { skip: missing ?? false }, () => {
+    beforeEach(async () => {
+      lab = new Lab();
+      shims = new Shims({ onLost: () => {} });
+      // An older shim that cannot tell its events puts its end off.
+      events = await serveEvents({ path: lab.events, onEvent: () => {}, onError: (error) => assert.ifError(error) });
+    });
+    afterEach(async () => {
+      shims[Symbol.dispose]();
+      await events[Symbol.asyncDispose]();
+      await lab.end();
+    });
+
+    test('runs a pod from start to end, and leaves neither socket nor zombie', async () => {
+      const pod = lab.pod();
+      const { started, child, shim } = await startDirectly(pod, binary);
+      assert.equal((await shim.task.state(pod.id))?.status, undefined);
+      const own = Number(readFileSync('/proc/self/oom_score_adj', 'latin1'));
+      assert.equal(Number(readFileSync(`/proc/${child}/oom_score_adj`, 'latin1')), Math.min(own + 1, 1000));
+      const pid = await shim.task.create(lab.create(pod));
+      assert.equal(await shim.task.start(pod.id), pid);
+      assert.deepEqual(await shim.task.connect(pod.id), { shimPid: child, taskPid: pid });
+      assert.equal(await shim.task.kill(pod.id, SIGKILL), true);
+      assert.equal((await shim.task.wait(pod.id)).exitStatus, 128 + SIGKILL);
+      assert.equal((await shim.task.delete(pod.id))?.exitStatus, 137);
+      await shims.shutdown(shim);
+      await until('the shim is collected', () => !exists(child));
+      assert.ok(!existsSync(started.address));
+      await lab.remove(pod);
+    });
+
+    test('takes its socket with it also when its bundle is not asked for it', async () => {
+      const pod = lab.pod();
+      const { started, child } = await startDirectly(pod, binary);
+      process.kill(child, 'SIGTERM'); // it ends by itself: nobody here removes the socket
+      await until('the shim is collected', () => !exists(child));
+      assert.ok(!existsSync(started.address));
+      await lab.remove(pod);
+    });
+
+    test('is collected when it is killed, and found dead', async () => {
+      const pod = lab.pod();
+      const { started, child } = await startDirectly(pod, binary);
+      process.kill(child, 'SIGKILL');
+      await until('the shim is collected', () => !exists(child));
+      assert.deepEqual(await shims.reattach(pod.id, started), { state: 'dead' });
+      await lab.cleanup(pod, binary, started.address);
+      assert.ok(!existsSync(started.address));
+      await lab.remove(pod);
+    });
+
+    test('a program that was replaced is asked by its start command again', async () => {
+      const { version } = await learn(binary);
+      const pod = lab.pod();
+      const started = await lab.start(pod, binary, ['true'], { direct: { key: 'another program', version } });
+      assert.equal(started.child, undefined);
+      await shims.shutdown(await shims.connect(pod.id, started));
+      await lab.remove(pod);
+    });
+
+    test('a daemon gives a program its start command back that cannot do without', async () => {
+      const folder = join(lab.dir, 'program');
+      mkdirSync(folder);
+      const fake = join(folder, 'containerd-shim-runc-v2');
+      const calls = join(folder, 'calls');
+      const text = `#!/bin/sh
+for word; do action=$word; done
+case $action in
+start) echo start >>${calls}; exec ${binary} "$@" ;;
+delete) exec ${binary} "$@" ;;
+*) echo direct >>${calls}; echo "only by my start command" >&2; exit 1 ;;
+esac
+`;
+      writeFileSync(fake, text, { mode: 0o755 });
+      const runtimes = { runc: { shim: fake } };
+      await using daemon = await startSluice({ index: 14, config: { runtimes } });
+      for (const name of ['first', 'second', 'third']) {
+        const config = podConfig(name, { cgroupParent: daemon.cgroupParent });
+        const { podSandboxId } = await daemon.cri.runPodSandbox({ config });
+        const { status } = await daemon.cri.podSandboxStatus({ podSandboxId });
+        assert.equal(status?.state, 0);
+      }
+      // (A shim before 2.3 is asked twice the first time: with parameters, which it refuses, and without.)
+      assert.match(readFileSync(calls, 'utf8'), /^(start\n){1,2}direct\nstart\nstart\n$/);
+      assert.match(daemon.log(), /cannot be started without its start command/);
+      const { items } = await daemon.cri.listPodSandbox();
+      for (const { id } of items) await daemon.cri.removePodSandbox({ podSandboxId: id });
+      await daemon.assertNothingLeft();
+    });
+  });
+}
+
+test('only the shim that is known goes without its start command, and not with core scheduling', () => {
+  assert.equal(mayStartDirectly('/usr/bin/containerd-shim-runc-v2', {}), true);
+  assert.equal(mayStartDirectly('containerd-shim-runc-v2', { SCHED_CORE: '' }), true);
+  assert.equal(mayStartDirectly('containerd-shim-runc-v2', { SCHED_CORE: '1' }), false);
+  for (const other of ['containerd-shim-kata-v2', 'containerd-shim-runsc-v1', '/opt/containerd-shim-runc-v2-wrapper']) {
+    assert.equal(mayStartDirectly(other, {}), false);
+  }
+});
