@@ -132,6 +132,7 @@ async function main(): Promise<number> {
         await startSluice({
           registry,
           index: 0,
+          stateInMemory: true,
           config: {
             default_runtime: 'runc',
             runtimes: { runc: { binary: runtime, shim } },
@@ -142,7 +143,8 @@ async function main(): Promise<number> {
       );
     }
     if (options.only !== 'sluice') {
-      daemons.push(await startContainerd({ registry, index: 1, containerd, shim, runc: runtime, sandboxImage: image }));
+      const like = { registry, index: 1, stateInMemory: true, shim, runc: runtime, sandboxImage: image };
+      daemons.push(await startContainerd({ ...like, containerd }));
     }
     for (const daemon of daemons) {
       await warmUp(daemon);

@@ -8,6 +8,7 @@
  * (when --pid is given, or the socket's owner can be found). `list` asks ListPodSandbox all the while the pods launch. Without `run`,
  * stop and remove take the pods of an earlier run (same --namespace).
  */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { getPriority, setPriority } from 'node:os';
 import { parseArgs } from 'node:util';
 import { type Cri, connectCri, podConfig } from '../rig/cri.ts';
@@ -58,9 +59,25 @@ export interface LoadResult {
  * processor behind dozens of runcs, and that wait would be told as the daemon's. What it starts is not put ahead.
  */
 export function favourClient(): Disposable {
-  const before = getPriority();
-  setPriority(-15);
-  return { [Symbol.dispose]: () => setPriority(before) };
+  // Of each thread: V8's own ones, which main waits for when garbage is collected, have to come along.
+  const threads = readdirSync('/proc/self/task').map((tid) => ({ tid: Number(tid), before: getPriority(Number(tid)) }));
+  for (const { tid } of threads) setPriority(tid, -15);
+  const session = favourSession();
+  return {
+    [Symbol.dispose]: () => {
+      session[Symbol.dispose]();
+      for (const { tid, before } of threads) setPriority(tid, before);
+    },
+  };
+}
+
+/** Where the kernel groups processes by session (autogroup), a nice value counts within the session alone, and the group has one of its own. */
+function favourSession(): Disposable {
+  const file = '/proc/self/autogroup';
+  const before = existsSync(file) ? / nice (-?\d+)/.exec(readFileSync(file, 'latin1'))?.[1] : undefined;
+  if (before === undefined) return { [Symbol.dispose]: () => {} };
+  writeFileSync(file, '-15');
+  return { [Symbol.dispose]: () => writeFileSync(file, before) };
 }
 
 /** Runs the load; the first call that fails ends it, after the calls in flight. */

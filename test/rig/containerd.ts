@@ -7,7 +7,7 @@ import { connectCri, removePods } from './cri.ts';
 import type { RigDaemon } from './daemon.ts';
 import { tail } from './daemon.ts';
 import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
-import { cgroupParent, privateFolder, SYSTEMD } from './paths.ts';
+import { cgroupParent, privateFolder, SYSTEMD, stateFolder } from './paths.ts';
 import { GivenUp, run, type Started, start, waitFor } from './proc.ts';
 import type { Registry } from './registry.ts';
 import { tidyAtSignal } from './tidy.ts';
@@ -20,6 +20,8 @@ export interface ContainerdOptions {
   runc: string;
   index?: number;
   ipMasq?: boolean;
+  /** Run-time state on a tmpfs. */
+  stateInMemory?: boolean;
   sandboxImage?: string;
 }
 
@@ -27,18 +29,19 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
   const folder = privateFolder('sluice-ctd');
   const network = await rigNetwork(folder, { index: options.index ?? 1, ipMasq: options.ipMasq });
   const socket = join(folder, 'containerd.sock');
-  const netnsDir = join(folder, 'state/io.containerd.grpc.v1.cri/netns');
+  const state = await stateFolder(folder, options.stateInMemory);
+  const netnsDir = join(state, 'io.containerd.grpc.v1.cri/netns');
   const cgroup = cgroupParent('ctd', options.index ?? 1);
   const configFile = join(folder, 'config.toml');
   const version = (await run(options.containerd, ['--version'])).stdout;
-  const plugins = / v?1\./.test(version) ? pluginsOf1(options, network) : pluginsOf2(options, network);
+  const plugins = / v?1\./.test(version) ? pluginsOf1(options, network, state) : pluginsOf2(options, network, state);
   mkdirSync(join(folder, 'opt'));
   writeFileSync(
     configFile,
     stringify({
       version: / v?1\./.test(version) ? 2 : 3,
       root: join(folder, 'root'),
-      state: join(folder, 'state'),
+      state,
       grpc: { address: socket, max_recv_message_size: 16 << 20, max_send_message_size: 16 << 20 },
       ttrpc: { address: `${socket}.ttrpc` },
       disabled_plugins: [
@@ -113,7 +116,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
 type Network = Awaited<ReturnType<typeof rigNetwork>>;
 
 /** Configuration version 3: the CRI plugin's halves. */
-function pluginsOf2(options: ContainerdOptions, network: Network): object {
+function pluginsOf2(options: ContainerdOptions, network: Network, state: string): object {
   return {
     'io.containerd.cri.v1.images': {
       snapshotter: 'overlayfs',
@@ -121,7 +124,7 @@ function pluginsOf2(options: ContainerdOptions, network: Network): object {
       registry: { config_path: options.registry.certsDir },
     },
     'io.containerd.cri.v1.runtime': {
-      ...runtime(options, network),
+      ...runtime(options, state),
       cni: { bin_dirs: network.binDirs, conf_dir: network.confDir },
       netns_mounts_under_state_dir: true,
     },
@@ -132,10 +135,10 @@ function pluginsOf2(options: ContainerdOptions, network: Network): object {
 }
 
 /** Configuration version 2, for Debian's containerd 1.6. */
-function pluginsOf1(options: ContainerdOptions, network: Network): object {
+function pluginsOf1(options: ContainerdOptions, network: Network, state: string): object {
   return {
     'io.containerd.grpc.v1.cri': {
-      ...runtime(options, network),
+      ...runtime(options, state),
       sandbox_image: options.sandboxImage ?? 'registry.k8s.io/pause:3.10',
       stream_server_address: '127.0.0.1',
       stream_server_port: '0',
@@ -147,7 +150,7 @@ function pluginsOf1(options: ContainerdOptions, network: Network): object {
   };
 }
 
-function runtime(options: ContainerdOptions, network: Network): object {
+function runtime(options: ContainerdOptions, state: string): object {
   return {
     restrict_oom_score_adj: !mayLowerOomScore(),
     containerd: {
@@ -159,7 +162,7 @@ function runtime(options: ContainerdOptions, network: Network): object {
           options: {
             BinaryName: options.runc,
             SystemdCgroup: SYSTEMD,
-            Root: join(network.confDir, '../runc'),
+            Root: join(state, 'runc'),
           },
         },
       },

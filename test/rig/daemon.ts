@@ -5,7 +5,7 @@ import { stringify } from 'smol-toml';
 import { type RigNetwork, rigNetwork } from './cni.ts';
 import { type Cri, connectCri, removePods } from './cri.ts';
 import { assertNoTraces, sweep, type Traces } from './leftovers.ts';
-import { cgroupParent, privateFolder, ROOT } from './paths.ts';
+import { cgroupParent, privateFolder, ROOT, stateFolder } from './paths.ts';
 import { freePort, GivenUp, type Started, start, waitFor } from './proc.ts';
 import type { Registry } from './registry.ts';
 import { tidyAtSignal } from './tidy.ts';
@@ -44,6 +44,8 @@ export interface SluiceOptions {
   root?: string;
   /** Called before the first start, to write scripts and the like; its result is merged over `config`. */
   prepare?: (folder: string, network: RigNetwork) => Promise<Record<string, unknown>>;
+  /** Run-time state on a tmpfs. */
+  stateInMemory?: boolean;
   /** No CNI configuration at all: the daemon's built-in network is used. */
   builtinNetwork?: boolean;
 }
@@ -67,7 +69,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const root = options.root ?? join(folder, 'root');
   const { index, ipMasq } = options;
   const network = await rigNetwork(folder, { index, ipMasq, builtinOf: options.builtinNetwork ? root : undefined });
-  const state = join(folder, 'state');
+  const state = await stateFolder(folder, options.stateInMemory);
   const netnsDir = join(folder, 'netns');
   const socket = join(folder, 'sluice.sock');
   const configFile = join(folder, 'config.toml');

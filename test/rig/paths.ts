@@ -3,6 +3,7 @@ import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, r
 import { tmpdir } from 'node:os';
 import { delimiter, join, resolve } from 'node:path';
 import { mountsBelow } from './leftovers.ts';
+import { run } from './proc.ts';
 import { tidyAtSignal } from './tidy.ts';
 
 export const ROOT = resolve(import.meta.dirname, '../..');
@@ -28,6 +29,19 @@ export function privateFolder(kind: string): string {
     if (mountsBelow(folder).length === 0) rmSync(folder, { recursive: true, force: true });
   });
   return folder;
+}
+
+/**
+ * The folder for a daemon's run-time state below its private one. `inMemory`: on a tmpfs, as /run is on most nodes; sweep() takes it
+ * away, and leftovers do not count it.
+ */
+export async function stateFolder(folder: string, inMemory = false): Promise<string> {
+  const state = join(folder, inMemory ? 'tmpfs' : 'state');
+  if (inMemory) {
+    mkdirSync(state);
+    await run('mount', ['-t', 'tmpfs', '-o', 'mode=711', 'sluice-state', state]);
+  }
+  return state;
 }
 
 /** A program's absolute path, from PATH and the folders where Debian keeps those for root. */
