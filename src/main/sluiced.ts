@@ -3,6 +3,7 @@ import { flushCompileCache } from 'node:module';
 import { parseArgs } from 'node:util';
 import { explain } from '../errors.ts';
 import { favourMain } from '../workers/sys/nice.ts';
+import { compileWorkers } from './compile-workers.ts';
 import { loadConfig } from './config/load.ts';
 import { Daemon } from './daemon.ts';
 import { createLog } from './observe/log.ts';
@@ -29,6 +30,9 @@ async function main(): Promise<void> {
   // libuv's pool threads inherit the namespace of the thread that first needs them: let it be main, before any worker.
   await Promise.all(Array.from({ length: 4 }, () => stat('/')));
 
+  const uncompiled = await compileWorkers();
+  if (uncompiled)
+    log.warn({ reason: uncompiled }, 'worker threads compile for themselves: more memory, a slower start');
   const refused = favourMain();
   if (refused)
     log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');

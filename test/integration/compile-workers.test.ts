@@ -1,0 +1,46 @@
+/** No thread of the daemon has to compile: what they run is in the compile cache before the first of them starts. */
+import assert from 'node:assert/strict';
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { startSluice } from '../rig/daemon.ts';
+import { privateFolder } from '../rig/paths.ts';
+
+const skip = process.getuid?.() === 0 ? false : 'needs root: it starts a daemon';
+let cache: string;
+
+before(() => {
+  cache = privateFolder('sluice-cc');
+});
+after(() => rmSync(cache, { recursive: true, force: true }));
+
+/** Files whose types somebody had to strip, as Node tells it; what a process loads first of all, main's own, is among them. */
+const stripped = (log: string) =>
+  [...log.matchAll(/reading cache from \S+ for StrippedTypeScript (\S+)\.\.\. no such file/g)].map(
+    ([, file]) => file ?? '',
+  );
+/** Some files that threads load and main does not. */
+const ofThreads = (files: string[]) =>
+  files.filter((file) =>
+    /workers\/(net|shim|image|registry|stdio|net\/add|stdio\/io-table|image\/fetch-layer)\.ts$/.test(file),
+  );
+
+test('the first start fills the compile cache for all threads, later ones find all they load', { skip }, async () => {
+  const env = { ...process.env, NODE_COMPILE_CACHE: cache, NODE_DEBUG_NATIVE: 'COMPILE_CACHE' };
+  await using daemon = await startSluice({ index: 15, env });
+  const first = daemon.log();
+  assert.ok(stripped(first).length > 50, 'main strips what is its own');
+  assert.deepEqual(ofThreads(stripped(first)), []);
+  assert.doesNotMatch(first, /compile for themselves/);
+  await daemon.stop();
+  const before = daemon.log().length;
+  await daemon.start();
+  assert.deepEqual(stripped(daemon.log().slice(before)), []);
+});
+
+test('without a compile cache the daemon says what that costs, and starts', { skip }, async () => {
+  const file = join(cache, 'a-file');
+  writeFileSync(file, '');
+  await using daemon = await startSluice({ index: 15, env: { ...process.env, NODE_COMPILE_CACHE: file } });
+  assert.match(daemon.log(), /compile for themselves/);
+});
