@@ -50,7 +50,7 @@ async function measure(daemons: RigDaemon[], rows: readonly Row[], rounds: numbe
     for (let round = 0; round < times; round++) {
       for (const daemon of daemons) {
         const measured = pair[daemon.kind];
-        if (measured.problem) continue;
+        if (measured.problem || (row.only && row.only !== daemon.kind)) continue;
         try {
           measured.values.push(await row.measure(daemon, options.quick));
           process.stderr.write('.');

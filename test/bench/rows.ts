@@ -1,14 +1,12 @@
 /** What the comparison measures: each row one number of one daemon, on an empty node, with its target. */
-import { spawn } from 'node:child_process';
-import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageSpec } from '../../proto/gen/cri.ts';
-import { built } from '../rig/build.ts';
 import { containerConfig, podConfig } from '../rig/cri.ts';
 import type { RigDaemon } from '../rig/daemon.ts';
-import { freePort, waitFor } from '../rig/proc.ts';
 import { load, phase } from './load.ts';
+import { loopDelayDuring } from './loop-delay.ts';
+import { execThroughput, forwardThroughput, MIB } from './streams.ts';
 
 export interface Row {
   name: string;
@@ -16,13 +14,14 @@ export interface Row {
   digits?: number;
   /** Measured in one round only, because it is long. */
   once?: boolean;
+  /** Of one daemon alone: nothing in the other is like it. */
+  only?: RigDaemon['kind'];
   target: { of: 'ratio' | 'sluice'; at: 'most' | 'least'; value: number };
   /** `quick` means a tenth of the work, for a look. A rejection with a gRPC code goes into the table. */
   measure: (daemon: RigDaemon, quick: boolean) => Promise<number>;
 }
 
 const BUSYBOX = 'docker.io/library/busybox:latest';
-const MIB = 2 ** 20;
 
 const pods = (daemon: RigDaemon) => ({ cri: daemon.cri, pid: daemon.pid(), cgroupParent: daemon.cgroupParent });
 
@@ -78,6 +77,15 @@ export const ROWS: readonly Row[] = [
       const { list } = await load({ ...pods(daemon), pods: quick ? 40 : 200, parallel: 32, ops: ['run', 'list'] });
       return list?.p99 ?? Number.NaN;
     },
+  },
+  {
+    name: 'delay of main’s event loop p99 while 200 pods launch',
+    unit: 'ms',
+    once: true,
+    only: 'sluice',
+    target: { of: 'sluice', at: 'most', value: 20 },
+    measure: (daemon, quick) =>
+      loopDelayDuring(daemon, () => load({ ...pods(daemon), pods: quick ? 40 : 200, parallel: 32, ops: ['run'] })),
   },
   {
     name: 'daemon memory (PSS) with 100 pods',
@@ -166,13 +174,32 @@ export const ROWS: readonly Row[] = [
     target: { of: 'ratio', at: 'least', value: 0.8 },
     measure: async (daemon, quick) => {
       const pod = await launchPod(daemon, 'forward');
-      await startContainer(daemon, pod, 'main', ['sh', '-c', 'while :; do nc -l -p 7000 -e cat /dev/zero; done']);
+      await startContainer(daemon, pod, 'main', ZEROS);
       return forwardThroughput(daemon, pod, quick ? 64 : 1024);
+    },
+  },
+  {
+    name: 'delay of main’s event loop p99 while both of these run',
+    unit: 'ms',
+    once: true,
+    only: 'sluice',
+    target: { of: 'sluice', at: 'most', value: 20 },
+    measure: async (daemon, quick) => {
+      const pod = await launchPod(daemon, 'streams');
+      const cat = await startContainer(daemon, pod, 'cat', SLEEP);
+      await startContainer(daemon, pod, 'zeros', ZEROS);
+      const mib = quick ? 64 : 1024;
+      return loopDelayDuring(daemon, async () => {
+        for (let i = 0; i < 3; i++)
+          await Promise.all([execThroughput(daemon, cat, mib), forwardThroughput(daemon, pod, mib)]);
+      });
     },
   },
 ];
 
 const SLEEP = ['sleep', '3600'];
+/** Zeros without end to whoever connects to port 7000. */
+const ZEROS = ['sh', '-c', 'while :; do nc -l -p 7000 -e cat /dev/zero; done'];
 const spec = (image: string) => ({ ...ImageSpec.decode(new Uint8Array()), image });
 
 async function launchPod(daemon: RigDaemon, name: string, logs = false): Promise<string> {
@@ -202,68 +229,4 @@ async function startContainer(
   );
   await daemon.cri.startContainer({ containerId }, { timeoutMs: 120_000 });
   return containerId;
-}
-
-/** MiB per second through `crictl exec -i ID cat`: the same client for both daemons, in and out. */
-async function execThroughput(daemon: RigDaemon, container: string, mib: number): Promise<number> {
-  // Refused before crictl, whose words about a missing call are hard to tell from others.
-  await daemon.cri.exec({ containerId: container, cmd: ['cat'], stdin: true, stdout: true });
-  const endpoint = `unix://${daemon.socket}`;
-  const crictl = await built('crictl');
-  const began = performance.now();
-  const child = spawn(crictl, ['-r', endpoint, '-i', endpoint, 'exec', '-i', container, 'cat'], {
-    stdio: ['pipe', 'pipe', 'ignore'],
-  });
-  const block = Buffer.alloc(MIB, 'x');
-  let received = 0;
-  child.stdout.on('data', (chunk: Buffer) => {
-    received += chunk.length;
-  });
-  const ended = new Promise<number | null>((resolve) => child.once('close', resolve));
-  for (let i = 0; i < mib; i++) {
-    if (!child.stdin.write(block)) {
-      const drained = new Promise((resolve) => child.stdin.once('drain', resolve));
-      await Promise.race([drained, ended]);
-    }
-  }
-  child.stdin.end();
-  const code = await ended;
-  if (code !== 0 || received !== mib * MIB) {
-    throw new Error(`exec cat gave back ${received} of ${mib * MIB} bytes, status ${code}`);
-  }
-  return mib / ((performance.now() - began) / 1000);
-}
-
-/** MiB per second out of a port of the pod, through `crictl port-forward`. */
-async function forwardThroughput(daemon: RigDaemon, pod: string, mib: number): Promise<number> {
-  await daemon.cri.portForward({ podSandboxId: pod, port: [7000] });
-  const endpoint = `unix://${daemon.socket}`;
-  const port = await freePort();
-  const child = spawn(await built('crictl'), ['-r', endpoint, '-i', endpoint, 'port-forward', pod, `${port}:7000`], {
-    stdio: 'ignore',
-  });
-  const ended = new Promise((resolve) => child.once('close', resolve));
-  try {
-    return await waitFor('the forwarded port', 10_000, () => receive(port, mib));
-  } finally {
-    child.kill('SIGTERM');
-    await ended;
-  }
-}
-
-function receive(port: number, mib: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(port, '127.0.0.1');
-    let received = 0;
-    let began = 0;
-    socket.on('data', (chunk: Buffer) => {
-      if (began === 0) began = performance.now();
-      received += chunk.length;
-      if (received < mib * MIB) return;
-      resolve(mib / ((performance.now() - began) / 1000));
-      socket.destroy();
-    });
-    socket.once('error', reject);
-    socket.once('close', () => reject(new Error(`the port closed after ${received} bytes`)));
-  });
 }
