@@ -173,14 +173,15 @@ export function processesOf(folder: string): Process[] {
   );
 }
 
-/** CPU seconds that a process and its reaped children have used. */
-export function cpuSeconds(pid: number): number {
+/** CPU seconds that a process and, unless told otherwise, its reaped children have used. */
+export function cpuSeconds(pid: number, { children = true } = {}): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  const fields = stat
+  const [user = 0, system = 0, childUser = 0, childSystem = 0] = stat
     .slice(stat.lastIndexOf(')') + 2)
     .split(' ')
+    .slice(11, 15)
     .map(Number);
-  return ((fields[11] ?? 0) + (fields[12] ?? 0) + (fields[13] ?? 0) + (fields[14] ?? 0)) / 100;
+  return (user + system + (children ? childUser + childSystem : 0)) / 100;
 }
 
 /** CPU seconds that the whole machine has been busy since boot. */
