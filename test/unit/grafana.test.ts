@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { dashboardFiles } from '../../grafana/generate.ts';
 import { PAGES, renewPage } from '../../grafana/pages.ts';
 import { METRICS, type MetricDefinition } from '../../src/main/observe/table.ts';
@@ -20,7 +22,7 @@ interface Panel {
   type: string;
   title: string;
   description?: string;
-  datasource?: { uid: string };
+  datasource?: { type: string; uid: string };
   fieldConfig?: { defaults: { unit?: string } };
   targets?: Target[];
   gridPos: { x: number; y: number; w: number; h: number };
@@ -172,6 +174,65 @@ test('uneditable-dashboard-rule, and what file provisioning wants: fixed uid, no
     const [link] = board.links;
     assert.ok(link?.type === 'dashboards' && link.keepTime && link.includeVars && link.tags[0] === 'sluice');
   }
+});
+
+/** The scalars of a provisioning file by key, which are all different there; values as Grafana expands them. */
+function provisioning(path: string, environment: Record<string, string>): Map<string, string> {
+  const lines = read(`grafana/provisioning/${path}`).matchAll(/^ *(?:- )?([A-Za-z]+): (\S.*)$/gm);
+  const values = [...lines].map(([, key = '', value = '']) => {
+    const expanded = value.replace(/\$\{?([A-Z_]+)\}?/g, (_, name: string) => {
+      assert.ok(name in environment, `${path} wants ${name}, which grafana/README.md does not know`);
+      return environment[name] ?? '';
+    });
+    return [key, expanded] as const;
+  });
+  const fields = new Map(values);
+  assert.equal(fields.size, values.length, `${path} has a key twice`);
+  return fields;
+}
+
+const UID = /^[A-Za-z0-9_-]{1,40}$/;
+
+test('provisioning shows the folder of dashboards, in a folder of its own, with SLUICE_GRAFANA as grafana/README.md says', () => {
+  assert.deepEqual(readdirSync(new URL('grafana/provisioning/', HERE)).sort(), ['dashboards', 'datasources']);
+  const provider = provisioning('dashboards/sluice.yaml', { SLUICE_GRAFANA: fileURLToPath(new URL('grafana', HERE)) });
+  assert.equal(provider.get('apiVersion'), '1');
+  assert.equal(provider.get('type'), 'file');
+  const path = provider.get('path') ?? '';
+  assert.ok(isAbsolute(path), path);
+  // Grafana walks the whole tree, and takes each .json in it for a dashboard.
+  assert.deepEqual(readdirSync(path, { recursive: true }).sort(), NAMES);
+  // A folder and folders from the file structure exclude one another.
+  assert.equal(provider.get('folder'), 'Sluice');
+  assert.equal(provider.has('foldersFromFilesStructure'), false);
+  // Up to Grafana 10, folders are dashboards as well, and share their uids.
+  const uids = [provider.get('folderUid') ?? '', ...BOARDS.map(({ uid }) => uid)];
+  for (const uid of uids) assert.match(uid, UID);
+  assert.equal(new Set(uids).size, uids.length);
+  const titles = [provider.get('folder') ?? '', ...BOARDS.map(({ title }) => title)];
+  assert.equal(new Set(titles).size, titles.length);
+});
+
+test('the provisioned data source is one that the dashboards find, and takes nothing from others', () => {
+  const source = provisioning('datasources/prometheus.yaml', { PROMETHEUS_URL: 'http://127.0.0.1:9090' });
+  assert.equal(source.get('apiVersion'), '1');
+  assert.equal(source.get('url'), 'http://127.0.0.1:9090');
+  assert.match(source.get('uid') ?? '', UID);
+  // Grafana overwrites a data source of the same name, and ends where two files have a default.
+  assert.match(source.get('name') ?? '', /Sluice/);
+  assert.equal(source.has('isDefault'), false);
+  for (const { uid, templating, panels } of BOARDS) {
+    const variable = templating.list.find(({ type }) => type === 'datasource');
+    assert.equal(variable?.query, source.get('type'), uid);
+    assert.equal(`$${variable?.name}`, '$datasource', uid);
+    for (const { datasource } of panels) assert.equal(datasource?.type ?? source.get('type'), source.get('type'), uid);
+  }
+  // $__rate_interval is four times this: with a longer scrape interval the rates would have nothing to look at.
+  const interval = source.get('timeInterval');
+  for (const page of ['grafana/README.md', 'docs/metrics.md']) {
+    assert.equal(/scrape_interval: (\S+)/.exec(read(page))?.[1], interval, page);
+  }
+  assert.ok(read('grafana/README.md').includes(`/api/datasources/uid/${source.get('uid')}/health`));
 });
 
 test('panels lie on the grid without overlap, and their ids are unique', () => {
