@@ -36,7 +36,7 @@ export interface Config {
     timeout_seconds: number;
     /** "builtin" brings lo up without a process; "plugin" calls the loopback plugin, for set-ups that insist. */
     loopback: 'builtin' | 'plugin';
-    /** Subnet of the built-in bridge network, used where conf_dir has no configuration; "" turns it off. */
+    /** Subnet of the built-in bridge network, used where conf_dir has no configuration; "auto" finds one, "" turns it off. */
     builtin_subnet: string;
   };
   images: {

@@ -200,10 +200,10 @@ export const SCHEMA: Record<KeyPath, Key> = {
   },
   'cni.builtin_subnet': {
     type: 'string',
-    default: '10.203.0.0/16',
+    default: 'auto',
     comment:
-      'IPv4 subnet of the built-in bridge network, which is used while conf_dir holds no configuration. Empty: none, and the node is not ready until there is one.',
-    check: check.optional(check.subnet),
+      'IPv4 subnet of the built-in bridge network, which is used while conf_dir holds no configuration. "auto": a free one of 10.192.0.0/16 to 10.254.0.0/16, kept under root. Empty: none, and the node is not ready until there is one.',
+    check: check.optional(check.either('auto', check.subnet)),
   },
   'images.sandbox_image': {
     type: 'string',

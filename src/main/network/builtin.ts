@@ -9,6 +9,7 @@ import { findProgram } from '../../workers/net/programs.ts';
 import type { Uplink } from '../../workers/net/uplink.ts';
 import type { NetCalls } from './calls.ts';
 import { daemonId } from './identity.ts';
+import { ownSubnet } from './own-subnet.ts';
 import type { NetworkConf, PluginConf } from './types.ts';
 
 export const BUILT_IN = 'built-in';
@@ -16,7 +17,7 @@ export const BUILT_IN = 'built-in';
 export interface BuiltinSettings {
   /** The daemon's root folder: names the bridge, and addresses in use are kept under it. */
   root: string;
-  /** A CIDR, or an IPv4 and an IPv6 one with a comma between them. */
+  /** A CIDR, an IPv4 and an IPv6 one with a comma between them, or "auto". */
   subnet: string;
   binDirs: readonly string[];
 }
@@ -112,7 +113,7 @@ const hostOf = (cidr: string): string => cidr.split('/')[0] ?? '';
 
 /** The bridge's name (interfaces have at most 15 characters) and the subnets. */
 function names({ root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Uplink {
-  const subnets = subnet
+  const subnets = (subnet === 'auto' ? ownSubnet(root) : subnet)
     .split(',')
     .map((cidr) => cidr.trim())
     .filter((cidr) => cidr !== '');

@@ -1,0 +1,56 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { endianness, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { ownSubnet } from '../../src/main/network/own-subnet.ts';
+
+const HEAD = 'Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n';
+
+/** /proc/net/route with these networks, as the kernel of this machine would print them. */
+function routes(...networks: [address: string, bits: number][]): string {
+  const print = (value: number) => {
+    const bytes = Buffer.alloc(4);
+    bytes.writeUInt32BE(value >>> 0);
+    return (endianness() === 'LE' ? bytes.reverse() : bytes).toString('hex').toUpperCase();
+  };
+  const number = (address: string) => address.split('.').reduce((sum, byte) => sum * 256 + Number(byte), 0);
+  const line = ([address, bits]: [string, number]) =>
+    `x0\t${print(number(address))}\t00000000\t0001\t0\t0\t0\t${print(bits === 0 ? 0 : -1 << (32 - bits))}\t0\t0\t0`;
+  return `${HEAD}${networks.map(line).join('\n')}\n`;
+}
+
+function folder(t: TestContext): string {
+  const root = mkdtempSync(join(tmpdir(), 'own-subnet-'));
+  t.after(() => rmSync(root, { recursive: true }));
+  return root;
+}
+
+const all = (except: number[] = []) =>
+  Array.from({ length: 63 }, (_, i) => 192 + i)
+    .filter((second) => !except.includes(second))
+    .map((second): [string, number] => [`10.${second}.0.0`, 16]);
+
+test('a subnet of 10.192 to 10.254, the same for ever', (t) => {
+  const root = folder(t);
+  const subnet = ownSubnet(root, routes());
+  assert.match(subnet, /^10\.(19[2-9]|2[0-4]\d|25[0-4])\.0\.0\/16$/);
+  // Its own bridge, or somebody else later, has a route there now: pods have addresses in it, so it stays.
+  const second = Number(subnet.split('.')[1]);
+  assert.equal(ownSubnet(root, routes([`10.${second}.0.0`, 16])), subnet);
+});
+
+test('what a route of the machine overlaps is not taken, be the route wider or narrower; the default route is none', (t) => {
+  assert.equal(ownSubnet(folder(t), routes(['0.0.0.0', 0], ...all([201]))), '10.201.0.0/16');
+  assert.equal(ownSubnet(folder(t), routes(...all([201, 202]), ['10.202.7.0', 24])), '10.201.0.0/16');
+  assert.equal(ownSubnet(folder(t), routes(['10.128.0.0', 10], ['10.192.0.0', 11], ...all([230]))), '10.230.0.0/16');
+});
+
+test('daemons begin to look at different places', (t) => {
+  const chosen = new Set(Array.from({ length: 12 }, () => ownSubnet(folder(t), routes())));
+  assert.ok(chosen.size > 3, [...chosen].join(' '));
+});
+
+test('with everything taken there is still one answer', (t) => {
+  assert.match(ownSubnet(folder(t), routes(['10.0.0.0', 8])), /^10\.\d+\.0\.0\/16$/);
+});
