@@ -91,11 +91,11 @@ export class Shims implements Disposable {
   }
 
   /**
-   * Connects to a shim that was just started; one that is connected already is returned as it is. A child has not shown yet that it
-   * works, so its first answer is waited for. Throws SHIM_FAILED.
+   * Connects to a shim that was just started and waits for its first answer, since the kernel takes connections for a process that
+   * is not there yet, or deaf; one that is connected already is returned as it is. Throws SHIM_FAILED.
    */
   async connect(pod: string, row: ShimRow, { child, timeoutMs = CONNECT_MS }: Newborn = {}): Promise<Shim> {
-    const found = await this.#shared(pod, () => this.#look(pod, row, timeoutMs, child !== undefined));
+    const found = await this.#shared(pod, () => this.#look(pod, row, timeoutMs));
     if (found.state === 'alive') {
       if (child !== undefined) void found.shim.connection.closed.then(() => this.#children.ending(child));
       return found.shim;
@@ -107,7 +107,7 @@ export class Shims implements Disposable {
 
   /** Finds the shim of an earlier daemon again, within about `timeoutMs`. Never throws, never ends anything. */
   reattach(pod: string, row: ShimRow, timeoutMs = 2000): Promise<Reattached> {
-    return this.#shared(pod, () => this.#look(pod, row, timeoutMs, true));
+    return this.#shared(pod, () => this.#look(pod, row, timeoutMs));
   }
 
   /**
@@ -166,8 +166,7 @@ export class Shims implements Disposable {
     return looking;
   }
 
-  /** `ask`: also wait for an answer, since the kernel takes connections for a process that hangs. */
-  async #look(pod: string, row: ShimRow, timeoutMs: number, ask: boolean): Promise<Reattached> {
+  async #look(pod: string, row: ShimRow, timeoutMs: number): Promise<Reattached> {
     const until = performance.now() + timeoutMs;
     let connection: Ttrpc;
     try {
@@ -177,7 +176,7 @@ export class Shims implements Disposable {
     }
     const shim = new Shim(pod, row, connection, this.#onCall);
     try {
-      if (ask) await shim.task.connect(pod, Math.max(1, until - performance.now()));
+      await shim.task.connect(pod, Math.max(1, until - performance.now()));
     } catch (error) {
       const broke = !connection.open;
       connection.close();
