@@ -1,16 +1,12 @@
-import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
 import type { CreateContainerRequest, LinuxContainerResources } from '../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../errors.ts';
-import { nowNs } from '../main/cri/convert/time.ts';
-import { cgroupsPath, containerName } from '../main/oci/names.ts';
 import { mergeResources, toLinuxResources } from '../main/oci/resources.ts';
-import { logPathOf, validateContainer } from '../main/oci/validate.ts';
 import type { ShimEvent } from '../main/shims/events.ts';
 import type { Shim } from '../main/shims/shims.ts';
 import type { ContainerRow, SandboxRow } from '../main/store/rows.ts';
 import type { Lane } from './admission.ts';
-import { type JobError, JobError as JobErrorClass } from './engine.ts';
+import { ended } from './ended.ts';
+import { JobError } from './engine.ts';
 import { createContainer } from './jobs/create-container.ts';
 import { removeContainer } from './jobs/remove-container.ts';
 import { startContainer } from './jobs/start-container.ts';
@@ -18,10 +14,12 @@ import { stopContainer } from './jobs/stop-container.ts';
 import { type Caller, Joins } from './join.ts';
 import type { Node } from './node.ts';
 import type { JobRun } from './observer.ts';
+import { planContainer } from './plan-container.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
 import { cleanUpContainer, findShim } from './shim-call.ts';
 import type { JobState, JobTable } from './stage.ts';
-import { fifoPaths, ioOf } from './steps/start-container.ts';
+import { ioOf } from './steps/start-container.ts';
+import { startFailed, undoStart, undoStartLater } from './undo-start.ts';
 
 /** A caller of a job: how it stops waiting, and the trace it belongs to. */
 export interface JobCaller extends Caller {
@@ -34,8 +32,7 @@ export interface JobCaller extends Caller {
  */
 const PART_OF_POD = Symbol('part of a job on the pod');
 
-/** containerd's number for a container that never got to run. */
-const START_ERROR = 128;
+/** What a container's end is called when its shim died with it. */
 const UNKNOWN_EXIT = 255;
 
 /** The jobs on containers. All share their pod's lock; what stops or removes the pod holds it alone. */
@@ -77,7 +74,10 @@ export class Containers {
     });
   }
 
-  /** Starts a created container. A failure leaves it exited, with reason StartError and the message. */
+  /**
+   * Starts a created container. A failure leaves it exited, with reason StartError and the message: at once, or, when the start could
+   * not be taken back, as soon as it can.
+   */
   async start(id: string, caller: JobCaller): Promise<void> {
     const node = this.#node;
     const row = this.get(id);
@@ -95,7 +95,8 @@ export class Containers {
       await this.#job(startContainer, { node, row, sandbox, shim }, 'launch', caller);
     } catch (error) {
       if (['QUEUE_FULL', 'CALLER_GONE', 'DEADLINE_PASSED', 'SHUTTING_DOWN'].includes(codeOf(error))) throw error;
-      this.#ended(row, { code: START_ERROR, reason: 'StartError', message: explain(error) });
+      if (error instanceof JobError && error.stuck) undoStartLater(row, node, explain(error));
+      else startFailed(row, node, explain(error));
       throw error;
     }
   }
@@ -107,7 +108,7 @@ export class Containers {
   async stop(id: string, graceSeconds: number, caller: JobCaller): Promise<void> {
     const row = this.#node.store.containers.get(id);
     if (!row) return;
-    if (row.state === 'starting') (await this.#node.locks.take(row.id, 'shared'))[Symbol.dispose]();
+    await this.#settleStart(row);
     await this.#stop(row, graceSeconds, caller);
   }
 
@@ -150,7 +151,11 @@ export class Containers {
 
   /** Kills all containers of a pod, side by side. The caller holds the pod's lock. */
   async killAll(sandbox: string): Promise<void> {
-    await Promise.all(this.#node.store.containersOf(sandbox).map((row) => this.#stop(row, 0, PART_OF_POD)));
+    const kill = async (row: ContainerRow) => {
+      await this.#settleStart(row);
+      await this.#stop(row, 0, PART_OF_POD);
+    };
+    await Promise.all(this.#node.store.containersOf(sandbox).map(kill));
   }
 
   /** Removes all containers of a pod, side by side. The caller holds the pod's lock. */
@@ -206,14 +211,7 @@ export class Containers {
     if (row.state === 'creating' || row.state === 'removing') {
       this.#cleanUp(row, `the daemon ended while the container was ${row.state}`, 0);
     } else if (row.state === 'starting') {
-      const job = node.observer.jobQueued({ job: 'StartContainer', origin: 'recovery', container: row.id });
-      await node.engine.undo(startContainer, row, node, job);
-      node.observer.jobEnded(job, undefined);
-      this.#ended(row, {
-        code: START_ERROR,
-        reason: 'StartError',
-        message: 'the daemon ended while the container was started',
-      });
+      undoStartLater(row, node, row.message || 'the daemon ended while the container was started', 0);
     } else if (row.state === 'running') {
       if (!shim) {
         const sandbox = node.store.sandboxes.get(row.sandbox);
@@ -221,12 +219,19 @@ export class Containers {
         await node.stdio.removeIo({ id: row.id, fifos: row.io });
         const message = 'the shim died while no daemon watched';
         if (row.finishedAt !== 0n) node.monitor.recordEnd(row);
-        else this.#ended(row, { code: UNKNOWN_EXIT, reason: 'Unknown', message });
+        else ended(row, node, { code: UNKNOWN_EXIT, reason: 'Unknown', message });
         return;
       }
       if (row.finishedAt === 0n) await node.stdio.openIo(ioOf(node, row));
       node.monitor.watchContainer(row, shim);
     }
+  }
+
+  /** Waits for a start under way. One that is over, but has not been taken back yet, is taken back now. Throws when that fails. */
+  async #settleStart(row: ContainerRow): Promise<void> {
+    if (row.state !== 'starting') return;
+    using _alone = await this.#node.locks.take(row.id, 'exclusive');
+    await undoStart(row, this.#node);
   }
 
   async #stop(row: ContainerRow, graceSeconds: number, caller: JobCaller | typeof PART_OF_POD): Promise<void> {
@@ -240,6 +245,7 @@ export class Containers {
     const node = this.#node;
     using _alone = await node.locks.take(row.id, 'exclusive');
     if (!node.store.containers.get(row.id)) return;
+    await undoStart(row, node);
     await this.#stop(row, 0, caller);
     const before = row.state;
     row.state = 'removing';
@@ -295,9 +301,8 @@ export class Containers {
     try {
       await this.#node.engine.run(table, state, job, priority);
     } catch (error) {
-      const { stuck } = error as JobError;
-      if (error instanceof JobErrorClass && stuck && table.name === 'CreateContainer')
-        this.#cleanUp(state.row, explain(stuck));
+      if (error instanceof JobError && error.stuck && table.name === 'CreateContainer')
+        this.#cleanUp(state.row, explain(error.stuck));
       throw error;
     }
   }
@@ -321,53 +326,9 @@ export class Containers {
     };
     node.cleaner.add(row.id, clean, onFailure, firstDelayMs);
   }
-
-  #ended(row: ContainerRow, { code, reason, message }: { code: number; reason: string; message: string }): void {
-    row.state = 'exited';
-    row.exitCode = code;
-    row.reason = reason;
-    row.message = message;
-    row.finishedAt = nowNs();
-    this.#node.store.containers.put(row);
-    this.#node.events.publish('stopped', row.id, row.sandbox);
-  }
 }
 
 function readyPod(sandbox: SandboxRow): void {
   if (sandbox.state !== 'ready')
     throw new SluiceError('NOT_READY', `pod ${sandbox.id} is not ready (${sandbox.state})`);
-}
-
-/** Decides everything about a container that can be decided before anything is made. Throws INVALID_REQUEST. */
-function planContainer(node: Node, sandbox: SandboxRow, { config }: CreateContainerRequest): ContainerRow {
-  validateContainer(config, sandbox.config);
-  const { metadata } = sandbox.config;
-  if (!metadata) throw new SluiceError('INTERNAL', `pod ${sandbox.id} has no metadata`);
-  const id = randomBytes(32).toString('hex');
-  const { root, state } = node.config;
-  const stateDir = join(state, 'containers', id);
-  return {
-    id,
-    name: containerName(config.metadata, metadata),
-    sandbox: sandbox.id,
-    state: 'creating',
-    config,
-    image: '',
-    createdAt: 0n,
-    startedAt: 0n,
-    finishedAt: 0n,
-    exitCode: 0,
-    reason: '',
-    message: '',
-    pid: 0,
-    snapshot: join(root, 'snapshots', id),
-    bundle: join(state, 'bundles', id),
-    rootDir: join(root, 'containers', id),
-    stateDir,
-    logPath: logPathOf(sandbox.config.logDirectory, config.logPath),
-    io: fifoPaths(stateDir, config),
-    volumes: {},
-    cgroupsPath: cgroupsPath(sandbox.config.linux?.cgroupParent ?? '', id, node.host.cgroupDriver),
-    stopSignal: '',
-  };
 }

@@ -8,6 +8,7 @@ import { runPod } from './jobs/run-pod.ts';
 import { stopPod } from './jobs/stop-pod.ts';
 import { type Caller, Joins } from './join.ts';
 import type { Node } from './node.ts';
+import { observed } from './observed.ts';
 import type { JobRun, JobStart } from './observer.ts';
 import { planPod } from './plan-pod.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
@@ -183,16 +184,4 @@ export class Pods {
 function jobStart(job: JobStart['job'], row: SandboxRow): JobStart {
   const { name, namespace } = row.config.metadata ?? { name: '', namespace: '' };
   return { job, pod: `${namespace}/${name}`, sandbox: row.id };
-}
-
-/** Runs a job that needs no admission (it is part of another, or nobody's), with its beginning and end told. */
-async function observed(node: Node, job: JobRun, work: () => Promise<void>): Promise<void> {
-  node.observer.jobStarted(job);
-  try {
-    await work();
-    node.observer.jobEnded(job, undefined);
-  } catch (error) {
-    node.observer.jobEnded(job, error as Error);
-    throw error;
-  }
 }

@@ -60,7 +60,10 @@ export async function endTask(task: Task, id: string): Promise<boolean> {
   return (await task.delete(id)) !== undefined;
 }
 
-/** Kills and removes what a container of a pod whose shim is known to be dead has left in the runtime and in its cgroups. */
+/**
+ * Kills and removes what a container has left in the runtime and in its cgroups. Only for one that no shim looks after: the pod's
+ * is known to be dead, or has said that it does not know the task.
+ */
 export async function cleanUpContainer(row: ContainerRow, sandbox: SandboxRow, node: Node): Promise<void> {
   await cleanUp(sandbox, node, { id: row.id, bundle: row.bundle, cgroupsPath: row.cgroupsPath });
 }
@@ -96,5 +99,5 @@ async function cleanUp(
     address,
   });
   await node.pools.shim.call('removeCgroups', { cgroupsPath });
-  if (warnings.length > 0) node.log.warn({ sandbox: sandbox.id, id, warnings }, 'cleaned up after a dead shim');
+  if (warnings.length > 0) node.log.warn({ sandbox: sandbox.id, id, warnings }, 'cleaned up what no shim looks after');
 }

@@ -33,11 +33,18 @@ export const create = {
       ...row.io,
     });
   },
+  /**
+   * A shim kills the runtime for a caller that has hung up, be it a daemon that died, and knows nothing of what that had made by then:
+   * a container that waits for its start, or a process that still makes one. So a task that the shim does not know is looked for in
+   * the runtime as well; then the shim is asked again, since it may have come to know it meanwhile.
+   */
   async undo(row: ContainerRow, node: Node): Promise<void> {
     const sandbox = node.store.sandboxes.get(row.sandbox);
     const shim = sandbox && (await findShim(sandbox, node));
+    if (shim && (await endTask(shim.task, row.id))) return;
+    if (!sandbox || sandbox.shimEnded) return;
+    await cleanUpContainer(row, sandbox, node);
     if (shim) await endTask(shim.task, row.id);
-    else if (sandbox && !sandbox.shimEnded) await cleanUpContainer(row, sandbox, node);
   },
 };
 

@@ -32,9 +32,9 @@ export interface Cleaned {
 }
 
 /**
- * Removes a container whose shim is dead: the shim's own `delete` action first, the runtime's `delete --force` where that was
- * not enough, then the rootfs mount and the socket. Must only be called when the shim is known to be dead: what still
- * runs for this bundle is killed. Safe to repeat, also when everything is gone. Throws RUNTIME_FAILED when the
+ * Removes a container that no shim looks after: the shim's own `delete` action first, the runtime's `delete --force` where that was
+ * not enough, then the rootfs mount and the socket. Must only be called when the shim is known to be dead, or has said that it does
+ * not know the container: what still runs for this bundle is killed. Safe to repeat, also when everything is gone. Throws RUNTIME_FAILED when the
  * container could not be removed.
  */
 export async function cleanupShim(input: CleanupInput): Promise<Cleaned> {
