@@ -18,7 +18,7 @@ import { planContainer } from './plan-container.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
 import { cleanUpContainer, findShim } from './shim-call.ts';
 import type { JobState, JobTable } from './stage.ts';
-import { ioOf } from './steps/start-container.ts';
+import { create, ioOf } from './steps/start-container.ts';
 import { startFailed, undoStart, undoStartLater } from './undo-start.ts';
 
 /** A caller of a job: how it stops waiting, and the trace it belongs to. */
@@ -154,6 +154,7 @@ export class Containers {
     const kill = async (row: ContainerRow) => {
       await this.#settleStart(row);
       await this.#stop(row, 0, PART_OF_POD);
+      await this.#deleteTask(row);
     };
     await Promise.all(this.#node.store.containersOf(sandbox).map(kill));
   }
@@ -234,6 +235,14 @@ export class Containers {
     await undoStart(row, this.#node);
   }
 
+  /** Deletes a task that could not be deleted when it ended. Throws when it still cannot be. */
+  async #deleteTask(row: ContainerRow): Promise<void> {
+    if (row.taskKept === undefined) return;
+    await create.undo(row, this.#node);
+    row.taskKept = undefined;
+    this.#node.store.containers.put(row);
+  }
+
   async #stop(row: ContainerRow, graceSeconds: number, caller: JobCaller | typeof PART_OF_POD): Promise<void> {
     if (row.state !== 'running') return;
     const sandbox = this.#node.store.sandboxes.get(row.sandbox);
@@ -247,6 +256,7 @@ export class Containers {
     if (!node.store.containers.get(row.id)) return;
     await undoStart(row, node);
     await this.#stop(row, 0, caller);
+    await this.#deleteTask(row);
     const before = row.state;
     row.state = 'removing';
     node.store.containers.put(row);

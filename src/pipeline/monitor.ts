@@ -96,9 +96,10 @@ export class Monitor {
       if (ended !== 'lost') await ended.task.delete(row.id);
     } catch (error) {
       if (node.closing) return;
+      row.taskKept = explain(error);
       node.log.warn(
-        { container: row.id, reason: explain(error) },
-        'the ended task could not be deleted; its removal tries again',
+        { container: row.id, reason: row.taskKept },
+        'the ended task could not be deleted; the removal of its container, or of its pod, tries again',
       );
     }
     this.recordEnd(row);

@@ -204,3 +204,25 @@ test('a task that cannot be taken away yet: the daemon starts, tells no end, and
     await assertRemoved(containerId);
   });
 });
+
+test('a task that cannot be deleted at its end goes with its container, or with its pod', {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  await inPod('kept', async (pod) => {
+    const { cri } = lab.daemon;
+    const [removed = '', left = ''] = [await create(pod, 'kept'), await create(pod, 'kept', 1)];
+    for (const containerId of [removed, left]) await cri.startContainer({ containerId });
+    setWindow('refuse delete');
+    for (const containerId of [removed, left]) {
+      await cri.stopContainer({ containerId, timeout: 0n });
+      assert.equal((await statusOf(containerId)).exitCode, 137);
+      assert.notDeepEqual(traces(containerId), [], 'the runtime still has it');
+    }
+    await assert.rejects(cri.removeContainer({ containerId: removed }), /delete/);
+    setWindow(undefined);
+    await cri.removeContainer({ containerId: removed });
+    await assertRemoved(removed);
+    // `left` goes with the pod, which the end of this test stops and removes.
+  });
+});

@@ -99,6 +99,8 @@ export interface ContainerRow extends Row {
   /** Folders that image VOLUMEs were copied to, by path in the container. */
   volumes: Record<string, string>;
   cgroupsPath: string;
+  /** The end is known, but the shim could not delete the task: why. Until it is gone the shim will not end either. */
+  taskKept?: string;
   /** Name of the signal that StopContainer sends, of the request or the image. */
   stopSignal: string;
   cleanup?: { failed: string; attempts: number };
