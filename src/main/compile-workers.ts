@@ -5,9 +5,10 @@
  *
  * Run as a program, this file is that process.
  */
-import { readdirSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { createRequire, flushCompileCache, getCompileCacheDir } from 'node:module';
 import { join } from 'node:path';
+import { explain } from '../errors.ts';
 import { run } from '../workers/sys/spawn.ts';
 
 const POOL_ENTRIES = ['net', 'shim', 'image', 'registry'];
@@ -23,21 +24,26 @@ export async function compileWorkers(): Promise<string | undefined> {
   if (cache === undefined)
     return 'Node keeps no compiled code (NODE_COMPILE_CACHE is unset, or its folder cannot be written)';
   const stamp = join(cache, 'sluice-workers');
-  const filled = statSync(stamp, { throwIfNoEntry: false })?.mtimeMs ?? 0;
   const began = new Date();
-  if (filled >= newestSource()) return undefined;
-  const { code, stderr, timedOut } = await run({
-    path: process.execPath,
-    argv: [process.execPath, ...process.execArgv, import.meta.filename],
-    env: Object.fromEntries(Object.entries(process.env).flatMap(([name, value]) => (value ? [[name, value]] : []))),
-    timeoutMs: LIMIT_MS,
-  });
-  if (code !== 0) return timedOut ? `no end within ${LIMIT_MS / 1000} s` : stderr.toString().trim().slice(-1000);
-  writeFileSync(stamp, `${began.toISOString()}\n`);
-  return undefined;
+  try {
+    const filled = statSync(stamp, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+    if (filled >= newestSource()) return undefined;
+    const { code, stderr, timedOut } = await run({
+      path: process.execPath,
+      argv: [process.execPath, ...process.execArgv, import.meta.filename],
+      env: Object.fromEntries(Object.entries(process.env).flatMap(([name, value]) => (value ? [[name, value]] : []))),
+      timeoutMs: LIMIT_MS,
+    });
+    if (code !== 0) return timedOut ? `no end within ${LIMIT_MS / 1000} s` : stderr.toString().trim().slice(-1000);
+    writeFileSync(stamp, '');
+    utimesSync(stamp, began, began); // a source that changed meanwhile is newer
+    return undefined;
+  } catch (error) {
+    return explain(error); // a cache that cannot be written must not keep the daemon from starting
+  }
 }
 
-/** When the youngest file that threads may load was written, in milliseconds. */
+/** When a file that threads may load last changed or was put there (packages bring older times of writing along), in milliseconds. */
 function newestSource(): number {
   const root = join(import.meta.dirname, '../..');
   const files = SOURCES.flatMap((dir) =>
@@ -45,7 +51,7 @@ function newestSource(): number {
       .filter((file) => file.endsWith('.ts'))
       .map((file) => join(root, dir, file)),
   );
-  return Math.max(...files.map((file) => statSync(file).mtimeMs));
+  return Math.max(...files.map((file) => statSync(file).ctimeMs));
 }
 
 if (import.meta.main) {

@@ -1,6 +1,6 @@
 /** No thread of the daemon has to compile: what they run is in the compile cache before the first of them starts. */
 import assert from 'node:assert/strict';
-import { rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { startSluice } from '../rig/daemon.ts';
@@ -43,4 +43,14 @@ test('without a compile cache the daemon says what that costs, and starts', { sk
   writeFileSync(file, '');
   await using daemon = await startSluice({ index: 15, env: { ...process.env, NODE_COMPILE_CACHE: file } });
   assert.match(daemon.log(), /compile for themselves/);
+});
+
+test('a stamp that cannot be written is told, and keeps nothing from starting', { skip }, async () => {
+  const folder = join(cache, readdirSync(cache).find((name) => name.startsWith('v')) ?? '');
+  const stamp = join(folder, 'sluice-workers');
+  rmSync(stamp, { recursive: true });
+  mkdirSync(stamp);
+  utimesSync(stamp, 0, 0);
+  await using daemon = await startSluice({ index: 15, env: { ...process.env, NODE_COMPILE_CACHE: cache } });
+  assert.match(daemon.log(), /EISDIR.*compile for themselves/);
 });

@@ -27,14 +27,14 @@ function folder(t: TestContext): string {
 }
 
 const all = (except: number[] = []) =>
-  Array.from({ length: 63 }, (_, i) => 192 + i)
+  Array.from({ length: 52 }, (_, i) => 192 + i)
     .filter((second) => !except.includes(second))
     .map((second): [string, number] => [`10.${second}.0.0`, 16]);
 
-test('a subnet of 10.192 to 10.254, the same for ever', (t) => {
+test('a subnet of 10.192 to 10.243, the same for ever', (t) => {
   const root = folder(t);
   const subnet = ownSubnet(root, routes());
-  assert.match(subnet, /^10\.(19[2-9]|2[0-4]\d|25[0-4])\.0\.0\/16$/);
+  assert.match(subnet, /^10\.(19[2-9]|2[0-3]\d|24[0-3])\.0\.0\/16$/);
   // Its own bridge, or somebody else later, has a route there now: pods have addresses in it, so it stays.
   const second = Number(subnet.split('.')[1]);
   assert.equal(ownSubnet(root, routes([`10.${second}.0.0`, 16])), subnet);

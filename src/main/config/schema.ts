@@ -202,7 +202,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     type: 'string',
     default: 'auto',
     comment:
-      'IPv4 subnet of the built-in bridge network, which is used while conf_dir holds no configuration. "auto": a free one of 10.192.0.0/16 to 10.254.0.0/16, kept under root. Empty: none, and the node is not ready until there is one.',
+      'IPv4 subnet of the built-in bridge network, which is used while conf_dir holds no configuration. "auto": a free one of 10.192.0.0/16 to 10.243.0.0/16, kept under root. Empty: none, and the node is not ready until there is one.',
     check: check.optional(check.either('auto', check.subnet)),
   },
   'images.sandbox_image': {

@@ -3,9 +3,9 @@ import { endianness } from 'node:os';
 import { dirname, join } from 'node:path';
 import { daemonId } from './identity.ts';
 
-/** 10.192.0.0/16 to 10.254.0.0/16: private, and seldom met (Docker and flannel begin at 172.17 and 10.244, clusters at 10.0 and 10.96). */
+/** 10.192.0.0/16 to 10.243.0.0/16: private, and seldom met (clusters are at 10.0, 10.42 and 10.96, flannel at 10.244, Docker at 172.17). */
 const FIRST = 192;
-const COUNT = 63;
+const COUNT = 52;
 
 /**
  * The subnet of a built-in network whose configuration leaves it open ("auto"). Each daemon begins to look at another one, so that

@@ -1,6 +1,6 @@
 /**
  * A shim without its start command. `containerd-shim-runc-v2 start` is a process that makes a socket, starts the same program
- * again with the socket as descriptor 3, and ends: of all that a pod launch burns, this process is a tenth. What the long-lived process
+ * again with the socket as descriptor 3, and ends: some 10 ms of the CPU that a pod launch burns. What the long-lived process
  * gets is the same from 1.6 to 2.3 (containerd, pkg/shim: flags, environment, working folder, descriptor 3), so it can be
  * started as that command starts it. Since the socket listens before the process runs, the daemon need not wait for it.
  */

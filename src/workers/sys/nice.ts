@@ -14,7 +14,7 @@ const MAIN_NICE = -20;
 /**
  * Puts the main thread ahead of the processes it starts: it uses a tenth of a core, but whoever asks it something (kubelet's
  * list, once a second) would wait behind dozens of runcs. V8's own threads come along: main waits for their share of each
- * garbage collection, which took 40 ms and more when they had to queue for a processor. On Linux a nice value is a
+ * garbage collection, and collections of 40 ms and more were seen (in a client on the same node) when they queued for a processor. On Linux a nice value is a
  * thread's own. Returns why it could not be done, which costs latency and nothing else.
  */
 export function favourMain(): string | undefined {
