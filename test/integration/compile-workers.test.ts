@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { startSluice } from '../rig/daemon.ts';
+import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
 import { privateFolder } from '../rig/paths.ts';
+import { waitFor } from '../rig/proc.ts';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root: it starts a daemon';
 let cache: string;
@@ -25,9 +26,14 @@ const ofThreads = (files: string[]) =>
     /workers\/(net|shim|image|registry|stdio|net\/add|stdio\/io-table|image\/fetch-layer)\.ts$/.test(file),
   );
 
+/** The daemon writes its log a quarter of a second late. */
+const said = (daemon: SluiceDaemon, words: RegExp) =>
+  waitFor(`the log to say ${words}`, 5000, () => words.test(daemon.log()) || undefined);
+
 test('the first start fills the compile cache for all threads, later ones find all they load', { skip }, async () => {
   const env = { ...process.env, NODE_COMPILE_CACHE: cache, NODE_DEBUG_NATIVE: 'COMPILE_CACHE' };
   await using daemon = await startSluice({ index: 15, env });
+  await said(daemon, /sluice is ready/);
   const first = daemon.log();
   assert.ok(stripped(first).length > 50, 'main strips what is its own');
   assert.deepEqual(ofThreads(stripped(first)), []);
@@ -35,6 +41,7 @@ test('the first start fills the compile cache for all threads, later ones find a
   await daemon.stop();
   const before = daemon.log().length;
   await daemon.start();
+  await waitFor('the second start to say so', 5000, () => daemon.log().slice(before).includes('is ready') || undefined);
   assert.deepEqual(stripped(daemon.log().slice(before)), []);
 });
 
@@ -42,7 +49,7 @@ test('without a compile cache the daemon says what that costs, and starts', { sk
   const file = join(cache, 'a-file');
   writeFileSync(file, '');
   await using daemon = await startSluice({ index: 15, env: { ...process.env, NODE_COMPILE_CACHE: file } });
-  assert.match(daemon.log(), /compile for themselves/);
+  await said(daemon, /compile for themselves/);
 });
 
 test('a stamp that cannot be written is told, and keeps nothing from starting', { skip }, async () => {
@@ -52,5 +59,5 @@ test('a stamp that cannot be written is told, and keeps nothing from starting', 
   mkdirSync(stamp);
   utimesSync(stamp, 0, 0);
   await using daemon = await startSluice({ index: 15, env: { ...process.env, NODE_COMPILE_CACHE: cache } });
-  assert.match(daemon.log(), /EISDIR.*compile for themselves/);
+  await said(daemon, /EISDIR.*compile for themselves/);
 });

@@ -125,7 +125,7 @@ esac
       }
       // (A shim before 2.3 is asked twice the first time: with parameters, which it refuses, and without.)
       assert.match(readFileSync(calls, 'utf8'), /^(start\n){1,2}direct\nstart\nstart\n$/);
-      assert.match(daemon.log(), /cannot be started without its start command/);
+      await until('the log says so', () => /cannot be started without its start command/.test(daemon.log()));
       const { items } = await daemon.cri.listPodSandbox();
       for (const { id } of items) await daemon.cri.removePodSandbox({ podSandboxId: id });
       await daemon.assertNothingLeft();
