@@ -39,7 +39,7 @@ import {
 import { DataqueryBuilder, PromQueryFormat } from '@grafana/grafana-foundation-sdk/prometheus';
 import { PanelBuilder as StatBuilder } from '@grafana/grafana-foundation-sdk/stat';
 import { PanelBuilder as TimeseriesBuilder } from '@grafana/grafana-foundation-sdk/timeseries';
-import { METRICS } from '../src/main/observe/table.ts';
+import { METRICS } from '../src/node/observe/table.ts';
 import { labelName } from './query.ts';
 
 const DATASOURCE = { type: 'prometheus', uid: '$datasource' };

@@ -1,8 +1,8 @@
 /** The tables inside docs/metrics.md and docs/stages.md, between `<!-- name -->` and `<!-- /name -->`; the prose around them is written by hand. */
-import { stageLimits } from '../src/main/config/limits.ts';
-import { METRICS, type MetricDefinition } from '../src/main/observe/table.ts';
-import { JOB_TABLES } from '../src/pipeline/jobs/all.ts';
-import { STAGES, type StageName } from '../src/pipeline/stages.ts';
+import { stageLimits } from '../src/node/config/limits.ts';
+import { METRICS, type MetricDefinition } from '../src/node/observe/table.ts';
+import { JOB_TABLES } from '../src/pipeline/jobs/tables/all.ts';
+import { STAGES, type StageName } from '../src/stages.ts';
 
 const GROUPS: Record<MetricDefinition['group'], string> = {
   jobs: 'Jobs and pods',

@@ -2,7 +2,7 @@
  * PromQL for the dashboards, made from the metric table, so that a name or a label that does not exist is a type error. Every
  * query takes the dashboard's job and instance, and rates use $__rate_interval.
  */
-import { type KeyOf, METRICS, type MetricDefinition, type MetricKey } from '../src/main/observe/table.ts';
+import { type KeyOf, METRICS, type MetricDefinition, type MetricKey } from '../src/node/observe/table.ts';
 
 type LabelOf<K extends MetricKey> = keyof (typeof METRICS)[K]['labels'] & string;
 

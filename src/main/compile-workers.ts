@@ -9,7 +9,7 @@ import { readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { createRequire, flushCompileCache, getCompileCacheDir } from 'node:module';
 import { join } from 'node:path';
 import { explain } from '../errors.ts';
-import { run } from '../workers/sys/spawn.ts';
+import { run } from '../sys/spawn.ts';
 
 const POOL_ENTRIES = ['net', 'shim', 'image', 'registry'];
 const SOURCES = ['src', 'proto'];

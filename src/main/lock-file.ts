@@ -1,8 +1,8 @@
 import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { SluiceError } from '../errors.ts';
-import { type Fd, openFd } from '../workers/sys/fd.ts';
-import { C, libc } from '../workers/sys/libc.ts';
+import { type Fd, openFd } from '../sys/fd.ts';
+import { C, libc } from '../sys/libc.ts';
 
 const LOCK_EX = 2;
 const LOCK_NB = 4;

@@ -2,12 +2,12 @@ import { stat } from 'node:fs/promises';
 import { flushCompileCache } from 'node:module';
 import { parseArgs } from 'node:util';
 import { explain } from '../errors.ts';
-import { favourMain } from '../workers/sys/nice.ts';
+import { loadConfig } from '../node/config/load.ts';
+import { createLog } from '../node/observe/log.ts';
+import { favourMain } from '../sys/nice.ts';
+import { VERSION } from '../version.ts';
 import { compileWorkers } from './compile-workers.ts';
-import { loadConfig } from './config/load.ts';
 import { Daemon } from './daemon.ts';
-import { createLog } from './observe/log.ts';
-import { VERSION } from './version.ts';
 
 /** Seconds that running jobs get to finish after SIGTERM. */
 const SHUTDOWN_SECONDS = 90;

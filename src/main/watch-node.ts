@@ -1,5 +1,5 @@
-import type { Node } from '../pipeline/node.ts';
-import type { Observability } from './observe/observability.ts';
+import type { Observability } from '../node/observe/observability.ts';
+import type { Node } from '../pipeline/jobs/context.ts';
 
 /** Tells the metrics where to look when Prometheus asks: nothing is counted twice, nothing is pushed. */
 export function watchNode(node: Node, { metrics }: Observability): void {

@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { C, libc } from '../sys/libc.ts';
 import { type CgroupPaths, cgroupsOfSpec } from './stats/cgroups.ts';
-import { C, libc } from './sys/libc.ts';
 
 const TRIES = 40;
 const PAUSE_MS = 50;

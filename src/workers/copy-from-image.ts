@@ -1,8 +1,8 @@
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 import { SluiceError } from '../errors.ts';
+import { within } from '../sys/in-root.ts';
+import { run } from '../sys/spawn.ts';
 import { type MountSpec, mountRootfs, unmountRootfs } from './shim/rootfs.ts';
-import { within } from './sys/in-root.ts';
-import { run } from './sys/spawn.ts';
 
 const COPY_SECONDS = 600;
 

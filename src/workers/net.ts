@@ -3,13 +3,13 @@
  * of their own, and the thread is free meanwhile, so that one thread carries many launches.
  */
 import { SluiceError } from '../errors.ts';
+import * as netns from '../sys/netns.ts';
+import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
 import { cniDel } from './net/del.ts';
 import { cniStatus } from './net/status.ts';
 import { closeUplink, openUplink } from './net/uplink.ts';
 import { serve } from './serve.ts';
-import * as netns from './sys/netns.ts';
-import { createUserNetns, type UserNamespace } from './sys/userns.ts';
 
 export interface CreateNetns {
   path: string;

@@ -1,11 +1,11 @@
 /**
  * The worker side of a call: an entry file hands its functions to {@link serve} and exports the result as default, main calls
- * them by name (src/pipeline/pool.ts). Input and output are plain data; errors travel as plain data too.
+ * them by name (src/node/threads/pool.ts). Input and output are plain data; errors travel as plain data too.
  */
 import { isMainThread } from 'node:worker_threads';
 import { type PlainError, toPlain } from '../errors.ts';
-import { StrandedThread } from './sys/netns.ts';
-import { joinTheRest } from './sys/nice.ts';
+import { StrandedThread } from '../sys/netns.ts';
+import { joinTheRest } from '../sys/nice.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: the parameter type of a handler is its own business; Pool.call checks it
 export type Handlers = Record<string, (input: any) => unknown>;

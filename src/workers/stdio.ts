@@ -1,11 +1,15 @@
 /**
  * The thread that holds the bytes of all containers: their FIFOs and logs, and the streaming server for exec, attach and
  * port-forward. One thread, since a container's FIFO, its log and its attached clients must be in one place, and since the event
- * loop of one thread moves more than the containers of a node write. Main supervises it (src/main/streaming/link.ts).
+ * loop of one thread moves more than the containers of a node write. Main supervises it (src/node/streaming/link.ts).
  */
 import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { fromPlain, SluiceError, toPlain } from '../errors.ts';
+import { type Handlers, serve } from './serve.ts';
+import { Captures, clearExecDir } from './stdio/capture.ts';
+import { IoTable } from './stdio/io-table.ts';
+import { Keeper } from './stdio/keeper.ts';
 import type {
   AskOp,
   CaptureInput,
@@ -20,11 +24,7 @@ import type {
   StdioWorkerData,
   StreamRequest,
   ToWorker,
-} from '../main/streaming/protocol.ts';
-import { type Handlers, serve } from './serve.ts';
-import { Captures, clearExecDir } from './stdio/capture.ts';
-import { IoTable } from './stdio/io-table.ts';
-import { Keeper } from './stdio/keeper.ts';
+} from './stdio/protocol.ts';
 import { StreamServer } from './stdio/server.ts';
 
 const DRAIN_QUIET_MS = 500;

@@ -7,9 +7,9 @@ import { isMainThread } from 'node:worker_threads';
 // Workers inherit the option, and observe nothing.
 if (isMainThread) {
   const [{ Metrics }, { Observer }, { NO_OBSERVER }] = await Promise.all([
-    import('../../src/main/observe/metrics.ts'),
-    import('../../src/main/observe/observer.ts'),
-    import('../../src/pipeline/observer.ts'),
+    import('../../src/node/observe/metrics.ts'),
+    import('../../src/node/observe/observer.ts'),
+    import('../../src/pipeline/engine/observer.ts'),
   ]);
   Object.assign(Observer.prototype, NO_OBSERVER);
 

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { explain, type SluiceError } from '../../src/errors.ts';
-import type { CniCall, PluginRun } from '../../src/main/network/types.ts';
+import type { CniCall, PluginRun } from '../../src/workers/net/types.ts';
 import { handlers } from '../../src/workers/net.ts';
 
 const RESULT = '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0"}],"ips":[{"address":"10.9.0.2/24","interface":0}]}';
@@ -324,7 +324,7 @@ test('a program that is being replaced right now (ETXTBSY) is tried again', asyn
   writeFileSync(join(dir, 'script'), `cat > /dev/null; echo '${RESULT}'`);
   rmSync(join(dir, 'bin', 'first'));
   // A copy of the shell that is held open for writing by another process.
-  const { run } = await import('../../src/workers/sys/spawn.ts');
+  const { run } = await import('../../src/sys/spawn.ts');
   const argv = ['sh', '-c', `cp /bin/echo ${dir}/bin/first; exec 9>>${dir}/bin/first; touch ${dir}/held; sleep 0.5`];
   const holder = run({ path: '/bin/sh', argv, env: { PATH: '/usr/bin:/bin' }, timeoutMs: 5000 });
   while (!existsSync(join(dir, 'held'))) await sleep(5);

@@ -23,16 +23,16 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { explain, type SluiceError } from '../../src/errors.ts';
-import { addresses } from '../../src/main/network/addresses.ts';
-import { removeBuiltin } from '../../src/main/network/builtin.ts';
-import { Network } from '../../src/main/network/network.ts';
-import type { CniAttachment, CniResult, PluginRun } from '../../src/main/network/types.ts';
-import { Pool } from '../../src/pipeline/pool.ts';
+import { addresses } from '../../src/node/network/addresses.ts';
+import { removeBuiltin } from '../../src/node/network/builtin.ts';
+import { Network } from '../../src/node/network/network.ts';
+import { Pool } from '../../src/node/threads/pool.ts';
+import { C, check, libc } from '../../src/sys/libc.ts';
+import { setLink } from '../../src/sys/link.ts';
+import { netnsExists } from '../../src/sys/netns.ts';
+import { run } from '../../src/sys/spawn.ts';
+import type { CniAttachment, CniResult, PluginRun } from '../../src/workers/net/types.ts';
 import type { NetHandlers } from '../../src/workers/net.ts';
-import { C, check, libc } from '../../src/workers/sys/libc.ts';
-import { setLink } from '../../src/workers/sys/link.ts';
-import { netnsExists } from '../../src/workers/sys/netns.ts';
-import { run } from '../../src/workers/sys/spawn.ts';
 
 // Threads that this one starts from now on, workers above all, are born in the new namespace.
 check('unshare', libc.unshare(C.CLONE_NEWNET));

@@ -1,10 +1,10 @@
 /** A made-up daemon: the real observability around launches that are only timers. Prints its port; lives until it is killed. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../src/errors.ts';
-import { createLog } from '../../src/main/observe/log.ts';
-import { createObservability } from '../../src/main/observe/observability.ts';
-import { JOB_TABLES } from '../../src/pipeline/jobs/all.ts';
-import type { JobName, PoolName, StageName } from '../../src/pipeline/stages.ts';
+import { createLog } from '../../src/node/observe/log.ts';
+import { createObservability } from '../../src/node/observe/observability.ts';
+import { JOB_TABLES } from '../../src/pipeline/jobs/tables/all.ts';
+import type { JobName, PoolName, StageName } from '../../src/stages.ts';
 
 const all = createObservability({
   config: {

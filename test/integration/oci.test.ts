@@ -35,22 +35,22 @@ import {
   type PodSandboxConfig,
   SecurityProfile_ProfileType as Profile,
 } from '../../proto/gen/cri.ts';
-import { cdiEdits, cdiRegistry } from '../../src/main/oci/cdi.ts';
-import { buildContainerSpec, type ContainerSpecInput } from '../../src/main/oci/container.ts';
-import { encodeSpec } from '../../src/main/oci/encode.ts';
-import type { HostFacts, RuntimeFeatures } from '../../src/main/oci/host.ts';
-import { parseMountTable } from '../../src/main/oci/mount-table.ts';
-import { cgroupParent } from '../../src/main/oci/names.ts';
-import { buildExecProcess } from '../../src/main/oci/process.ts';
-import { resolveCdiEdits } from '../../src/main/oci/read-cdi.ts';
-import { readDevices } from '../../src/main/oci/read-devices.ts';
-import { readHostFacts, readRuntimeFeatures } from '../../src/main/oci/read-host.ts';
-import { mergeResources, toLinuxResources } from '../../src/main/oci/resources.ts';
-import { buildSandboxSpec } from '../../src/main/oci/sandbox.ts';
-import { parseSeccompProfile } from '../../src/main/oci/seccomp.ts';
-import type { Spec, User } from '../../src/main/oci/types.ts';
-import { C } from '../../src/workers/sys/libc.ts';
-import { mount, unmount } from '../../src/workers/sys/mount.ts';
+import { cdiEdits, cdiRegistry } from '../../src/node/oci/cdi.ts';
+import { buildContainerSpec, type ContainerSpecInput } from '../../src/node/oci/container.ts';
+import { encodeSpec } from '../../src/node/oci/encode.ts';
+import type { HostFacts, RuntimeFeatures } from '../../src/node/oci/host.ts';
+import { parseMountTable } from '../../src/node/oci/mount-table.ts';
+import { cgroupParent } from '../../src/node/oci/names.ts';
+import { buildExecProcess } from '../../src/node/oci/process.ts';
+import { resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
+import { readDevices } from '../../src/node/oci/read-devices.ts';
+import { readHostFacts, readRuntimeFeatures } from '../../src/node/oci/read-host.ts';
+import { mergeResources, toLinuxResources } from '../../src/node/oci/resources.ts';
+import { buildSandboxSpec } from '../../src/node/oci/sandbox.ts';
+import { parseSeccompProfile } from '../../src/node/oci/seccomp.ts';
+import type { Spec, User } from '../../src/node/oci/types.ts';
+import { C } from '../../src/sys/libc.ts';
+import { mount, unmount } from '../../src/sys/mount.ts';
 import * as cri from '../unit/oci-fixtures.ts';
 
 const ROOT: User = { uid: 0, gid: 0, additionalGids: [0] };

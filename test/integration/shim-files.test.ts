@@ -16,10 +16,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, suite, type TestContext, test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
+import { C } from '../../src/sys/libc.ts';
+import { mount, unmount } from '../../src/sys/mount.ts';
+import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { handlers } from '../../src/workers/shim.ts';
-import { C } from '../../src/workers/sys/libc.ts';
-import { mount, unmount } from '../../src/workers/sys/mount.ts';
-import { mountsBelow } from '../../src/workers/sys/mountinfo.ts';
 
 const TMPFS_MAGIC = 0x01021994;
 
@@ -232,7 +232,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
   });
 
   test('the lowest OOM score is -1000 with the capability, and our own without it', () => {
-    const file = new URL('../../src/main/shims/oom-score.ts', import.meta.url).href;
+    const file = new URL('../../src/node/shims/oom-score.ts', import.meta.url).href;
     const program = `
       const { lowestOomScore } = await import('${file}');
       const { readFileSync, writeFileSync } = await import('node:fs');

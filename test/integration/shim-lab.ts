@@ -16,11 +16,11 @@ import {
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { CreateTask } from '../../src/main/shims/task.ts';
+import type { CreateTask } from '../../src/node/shims/task.ts';
+import { unmount } from '../../src/sys/mount.ts';
+import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { killLeftovers, listProcesses, type Process } from '../../src/workers/shim/processes.ts';
 import { handlers } from '../../src/workers/shim.ts';
-import { unmount } from '../../src/workers/sys/mount.ts';
-import { mountsBelow } from '../../src/workers/sys/mountinfo.ts';
 
 export const NAMESPACE = 'k8s.io';
 

@@ -3,8 +3,8 @@ import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, suite, test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
-import { Shims } from '../../src/main/shims/shims.ts';
-import { Pool } from '../../src/pipeline/pool.ts';
+import { Shims } from '../../src/node/shims/shims.ts';
+import { Pool } from '../../src/node/threads/pool.ts';
 import type { handlers } from '../../src/workers/shim.ts';
 import { Lab, missing, NAMESPACE, shims as shimBinaries, until } from './shim-lab.ts';
 

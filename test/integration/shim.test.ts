@@ -5,12 +5,12 @@ import { Socket } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import { afterEach, beforeEach, suite, type TestContext, test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
-import { type ShimEvent, serveEvents } from '../../src/main/shims/events.ts';
-import type { TtrpcServer } from '../../src/main/shims/server.ts';
-import { Shims } from '../../src/main/shims/shims.ts';
+import { type ShimEvent, serveEvents } from '../../src/node/shims/events.ts';
+import type { TtrpcServer } from '../../src/node/shims/server.ts';
+import { Shims } from '../../src/node/shims/shims.ts';
+import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { isShimOf, listProcesses } from '../../src/workers/shim/processes.ts';
 import { handlers } from '../../src/workers/shim.ts';
-import { mountsBelow } from '../../src/workers/sys/mountinfo.ts';
 import { Lab, missing, type Pod, shims as shimBinaries, until, which } from './shim-lab.ts';
 
 const SIGKILL = 9;

@@ -14,6 +14,7 @@ import {
   ImageServiceService,
   RuntimeServiceService,
 } from '../../proto/gen/cri.ts';
+import { Stdio } from '../../src/node/streaming/stdio.ts';
 import type {
   ExecBackend,
   ExecRef,
@@ -24,8 +25,7 @@ import type {
   ProcessRef,
   StdioEvent,
   StreamRequest,
-} from '../../src/main/streaming/protocol.ts';
-import { Stdio } from '../../src/main/streaming/stdio.ts';
+} from '../../src/workers/stdio/protocol.ts';
 
 /** A message with all its defaults. */
 const blank = <T>(type: { decode(input: Uint8Array): T }): T => type.decode(new Uint8Array());

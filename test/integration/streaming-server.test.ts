@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocket } from 'ws';
-import { runExecSync } from '../../src/main/streaming/exec-sync.ts';
-import { createNetns, removeNetns } from '../../src/workers/sys/netns.ts';
+import { runExecSync } from '../../src/node/streaming/exec-sync.ts';
+import { createNetns, removeNetns } from '../../src/sys/netns.ts';
 import { Rig } from './streaming-rig.ts';
 
 const HANDSHAKE_MS = 500;

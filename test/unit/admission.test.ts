@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../../src/errors.ts';
-import { Admission, type Verdict } from '../../src/pipeline/admission.ts';
+import { Admission, type Verdict } from '../../src/pipeline/engine/admission.ts';
 
 const hold = () => Promise.withResolvers<void>();
 

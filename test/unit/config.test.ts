@@ -4,12 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { codeOf } from '../../src/errors.ts';
-import { listenError, parseListen, parseSubnet } from '../../src/main/config/address.ts';
-import { linesOf } from '../../src/main/config/lines.ts';
-import { ConfigError, checkConfig, loadConfig, parseConfig } from '../../src/main/config/load.ts';
-import { printDefault, printDocs } from '../../src/main/config/print.ts';
-import { suggest } from '../../src/main/config/suggest.ts';
-import { STAGES } from '../../src/pipeline/stages.ts';
+import { listenError, parseListen, parseSubnet } from '../../src/node/config/address.ts';
+import { linesOf } from '../../src/node/config/lines.ts';
+import { ConfigError, checkConfig, loadConfig, parseConfig } from '../../src/node/config/load.ts';
+import { printDefault, printDocs } from '../../src/node/config/print.ts';
+import { suggest } from '../../src/node/config/suggest.ts';
+import { STAGES } from '../../src/stages.ts';
 
 const machine = { cores: 2, name: 'runc' };
 const parse = (text: string) => parseConfig(text, 'x.toml', machine);

@@ -11,14 +11,14 @@ import {
   PodSandboxFilter,
   PodSandboxState,
 } from '../../proto/gen/cri.ts';
+import { nowNs } from '../../src/clock.ts';
 import {
   matchesContainer,
   matchesContainerStats,
   matchesSandbox,
   matchesSandboxStats,
-} from '../../src/main/cri/convert/filters.ts';
-import { goJson, MAP_FIELDS, snakeCase } from '../../src/main/cri/convert/goJson.ts';
-import { nowNs } from '../../src/main/cri/convert/time.ts';
+} from '../../src/main/cri/filters.ts';
+import { goJson, MAP_FIELDS, snakeCase } from '../../src/main/cri/go-json.ts';
 
 const proto = readFileSync(new URL('../../proto/cri.proto', import.meta.url), 'utf8');
 const camelCase = (name: string) => name.replaceAll(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, explain, SluiceError } from '../../src/errors.ts';
-import { Engine, JobError } from '../../src/pipeline/engine.ts';
-import type { Node } from '../../src/pipeline/node.ts';
-import { type JobObserver, NO_OBSERVER } from '../../src/pipeline/observer.ts';
-import { type JobState, jobTable, type Stage, takeDown } from '../../src/pipeline/stage.ts';
-import { STAGES, type StageName } from '../../src/pipeline/stages.ts';
+import { Engine, JobError } from '../../src/pipeline/engine/engine.ts';
+import { type JobObserver, NO_OBSERVER } from '../../src/pipeline/engine/observer.ts';
+import { type JobState, jobTable, type Stage, takeDown } from '../../src/pipeline/engine/stage.ts';
+import type { Node } from '../../src/pipeline/jobs/context.ts';
+import { STAGES, type StageName } from '../../src/stages.ts';
 
 interface Row {
   log: string[];

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { codeOf } from '../../src/errors.ts';
-import { Events, type LifecycleEvent } from '../../src/main/events.ts';
+import { Events, type LifecycleEvent } from '../../src/node/store/events.ts';
 
 function make() {
   let at = 0n;

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { dashboardFiles } from '../../grafana/generate.ts';
 import { PAGES, renewPage } from '../../grafana/pages.ts';
-import { METRICS, type MetricDefinition } from '../../src/main/observe/table.ts';
+import { METRICS, type MetricDefinition } from '../../src/node/observe/table.ts';
 
 const HERE = new URL('../../', import.meta.url);
 const read = (path: string) => readFileSync(new URL(path, HERE), 'utf8');

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { type RegistryHost, registryHosts } from '../../src/main/images/hosts.ts';
+import { type RegistryHost, registryHosts } from '../../src/node/images/hosts.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'sluice-hosts-'));
 after(() => rmSync(folder, { recursive: true }));

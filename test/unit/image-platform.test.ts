@@ -7,7 +7,7 @@ import {
   parseConfig,
   parseManifest,
   platformsOf,
-} from '../../src/main/images/platform.ts';
+} from '../../src/node/images/platform.ts';
 
 const DIGEST = `sha256:${'a'.repeat(64)}`;
 const OCI = 'application/vnd.oci.image.manifest.v1+json';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
-import { digestName, fullName, parseReference, tagName } from '../../src/main/images/reference.ts';
+import { digestName, fullName, parseReference, tagName } from '../../src/node/images/reference.ts';
 
 const DIGEST = `sha256:${'a'.repeat(64)}`;
 

@@ -7,11 +7,11 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { AuthConfig } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../../src/errors.ts';
-import { credentialsFor, parseChallenges } from '../../src/main/images/auth.ts';
-import { parseReference } from '../../src/main/images/reference.ts';
-import { Registry } from '../../src/main/images/registry.ts';
-import { resolveImage } from '../../src/main/images/resolve.ts';
-import type { ImageRow } from '../../src/main/images/rows.ts';
+import { credentialsFor, parseChallenges } from '../../src/node/images/auth.ts';
+import { parseReference } from '../../src/node/images/reference.ts';
+import { Registry } from '../../src/node/images/registry.ts';
+import { resolveImage } from '../../src/node/images/resolve.ts';
+import type { ImageRow } from '../../src/node/images/rows.ts';
 import { ask } from '../../src/workers/image/ask.ts';
 import { buildImage, digestOf, MANIFEST } from '../rig/push.ts';
 

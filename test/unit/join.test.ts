@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../../src/errors.ts';
-import { Joins } from '../../src/pipeline/join.ts';
+import { Joins } from '../../src/pipeline/engine/join.ts';
 
 function make(claimTtlMs: number) {
   const unclaimed: string[] = [];

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type PodSandboxConfig, Protocol } from '../../proto/gen/cri.ts';
-import { capabilityArgs } from '../../src/main/network/capabilities.ts';
-import { parseQuantity } from '../../src/main/network/quantity.ts';
-import type { NetworkConf } from '../../src/main/network/types.ts';
+import { capabilityArgs } from '../../src/node/network/capabilities.ts';
+import { parseQuantity } from '../../src/node/network/quantity.ts';
+import type { NetworkConf } from '../../src/workers/net/types.ts';
 
 const network = (...capabilities: Record<string, boolean>[]): NetworkConf => ({
   name: 'net',

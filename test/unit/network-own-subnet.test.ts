@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { endianness, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { ownSubnet } from '../../src/main/network/own-subnet.ts';
+import { ownSubnet } from '../../src/node/network/own-subnet.ts';
 
 const HEAD = 'Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n';
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { addresses } from '../../src/main/network/addresses.ts';
+import { addresses } from '../../src/node/network/addresses.ts';
 import { inVersion, parseResult } from '../../src/workers/net/result.ts';
 
 const parse = (value: unknown, asked = '1.0.0') => parseResult(JSON.stringify(value), asked);

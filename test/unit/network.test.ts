@@ -6,10 +6,10 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../../src/errors.ts';
-import type { NetCalls } from '../../src/main/network/calls.ts';
-import { daemonId, isOwnNetns, netnsPath } from '../../src/main/network/identity.ts';
-import { type Loaded, Network, type NetworkOptions } from '../../src/main/network/network.ts';
-import type { NetworkConf, PluginRun } from '../../src/main/network/types.ts';
+import type { NetCalls } from '../../src/node/network/calls.ts';
+import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/identity.ts';
+import { type Loaded, Network, type NetworkOptions } from '../../src/node/network/network.ts';
+import type { NetworkConf, PluginRun } from '../../src/workers/net/types.ts';
 
 interface Setup {
   dir: string;

@@ -6,17 +6,17 @@ import { Writable } from 'node:stream';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../src/errors.ts';
-import { bars } from '../../src/main/observe/gantt.ts';
-import { ganttSvg } from '../../src/main/observe/gantt-svg.ts';
-import { ganttText } from '../../src/main/observe/gantt-text.ts';
-import type { JobRecord } from '../../src/main/observe/launches.ts';
-import { createLog } from '../../src/main/observe/log.ts';
-import { logLevel } from '../../src/main/observe/log-level.ts';
-import { createObservability, type Observability } from '../../src/main/observe/observability.ts';
-import type { JobShape, NowView } from '../../src/main/observe/server.ts';
-import { top } from '../../src/main/observe/top.ts';
-import { LastMinute, topView } from '../../src/main/observe/top-view.ts';
-import { trace } from '../../src/main/observe/trace.ts';
+import { ganttText } from '../../src/main/cli/gantt-text.ts';
+import { logLevel } from '../../src/main/cli/log-level.ts';
+import { top } from '../../src/main/cli/top.ts';
+import { LastMinute, topView } from '../../src/main/cli/top-view.ts';
+import { trace } from '../../src/main/cli/trace.ts';
+import { bars } from '../../src/node/observe/gantt.ts';
+import { ganttSvg } from '../../src/node/observe/gantt-svg.ts';
+import type { JobRecord } from '../../src/node/observe/launches.ts';
+import { createLog } from '../../src/node/observe/log.ts';
+import { createObservability, type Observability } from '../../src/node/observe/observability.ts';
+import type { JobShape, NowView } from '../../src/node/observe/server.ts';
 
 const SHAPE: JobShape = {
   name: 'RunPodSandbox',

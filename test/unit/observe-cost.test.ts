@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { createLog } from '../../src/main/observe/log.ts';
-import { createObservability } from '../../src/main/observe/observability.ts';
-import { runPod } from '../../src/pipeline/jobs/run-pod.ts';
+import { createLog } from '../../src/node/observe/log.ts';
+import { createObservability } from '../../src/node/observe/observability.ts';
+import { runPod } from '../../src/pipeline/jobs/tables/run-pod.ts';
 
 /** CPU of one pod launch on a small machine (design.md section 1), of which observing may take 2 %. */
 const LAUNCH_CPU_US = 80_000;

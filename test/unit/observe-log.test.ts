@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
-import { createLog, type LogLevel } from '../../src/main/observe/log.ts';
-import { redact, redactText } from '../../src/main/observe/redact.ts';
+import { createLog, type LogLevel } from '../../src/node/observe/log.ts';
+import { redact, redactText } from '../../src/node/observe/redact.ts';
 
 function collect(level: LogLevel) {
   const lines: string[] = [];
@@ -88,7 +88,7 @@ test('redaction copies what it changes and leaves the rest as it is', () => {
 
 test('what was logged just before the end of the process is not lost', () => {
   const script = `
-    import { createLog } from ${JSON.stringify(new URL('../../src/main/observe/log.ts', import.meta.url).href)};
+    import { createLog } from ${JSON.stringify(new URL('../../src/node/observe/log.ts', import.meta.url).href)};
     const log = createLog({ level: 'info' });
     for (let i = 0; i < 2000; i++) log.info({ i }, 'line');
     process.exit(0);`;

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { UndoRecord } from '../../src/main/observe/launches.ts';
-import { Metrics } from '../../src/main/observe/metrics.ts';
-import { LATENCY_BUCKETS, METRICS, type MetricDefinition, RPC_SERVICES } from '../../src/main/observe/table.ts';
-import { JOBS, STAGES } from '../../src/pipeline/stages.ts';
+import type { UndoRecord } from '../../src/node/observe/launches.ts';
+import { Metrics } from '../../src/node/observe/metrics.ts';
+import { LATENCY_BUCKETS, METRICS, type MetricDefinition, RPC_SERVICES } from '../../src/node/observe/table.ts';
+import { JOBS, STAGES } from '../../src/stages.ts';
 
 const STAGE_PAIRS = JOBS.flatMap((job) =>
   Object.keys(STAGES)

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
-import { Launches } from '../../src/main/observe/launches.ts';
-import { createLog } from '../../src/main/observe/log.ts';
-import { Metrics } from '../../src/main/observe/metrics.ts';
-import { type JobTracer, Observer } from '../../src/main/observe/observer.ts';
+import { Launches } from '../../src/node/observe/launches.ts';
+import { createLog } from '../../src/node/observe/log.ts';
+import { Metrics } from '../../src/node/observe/metrics.ts';
+import { type JobTracer, Observer } from '../../src/node/observe/observer.ts';
 
 function setUp(tracer?: JobTracer, ring = 1000) {
   const lines: Record<string, unknown>[] = [];

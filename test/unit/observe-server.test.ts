@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { test } from 'node:test';
-import { createLog } from '../../src/main/observe/log.ts';
-import { createObservability } from '../../src/main/observe/observability.ts';
-import type { JobShape } from '../../src/main/observe/server.ts';
+import { createLog } from '../../src/node/observe/log.ts';
+import { createObservability } from '../../src/node/observe/observability.ts';
+import type { JobShape } from '../../src/node/observe/server.ts';
 
 const JOBS: JobShape[] = [
   {

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import type { JobRecord } from '../../src/main/observe/launches.ts';
-import { OtlpExporter, type Span } from '../../src/main/observe/otlp.ts';
-import { parseTraceparent, Tracer } from '../../src/main/observe/tracing.ts';
+import type { JobRecord } from '../../src/node/observe/launches.ts';
+import { OtlpExporter, type Span } from '../../src/node/observe/otlp.ts';
+import { parseTraceparent, Tracer } from '../../src/node/observe/tracing.ts';
 
 const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736';
 const PARENT = `00-${TRACE}-00f067aa0ba902b7-01`;

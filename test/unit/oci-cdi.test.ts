@@ -3,9 +3,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { cdiDeviceNames, cdiEdits, cdiRegistry, parseCdiSpec } from '../../src/main/oci/cdi.ts';
-import { readCdiRegistry, resolveCdiEdits } from '../../src/main/oci/read-cdi.ts';
-import { parseYaml } from '../../src/main/oci/yaml.ts';
+import { cdiDeviceNames, cdiEdits, cdiRegistry, parseCdiSpec } from '../../src/node/oci/cdi.ts';
+import { readCdiRegistry, resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
+import { parseYaml } from '../../src/node/oci/yaml.ts';
 import { container } from './oci-fixtures.ts';
 
 const spec = (over: object = {}) =>

@@ -5,10 +5,10 @@ import {
   NamespaceMode,
   SecurityProfile_ProfileType as Profile,
 } from '../../proto/gen/cri.ts';
-import { CAPABILITIES, DEFAULT_CAPABILITIES } from '../../src/main/oci/capabilities.ts';
-import { buildContainerSpec, type ContainerSpecInput } from '../../src/main/oci/container.ts';
-import { buildExecProcess } from '../../src/main/oci/process.ts';
-import type { Spec } from '../../src/main/oci/types.ts';
+import { CAPABILITIES, DEFAULT_CAPABILITIES } from '../../src/node/oci/capabilities.ts';
+import { buildContainerSpec, type ContainerSpecInput } from '../../src/node/oci/container.ts';
+import { buildExecProcess } from '../../src/node/oci/process.ts';
+import type { Spec } from '../../src/node/oci/types.ts';
 import {
   container,
   containerInput,

@@ -11,10 +11,10 @@ import {
   NamespaceOption,
   PodSandboxConfig,
 } from '../../proto/gen/cri.ts';
-import { CAPABILITIES } from '../../src/main/oci/capabilities.ts';
-import type { ContainerSpecInput } from '../../src/main/oci/container.ts';
-import type { HostFacts } from '../../src/main/oci/host.ts';
-import type { SandboxSpecInput } from '../../src/main/oci/sandbox.ts';
+import { CAPABILITIES } from '../../src/node/oci/capabilities.ts';
+import type { ContainerSpecInput } from '../../src/node/oci/container.ts';
+import type { HostFacts } from '../../src/node/oci/host.ts';
+import type { SandboxSpecInput } from '../../src/node/oci/sandbox.ts';
 
 const NONE = new Uint8Array();
 

@@ -1,15 +1,15 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type Mount as CriMount, MountPropagation } from '../../proto/gen/cri.ts';
-import { mountOf, parseMountTable } from '../../src/main/oci/mount-table.ts';
+import { mountOf, parseMountTable } from '../../src/node/oci/mount-table.ts';
 import {
   cgroupMount,
   containerMounts,
   destinationOf,
   type MountInput,
   needsMountTable,
-} from '../../src/main/oci/mounts.ts';
-import type { Mount } from '../../src/main/oci/types.ts';
+} from '../../src/node/oci/mounts.ts';
+import type { Mount } from '../../src/node/oci/types.ts';
 import { FEATURES, mount } from './oci-fixtures.ts';
 
 const { PROPAGATION_BIDIRECTIONAL: BOTH, PROPAGATION_HOST_TO_CONTAINER: IN } = MountPropagation;

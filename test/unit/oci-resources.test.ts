@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { decodeExact, encodeSpec } from '../../src/main/oci/encode.ts';
-import { mergeResources, toLinuxResources } from '../../src/main/oci/resources.ts';
+import { decodeExact, encodeSpec } from '../../src/node/oci/encode.ts';
+import { mergeResources, toLinuxResources } from '../../src/node/oci/resources.ts';
 import { HOST, resources } from './oci-fixtures.ts';
 
 const V1 = { ...HOST, cgroupVersion: 1 as const };

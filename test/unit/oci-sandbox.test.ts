@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { NamespaceMode, SecurityProfile_ProfileType as Profile } from '../../proto/gen/cri.ts';
-import { buildSandboxSpec } from '../../src/main/oci/sandbox.ts';
+import { buildSandboxSpec } from '../../src/node/oci/sandbox.ts';
 import { HOST, namespaces, pod, podLinux, podWith, resources, sandboxInput, userns } from './oci-fixtures.ts';
 
 const NODE = NamespaceMode.NODE;

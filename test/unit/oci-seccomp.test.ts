@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { SecurityProfile_ProfileType as Profile } from '../../proto/gen/cri.ts';
-import { DEFAULT_CAPABILITIES } from '../../src/main/oci/capabilities.ts';
-import { encodeSpec } from '../../src/main/oci/encode.ts';
-import { defaultSeccomp, parseSeccompProfile, seccompFile } from '../../src/main/oci/seccomp.ts';
-import { ALLOWED } from '../../src/main/oci/syscalls.ts';
-import type { SeccompRule } from '../../src/main/oci/types.ts';
+import { DEFAULT_CAPABILITIES } from '../../src/node/oci/capabilities.ts';
+import { encodeSpec } from '../../src/node/oci/encode.ts';
+import { defaultSeccomp, parseSeccompProfile, seccompFile } from '../../src/node/oci/seccomp.ts';
+import { ALLOWED } from '../../src/node/oci/syscalls.ts';
+import type { SeccompRule } from '../../src/node/oci/types.ts';
 
 const KERNEL = { arch: 'x64', kernel: '6.1.0' };
 

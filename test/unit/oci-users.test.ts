@@ -8,7 +8,7 @@ import {
   parsePasswd,
   resolveUser,
   sandboxUser,
-} from '../../src/main/oci/users.ts';
+} from '../../src/node/oci/users.ts';
 import { context, podContext } from './oci-fixtures.ts';
 
 const PASSWD = `root:x:0:0:root:/root:/bin/sh

@@ -8,14 +8,14 @@ import {
   SecurityProfile_ProfileType as Profile,
   Signal,
 } from '../../proto/gen/cri.ts';
-import { defaultProfileText } from '../../src/main/oci/apparmor.ts';
-import { capabilitiesOf } from '../../src/main/oci/capabilities.ts';
-import { kernelAtLeast, parseRuntimeFeatures } from '../../src/main/oci/host.ts';
-import { cgroupParent, cgroupsPath, containerName, sandboxName } from '../../src/main/oci/names.ts';
-import { deviceNumbers } from '../../src/main/oci/read-devices.ts';
-import { selinuxLabels } from '../../src/main/oci/selinux.ts';
-import { criSignal, signalName, signalNumber, stopSignal } from '../../src/main/oci/signals.ts';
-import { logPathOf, validateContainer, validateSandbox } from '../../src/main/oci/validate.ts';
+import { defaultProfileText } from '../../src/node/oci/apparmor.ts';
+import { capabilitiesOf } from '../../src/node/oci/capabilities.ts';
+import { kernelAtLeast, parseRuntimeFeatures } from '../../src/node/oci/host.ts';
+import { cgroupParent, cgroupsPath, containerName, sandboxName } from '../../src/node/oci/names.ts';
+import { deviceNumbers } from '../../src/node/oci/read-devices.ts';
+import { selinuxLabels } from '../../src/node/oci/selinux.ts';
+import { criSignal, signalName, signalNumber, stopSignal } from '../../src/node/oci/signals.ts';
+import { logPathOf, validateContainer, validateSandbox } from '../../src/node/oci/validate.ts';
 import { container, containerWith, mount, namespaces, pod, podWith, userns } from './oci-fixtures.ts';
 
 const { CONTAINER, NODE, POD, TARGET } = NamespaceMode;

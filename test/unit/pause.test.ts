@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { pauseProgram } from '../../src/workers/image/pause-program.ts';
 
-const BUILD = join(import.meta.dirname, '../../src/main/images/pause/build.sh');
+const BUILD = join(import.meta.dirname, '../../src/node/images/pause/build.sh');
 /** Entry point and the one loadable segment: all of the file that runs, and all that every version of binutils writes alike. */
 function loaded(elf: Buffer): { entry: bigint; address: bigint; code: string } {
   const header = Number(elf.readBigUInt64LE(32)); // the first program header

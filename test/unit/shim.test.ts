@@ -11,14 +11,14 @@ import { Options } from '../../proto/gen/runc_options.ts';
 import { CreateTaskRequest, CreateTaskResponse, KillRequest, StateResponse } from '../../proto/gen/task.ts';
 import { Status } from '../../proto/gen/task_types.ts';
 import { SluiceError } from '../../src/errors.ts';
-import { decodeEvent, type ShimEvent, serveEvents } from '../../src/main/shims/events.ts';
-import { TtrpcServer } from '../../src/main/shims/server.ts';
-import { nanoseconds, Task } from '../../src/main/shims/task.ts';
-import { Ttrpc } from '../../src/main/shims/ttrpc.ts';
+import { decodeEvent, type ShimEvent, serveEvents } from '../../src/node/shims/events.ts';
+import { TtrpcServer } from '../../src/node/shims/server.ts';
+import { nanoseconds, Task } from '../../src/node/shims/task.ts';
+import { Ttrpc } from '../../src/node/shims/ttrpc.ts';
+import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { encodeParams, parseBootstrap } from '../../src/workers/shim/bootstrap.ts';
 import { findProgram } from '../../src/workers/shim/program.ts';
 import { resolvConf } from '../../src/workers/shim/sandbox-files.ts';
-import { mountsBelow } from '../../src/workers/sys/mountinfo.ts';
 
 const ADDRESSES = { grpc: '/run/sluice/sluice.sock', ttrpc: '/run/sluice/events.sock', publishBinary: '/bin/sluice' };
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { run } from '../../src/workers/sys/spawn.ts';
+import { run } from '../../src/sys/spawn.ts';
 
 const sh = (script: string, more: { timeoutMs?: number; stdin?: Uint8Array; maxOutput?: number } = {}) =>
   run({ path: '/bin/sh', argv: ['sh', '-c', script], env: { PATH: '/usr/bin:/bin' }, timeoutMs: 10_000, ...more });

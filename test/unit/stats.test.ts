@@ -7,12 +7,12 @@ import {
   type PodSandboxMetrics,
   RuntimeServiceService,
 } from '../../proto/gen/cri.ts';
-import { CpuRates } from '../../src/main/stats/cpu-rates.ts';
-import { DiskUsage } from '../../src/main/stats/disk-usage.ts';
-import { encodeMetrics, withEncodedMetrics } from '../../src/main/stats/encoded.ts';
-import { metricDescriptors } from '../../src/main/stats/metrics.ts';
-import { Stats, type StatsWorker } from '../../src/main/stats/stats.ts';
-import type { ContainerSubject, PodSubject } from '../../src/main/stats/subjects.ts';
+import { CpuRates } from '../../src/node/stats/cpu-rates.ts';
+import { DiskUsage } from '../../src/node/stats/disk-usage.ts';
+import { encodeMetrics, withEncodedMetrics } from '../../src/node/stats/encoded.ts';
+import { metricDescriptors } from '../../src/node/stats/metrics.ts';
+import { Stats, type StatsWorker } from '../../src/node/stats/stats.ts';
+import type { ContainerSubject, PodSubject } from '../../src/node/stats/subjects.ts';
 import type { DiskReading } from '../../src/workers/stats/disk.ts';
 import type { ReadTarget, Sample } from '../../src/workers/stats.ts';
 

@@ -16,8 +16,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ExecBackend, IoRegistration, StdioEvent } from '../../src/main/streaming/protocol.ts';
-import { Stdio } from '../../src/main/streaming/stdio.ts';
+import { Stdio } from '../../src/node/streaming/stdio.ts';
+import type { ExecBackend, IoRegistration, StdioEvent } from '../../src/workers/stdio/protocol.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'sluice-stdio-'));
 after(() => rmSync(folder, { recursive: true }));

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { StreamRequest } from '../../src/main/streaming/protocol.ts';
+import type { StreamRequest } from '../../src/workers/stdio/protocol.ts';
 import { Tokens } from '../../src/workers/stdio/tokens.ts';
 
 const request: StreamRequest = { kind: 'portforward', sandboxId: 's', netns: '', ports: [] };

@@ -7,9 +7,9 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeleteRequest, DeleteResponse } from '../../proto/gen/task.ts';
 import { Request, Response } from '../../proto/gen/ttrpc.ts';
-import { encodeFrame, FRAME, type Frame, FrameReader, HEADER_SIZE, MAX_PAYLOAD } from '../../src/main/shims/frame.ts';
-import { TtrpcServer } from '../../src/main/shims/server.ts';
-import { Ttrpc, TtrpcClosed, TtrpcError } from '../../src/main/shims/ttrpc.ts';
+import { encodeFrame, FRAME, type Frame, FrameReader, HEADER_SIZE, MAX_PAYLOAD } from '../../src/node/shims/frame.ts';
+import { TtrpcServer } from '../../src/node/shims/server.ts';
+import { Ttrpc, TtrpcClosed, TtrpcError } from '../../src/node/shims/ttrpc.ts';
 
 const METHOD = { name: 'Delete', request: DeleteRequest, response: DeleteResponse };
 

@@ -1,4 +1,4 @@
-import type { Caller, CallerLeft } from '../../pipeline/join.ts';
+import type { Caller, CallerLeft } from '../../pipeline/engine/join.ts';
 
 /** What a verb may know of its call besides the request. */
 export interface CallInfo extends Caller {

@@ -5,9 +5,9 @@ import {
   type ImageSpec,
   type Mount,
 } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
-import { criSignal } from '../oci/signals.ts';
-import type { ContainerRow } from '../store/rows.ts';
+import { criSignal } from '../../node/oci/signals.ts';
+import type { ContainerRow } from '../../node/store/rows.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 
 const STATES = {
   creating: ContainerState.CONTAINER_UNKNOWN,

@@ -1,7 +1,7 @@
 import type { ExecSyncRequest, ExecSyncResponse } from '../../../proto/gen/cri.ts';
 import { codeOf } from '../../errors.ts';
-import type { Node } from '../../pipeline/node.ts';
-import { runExecSync } from '../streaming/exec-sync.ts';
+import { runExecSync } from '../../node/streaming/exec-sync.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 export const execSync =

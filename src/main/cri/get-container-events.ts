@@ -1,6 +1,6 @@
 import { type ContainerEventResponse, ContainerEventType, type GetEventsRequest } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
-import type { LifecycleEvent } from '../events.ts';
+import type { LifecycleEvent } from '../../node/store/events.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { ServerStream } from './call.ts';
 import { toContainerStatus } from './container-view.ts';
 import { toPodSandboxStatus } from './sandbox-view.ts';

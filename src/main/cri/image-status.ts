@@ -1,8 +1,8 @@
 import type { ImageStatusRequest, ImageStatusResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/node.ts';
-import { chainIdOf } from '../images/chain.ts';
-import type { ImageRow } from '../images/rows.ts';
+import { chainIdOf } from '../../node/images/chain.ts';
+import type { ImageRow } from '../../node/images/rows.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import { noInfo, type Unary } from './call.ts';
 import { toImage } from './image-view.ts';
 

@@ -5,8 +5,8 @@ import type {
   StreamImagesRequest,
   StreamImagesResponse,
 } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
-import type { ImageRow } from '../images/rows.ts';
+import type { ImageRow } from '../../node/images/rows.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import { batches } from './batches.ts';
 import type { ServerStream, Unary } from './call.ts';
 import { toImage } from './image-view.ts';

@@ -6,10 +6,10 @@ import type {
   StreamPodSandboxesRequest,
   StreamPodSandboxesResponse,
 } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import { batches } from './batches.ts';
 import type { ServerStream, Unary } from './call.ts';
-import { matchesSandbox } from './convert/filters.ts';
+import { matchesSandbox } from './filters.ts';
 import { sandboxState, toPodSandbox, visible } from './sandbox-view.ts';
 
 export const listPodSandbox =

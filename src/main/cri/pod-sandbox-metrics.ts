@@ -5,9 +5,9 @@ import type {
   StreamPodSandboxMetricsRequest,
   StreamPodSandboxMetricsResponse,
 } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
-import { encodeMetrics } from '../stats/encoded.ts';
-import { metricDescriptors } from '../stats/metrics.ts';
+import { encodeMetrics } from '../../node/stats/encoded.ts';
+import { metricDescriptors } from '../../node/stats/metrics.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { ServerStream, Unary } from './call.ts';
 import { podSubject } from './stats-subjects.ts';
 

@@ -1,10 +1,10 @@
 import type { PodSandboxStatusRequest, PodSandboxStatusResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/node.ts';
-import { isNsfs } from '../../workers/sys/mount.ts';
-import type { SandboxRow } from '../store/rows.ts';
+import type { SandboxRow } from '../../node/store/rows.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
+import { isNsfs } from '../../sys/mount.ts';
 import { noInfo, type Unary } from './call.ts';
-import { goJson } from './convert/goJson.ts';
+import { goJson } from './go-json.ts';
 import { toPodSandboxStatus, visible } from './sandbox-view.ts';
 
 export const podSandboxStatus =

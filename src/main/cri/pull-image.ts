@@ -1,6 +1,6 @@
 import type { PullImageRequest, PullImageResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 /** Answers with the image's id, as all verbs name images. */

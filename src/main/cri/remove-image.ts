@@ -1,6 +1,6 @@
 import type { RemoveImageRequest, RemoveImageResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 /** Removes an image under all its names, whichever one was given. One that is not there is fine. */

@@ -1,5 +1,5 @@
 import type { ReopenContainerLogRequest, ReopenContainerLogResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 /** After kubelet has renamed the file. A container that does not run has no log to reopen, and none may be made. */

@@ -5,7 +5,7 @@ import {
   type UpdateRuntimeConfigRequest,
   type UpdateRuntimeConfigResponse,
 } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 /** Which cgroup driver kubelet has to use, so that both manage one tree. */

@@ -1,5 +1,5 @@
 import type { StartContainerRequest, StartContainerResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 export const startContainer =

@@ -1,9 +1,9 @@
 import { join } from 'node:path';
 import { ContainerState } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
-import { cgroupsPath } from '../oci/names.ts';
-import type { ContainerSubject, PodSubject } from '../stats/subjects.ts';
-import type { ContainerRow, SandboxRow } from '../store/rows.ts';
+import { cgroupsPath } from '../../node/oci/names.ts';
+import type { ContainerSubject, PodSubject } from '../../node/stats/subjects.ts';
+import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import { containerState } from './container-view.ts';
 
 export const isRunning = (row: ContainerRow) => containerState(row) === ContainerState.CONTAINER_RUNNING;

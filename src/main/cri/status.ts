@@ -1,5 +1,5 @@
 import type { RuntimeCondition, StatusRequest, StatusResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import { noInfo, type Unary } from './call.ts';
 
 /** Kubelet asks every few seconds and takes a slow answer for a sick node, so nothing here waits for anybody. */

@@ -1,5 +1,5 @@
 import type { StopPodSandboxRequest, StopPodSandboxResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 /** Idempotent: an unknown id is a pod that is stopped already. */

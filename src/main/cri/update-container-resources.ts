@@ -1,5 +1,5 @@
 import type { UpdateContainerResourcesRequest, UpdateContainerResourcesResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 /** In-place resize. A container that has not started yet gets the limits when it does. */

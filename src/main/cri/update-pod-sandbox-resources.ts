@@ -1,6 +1,6 @@
 import type { UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
 
 /** Kubelet has resized the pod's cgroup, which is its own; what remains is to remember it. */

@@ -1,4 +1,4 @@
-import type { Node } from '../../pipeline/node.ts';
+import type { Node } from '../../pipeline/jobs/context.ts';
 import { containerStats, listContainerStats, streamContainerStats } from './container-stats.ts';
 import { containerStatus } from './container-status.ts';
 import { createContainer } from './create-container.ts';

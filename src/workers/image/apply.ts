@@ -20,7 +20,7 @@ import {
   unlinkSync,
   writeSync,
 } from 'node:fs';
-import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../sys/attributes.ts';
+import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../../sys/attributes.ts';
 import { invalid } from './invalid.ts';
 import { components, native } from './names.ts';
 import { makeOpaque } from './opaque.ts';

@@ -1,5 +1,5 @@
 import { SluiceError } from '../../errors.ts';
-import { getXattr, setXattr } from '../sys/attributes.ts';
+import { getXattr, setXattr } from '../../sys/attributes.ts';
 import { native } from './names.ts';
 
 const OPAQUE = 'trusted.overlay.opaque';

@@ -1,4 +1,4 @@
-import type { TimeSpec } from '../sys/attributes.ts';
+import type { TimeSpec } from '../../sys/attributes.ts';
 import { invalid } from './invalid.ts';
 
 export interface PaxRecord {

@@ -3,7 +3,7 @@
  * in all four encodings, old v7 and star headers. Names, link targets and xattr values are bytes, not text: strings here hold
  * one byte per character (latin1). Rules: POSIX pax(1), "GNU tar manual: Basic Tar Format" and "Storing Sparse Files".
  */
-import type { TimeSpec } from '../sys/attributes.ts';
+import type { TimeSpec } from '../../sys/attributes.ts';
 import { invalid } from './invalid.ts';
 import { type PaxRecord, paxInteger, paxRecords, paxTime } from './pax.ts';
 import { type Extent, gnuExtents, mapFromText, paxExtents, type SparseMap } from './sparse.ts';

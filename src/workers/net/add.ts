@@ -1,9 +1,9 @@
 import { SluiceError } from '../../errors.ts';
-import type { CniCall, CniResult, PluginRun } from '../../main/network/types.ts';
 import { callPlugin, findPlugin } from './plugin.ts';
 import { lockRecord, writeRecord } from './record.ts';
 import { reporting } from './report.ts';
 import { inVersion, type ParsedResult, parseResult } from './result.ts';
+import type { CniCall, CniResult, PluginRun } from './types.ts';
 
 /**
  * CNI ADD: the plugins of the list in order, each with the result of the one before. The answer is the last one's, in the newest

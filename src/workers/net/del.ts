@@ -1,10 +1,10 @@
 import { SluiceError } from '../../errors.ts';
-import type { CniCall, PluginConf, PluginRun } from '../../main/network/types.ts';
-import { netnsExists } from '../sys/netns.ts';
+import { netnsExists } from '../../sys/netns.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
 import { awaitUnlocked, readRecord, removeRecord } from './record.ts';
 import { reporting } from './report.ts';
 import { inVersion, type Json, parseResult } from './result.ts';
+import type { CniCall, PluginConf, PluginRun } from './types.ts';
 import { atLeast } from './version.ts';
 
 const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown container/i;

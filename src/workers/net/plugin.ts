@@ -4,11 +4,11 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../errors.ts';
-import type { CniAttachment, NetworkConf, PluginConf, PluginRun } from '../../main/network/types.ts';
-import { SysError } from '../sys/libc.ts';
-import { run, type SpawnResult } from '../sys/spawn.ts';
+import { SysError } from '../../sys/libc.ts';
+import { run, type SpawnResult } from '../../sys/spawn.ts';
 import { findProgram, programPath } from './programs.ts';
 import { excerpt, isObject, type Json } from './result.ts';
+import type { CniAttachment, NetworkConf, PluginConf, PluginRun } from './types.ts';
 
 /** Error codes of the specification that change what the caller does. */
 export const CNI_CODE = { UNKNOWN_CONTAINER: 3, INVALID_ENVIRONMENT: 4, TRY_AGAIN: 11 } as const;

@@ -6,10 +6,10 @@
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { CniAttachment } from '../../main/network/types.ts';
-import { type Fd, openFd } from '../sys/fd.ts';
-import { C, check, libc } from '../sys/libc.ts';
+import { type Fd, openFd } from '../../sys/fd.ts';
+import { C, check, libc } from '../../sys/libc.ts';
 import { isObject, type Json } from './result.ts';
+import type { CniAttachment } from './types.ts';
 
 const LOCK = { SHARED: 1, EXCLUSIVE: 2, NO_WAIT: 4 } as const;
 

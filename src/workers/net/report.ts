@@ -1,5 +1,5 @@
 import { codeOf, SluiceError } from '../../errors.ts';
-import type { PluginRun } from '../../main/network/types.ts';
+import type { PluginRun } from './types.ts';
 
 /** Does `work` and hands out the plugin runs it noted: beside its answer, or in the `details` of its error. */
 export async function reporting<T extends object>(

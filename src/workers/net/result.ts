@@ -4,7 +4,7 @@
  */
 import { isIPv6 } from 'node:net';
 import { SluiceError } from '../../errors.ts';
-import type { CniResult } from '../../main/network/types.ts';
+import type { CniResult } from './types.ts';
 import { atLeast, isKnownVersion, NEWEST_VERSION } from './version.ts';
 
 export type Json = Record<string, unknown>;

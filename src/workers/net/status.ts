@@ -1,6 +1,6 @@
-import type { NetworkConf, PluginRun } from '../../main/network/types.ts';
 import { CNI_CODE, callPlugin, findPlugin, PluginFailure } from './plugin.ts';
 import { reporting } from './report.ts';
+import type { NetworkConf, PluginRun } from './types.ts';
 import { atLeast } from './version.ts';
 
 export interface StatusCall {

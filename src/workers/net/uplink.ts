@@ -4,8 +4,8 @@
  */
 import { isIPv6 } from 'node:net';
 import { SluiceError } from '../../errors.ts';
-import { removeBridge } from '../sys/link.ts';
-import { run } from '../sys/spawn.ts';
+import { removeBridge } from '../../sys/link.ts';
+import { run } from '../../sys/spawn.ts';
 import { findProgram, programPath } from './programs.ts';
 import { excerpt } from './result.ts';
 

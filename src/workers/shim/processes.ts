@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { killPinned } from '../sys/pidfd.ts';
+import { killPinned } from '../../sys/pidfd.ts';
 import { cwdOf } from './program.ts';
 
 export interface Process {

@@ -3,8 +3,8 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../errors.ts';
-import { unmount } from '../sys/mount.ts';
-import { mountsBelow } from '../sys/mountinfo.ts';
+import { unmount } from '../../sys/mount.ts';
+import { mountsBelow } from '../../sys/mountinfo.ts';
 import { hiddenName } from './processes.ts';
 
 const TRIES = 20;

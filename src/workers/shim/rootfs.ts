@@ -1,10 +1,10 @@
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
-import { type Fd, openFd } from '../sys/fd.ts';
-import { mountIdMapped } from '../sys/idmap.ts';
-import { C } from '../sys/libc.ts';
-import { mount, unmount } from '../sys/mount.ts';
+import { type Fd, openFd } from '../../sys/fd.ts';
+import { mountIdMapped } from '../../sys/idmap.ts';
+import { C } from '../../sys/libc.ts';
+import { mount, unmount } from '../../sys/mount.ts';
 
 /** A mount as the snapshotters of containerd write it: `type` overlay or bind (or any file system), options as in fstab. */
 export interface MountSpec {

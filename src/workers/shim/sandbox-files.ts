@@ -1,8 +1,8 @@
 import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
-import { C } from '../sys/libc.ts';
-import { mount } from '../sys/mount.ts';
+import { C } from '../../sys/libc.ts';
+import { mount } from '../../sys/mount.ts';
 import { removeTree } from './remove-bundle.ts';
 
 /** CRI's DNSConfig. */

@@ -1,7 +1,7 @@
 import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
-import { run, type SpawnResult } from '../sys/spawn.ts';
+import { run, type SpawnResult } from '../../sys/spawn.ts';
 import { type Bootstrap, type DaemonAddresses, encodeParams, parseBootstrap } from './bootstrap.ts';
 import { type BundleInput, makeBundle, writeBootstrap } from './bundle.ts';
 import { shimEnv, shimFlags } from './command.ts';

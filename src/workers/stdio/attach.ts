@@ -1,10 +1,10 @@
 import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 import { explain } from '../../errors.ts';
-import type { ExecBackend, StreamRequest } from '../../main/streaming/protocol.ts';
 import type { ContainerIo, Follower } from './container-io.ts';
 import type { IoTable } from './io-table.ts';
 import type { StreamName } from './log-lines.ts';
+import type { ExecBackend, StreamRequest } from './protocol.ts';
 import { type Outcome, onResize, type RemoteSession } from './remote-session.ts';
 
 /** Output that may wait for one client. */

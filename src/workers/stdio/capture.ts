@@ -2,9 +2,9 @@ import { rmSync } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
-import type { Captured, Fifos } from '../../main/streaming/protocol.ts';
-import { makeFifo } from '../sys/fifo.ts';
+import { makeFifo } from '../../sys/fifo.ts';
 import { type Drained, drainReaders, FifoReader } from './fifo.ts';
+import type { Captured, Fifos } from './protocol.ts';
 
 /** A process that ended and whose output something still holds: so much silence, or so long in all, counts as the end (ms). */
 const QUIET_MS = 500;

@@ -1,12 +1,12 @@
 import { rm, rmdir } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { dirname } from 'node:path';
-import type { Fifos, IoRegistration, IoStats } from '../../main/streaming/protocol.ts';
-import { makeFifo } from '../sys/fifo.ts';
+import { makeFifo } from '../../sys/fifo.ts';
 import { Clock, Stamp } from './clock.ts';
 import { type Drained, drainReaders, FifoReader, FifoWriter } from './fifo.ts';
 import { LogFile } from './log-file.ts';
 import { LogLines, type StreamName } from './log-lines.ts';
+import type { Fifos, IoRegistration, IoStats } from './protocol.ts';
 
 /** A line without an end is written as a piece after so long: it can be seen, and a dying daemon takes no more than that along. */
 const UNFINISHED_MS = 1000;

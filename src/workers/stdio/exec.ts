@@ -2,10 +2,10 @@ import { randomBytes } from 'node:crypto';
 import type { Readable, Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { explain } from '../../errors.ts';
-import type { ExecBackend, StreamRequest } from '../../main/streaming/protocol.ts';
 import { pooledCopy } from './buffer-pool.ts';
 import { execFifos, makeFifos, unlinkFifos } from './capture.ts';
 import { drainReaders, FifoReader, FifoWriter } from './fifo.ts';
+import type { ExecBackend, StreamRequest } from './protocol.ts';
 import { type Outcome, onResize, type RemoteSession } from './remote-session.ts';
 
 /** After the process ended: so much silence of what still holds its output counts as its end, in milliseconds. */

@@ -1,7 +1,7 @@
 /** The FIFOs between a shim and this thread, as event sources. Only epoll and non-blocking descriptors: no libuv pool thread waits. */
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { bytesReady, openFifoReader, openFifoWriter } from '../sys/fifo.ts';
+import { bytesReady, openFifoReader, openFifoWriter } from '../../sys/fifo.ts';
 import { CHUNK } from './buffer-pool.ts';
 
 /** All readers of the thread share it: what is read is used up before the next read happens. */

@@ -1,6 +1,6 @@
 import { SluiceError } from '../../errors.ts';
-import type { IoRegistration, IoStats } from '../../main/streaming/protocol.ts';
 import { ContainerIo, type IoEvents, removeFifos } from './container-io.ts';
+import type { IoRegistration, IoStats } from './protocol.ts';
 
 export interface IoTableEvents extends IoEvents {
   /** A container has come, or the last one has gone. */

@@ -7,8 +7,8 @@
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { explain } from '../../errors.ts';
-import { C, libc } from '../sys/libc.ts';
-import { run } from '../sys/spawn.ts';
+import { C, libc } from '../../sys/libc.ts';
+import { run } from '../../sys/spawn.ts';
 
 const EVERY_MS = 500;
 /** Until then all containers of the last daemon have been found again, and have a reader of ours. */

@@ -3,10 +3,10 @@ import { connect, type OnReadOpts, Socket } from 'node:net';
 import { Duplex, type Writable } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { explain } from '../../errors.ts';
-import type { StreamRequest } from '../../main/streaming/protocol.ts';
-import { StrandedThread } from '../sys/netns.ts';
-import { connectInNetns } from '../sys/tcp.ts';
+import { StrandedThread } from '../../sys/netns.ts';
+import { connectInNetns } from '../../sys/tcp.ts';
 import { CHUNK, pooledCopy } from './buffer-pool.ts';
+import type { StreamRequest } from './protocol.ts';
 import { RST, SpdyConnection, type SpdyStream } from './spdy.ts';
 import { WsChannels } from './ws-channels.ts';
 

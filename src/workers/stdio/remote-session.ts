@@ -1,6 +1,6 @@
 /** An exec's or attach's connection, whichever protocol carries it. */
 import type { Readable, Writable } from 'node:stream';
-import type { StreamOptions } from '../../main/streaming/protocol.ts';
+import type { StreamOptions } from './protocol.ts';
 
 /** How it ended: with an exit code (attach: 0), or not at all for a reason. */
 export type Outcome = { exitCode: number } | { error: string };

@@ -9,15 +9,6 @@ import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createWebSocketStream, type WebSocket, WebSocketServer } from 'ws';
 import { explain, SluiceError } from '../../errors.ts';
-import type {
-  ExecBackend,
-  ListenInput,
-  Listening,
-  StdioEvent,
-  StdioStats,
-  StreamKind,
-  StreamRequest,
-} from '../../main/streaming/protocol.ts';
 import { serveAttach } from './attach.ts';
 import { serveExec } from './exec.ts';
 import type { IoTable } from './io-table.ts';
@@ -28,6 +19,15 @@ import {
   serveWsPortForward,
   TUNNEL_PROTOCOLS,
 } from './port-forward.ts';
+import type {
+  ExecBackend,
+  ListenInput,
+  Listening,
+  StdioEvent,
+  StdioStats,
+  StreamKind,
+  StreamRequest,
+} from './protocol.ts';
 import type { RemoteSession } from './remote-session.ts';
 import { selfSigned } from './self-signed.ts';
 import { SPDY_PROTOCOLS, spdySession } from './spdy-session.ts';

@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { finished } from 'node:stream/promises';
-import type { StreamOptions } from '../../main/streaming/protocol.ts';
+import type { StreamOptions } from './protocol.ts';
 import { type RemoteSession, statusOf, wantedStreams } from './remote-session.ts';
 import { GOAWAY, RST, SpdyConnection, type SpdyStream } from './spdy.ts';
 

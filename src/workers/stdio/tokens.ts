@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { SluiceError } from '../../errors.ts';
-import type { StreamKind, StreamRequest } from '../../main/streaming/protocol.ts';
+import type { StreamKind, StreamRequest } from './protocol.ts';
 
 /** How long a URL is good for, in milliseconds, and how many may be unused at a time: what kubelets are used to. */
 const TTL_MS = 60_000;

@@ -1,7 +1,7 @@
 import type { Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import type { WebSocket } from 'ws';
-import type { StreamOptions } from '../../main/streaming/protocol.ts';
+import type { StreamOptions } from './protocol.ts';
 import { type RemoteSession, statusOf, wantedStreams } from './remote-session.ts';
 import { WsChannels } from './ws-channels.ts';
 

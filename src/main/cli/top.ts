@@ -1,0 +1,106 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { SluiceError } from '../../errors.ts';
+import type { JobRecord } from '../../node/observe/launches.ts';
+import type { NowView } from '../../node/observe/server.ts';
+import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
+import { LastMinute, topView } from './top-view.ts';
+
+const HELP = `usage: sluice top [options]
+
+A live view of the daemon: stages with what runs and waits, times over the last minute, the jobs of this moment and where each one
+is, and the slowest launches. q ends it.
+
+  --once               print one picture and end (also when standard output is no terminal)
+  --interval SECONDS   time between pictures (default 1)
+${CLIENT_HELP}
+`;
+
+const ENTER = '\x1b[?1049h\x1b[?25l'; // alternate screen, no cursor
+const LEAVE = '\x1b[?25h\x1b[?1049l';
+
+interface Terminal {
+  columns?: number;
+  rows?: number;
+  isTTY?: boolean;
+}
+
+/** `sluice top`; the result is the exit status. Ends on q, Ctrl-C or SIGTERM, and leaves the terminal as it was. Throws NOT_READY when no daemon answers at the start. */
+export async function top(args: string[], out: NodeJS.WritableStream & Terminal = process.stdout): Promise<number> {
+  const { values } = parseArgs({
+    args,
+    options: { ...CLIENT_OPTIONS, once: { type: 'boolean' }, interval: { type: 'string' } },
+  });
+  if (values.help) {
+    out.write(HELP);
+    return 0;
+  }
+  const interval = Number(values.interval ?? 1);
+  if (!(interval >= 0.1 && interval <= 60)) throw new SluiceError('INVALID_REQUEST', '--interval is 0.1 to 60 seconds');
+  const client = new DebugClient(values);
+  const look = looker(client);
+  const color = out.isTTY === true && process.env.NO_COLOR === undefined;
+  if (values.once || out.isTTY !== true) {
+    const lines = await look({ width: out.columns ?? 120, height: out.rows ?? 60, color });
+    out.write(`${lines.map((line) => line.trimEnd()).join('\n')}\n`);
+    return 0;
+  }
+  const first = await look({ width: out.columns ?? 120, height: out.rows ?? 40, color });
+  const ended = new AbortController();
+  const restore = keyboard(() => ended.abort());
+  out.write(ENTER);
+  try {
+    for (let lines = first; !ended.signal.aborted; ) {
+      out.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
+      await sleep(interval * 1000, undefined, { signal: ended.signal }).catch(() => undefined); // aborted: the loop ends
+      if (ended.signal.aborted) break;
+      const size = { width: out.columns ?? 120, height: out.rows ?? 40, color };
+      lines = await look(size).catch((error: Error) => [`${error.message}; trying again`]);
+    }
+  } finally {
+    out.write(LEAVE);
+    restore();
+  }
+  return 0;
+}
+
+/** Asks the daemon for what is new since the last time, and draws. */
+function looker(client: DebugClient) {
+  const minute = new LastMinute();
+  let before: { cpu: number; up: number } | undefined;
+  return async (size: { width: number; height: number; color: boolean }): Promise<string[]> => {
+    const now = await client.call<NowView>('/debug/now');
+    // A second back: a job may end between two looks with an earlier end than one that was seen.
+    const since = Math.max(now.now - 60_000, (minute.newest ?? 0) - 1000);
+    const { launches } = await client.call<{ launches: JobRecord[] }>(`/debug/launches?since=${since}&limit=2000`);
+    minute.add(launches, now.now);
+    let cores: number | undefined;
+    if (before && now.uptimeSeconds > before.up)
+      cores = (now.cpuSeconds - before.cpu) / (now.uptimeSeconds - before.up);
+    before = { cpu: now.cpuSeconds, up: now.uptimeSeconds };
+    return topView(now, minute, { ...size, cores, address: client.address });
+  };
+}
+
+/** Calls `end` for q, Ctrl-C and SIGTERM; the result puts the keyboard back. */
+function keyboard(end: () => void): () => void {
+  const { stdin } = process;
+  const onKey = (key: Buffer) => {
+    if (key.includes('q') || key.includes('\x03')) end();
+  };
+  if (stdin.isTTY) {
+    stdin.setRawMode(true);
+    stdin.on('data', onKey);
+    stdin.resume();
+  }
+  process.on('SIGTERM', end);
+  process.on('SIGINT', end);
+  return () => {
+    process.off('SIGTERM', end);
+    process.off('SIGINT', end);
+    if (!stdin.isTTY) return;
+    stdin.off('data', onKey);
+    stdin.setRawMode(false);
+    stdin.pause();
+  };
+}

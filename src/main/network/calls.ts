@@ -1,5 +1,0 @@
-import type { Pool } from '../../pipeline/pool.ts';
-import type { NetHandlers } from '../../workers/net.ts';
-
-/** The part of the `net` pool that is used here; tests put something smaller in its place. */
-export type NetCalls = Pick<Pool<NetHandlers>, 'call'>;

@@ -1,0 +1,282 @@
+import type { AuthConfig } from '../../../proto/gen/cri.ts';
+import { explain, SluiceError } from '../../errors.ts';
+import type { Usage } from '../../workers/image/tree.ts';
+import type { handlers } from '../../workers/image.ts';
+import type { DiskReading } from '../../workers/stats/disk.ts';
+import type { Config } from '../config/config.ts';
+import type { Log } from '../observe/log.ts';
+import type { Table } from '../store/table.ts';
+import type { Pool } from '../threads/pool.ts';
+import { authKey } from './auth.ts';
+import { FsInfo, type FsUsage } from './fs-info.ts';
+import type { Ask } from './http.ts';
+import { Layers } from './layers.ts';
+import { type LayerMount, layerMounts, viewOf } from './mounts.ts';
+import { ImageNames } from './names.ts';
+import { BUILT_IN_PAUSE, pauseImage } from './pause-image.ts';
+import { digestName, fullName, parseReference, tagName } from './reference.ts';
+import { Registry } from './registry.ts';
+import { type Resolved, readImage, resolveImage } from './resolve.ts';
+import type { ImageRow, LayerRow } from './rows.ts';
+
+export interface ImagesOptions {
+  config: Pick<Config, 'root' | 'images'>;
+  pool: Pool<typeof handlers>;
+  /** Puts a question to a registry, not on this thread. */
+  ask: Ask;
+  images: Table<ImageRow>;
+  layers: Table<LayerRow>;
+  log: Log;
+}
+
+export interface UserFiles {
+  passwd: string;
+  group: string;
+}
+
+/** What images need of the rest of the daemon, which is made after them. */
+export interface ImageWatch {
+  /** Ids of the images that containers and pods were made from. */
+  usedImages: () => Promise<Set<string>>;
+  diskUsage: (folder: string) => Promise<DiskReading | undefined>;
+  /** Handlers of the image workers, in a pool where they do not wait for downloads. */
+  userFiles: (dirs: string[]) => Promise<UserFiles>;
+  removeLayer: (dir: string) => Promise<void>;
+  installPause: (dir: string) => Promise<Usage>;
+  onLayer: (how: 'pulled' | 'present' | 'joined') => void;
+  onFetched: (result: { seconds: number; error?: unknown; downloaded: number; unpacked: number }) => void;
+  onRetry: () => void;
+}
+
+/** Images that were removed while in use are looked at so often. */
+const SWEEP_MS = 60_000;
+
+/** The images on the node and their layers. */
+export class Images {
+  /** Reference of the pause process's image. */
+  readonly sandboxImage: string;
+  /** Where the file system of images and writable layers is found. */
+  readonly mountpoint: string;
+  readonly layers: Layers;
+  readonly #options: ImagesOptions;
+  readonly #names: ImageNames;
+  readonly #registry: Registry;
+  readonly #fsInfo: FsInfo;
+  readonly #users = new Map<string, Promise<UserFiles>>();
+  /** Id of the built-in pause image, when it is the one that is used. */
+  #builtIn: string | undefined;
+  #theWatch: ImageWatch | undefined;
+  #sweeping: NodeJS.Timeout | undefined;
+
+  constructor(options: ImagesOptions) {
+    const { config, pool, ask, layers, images, log } = options;
+    this.#options = options;
+    this.sandboxImage = config.images.sandbox_image || BUILT_IN_PAUSE;
+    this.mountpoint = config.root;
+    this.#names = new ImageNames(images);
+    this.#registry = new Registry({
+      config: config.images.registry_config,
+      ask,
+      onRetry: () => this.#watch.onRetry(),
+    });
+    this.layers = new Layers({
+      root: config.root,
+      pool,
+      removeLayer: (dir) => this.#watch.removeLayer(dir),
+      rows: layers,
+      maxDownloads: config.images.max_downloads,
+      progressTimeoutMs: config.images.progress_timeout_seconds * 1000,
+      log,
+      onFetched: (result) => this.#watch.onFetched(result),
+      onLayer: (how) => this.#watch.onLayer(how),
+    });
+    this.#fsInfo = new FsInfo({
+      root: config.root,
+      layers: () => this.layers.usage,
+      walk: (folder) => this.#watch.diskUsage(folder),
+      onProblem: (folder, err) => log.warn({ folder, err }, 'the size of the snapshots is not known'),
+    });
+  }
+
+  /** Told once, when the rest of the daemon is there. */
+  watch(watch: ImageWatch): void {
+    this.#theWatch = watch;
+  }
+
+  get #watch(): ImageWatch {
+    if (!this.#theWatch) throw new Error('watch() has not been called');
+    return this.#theWatch;
+  }
+
+  /** After a start: rows and folders are made to agree, and the built-in pause image is there. */
+  async recover(): Promise<void> {
+    const { images, layers, log, config } = this.#options;
+    for (const row of [...images.values()]) {
+      if (row.layers.every((id) => layers.get(id)?.ready)) continue;
+      log.warn({ image: row.id, names: row.names }, 'layers of this image are gone; it must be pulled again');
+      images.delete(row.id);
+    }
+    await this.layers.recover(this.#usedLayers());
+    // A row whose folder somebody removed.
+    for (const row of [...images.values()]) {
+      if (!row.layers.every((id) => this.layers.has(id))) images.delete(row.id);
+    }
+    this.#names.rebuild();
+    if (config.images.sandbox_image === '') await this.#installPause();
+    await this.sweep();
+  }
+
+  /** By name (completed first), id, unique beginning of an id, or digest. Throws INVALID_REQUEST when several ids begin so. */
+  find(text: string): ImageRow | undefined {
+    return this.#names.find(text);
+  }
+
+  /** The image with this id, also one that was removed and still has containers. Throws IMAGE_NOT_FOUND. */
+  get(id: string): ImageRow {
+    const row = this.#options.images.get(id);
+    if (!row) throw new SluiceError('IMAGE_NOT_FOUND', `image ${id} is not on this node`);
+    return row;
+  }
+
+  /** All images, without those that are only kept for their containers. */
+  list(): ImageRow[] {
+    return [...this.#options.images.values()].filter(({ names }) => names.length > 0);
+  }
+
+  /** May nobody's clean-up remove it? */
+  isPinned(row: ImageRow): boolean {
+    return this.find(this.sandboxImage) === row;
+  }
+
+  /** What tells pulls apart that must not be joined: the reference and the login. Throws INVALID_REQUEST. */
+  pullKey(text: string, auth: AuthConfig | undefined): string {
+    return `${fullName(parseReference(text))} ${authKey(auth)}`;
+  }
+
+  /** First stage of a pull: what the reference stands for, and the image's config. */
+  async resolve(text: string, auth: AuthConfig | undefined): Promise<Resolved> {
+    const reference = parseReference(text);
+    const repository = await this.#registry.open(reference, auth);
+    return resolveImage(repository, (digest) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest));
+  }
+
+  /**
+   * Second stage: all layers on the disk, held until {@link release}. `onHold` hears of each before it is there. Returns their
+   * ids, bottom first.
+   */
+  async fetchLayers(resolved: Resolved, onHold: (id: string) => void): Promise<string[]> {
+    const { present, repository, digest } = resolved;
+    if (present) {
+      if (this.#options.images.get(present.id) === present && this.layers.hold(present.layers, onHold))
+        return present.layers;
+      // Removed since the first stage.
+      resolved.present = undefined;
+    }
+    resolved.image ??= await readImage(repository, digest);
+    const { layers, diffIds } = resolved.image;
+    const wanted = layers.map((blob, index) => ({ blob, diffId: diffIds[index] ?? '', repository }));
+    return (await this.layers.fetchAll(wanted, onHold)).map(({ id }) => id);
+  }
+
+  /** Last stage: the image under its names, which older images lose. */
+  commit({ reference, digest, image, present }: Resolved, layers: string[]): ImageRow {
+    const names = [tagName(reference) ?? '', digestName(reference, digest)].filter((name) => name !== '');
+    const id = present?.id ?? image?.id ?? '';
+    const old = this.#options.images.get(id);
+    if (!image && !old) throw new SluiceError('IMAGE_NOT_FOUND', `image ${id} was removed while it was pulled`);
+    const row: ImageRow = { names: [], ...old, ...(image ? rowOf(image, layers) : (old as ImageRow)) };
+    this.#names.give(row, names);
+    return row;
+  }
+
+  /** A pull is over, in whatever way: layers that no image took are not kept for it any longer. */
+  release(layers: readonly string[]): void {
+    this.layers.release(layers);
+  }
+
+  /**
+   * Removes all names of an image; its layers go as soon as no container needs them. The built-in pause image keeps its own: no registry
+   * has it, and pods would not start any more.
+   */
+  async remove(row: ImageRow): Promise<void> {
+    this.#names.removeAll(row);
+    if (row.id === this.#builtIn) this.#names.give(row, [BUILT_IN_PAUSE]);
+    await this.sweep();
+  }
+
+  /** Removes images without names that nobody uses, and layers of no image. */
+  async sweep(): Promise<void> {
+    const { images, log } = this.#options;
+    const nameless = () => [...images.values()].filter(({ names }) => names.length === 0);
+    if (nameless().length > 0) {
+      const used = await this.#watch.usedImages();
+      for (const row of nameless()) {
+        if (used.has(row.id)) continue;
+        images.delete(row.id);
+        this.#users.delete(row.id);
+      }
+    }
+    this.layers.sweep(this.#usedLayers());
+    clearTimeout(this.#sweeping);
+    if (nameless().length === 0) return;
+    const again = () => this.sweep().catch((err) => log.error({ err }, 'removed images could not be swept'));
+    this.#sweeping = setTimeout(again, SWEEP_MS).unref();
+  }
+
+  /** passwd and group as the image has them, "" where there is none. Read once for each image. */
+  userFiles(row: ImageRow): Promise<UserFiles> {
+    let files = this.#users.get(row.id);
+    if (!files) {
+      files = this.#watch.userFiles(this.#dirs(row));
+      this.#users.set(row.id, files);
+      files.catch(() => this.#users.delete(row.id));
+    }
+    return files;
+  }
+
+  /** A container's root: its writable snapshot on top of the image. */
+  rootfsMounts(row: ImageRow, snapshot: string): LayerMount[] {
+    return layerMounts(this.#dirs(row), snapshot);
+  }
+
+  /** The image alone, read-only. */
+  viewMounts(row: ImageRow): LayerMount[] {
+    return viewOf(this.#dirs(row));
+  }
+
+  /** What images and containers take on the disk, without waiting for a walk of it. */
+  fsInfo(): Promise<FsUsage> {
+    return this.#fsInfo.read();
+  }
+
+  /** Folders of the layers, topmost first. A layer that is there twice counts where it is on top. */
+  #dirs(row: ImageRow): string[] {
+    const ids = new Set(row.layers.toReversed());
+    return ids.size === 0 ? [this.layers.emptyDir] : [...ids].map((id) => this.layers.dirOf(id));
+  }
+
+  #usedLayers(): Set<string> {
+    return new Set([...this.#options.images.values()].flatMap(({ layers }) => layers));
+  }
+
+  #byDigest(digest: string): ImageRow | undefined {
+    return this.list().find(({ names }) => names.some((name) => name.endsWith(`@${digest}`)));
+  }
+
+  /** The pause image comes with the program: pods start on a node that reaches no registry. */
+  async #installPause(): Promise<void> {
+    try {
+      const { id, diffId, config, file } = pauseImage();
+      const layer = await this.layers.builtIn(diffId, (dir) => this.#watch.installPause(dir));
+      const row = { id, names: [], config, file, layers: [layer.id], size: layer.bytes };
+      this.#names.give(row, [BUILT_IN_PAUSE]);
+      this.#builtIn = id;
+    } catch (cause) {
+      throw new SluiceError('INTERNAL', `the built-in pause image cannot be installed: ${explain(cause)}`, { cause });
+    }
+  }
+}
+
+function rowOf({ id, config, file, size }: NonNullable<Resolved['image']>, layers: string[]): Omit<ImageRow, 'names'> {
+  return { id, config, file, layers, size };
+}

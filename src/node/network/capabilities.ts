@@ -1,0 +1,96 @@
+/**
+ * What a pod asks of plugins beyond an address, as capability arguments (the CNI project's CONVENTIONS.md, and the names that
+ * containerd added). A plugin gets one only when it declares the capability.
+ */
+import { type PodSandboxConfig, Protocol } from '../../../proto/gen/cri.ts';
+import { SluiceError } from '../../errors.ts';
+import type { NetworkConf } from '../../workers/net/types.ts';
+import { parseQuantity } from './quantity.ts';
+
+export const INGRESS_BANDWIDTH = 'kubernetes.io/ingress-bandwidth';
+export const EGRESS_BANDWIDTH = 'kubernetes.io/egress-bandwidth';
+/** Our own, since CRI has no field for it: `ipRanges` in JSON, for example `[[{"subnet":"10.5.0.0/24"}]]`. */
+export const IP_RANGES = 'sluice/ip-ranges';
+const POD_ANNOTATIONS = 'io.kubernetes.cri.pod-annotations';
+
+const PROTOCOLS: Record<number, string> = { [Protocol.TCP]: 'tcp', [Protocol.UDP]: 'udp', [Protocol.SCTP]: 'sctp' };
+
+/** As much as the bandwidth plugin takes in a burst: only the rate is limited (containerd's choice as well). */
+const BURST_BITS = 4_294_967_295;
+/** kubelet's bounds of the two annotations, in bits a second. */
+const LEAST_RATE = 1e3;
+const MOST_RATE = 1e15;
+
+/** The arguments that at least one plugin of the network declares and the pod has. Throws INVALID_REQUEST for bad annotations. */
+export function capabilityArgs(config: PodSandboxConfig, network: NetworkConf): Record<string, unknown> {
+  const declared = new Set(
+    network.plugins.flatMap(({ capabilities }) =>
+      Object.entries(capabilities ?? {}).flatMap(([name, on]) => (on === true ? [name] : [])),
+    ),
+  );
+  const args: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(MAKERS)) {
+    const made = declared.has(name) ? value(config) : undefined;
+    if (made !== undefined) args[name] = made;
+  }
+  return args;
+}
+
+const MAKERS: Record<string, (config: PodSandboxConfig) => unknown> = {
+  portMappings,
+  bandwidth,
+  dns,
+  ipRanges,
+  cgroupPath: ({ linux }) => linux?.cgroupParent || undefined,
+  [POD_ANNOTATIONS]: ({ annotations }) => annotations,
+};
+
+function portMappings(config: PodSandboxConfig): unknown {
+  const mappings = config.portMappings
+    .filter(({ hostPort }) => hostPort > 0)
+    .map(({ hostPort, containerPort, protocol, hostIp }) => ({
+      hostPort,
+      containerPort,
+      protocol: PROTOCOLS[protocol] ?? 'tcp',
+      hostIP: hostIp,
+    }));
+  return mappings.length > 0 ? mappings : undefined;
+}
+
+function bandwidth({ annotations }: PodSandboxConfig): unknown {
+  const ingress = rate(annotations, INGRESS_BANDWIDTH);
+  const egress = rate(annotations, EGRESS_BANDWIDTH);
+  if (ingress === undefined && egress === undefined) return undefined;
+  return {
+    ...(ingress === undefined ? {} : { ingressRate: ingress, ingressBurst: BURST_BITS }),
+    ...(egress === undefined ? {} : { egressRate: egress, egressBurst: BURST_BITS }),
+  };
+}
+
+function rate(annotations: Record<string, string>, name: string): number | undefined {
+  const text = annotations[name];
+  if (text === undefined) return undefined;
+  const bits = parseQuantity(text);
+  if (bits === undefined) throw new SluiceError('INVALID_REQUEST', `annotation ${name}: "${text}" is no quantity`);
+  if (bits < LEAST_RATE || bits > MOST_RATE) {
+    throw new SluiceError('INVALID_REQUEST', `annotation ${name}: "${text}" is not between 1k and 1P`);
+  }
+  return bits;
+}
+
+function dns({ dnsConfig }: PodSandboxConfig): unknown {
+  if (!dnsConfig) return undefined;
+  return { servers: dnsConfig.servers, searches: dnsConfig.searches, options: dnsConfig.options };
+}
+
+function ipRanges({ annotations }: PodSandboxConfig): unknown {
+  const text = annotations[IP_RANGES];
+  if (text === undefined) return undefined;
+  try {
+    const ranges: unknown = JSON.parse(text);
+    if (Array.isArray(ranges) && ranges.every((set) => Array.isArray(set))) return ranges;
+  } catch (cause) {
+    throw new SluiceError('INVALID_REQUEST', `annotation ${IP_RANGES} is no JSON`, { cause });
+  }
+  throw new SluiceError('INVALID_REQUEST', `annotation ${IP_RANGES} is no list of lists of ranges`);
+}

@@ -1,0 +1,101 @@
+import PQueue from 'p-queue';
+import { SluiceError } from '../../errors.ts';
+
+/**
+ * Lanes of admission. Each has its own limit and its own queue: teardowns never wait behind launches (their finishing is what
+ * makes room for launches, and most of them only wait out a grace period), and a pull of minutes takes no launch's place.
+ */
+export const LANES = ['launch', 'teardown', 'image'] as const;
+export type Lane = (typeof LANES)[number];
+
+export type Verdict = 'admitted' | 'queued' | 'refused' | 'expired' | 'gone';
+
+export interface AdmissionOptions {
+  /** Jobs of each lane that run at once. */
+  maxRunning: Record<Lane, number>;
+  maxQueued: number;
+  onVerdict?: (lane: Lane, verdict: Verdict) => void;
+}
+
+export interface Admit {
+  lane: Lane;
+  /** Higher goes first; equal ones keep their order. */
+  priority: number;
+  /** Aborts when nobody waits for the job any more; it counts only as long as the job is queued. */
+  abandoned?: AbortSignal;
+}
+
+/** Why a caller no longer waits, as the abort reason of its signal. */
+export type CallerLeft = 'deadline' | 'cancelled';
+
+/**
+ * The bounded entrance of the pipeline. A job is refused before it is queued when as many wait as may; a queued job that nobody
+ * waits for any more is dropped before any work. Once running, a job is never taken back.
+ */
+export class Admission {
+  readonly #lanes: Record<Lane, PQueue>;
+  readonly #options: AdmissionOptions;
+  #closed = false;
+
+  constructor(options: AdmissionOptions) {
+    this.#options = options;
+    const lane = (name: Lane) => new PQueue({ concurrency: options.maxRunning[name] });
+    this.#lanes = { launch: lane('launch'), teardown: lane('teardown'), image: lane('image') };
+  }
+
+  /** Runs `work` when its turn comes. Rejects with QUEUE_FULL, SHUTTING_DOWN, DEADLINE_PASSED or CALLER_GONE without having run it. */
+  async run<T>({ lane, priority, abandoned }: Admit, work: () => Promise<T>): Promise<T> {
+    const queue = this.#lanes[lane];
+    const verdict = (v: Verdict) => this.#options.onVerdict?.(lane, v);
+    if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the daemon is shutting down');
+    const waits = queue.pending >= this.#options.maxRunning[lane];
+    if (waits && queue.size >= this.#options.maxQueued) {
+      verdict('refused');
+      throw new SluiceError(
+        'QUEUE_FULL',
+        `the ${lane} queue is full: ${queue.pending} running, ${queue.size} queued (max_queued ${this.#options.maxQueued})`,
+      );
+    }
+    if (waits) verdict('queued');
+    // p-queue would reject the running job too when its signal aborts, so the queue gets one that is cut off at the start.
+    const queued = new AbortController();
+    const drop = () => queued.abort(abandoned?.reason);
+    abandoned?.addEventListener('abort', drop, { once: true });
+    if (abandoned?.aborted) drop();
+    try {
+      return (await queue.add(
+        async () => {
+          abandoned?.removeEventListener('abort', drop);
+          verdict('admitted');
+          return await work();
+        },
+        { priority, signal: queued.signal },
+      )) as T;
+    } catch (error) {
+      if (!queued.signal.aborted) throw error;
+      const late = queued.signal.reason === ('deadline' satisfies CallerLeft);
+      verdict(late ? 'expired' : 'gone');
+      throw late
+        ? new SluiceError('DEADLINE_PASSED', `the caller's deadline passed while the job waited in the ${lane} queue`)
+        : new SluiceError('CALLER_GONE', `the caller left while the job waited in the ${lane} queue`);
+    } finally {
+      abandoned?.removeEventListener('abort', drop);
+    }
+  }
+
+  /** Jobs running and waiting, by lane. */
+  get use(): Record<Lane, { running: number; queued: number; limit: number }> {
+    const of = (lane: Lane) => ({
+      running: this.#lanes[lane].pending,
+      queued: this.#lanes[lane].size,
+      limit: this.#options.maxRunning[lane],
+    });
+    return { launch: of('launch'), teardown: of('teardown'), image: of('image') };
+  }
+
+  /** Takes no job any more, and resolves when those that run or wait have ended. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all(LANES.map((lane) => this.#lanes[lane].onIdle()));
+  }
+}

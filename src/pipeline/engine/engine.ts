@@ -1,0 +1,141 @@
+import PQueue from 'p-queue';
+import { codeOf, explain, SluiceError } from '../../errors.ts';
+import { STAGES, type StageName } from '../../stages.ts';
+import type { Node } from '../jobs/context.ts';
+import type { JobObserver, JobRun } from './observer.ts';
+import type { JobState, JobTable, Stage } from './stage.ts';
+
+export interface EngineOptions {
+  /** How many of each stage run at once, over all jobs. */
+  limits: Record<StageName, number>;
+  observer: JobObserver;
+  /** Milliseconds that one undo may take; never the caller's time. */
+  undoTimeoutMs: number;
+}
+
+/** A failed job. `stuck` is there when its undo failed as well: the row still names what is left. */
+export class JobError extends SluiceError {
+  readonly stuck?: SluiceError;
+
+  constructor(failure: SluiceError, stuck?: SluiceError) {
+    super(failure.code, failure.message, { cause: failure.cause, stage: failure.stage });
+    this.stuck = stuck;
+  }
+}
+
+/**
+ * Runs jobs: starts each stage as soon as what it needs is done and its limit has room, and when one fails, lets those that run
+ * finish (nothing is cancelled midway), then undoes everything that was started.
+ */
+export class Engine {
+  readonly #options: EngineOptions;
+  readonly #limits: Record<StageName, PQueue>;
+
+  constructor(options: EngineOptions) {
+    this.#options = options;
+    const names = Object.keys(STAGES) as StageName[];
+    const queues = names.map((name) => [name, new PQueue({ concurrency: options.limits[name] })]);
+    this.#limits = Object.fromEntries(queues);
+  }
+
+  /** Runs a job to its end. Throws a {@link JobError} with the first failure, which names its stage, after the undo. */
+  async run<S extends JobState<R>, R>(table: JobTable<S, R>, state: S, job: JobRun, priority: number): Promise<void> {
+    const { observer } = this.#options;
+    const started = new Set<Stage<S, R>>();
+    const done = new Map<StageName, Promise<void>>();
+    let failure: SluiceError | undefined;
+
+    const runStage = async (stage: Stage<S, R>): Promise<void> => {
+      await Promise.all(stage.needs.map((need) => done.get(need)));
+      if (failure || stage.skip?.(state)) return;
+      observer.stageReady(job, stage.name, stage.pool);
+      await this.#limits[stage.name].add(
+        async () => {
+          if (failure) return;
+          started.add(stage);
+          observer.stageStarted(job, stage.name);
+          try {
+            await stage.run(state);
+            observer.stageEnded(job, stage.name, undefined);
+          } catch (cause) {
+            const error = stageError(stage.name, cause);
+            failure ??= error;
+            observer.stageEnded(job, stage.name, error);
+          }
+        },
+        { priority },
+      );
+    };
+    for (const stage of table.stages) done.set(stage.name, runStage(stage));
+    await Promise.all(done.values());
+    if (failure) throw new JobError(failure, await this.#undo(table, started, state.row, state.node, job));
+  }
+
+  /**
+   * Undoes a whole job from its row: for a removal, a retry of a clean-up, or a launch that a dead daemon left half-way.
+   * Throws when something is left; the row still names it.
+   */
+  async undo<S extends JobState<R>, R>(table: JobTable<S, R>, row: R, node: Node, job: JobRun): Promise<void> {
+    const stuck = await this.#undo(table, new Set(table.stages), row, node, job);
+    if (stuck) throw stuck;
+  }
+
+  /** Stages at work and waiting, by name. */
+  use(stage: StageName): { running: number; queued: number; limit: number } {
+    const queue = this.#limits[stage];
+    return { running: queue.pending, queued: queue.size, limit: this.#options.limits[stage] };
+  }
+
+  /**
+   * The stages' table upside down: an undo starts when the undos of all that needed its stage are through, so that a network is
+   * taken down before its namespace while the shim ends beside both. Where one fails, what it stood on is kept (the record
+   * first of all), and the rest is undone all the same. Returns what failed.
+   */
+  async #undo<S extends JobState<R>, R>(
+    { stages }: JobTable<S, R>,
+    started: Set<Stage<S, R>>,
+    row: R,
+    node: Node,
+    job: JobRun,
+  ): Promise<SluiceError | undefined> {
+    const { observer, undoTimeoutMs } = this.#options;
+    const failures: SluiceError[] = [];
+    const undone = new Map<StageName, Promise<boolean>>();
+    const undoStage = async (stage: Stage<S, R>): Promise<boolean> => {
+      const above = stages.filter((other) => other.needs.includes(stage.name)).map((other) => undone.get(other.name));
+      if ((await Promise.all(above)).includes(false)) return false;
+      if (!stage.undo || !started.has(stage)) return true;
+      observer.undoStarted(job, stage.name);
+      try {
+        await withLimit(undoTimeoutMs, () => stage.undo?.(row, node));
+        observer.undoEnded(job, stage.name, undefined);
+        return true;
+      } catch (cause) {
+        const error = stageError(stage.name, cause, 'undo of stage');
+        failures.push(error);
+        observer.undoEnded(job, stage.name, error);
+        return false;
+      }
+    };
+    for (const stage of stages.toReversed()) undone.set(stage.name, undoStage(stage));
+    await Promise.all(undone.values());
+    const [first] = failures;
+    return first && new SluiceError(first.code, failures.map(explain).join('; '), { stage: first.stage });
+  }
+}
+
+/** Names the stage in the error's chain and keeps the code of what went wrong in it. */
+function stageError(stage: StageName, cause: unknown, what = 'stage'): SluiceError {
+  return new SluiceError(codeOf(cause), `${what} ${stage}`, { cause, stage });
+}
+
+/** Stops waiting for `work` after `ms`. The work itself goes on; an undo is idempotent, so a second try does no harm. */
+async function withLimit(ms: number, work: () => Promise<void> | void): Promise<void> {
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(new SluiceError('TIMED_OUT', `no end within ${ms / 1000} s`)), ms);
+  try {
+    await Promise.race([work(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,43 @@
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import type { CreateContainerRequest } from '../../../proto/gen/cri.ts';
+import { SluiceError } from '../../errors.ts';
+import { cgroupsPath, containerName } from '../../node/oci/names.ts';
+import { logPathOf, validateContainer } from '../../node/oci/validate.ts';
+import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
+import type { Node } from './context.ts';
+import { fifoPaths } from './stages/start-container.ts';
+
+/** Decides everything about a container that can be decided before anything is made. Throws INVALID_REQUEST. */
+export function planContainer(node: Node, sandbox: SandboxRow, { config }: CreateContainerRequest): ContainerRow {
+  validateContainer(config, sandbox.config);
+  const { metadata } = sandbox.config;
+  if (!metadata) throw new SluiceError('INTERNAL', `pod ${sandbox.id} has no metadata`);
+  const id = randomBytes(32).toString('hex');
+  const { root, state } = node.config;
+  const stateDir = join(state, 'containers', id);
+  return {
+    id,
+    name: containerName(config.metadata, metadata),
+    sandbox: sandbox.id,
+    state: 'creating',
+    config,
+    image: '',
+    createdAt: 0n,
+    startedAt: 0n,
+    finishedAt: 0n,
+    exitCode: 0,
+    reason: '',
+    message: '',
+    pid: 0,
+    snapshot: join(root, 'snapshots', id),
+    bundle: join(state, 'bundles', id),
+    rootDir: join(root, 'containers', id),
+    stateDir,
+    logPath: logPathOf(sandbox.config.logDirectory, config.logPath),
+    io: fifoPaths(stateDir, config),
+    volumes: {},
+    cgroupsPath: cgroupsPath(sandbox.config.linux?.cgroupParent ?? '', id, node.host.cgroupDriver),
+    stopSignal: '',
+  };
+}

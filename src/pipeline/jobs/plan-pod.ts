@@ -1,0 +1,75 @@
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { NamespaceMode, type RunPodSandboxRequest } from '../../../proto/gen/cri.ts';
+import { SluiceError } from '../../errors.ts';
+import type { Config, RuntimeConfig } from '../../node/config/config.ts';
+import { NO_FEATURES } from '../../node/oci/host.ts';
+import { sandboxName } from '../../node/oci/names.ts';
+import { checkUserNamespace } from '../../node/oci/pod-userns.ts';
+import { userNamespace } from '../../node/oci/userns.ts';
+import { validateSandbox } from '../../node/oci/validate.ts';
+import type { SandboxRow } from '../../node/store/rows.ts';
+import type { Node } from './context.ts';
+
+const UNTRUSTED = 'io.kubernetes.cri.untrusted-workload';
+
+/**
+ * Decides everything about a pod that can be decided before anything is made: the record with all paths and the network
+ * configuration. Throws INVALID_REQUEST, UNKNOWN_RUNTIME or NETWORK_NOT_READY.
+ */
+export function planPod(node: Node, request: RunPodSandboxRequest): { row: SandboxRow; runtime: RuntimeConfig } {
+  const { config } = request;
+  validateSandbox(config);
+  const runtime = chooseRuntime(node.config, request);
+  checkUserNamespace(config, runtime.name, node.features[runtime.name] ?? NO_FEATURES);
+  const id = randomBytes(32).toString('hex');
+  const { root, state } = node.config;
+  const row: SandboxRow = {
+    id,
+    name: sandboxName(config.metadata),
+    state: 'creating',
+    createdAt: 0n,
+    config,
+    runtimeHandler: request.runtimeHandler,
+    runtime: runtime.name,
+    netns: '',
+    addresses: [],
+    image: '',
+    snapshot: join(root, 'snapshots', id),
+    bundle: join(state, 'bundles', id),
+    rootDir: join(root, 'sandboxes', id),
+    stateDir: join(state, 'sandboxes', id),
+    pid: 0,
+  };
+  const namespaces = config.linux?.securityContext?.namespaceOptions;
+  if (namespaces?.network !== NamespaceMode.NODE) {
+    row.netns = node.network.netnsPath();
+    row.network = node.network.attachment({ id, netns: row.netns, config });
+    if (userNamespace(namespaces)) row.userns = `${row.netns}-user`;
+  }
+  return { row, runtime: runtime.config };
+}
+
+/** Handler, untrusted annotation, default: in containerd's order, with its rules for what excludes what. */
+function chooseRuntime(
+  config: Config,
+  { config: pod, runtimeHandler }: RunPodSandboxRequest,
+): { name: string; config: RuntimeConfig } {
+  let name = runtimeHandler || config.default_runtime;
+  if (pod?.annotations[UNTRUSTED] === 'true') {
+    if (runtimeHandler !== '' && runtimeHandler !== 'untrusted') {
+      throw new SluiceError(
+        'INVALID_REQUEST',
+        `untrusted workload with explicit runtime handler "${runtimeHandler}" is not allowed`,
+      );
+    }
+    const host = pod.linux?.securityContext?.namespaceOptions;
+    if ([host?.network, host?.pid, host?.ipc].includes(NamespaceMode.NODE)) {
+      throw new SluiceError('INVALID_REQUEST', 'untrusted workload with host access is not allowed');
+    }
+    name = 'untrusted';
+  }
+  const chosen = config.runtimes[name];
+  if (!chosen) throw new SluiceError('UNKNOWN_RUNTIME', `no runtime for "${name}" is configured`);
+  return { name, config: chosen };
+}

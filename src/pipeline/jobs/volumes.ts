@@ -1,0 +1,29 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ImageRow } from '../../node/images/rows.ts';
+import { destinationOf } from '../../node/oci/mounts.ts';
+import type { ContainerRow } from '../../node/store/rows.ts';
+import type { Node } from './context.ts';
+
+/**
+ * A folder for each VOLUME of the image that no mount of the request covers, filled with what the image has at that path, owners and
+ * modes included. Returns the folders by path in the container.
+ */
+export async function copyUp(node: Node, row: ContainerRow, image: ImageRow): Promise<Record<string, string>> {
+  const covered = new Set(row.config.mounts.map(({ containerPath }) => destinationOf(containerPath)));
+  const paths = Object.keys(image.config.Volumes ?? {})
+    .map(destinationOf)
+    .filter((path) => !covered.has(path));
+  if (paths.length === 0) return {};
+  const folders: Record<string, string> = {};
+  const copies: { from: string; to: string }[] = [];
+  for (const [index, path] of paths.entries()) {
+    const to = join(row.rootDir, 'volumes', String(index));
+    await mkdir(to, { recursive: true, mode: 0o755 });
+    folders[path] = to;
+    copies.push({ from: path, to });
+  }
+  const scratch = join(row.rootDir, 'copy-up');
+  await node.pools.shim.call('copyFromImage', { scratch, mounts: node.images.viewMounts(image), copies });
+  return folders;
+}
