@@ -1,8 +1,8 @@
 /** The tables inside docs/metrics.md and docs/stages.md, between `<!-- name -->` and `<!-- /name -->`; the prose around them is written by hand. */
-import { stageLimits } from '../src/node/config/limits.ts';
+import { stageLimit } from '../src/node/config/limits.ts';
 import { METRICS, type MetricDefinition } from '../src/node/observe/table.ts';
 import { JOB_TABLES } from '../src/pipeline/jobs/tables/all.ts';
-import { STAGES, type StageName } from '../src/stages.ts';
+import { ADMIT, STAGE_NAMES, STAGES } from '../src/stages.ts';
 
 const GROUPS: Record<MetricDefinition['group'], string> = {
   jobs: 'Jobs and pods',
@@ -58,21 +58,25 @@ function bucketTable(): string {
 }
 
 function stageTable(): string {
-  const limits = stageLimits(1);
-  const rows = Object.entries(STAGES).map(([name, meaning]) => [
+  const rows = STAGE_NAMES.map((name) => [
     code(name),
-    meaning,
+    STAGES[name].meaning,
     JOB_TABLES.filter((job) => job.stages.some((stage) => stage.name === name))
       .map((job) => job.name)
-      .join(', ') || (name === 'admit' ? 'all' : '–'),
-    limits[name as StageName].text,
+      .join(', '),
+    stageLimit(name, 1).text,
   ]);
+  rows.unshift([code(ADMIT.name), ADMIT.meaning, 'all', 'pipeline.max_running, pipeline.max_teardowns']);
   return table(['stage', 'what it does', 'in the jobs', 'default limit'], rows);
 }
 
 function jobTables(): string {
   return JOB_TABLES.map((job) => {
-    const rows = job.stages.map(({ name, needs, pool }) => [code(name), needs.map(code).join(', ') || 'at once', pool]);
+    const rows = job.stages.map(({ name, needs }) => [
+      code(name),
+      needs.map(code).join(', ') || 'at once',
+      STAGES[name].pool,
+    ]);
     return `### ${job.name}\n\n${table(['stage', 'needs', 'where'], rows)}`;
   }).join('\n\n');
 }

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import type { JobRecord } from '../../src/node/observe/launches.ts';
+import type { JobRecord } from '../../src/node/observe/job-record.ts';
 import { OtlpExporter, type Span } from '../../src/node/observe/otlp.ts';
+import type { JobShape } from '../../src/node/observe/server.ts';
 import { parseTraceparent, Tracer } from '../../src/node/observe/tracing.ts';
 
 const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736';
@@ -51,13 +52,13 @@ async function collector(...statuses: (number | 'hang')[]) {
   };
 }
 
-const JOBS = [
+const JOBS: JobShape[] = [
   {
     name: 'RunPodSandbox' as const,
     stages: [
-      { name: 'reserve', needs: [], pool: 'main' },
-      { name: 'netns', needs: ['reserve'], pool: 'net' },
-      { name: 'network', needs: ['netns'], pool: 'net' },
+      { name: 'reserve', needs: [] },
+      { name: 'netns', needs: ['reserve'] },
+      { name: 'network', needs: ['netns'] },
     ],
   },
 ];

@@ -1,5 +1,5 @@
 import { type Bar, bars, duration, printable } from '../../node/observe/gantt.ts';
-import type { JobRecord } from '../../node/observe/launches.ts';
+import type { JobRecord } from '../../node/observe/job-record.ts';
 import type { JobShape } from '../../node/observe/server.ts';
 
 export interface TextOptions {

@@ -8,10 +8,10 @@ import type {
   StreamContainerStatsResponse,
 } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import { batches } from './batches.ts';
 import type { ServerStream, Unary } from './call.ts';
 import { matchesContainerStats } from './filters.ts';
+import type { CriServices as Node } from './services.ts';
 import { containerSubject, isRunning } from './stats-subjects.ts';
 
 /** Containers in one worker call of a stream. */

@@ -1,10 +1,10 @@
 import type { ContainerStatusRequest, ContainerStatusResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { ContainerRow } from '../../node/store/rows.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
 import { noInfo, type Unary } from './call.ts';
 import { toContainerStatus, visibleContainer } from './container-view.ts';
 import { goJson } from './go-json.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const containerStatus =
   (node: Node): Unary<ContainerStatusRequest, ContainerStatusResponse> =>

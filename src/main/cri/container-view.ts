@@ -6,8 +6,8 @@ import {
   type Mount,
 } from '../../../proto/gen/cri.ts';
 import { criSignal } from '../../node/oci/signals.ts';
-import type { ContainerRow } from '../../node/store/rows.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
+import type { CriServices as Node } from './services.ts';
 
 const STATES = {
   creating: ContainerState.CONTAINER_UNKNOWN,

@@ -1,6 +1,6 @@
 import type { CreateContainerRequest, CreateContainerResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const createContainer =
   (node: Node): Unary<CreateContainerRequest, CreateContainerResponse> =>

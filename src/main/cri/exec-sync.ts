@@ -1,8 +1,8 @@
 import type { ExecSyncRequest, ExecSyncResponse } from '../../../proto/gen/cri.ts';
 import { codeOf } from '../../errors.ts';
 import { runExecSync } from '../../node/streaming/exec-sync.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const execSync =
   (node: Node): Unary<ExecSyncRequest, ExecSyncResponse> =>

@@ -1,9 +1,9 @@
 import { type ContainerEventResponse, ContainerEventType, type GetEventsRequest } from '../../../proto/gen/cri.ts';
 import type { LifecycleEvent } from '../../node/store/events.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { ServerStream } from './call.ts';
 import { toContainerStatus } from './container-view.ts';
 import { toPodSandboxStatus } from './sandbox-view.ts';
+import type { CriServices as Node } from './services.ts';
 
 const TYPES = {
   created: ContainerEventType.CONTAINER_CREATED_EVENT,

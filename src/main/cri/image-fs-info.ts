@@ -1,6 +1,6 @@
 import type { FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** Images and writable layers share a file system; the kubelet sees that by the mount point and does not count twice. */
 export const imageFsInfo =

@@ -2,9 +2,9 @@ import type { ImageStatusRequest, ImageStatusResponse } from '../../../proto/gen
 import { SluiceError } from '../../errors.ts';
 import { chainIdOf } from '../../node/images/chain.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import { noInfo, type Unary } from './call.ts';
 import { toImage } from './image-view.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** An image that is not there is no error: the answer is empty. */
 export const imageStatus =

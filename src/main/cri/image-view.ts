@@ -1,6 +1,6 @@
 import type { Image } from '../../../proto/gen/cri.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** An image as CRI shows it. */
 export function toImage(node: Node, row: ImageRow): Image {

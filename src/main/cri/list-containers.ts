@@ -6,11 +6,11 @@ import type {
   StreamContainersRequest,
   StreamContainersResponse,
 } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import { batches } from './batches.ts';
 import type { ServerStream, Unary } from './call.ts';
 import { containerState, toContainer, visibleContainer } from './container-view.ts';
 import { matchesContainer } from './filters.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const listContainers =
   (node: Node): Unary<ListContainersRequest, ListContainersResponse> =>

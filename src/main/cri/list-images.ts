@@ -6,10 +6,10 @@ import type {
   StreamImagesResponse,
 } from '../../../proto/gen/cri.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import { batches } from './batches.ts';
 import type { ServerStream, Unary } from './call.ts';
 import { toImage } from './image-view.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const listImages =
   (node: Node): Unary<ListImagesRequest, ListImagesResponse> =>

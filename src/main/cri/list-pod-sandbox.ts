@@ -6,11 +6,11 @@ import type {
   StreamPodSandboxesRequest,
   StreamPodSandboxesResponse,
 } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import { batches } from './batches.ts';
 import type { ServerStream, Unary } from './call.ts';
 import { matchesSandbox } from './filters.ts';
 import { sandboxState, toPodSandbox, visible } from './sandbox-view.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const listPodSandbox =
   (node: Node): Unary<ListPodSandboxRequest, ListPodSandboxResponse> =>

@@ -7,8 +7,8 @@ import type {
 } from '../../../proto/gen/cri.ts';
 import { encodeMetrics } from '../../node/stats/encoded.ts';
 import { metricDescriptors } from '../../node/stats/metrics.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { ServerStream, Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 import { podSubject } from './stats-subjects.ts';
 
 export const listMetricDescriptors = (): Unary<ListMetricDescriptorsRequest, ListMetricDescriptorsResponse> => () => ({

@@ -8,10 +8,10 @@ import type {
   StreamPodSandboxStatsResponse,
 } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import { batches } from './batches.ts';
 import type { ServerStream, Unary } from './call.ts';
 import { matchesSandboxStats } from './filters.ts';
+import type { CriServices as Node } from './services.ts';
 import { podSubject } from './stats-subjects.ts';
 
 /** Pods in one worker call of a stream. */

@@ -1,11 +1,11 @@
 import type { PodSandboxStatusRequest, PodSandboxStatusResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { SandboxRow } from '../../node/store/rows.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { isNsfs } from '../../sys/mount.ts';
 import { noInfo, type Unary } from './call.ts';
 import { goJson } from './go-json.ts';
 import { toPodSandboxStatus, visible } from './sandbox-view.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const podSandboxStatus =
   (node: Node): Unary<PodSandboxStatusRequest, PodSandboxStatusResponse> =>

@@ -1,7 +1,7 @@
 import type { PullImageRequest, PullImageResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** Answers with the image's id, as all verbs name images. */
 export const pullImage =

@@ -1,7 +1,7 @@
 import type { RemoveImageRequest, RemoveImageResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** Removes an image under all its names, whichever one was given. One that is not there is fine. */
 export const removeImage =

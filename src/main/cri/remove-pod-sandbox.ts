@@ -1,6 +1,6 @@
 import type { RemovePodSandboxRequest, RemovePodSandboxResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** Idempotent: an unknown id is a pod that is removed already. */
 export const removePodSandbox =

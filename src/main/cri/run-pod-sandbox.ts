@@ -1,6 +1,6 @@
 import type { RunPodSandboxRequest, RunPodSandboxResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const runPodSandbox =
   (node: Node): Unary<RunPodSandboxRequest, RunPodSandboxResponse> =>

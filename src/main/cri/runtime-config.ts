@@ -5,8 +5,8 @@ import {
   type UpdateRuntimeConfigRequest,
   type UpdateRuntimeConfigResponse,
 } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** Which cgroup driver kubelet has to use, so that both manage one tree. */
 export const runtimeConfig =

@@ -1,5 +1,5 @@
 import { type PodSandbox, PodSandboxState, type PodSandboxStatus } from '../../../proto/gen/cri.ts';
-import type { SandboxRow } from '../../node/store/rows.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
 
 /**
  * Is the pod there for clients? One that is still being launched has no id anybody knows, and one whose failed launch is being

@@ -2,9 +2,10 @@ import { join } from 'node:path';
 import { ContainerState } from '../../../proto/gen/cri.ts';
 import { cgroupsPath } from '../../node/oci/names.ts';
 import type { ContainerSubject, PodSubject } from '../../node/stats/subjects.ts';
-import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { containerState } from './container-view.ts';
+import type { CriServices as Node } from './services.ts';
 
 export const isRunning = (row: ContainerRow) => containerState(row) === ContainerState.CONTAINER_RUNNING;
 

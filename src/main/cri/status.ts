@@ -1,6 +1,6 @@
 import type { RuntimeCondition, StatusRequest, StatusResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import { noInfo, type Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** Kubelet asks every few seconds and takes a slow answer for a sick node, so nothing here waits for anybody. */
 export const status =

@@ -1,6 +1,6 @@
 import type { StopContainerRequest, StopContainerResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** Idempotent: an unknown id is a container that is gone already. */
 export const stopContainer =

@@ -7,9 +7,9 @@ import type {
   PortForwardResponse,
 } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { StreamOptions } from '../../workers/stdio/protocol.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** The three calls that answer with a one-time URL; the bytes then go past the main thread. */
 export const exec =

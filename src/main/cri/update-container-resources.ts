@@ -1,6 +1,6 @@
 import type { UpdateContainerResourcesRequest, UpdateContainerResourcesResponse } from '../../../proto/gen/cri.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** In-place resize. A container that has not started yet gets the limits when it does. */
 export const updateContainerResources =

@@ -1,7 +1,7 @@
 import type { UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { Node } from '../../pipeline/jobs/context.ts';
 import type { Unary } from './call.ts';
+import type { CriServices as Node } from './services.ts';
 
 /** Kubelet has resized the pod's cgroup, which is its own; what remains is to remember it. */
 export const updatePodSandboxResources =

@@ -1,4 +1,3 @@
-import type { Node } from '../../pipeline/jobs/context.ts';
 import { containerStats, listContainerStats, streamContainerStats } from './container-stats.ts';
 import { containerStatus } from './container-status.ts';
 import { createContainer } from './create-container.ts';
@@ -20,6 +19,7 @@ import { reopenContainerLog } from './reopen-container-log.ts';
 import { runPodSandbox } from './run-pod-sandbox.ts';
 import { runtimeConfig, updateRuntimeConfig } from './runtime-config.ts';
 import type { Verbs } from './server.ts';
+import type { CriServices as Node } from './services.ts';
 import { startContainer } from './start-container.ts';
 import { status } from './status.ts';
 import { stopContainer } from './stop-container.ts';

@@ -3,10 +3,10 @@
  * default file and docs/config.md all come from it, and the compiler refuses a key of {@link Config} that is missing here.
  */
 import { availableParallelism } from 'node:os';
-import { STAGES, type StageName } from '../../stages.ts';
+import { STAGE_NAMES, STAGES, type StageName } from '../../stages.ts';
 import * as check from './checks.ts';
 import type { Config, RuntimeConfig } from './config.ts';
-import { stageLimits } from './limits.ts';
+import { stageLimit } from './limits.ts';
 
 /** Every key as a dotted path; NAME stands for a name that the user chooses. */
 export type KeyPath = Leaves<Omit<Config, 'runtimes'>> | `runtimes.NAME.${keyof RuntimeConfig}`;
@@ -112,13 +112,13 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
 };
 
 const limits = Object.fromEntries(
-  (Object.keys(STAGES) as StageName[]).map((stage): [string, Key] => [
+  STAGE_NAMES.map((stage): [string, Key] => [
     `pipeline.limits.${stage}`,
     {
       type: 'integer',
-      default: ({ cores }) => stageLimits(cores)[stage].limit,
-      defaultText: stageLimits(1)[stage].text,
-      comment: STAGES[stage],
+      default: ({ cores }) => stageLimit(stage, cores).limit,
+      defaultText: stageLimit(stage, 1).text,
+      comment: STAGES[stage].meaning,
       check: check.atLeast(1),
       machine: true,
     },

@@ -1,5 +1,5 @@
 import { type Bar, bars, duration } from './gantt.ts';
-import type { JobRecord } from './launches.ts';
+import type { JobRecord } from './job-record.ts';
 import type { JobShape } from './server.ts';
 
 const ROW = 24;

@@ -1,4 +1,4 @@
-import type { JobRecord, StageRecord } from './launches.ts';
+import type { JobRecord, StageRecord } from './job-record.ts';
 import type { JobShape } from './server.ts';
 
 /** One line of the chart. Times are milliseconds since the job was queued. */

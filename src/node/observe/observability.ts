@@ -1,6 +1,7 @@
 import { VERSION } from '../../version.ts';
 import type { Config } from '../config/config.ts';
-import { type JobRecord, Launches } from './launches.ts';
+import type { JobRecord } from './job-record.ts';
+import { Launches } from './launches.ts';
 import { createLog, type Log } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { Observer } from './observer.ts';

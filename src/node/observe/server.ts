@@ -3,10 +3,11 @@ import type { AddressInfo } from 'node:net';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { SluiceError } from '../../errors.ts';
-import { JOBS, type JobName } from '../../stages.ts';
+import { JOB_NAMES, type JobName, STAGES, type StageName } from '../../stages.ts';
 import { listenError, parseListen } from '../config/address.ts';
 import { CONTENT_TYPES } from './exposition.ts';
-import type { JobRecord, Launches } from './launches.ts';
+import type { JobRecord } from './job-record.ts';
+import type { Launches } from './launches.ts';
 import { LOG_LEVELS, type Log, type LogLevel } from './log.ts';
 import type { Metrics, NowUse } from './metrics.ts';
 import { proportionalBytes } from './process-use.ts';
@@ -16,7 +17,7 @@ const compress = promisify(gzip);
 /** A job's stages as its table has them, for whoever draws them. */
 export interface JobShape {
   name: JobName;
-  stages: readonly { name: string; needs: readonly string[]; pool: string }[];
+  stages: readonly { name: StageName; needs: readonly StageName[] }[];
 }
 
 /** What /debug/now answers. */
@@ -150,7 +151,7 @@ export class MetricsServer implements AsyncDisposable {
         return json({ now: Date.now(), jobs: launches.running });
       case '/debug/launches': {
         const job = url.searchParams.get('job');
-        if (job !== null && !isJob(job)) return text(400, `no job "${job}"; there are ${JOBS.join(', ')}`);
+        if (job !== null && !isJob(job)) return text(400, `no job "${job}"; there are ${JOB_NAMES.join(', ')}`);
         const limit = Number(url.searchParams.get('limit') ?? 1000);
         if (!Number.isInteger(limit) || limit < 1) return text(400, 'limit must be a whole number above 0');
         const match = url.searchParams.get('match') ?? undefined;
@@ -187,14 +188,14 @@ export class MetricsServer implements AsyncDisposable {
   }
 }
 
-const shape = ({ name, needs, pool }: JobShape['stages'][number]) => ({ name, needs, pool });
+const shape = ({ name, needs }: JobShape['stages'][number]) => ({ name, needs, pool: STAGES[name].pool });
 const text = (status: number, body: string): Answer => ({
   status,
   type: 'text/plain; charset=utf-8',
   body: `${body}\n`,
 });
 const json = (value: unknown): Answer => ({ status: 200, type: 'application/json', body: JSON.stringify(value) });
-const isJob = (name: string): name is JobName => (JOBS as readonly string[]).includes(name);
+const isJob = (name: string): name is JobName => (JOB_NAMES as readonly string[]).includes(name);
 
 function isLoopback(address: string | undefined): boolean {
   return address !== undefined && /^(::ffff:)?127\.|^::1$/.test(address);

@@ -15,7 +15,7 @@ const KEPT = 100;
  * The OCI specs of what exists, as they stand in the bundles. The ones asked for last are kept, since a probe asks every few
  * seconds and reading one takes a millisecond; nobody but us writes them.
  */
-export class Specs {
+export class BundleSpecs {
   readonly #kept = new Map<string, Spec>();
 
   /** Undefined when the bundle is gone, as it is after a stop. Not to be changed: see {@link update}. */

@@ -1,6 +1,6 @@
 import type { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { SandboxRow } from '../store/rows.ts';
+import type { SandboxRow } from '../store/sandbox.ts';
 import type { RuntimeFeatures } from './host.ts';
 import { podNamespaceOptions } from './namespaces.ts';
 import type { IdMapping } from './types.ts';

@@ -2,7 +2,7 @@ import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { explain, SluiceError } from '../../errors.ts';
 import { isShimOf, listProcesses, type Process } from '../../workers/shim/processes.ts';
-import type { ShimRow } from '../store/rows.ts';
+import type { ShimRow } from '../store/sandbox.ts';
 import { Children } from './children.ts';
 import { DirectStarts } from './direct-starts.ts';
 import { type OnCall, Task } from './task.ts';

@@ -1,10 +1,10 @@
 import { SluiceError } from '../../errors.ts';
 
-/** Names in use, each by one id. A record whose clean-up is still being retried has given its name back. */
-export class Names {
+/** Names in use, each reserved for one id. A row whose clean-up is still being retried has released its name. */
+export class ReservedNames {
   readonly #owners = new Map<string, string>();
 
-  /** Takes `name` for `id`. Throws NAME_TAKEN with the present owner; taking one's own again is fine. */
+  /** Reserves `name` for `id`. Throws NAME_TAKEN with the present owner; reserving it again for the same id is fine. */
   take(name: string, id: string): void {
     const owner = this.#owners.get(name);
     if (owner !== undefined && owner !== id) {
@@ -13,7 +13,7 @@ export class Names {
     this.#owners.set(name, id);
   }
 
-  /** Gives `name` back if it is `id`'s. */
+  /** Releases `name` where it is reserved for `id`. */
   release(name: string, id: string): void {
     if (this.#owners.get(name) === id) this.#owners.delete(name);
   }
