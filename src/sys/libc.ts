@@ -111,7 +111,6 @@ export const C = {
   UMOUNT_NOFOLLOW: 8,
 
   WNOHANG: 1,
-  SIGKILL: 9,
 
   AF_UNIX: 1,
   AF_INET: 2,

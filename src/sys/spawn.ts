@@ -8,6 +8,7 @@ import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, memoryFile, pipe } from './fd.ts';
 import { C, libc, SysError } from './libc.ts';
+import { SIGKILL } from './signals.ts';
 
 const FILE_ACTIONS_SIZE = 80; // sizeof(posix_spawn_file_actions_t), glibc, 64 bit
 const ATTR_SIZE = 336; // sizeof(posix_spawnattr_t)
@@ -80,7 +81,7 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
   options.onStart?.(pid);
   let timedOut = false;
   let overflowed = false;
-  const kill = () => libc.kill(-pid, C.SIGKILL);
+  const kill = () => libc.kill(-pid, SIGKILL);
   const timer = setTimeout(() => {
     timedOut = true;
     kill();

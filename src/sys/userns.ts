@@ -9,6 +9,7 @@ import { C, libc } from './libc.ts';
 import { setLink } from './link.ts';
 import { mount } from './mount.ts';
 import { inNetns, removeNetns } from './netns.ts';
+import { SIGKILL } from './signals.ts';
 import { run, type SpawnResult } from './spawn.ts';
 
 /** One line of uid_map or gid_map. */
@@ -73,7 +74,7 @@ async function whileUnshared(work: (held: { pid: number }) => void): Promise<voi
     if (ended) throw new Error(`unshare ended: ${ended.stderr.toString().trim() || `status ${ended.code}`}`);
     work({ pid });
   } finally {
-    if (pid !== 0 && !ended) libc.kill(-pid, C.SIGKILL);
+    if (pid !== 0 && !ended) libc.kill(-pid, SIGKILL);
     await process;
   }
 }

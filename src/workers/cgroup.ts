@@ -1,7 +1,8 @@
 import { readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { C, libc } from '../sys/libc.ts';
+import { libc } from '../sys/libc.ts';
+import { SIGKILL } from '../sys/signals.ts';
 import { type CgroupPaths, cgroupsOfSpec } from './stats/cgroups.ts';
 
 const TRIES = 40;
@@ -31,7 +32,7 @@ export async function removeCgroups({ cgroupsPath }: { cgroupsPath: string }): P
 function killAll(folder: string): void {
   for (const pid of readFileSync(join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
     // 0 stands for a process of another pid namespace, and to kill(2) for everybody in our own group.
-    if (Number(pid) > 1) libc.kill(Number(pid), C.SIGKILL);
+    if (Number(pid) > 1) libc.kill(Number(pid), SIGKILL);
   }
 }
 

@@ -1,7 +1,6 @@
 /** Stats on demand: cgroup files, /proc and du. Every function is a read; nothing is polled and nothing is kept. */
 import { explain } from '../errors.ts';
 import { type Handlers, serve } from './serve.ts';
-import { breather } from './stats/breathe.ts';
 import {
   anyFolder,
   type CgroupPaths,
@@ -16,6 +15,7 @@ import { type InterfaceReading, readNetwork } from './stats/network.ts';
 import { type ProcessesReading, pidsIn, readProcesses } from './stats/processes.ts';
 import { readCgroup, readOomKills } from './stats/read.ts';
 import type { CgroupReading } from './stats/reading.ts';
+import { yielder } from './yield.ts';
 
 /** A cgroup, by what a row knows of it. */
 export interface CgroupTarget {
@@ -52,12 +52,12 @@ export interface Sample {
 export const statsHandlers = {
   /** One sample for each target, in order; one whose cgroup is gone is empty. */
   readStats: async ({ targets }: { targets: ReadTarget[] }): Promise<Sample[]> => {
-    const breathe = breather();
+    const yieldThread = yielder();
     const samples: Sample[] = [];
     for (const target of targets) {
       // One target's trouble must not cost the others their stats.
       samples.push(await sample(target).catch((error) => ({ problem: explain(error) })));
-      await breathe();
+      await yieldThread();
     }
     return samples;
   },

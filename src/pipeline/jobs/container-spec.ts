@@ -7,7 +7,6 @@ import { cdiDeviceNames, cdiEdits } from '../../node/oci/cdi.ts';
 import { buildContainerSpec } from '../../node/oci/container.ts';
 import type { GrantedDevice } from '../../node/oci/devices.ts';
 import { encodeSpec } from '../../node/oci/encode.ts';
-import { parseMountTable } from '../../node/oci/mount-table.ts';
 import { needsMountTable } from '../../node/oci/mounts.ts';
 import { podNamespaceOptions } from '../../node/oci/namespaces.ts';
 import { readCdiRegistry, resolveCdiEdits } from '../../node/oci/read-cdi.ts';
@@ -15,6 +14,7 @@ import { readDevices } from '../../node/oci/read-devices.ts';
 import { readAppArmorProfiles } from '../../node/oci/read-host.ts';
 import { readSeccomp } from '../../node/oci/read-seccomp.ts';
 import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
 import type { Node } from './context.ts';
 import type { ContainerCreation } from './creation.ts';
 import { filled } from './launch.ts';
@@ -46,7 +46,7 @@ export async function containerSpec(state: ContainerCreation): Promise<string> {
       volumes: row.volumes,
       imageVolumes: state.imageVolumes,
       realPaths: await realPaths(config),
-      mountTable: needsMountTable(config) ? parseMountTable(await readFile('/proc/self/mountinfo', 'utf8')) : undefined,
+      mountTable: needsMountTable(config) ? parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8')) : undefined,
       devices: await devicesOf(config),
       cdi: cdi.length > 0 ? await resolveCdiEdits(cdiEdits(await readCdiRegistry(), cdi)) : undefined,
       seccomp: await readSeccomp(context?.seccomp, context?.seccompProfilePath ?? '', context?.privileged ?? false),

@@ -2,10 +2,9 @@ import { SluiceError } from '../../errors.ts';
 import { buildExecProcess } from '../../node/oci/process.ts';
 import type { Task } from '../../node/shims/task.ts';
 import { libc } from '../../sys/libc.ts';
+import { SIGKILL } from '../../sys/signals.ts';
 import type { ExecBackend, ExecRef, ExecStart, ProcessRef } from '../../workers/stdio/protocol.ts';
 import type { Node } from './context.ts';
-
-const SIGKILL = 9;
 
 /** Commands in running containers, by the shim's Task service. The stdio worker asks for them, and ExecSync does. */
 export class Execs implements ExecBackend {

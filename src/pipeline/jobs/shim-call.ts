@@ -3,13 +3,12 @@ import { cgroupsPath } from '../../node/oci/names.ts';
 import type { Shim } from '../../node/shims/shims.ts';
 import type { Task } from '../../node/shims/task.ts';
 import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
+import { SIGKILL } from '../../sys/signals.ts';
 import type { Node } from './context.ts';
 import { runtimeOptions } from './runtime-options.ts';
 
 /** containerd's namespace for Kubernetes; shims and runtimes keep ours apart by the roots, not by this. */
 export const NAMESPACE = 'k8s.io';
-
-const SIGKILL = 9;
 
 /** What every call of the shim's program has in common. */
 export function shimCall(node: Node, id: string) {

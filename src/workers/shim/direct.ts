@@ -74,7 +74,7 @@ export function startDirectly(
       inherit: socket.number,
       stderr: log.number,
     });
-    preferToUs(pid);
+    raiseOomScore(pid);
     return { address, version, child: pid, spawnSeconds };
   } catch (cause) {
     rmSync(address, { force: true });
@@ -86,13 +86,13 @@ function usableDir(dir = ''): string {
   return dir !== '' && Buffer.byteLength(dir) <= MAX_SOCKET_DIR ? dir : DEFAULT_SOCKET_DIR;
 }
 
-/** The kernel, short of memory, shall take a shim before the daemon. */
-function preferToUs(pid: number): void {
+/** Sets the shim's oom_score_adj to one more than the daemon's, so that the OOM killer takes the shim first. */
+function raiseOomScore(pid: number): void {
   const own = Number(readFileSync('/proc/self/oom_score_adj', 'latin1'));
   try {
     writeFileSync(`/proc/${pid}/oom_score_adj`, String(Math.min(own + 1, 1000)));
   } catch (error) {
-    // It has ended already, which its log and its socket tell.
+    // The shim has ended already; the connection to its socket fails and its log gives the reason.
     const { code } = error as NodeJS.ErrnoException;
     if (code !== 'ENOENT' && code !== 'ESRCH') throw error;
   }

@@ -4,6 +4,7 @@
  */
 import { existsSync } from 'node:fs';
 import { join, relative } from 'node:path';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { readText } from './files.ts';
 
 /** Absolute folders of one cgroup. */
@@ -34,26 +35,16 @@ export function parseCgroupMounts(mountinfo: string): CgroupMounts {
   const mounts: CgroupMounts = { v1: {} };
   const better = (old: Hierarchy | undefined, path: string) =>
     old === undefined || (!old.mountpoint.startsWith('/sys/fs/cgroup') && path.startsWith('/sys/fs/cgroup'));
-  for (const line of mountinfo.split('\n')) {
-    const [before = '', after = ''] = line.split(' - ');
-    const [type, , options = ''] = after.split(' ');
-    if (type !== 'cgroup' && type !== 'cgroup2') continue;
-    const [, , , root = '/', mountpoint = ''] = before.split(' ').map(unescapeOctal);
-    if (type === 'cgroup2') {
-      if (better(mounts.unified, mountpoint)) mounts.unified = { mountpoint, root };
-      continue;
-    }
-    for (const option of options.split(',')) {
+  for (const { type, root, mountPoint: mountpoint, superOptions } of parseMountinfo(mountinfo)) {
+    if (type === 'cgroup2' && better(mounts.unified, mountpoint)) mounts.unified = { mountpoint, root };
+    if (type !== 'cgroup') continue;
+    for (const option of superOptions) {
       if (OPTIONS.has(option) || option.startsWith('release_agent=') || option === '') continue;
       if (better(mounts.v1[option], mountpoint)) mounts.v1[option] = { mountpoint, root };
     }
   }
   return mounts;
 }
-
-/** mountinfo writes blanks and the like as \040. */
-const unescapeOctal = (text: string) =>
-  text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 
 let mounted: CgroupMounts | undefined;
 

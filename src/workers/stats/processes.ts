@@ -1,7 +1,7 @@
 /** The processes of a cgroup, and what they hold open. */
 import { readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { breather } from './breathe.ts';
+import { yielder } from '../yield.ts';
 import { isGone, readText } from './files.ts';
 
 export interface ProcessesReading {
@@ -36,7 +36,7 @@ export function pidsIn(folder: string): number[] {
  * may not look into (no CAP_SYS_PTRACE over its user namespace) as a process alone.
  */
 export async function readProcesses(folder: string, init: number): Promise<ProcessesReading> {
-  const breathe = breather();
+  const yieldThread = yielder();
   const pids = pidsIn(folder);
   let descriptors = 0;
   let sockets = 0;
@@ -54,7 +54,7 @@ export async function readProcesses(folder: string, init: number): Promise<Proce
     descriptors += names.length;
     for (const name of names) {
       if (isSocket(`${links}/${name}`)) sockets++;
-      await breathe();
+      await yieldThread();
     }
   }
   return {

@@ -7,7 +7,8 @@
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { explain } from '../../errors.ts';
-import { C, libc } from '../../sys/libc.ts';
+import { libc } from '../../sys/libc.ts';
+import { SIGKILL } from '../../sys/signals.ts';
 import { run } from '../../sys/spawn.ts';
 
 const EVERY_MS = 500;
@@ -103,7 +104,7 @@ async function startSleeper(cwd: string, inherit: number[]): Promise<Sleeper> {
 }
 
 function end({ pid, startTime }: Sleeper): void {
-  if (startTimeOf(pid) === startTime) libc.kill(pid, C.SIGKILL);
+  if (startTimeOf(pid) === startTime) libc.kill(pid, SIGKILL);
 }
 
 function readSleepers(file: string): Sleeper[] {

@@ -1,7 +1,7 @@
 import { signalNumber } from '../../../node/oci/signals.ts';
+import { SIGKILL } from '../../../sys/signals.ts';
 import type { ContainerStop } from '../creation.ts';
 
-const SIGKILL = 9;
 /** Seconds that a process which was killed may take to be gone: it may sit in the kernel, waiting for a disk. */
 const KILL_WAIT_SECONDS = 120;
 
