@@ -1,7 +1,8 @@
 /**
- * The thread that holds the bytes of all containers: their FIFOs and logs, and the streaming server for exec, attach and
- * port-forward. One thread, since a container's FIFO, its log and its attached clients must be in one place, and since the event
- * loop of one thread moves more than the containers of a node write. Main supervises it (src/node/streaming/link.ts).
+ * The stdio worker: the FIFOs and logs of all containers, and the streaming server for exec, attach and port-forward.
+ * It is one thread, since a container's FIFO, its log and its attached clients must be in one place, and since the
+ * event loop of one thread moves more than the containers of a node write. Main starts it and restarts it when it fails
+ * (src/node/streaming).
  */
 import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
@@ -40,7 +41,7 @@ const event = (event: StdioEvent) => tell({ kind: 'event', event });
 const questions = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
 let asked = 0;
 
-/** Asks main, which asks the shim. */
+/** Sends a request to main, which calls the shim, and resolves with the answer. */
 function ask(op: AskOp, input: unknown): Promise<unknown> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>();
   const id = ++asked;
@@ -70,20 +71,22 @@ const keeper = new Keeper({
 const captures = new Captures(execDir);
 const server = new StreamServer({ containers, backend, execDir, onEvent: event });
 
-/** What main can call. Inputs and outputs are plain data. */
+/** The calls that main makes. Inputs and outputs are plain data. */
 export const handlers = {
-  /** Makes the FIFOs, opens them and the log, and starts copying. Again for the same id: fine. */
+  /** Makes and opens the FIFOs, opens the log, and starts copying. Idempotent per id. */
   openIo: (registration: IoRegistration): Promise<void> => containers.open(registration),
-  /** Reads what is left, closes all. The FIFOs stay. Idempotent. */
+  /** Reads what is left in the FIFOs and closes everything. The FIFOs remain. Idempotent. */
   closeIo: ({ id }: { id: string }): Promise<void> => containers.close(id),
-  /** {@link handlers.closeIo}, and removes the FIFOs. Idempotent; works for a container that is not open. */
+  /** {@link handlers.closeIo}, then removes the FIFOs. Idempotent; works for a container that is not open. */
   removeIo: (io: { id: string; fifos: Fifos }): Promise<void> => containers.remove(io),
-  /** Goes on in a new file of the same path. Throws NOT_READY when the container's IO is not open. */
+  /** Continues the log in a new file of the same path. Throws NOT_READY when the container's IO is not open. */
   reopenLog: async ({ id }: { id: string }): Promise<void> => (await containers.get(id)).reopenLog(),
-  /** After the container ended: resolves when all it wrote is in the log. Always ends within `maxMs` and one write. */
+  /**
+   * For a container that has ended: resolves when all its output is in the log, after at most `maxMs` and one write.
+   */
   drain: async ({ id, quietMs = DRAIN_QUIET_MS, maxMs = DRAIN_MAX_MS }: DrainInput): Promise<{ complete: boolean }> =>
     (await containers.get(id)).drain(quietMs, maxMs),
-  /** Sums for the metrics. */
+  /** Totals for the metrics. */
   stats: (_: null): StdioStats => ({
     containers: containers.stats(),
     totals: containers.totals,
@@ -97,9 +100,9 @@ export const handlers = {
 
   /** Starts the streaming server. */
   listen: (input: ListenInput) => server.listen(input),
-  /** A path with a one-time token for the request. Throws QUEUE_FULL when too many are unused. */
+  /** Returns a URL path with a one-time token for the request. Throws QUEUE_FULL when too many are unused. */
   issue: (request: StreamRequest): { path: string } => ({ path: server.issue(request) }),
-  /** Ends the server and all connections, writes what is read of logs, and leaves the rest in the FIFOs. */
+  /** Closes the server and all connections, writes buffered log lines, and leaves unread output in the FIFOs. */
   shutdown: async (_: null): Promise<void> => {
     await server.close();
     await keeper.close();

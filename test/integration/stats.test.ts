@@ -39,7 +39,7 @@ const PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
 
 const pool = new Pool<typeof statsHandlers>({
   name: 'shim',
-  file: new URL('../../src/workers/stats.ts', import.meta.url),
+  file: new URL('../../src/workers/shim.ts', import.meta.url),
   minThreads: 1,
   maxThreads: 1,
   callsPerThread: 4,

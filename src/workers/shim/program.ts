@@ -3,7 +3,7 @@ import { isAbsolute } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { findExecutable, firstExecutable } from '../programs.ts';
 
-/** A program that was found: its absolute path, and a key that changes when the file is replaced by another. */
+/** A program's absolute path, and a key that changes when the file is replaced. */
 export interface Program {
   path: string;
   key: string;
@@ -26,7 +26,7 @@ export function findProgram(name: string, what: string, path = process.env.PATH 
   });
 }
 
-/** Variables of the daemon that shims and runtimes have a use for; the rest of its environment is its own business. */
+/** Variables of the daemon's environment that shims and runtimes use; no others are passed on. */
 const PASSED_ON = /^(PATH|HOME|TMPDIR|LANG|XDG_RUNTIME_DIR|DBUS_[A-Z_]+|OTEL_[A-Z_]+|SCHED_CORE|GODEBUG)$/;
 
 /** The environment of shims and runtimes. */
@@ -38,7 +38,7 @@ export function environment(more: Record<string, string> = {}): Record<string, s
   return { ...env, ...more };
 }
 
-/** Where /proc/<pid>/cwd leads; undefined when the process is gone. */
+/** The working directory of a process; undefined when it is gone. */
 export function cwdOf(pid: number): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/cwd`);
