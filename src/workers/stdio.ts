@@ -26,7 +26,7 @@ import type {
   StreamRequest,
   ToWorker,
 } from './stdio/protocol.ts';
-import { StreamServer } from './stdio/server.ts';
+import { StreamServer } from './stdio/streaming-server.ts';
 
 const DRAIN_QUIET_MS = 500;
 const DRAIN_MAX_MS = 10_000;
@@ -35,28 +35,28 @@ if (isMainThread || !parentPort) throw new Error('this file is a worker threadâ€
 const port: MessagePort = parentPort;
 const { execDir } = workerData as StdioWorkerData;
 
-const tell = (message: FromWorker, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
-const event = (event: StdioEvent) => tell({ kind: 'event', event });
+const post = (message: FromWorker, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
+const event = (event: StdioEvent) => post({ kind: 'event', event });
 
-const questions = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
-let asked = 0;
+const pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+let lastId = 0;
 
 /** Sends a request to main, which calls the shim, and resolves with the answer. */
-function ask(op: AskOp, input: unknown): Promise<unknown> {
+function request(op: AskOp, input: unknown): Promise<unknown> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-  const id = ++asked;
-  questions.set(id, { resolve, reject });
-  tell({ kind: 'ask', id, op, input });
+  const id = ++lastId;
+  pending.set(id, { resolve, reject });
+  post({ kind: 'ask', id, op, input });
   return promise;
 }
 
 const backend: ExecBackend = {
-  startExec: async (start) => void (await ask('startExec', start)),
-  waitExec: async (exec) => (await ask('waitExec', exec)) as number,
-  killExec: async (exec) => void (await ask('killExec', exec)),
-  endExec: async (exec) => void (await ask('endExec', exec)),
-  resize: async (size) => void (await ask('resize', size)),
-  closeStdin: async (process) => void (await ask('closeStdin', process)),
+  startExec: async (start) => void (await request('startExec', start)),
+  waitExec: async (exec) => (await request('waitExec', exec)) as number,
+  killExec: async (exec) => void (await request('killExec', exec)),
+  endExec: async (exec) => void (await request('endExec', exec)),
+  resize: async (size) => void (await request('resize', size)),
+  closeStdin: async (process) => void (await request('closeStdin', process)),
 };
 
 const containers = new IoTable({
@@ -113,17 +113,17 @@ export const handlers = {
 const run = serve(handlers);
 
 port.on('message', async (message: ToWorker) => {
-  if (message.kind === 'ping') return tell({ kind: 'pong' });
+  if (message.kind === 'ping') return post({ kind: 'pong' });
   if (message.kind === 'answer') {
-    const question = questions.get(message.id);
-    questions.delete(message.id);
-    if (message.ok) question?.resolve(message.value);
-    else question?.reject(fromPlain(message.error));
+    const request = pending.get(message.id);
+    pending.delete(message.id);
+    if (message.ok) request?.resolve(message.value);
+    else request?.reject(fromPlain(message.error));
     return;
   }
   const reply = await run({ op: message.op, input: message.input });
   const transfer = message.op === 'finishCapture' && reply.ok ? buffersOf(reply.value) : [];
-  tell({ kind: 'reply', id: message.id, reply }, transfer);
+  post({ kind: 'reply', id: message.id, reply }, transfer);
 });
 
 function buffersOf(value: unknown): ArrayBuffer[] {
@@ -137,4 +137,4 @@ try {
 } catch (cause) {
   throw new SluiceError('INTERNAL', `cannot prepare the folder for exec FIFOs (${toPlain(cause).message})`, { cause });
 }
-tell({ kind: 'ready' });
+post({ kind: 'ready' });

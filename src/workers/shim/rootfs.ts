@@ -73,7 +73,7 @@ function mountOne(target: string, { type, source, options }: MountSpec): void {
     else if (!NO_FLAG.has(option)) rest.push(option);
   }
   if ((flags & C.MS_BIND) !== 0) {
-    if (rest.length > 0) throw new Error(`a bind mount has no options ${rest.join(',')}`);
+    if (rest.length > 0) throw new Error(`a bind mount does not take the options ${rest.join(',')}`);
     bind(source, target, flags);
     return;
   }
