@@ -9,8 +9,9 @@ export interface Instant {
 }
 
 /**
- * Wall-clock time in nanoseconds. Date.now() has milliseconds only; process.hrtime() has nanoseconds but no date. The clock adds
- * the monotonic time to a base from the wall clock, and takes a new base when an operator or NTP has set the wall clock.
+ * Wall-clock time in nanoseconds. Date.now() has milliseconds only; process.hrtime() has nanoseconds but no date. The
+ * clock adds the monotonic time to a base from the wall clock, and takes a new base when an operator or NTP has set the
+ * wall clock.
  */
 export class Clock {
   #baseSeconds = 0;

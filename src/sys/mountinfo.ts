@@ -17,8 +17,8 @@ export interface MountPoint {
 }
 
 /**
- * Parses the text of a mountinfo file, in the kernel's order: a later line with the same mount point lies on top. Lines of
- * another form are left out.
+ * Parses the text of a mountinfo file, in the kernel's order: a later line with the same mount point lies on top. Lines
+ * of another form are left out.
  */
 export function parseMountinfo(text: string): MountPoint[] {
   const table: MountPoint[] = [];
@@ -43,8 +43,9 @@ export function parseMountinfo(text: string): MountPoint[] {
 }
 
 /**
- * The mount points at or below `path`, the last mounted first, as this thread sees them. It reads the whole mount table, which
- * has some lines for each container of the node, so it belongs to clean-up that met something unexpected and not to the launch.
+ * The mount points at or below `path`, the last mounted first, as this thread sees them. It reads the whole mount
+ * table, which has some lines for each container of the node, so it belongs to clean-up that met something unexpected
+ * and not to the launch.
  */
 export function mountsBelow(path: string, table = readFileSync('/proc/self/mountinfo', 'utf8')): string[] {
   // Most calls find nothing, and one search in the text shows that without parsing a line.

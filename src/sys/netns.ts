@@ -27,7 +27,7 @@ function visiting<T>(enter: () => void, visit: () => T): T {
     try {
       check('setns', libc.setns(home.number, C.CLONE_NEWNET));
     } catch (cause) {
-      // biome-ignore lint/correctness/noUnsafeFinally: nothing that `visit` said matters once the thread is stranded
+      // biome-ignore lint/correctness/noUnsafeFinally: the result of `visit` is of no use on a stranded thread
       throw new StrandedThread('this thread could not return to its network namespace', { cause });
     }
   }

@@ -10,8 +10,9 @@ export interface Usage {
 const SLASH = Buffer.from('/');
 
 /**
- * What a folder and all below it occupy, as `du -x` counts: neither symbolic links nor other file systems are entered. Names may be
- * any bytes. The walk yields to the thread's other calls; what vanishes during it is left out. Throws ENOENT when `root` is absent.
+ * What a folder and all below it occupy, as `du -x` counts: neither symbolic links nor other file systems are entered.
+ * Names may be any bytes. The walk yields to the thread's other calls; what vanishes during it is left out. Throws
+ * ENOENT when `root` is absent.
  */
 export async function measureTree(root: string): Promise<Usage> {
   const top = lstatSync(root);

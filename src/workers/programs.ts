@@ -8,8 +8,8 @@ export interface Executable {
 }
 
 /**
- * The first file called `name` in these folders that may be executed; relative folders are skipped. Where there is none, `refused`
- * is the error of the last file that exists and may not be executed, or undefined.
+ * The first file called `name` in these folders that may be executed; relative folders are skipped. Where there is
+ * none, `refused` is the error of the last file that exists and may not be executed, or undefined.
  */
 export function findExecutable(
   name: string,

@@ -1,8 +1,8 @@
 const SLICE_MS = 5;
 
 /**
- * For loops that occupy a thread for long. The returned function lets the thread's other calls run once the loop has run for 5 ms,
- * and resolves at once before that.
+ * For loops that occupy a thread for long. The returned function lets the thread's other calls run once the loop has
+ * run for 5 ms, and resolves at once before that.
  */
 export function yielder(): () => Promise<void> {
   let began = performance.now();

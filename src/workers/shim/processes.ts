@@ -74,7 +74,7 @@ function readCmdline(pid: number): string {
   }
 }
 
-/** A process that ends meanwhile has no command line. */
+/** A process that has ended since it was listed has no command line. */
 function gone(error: unknown): string {
   const { code } = error as NodeJS.ErrnoException;
   if (code === 'ENOENT' || code === 'ESRCH') return '';

@@ -10,8 +10,8 @@ export interface Program {
 }
 
 /**
- * Finds a program by its absolute path, or by its name in PATH. Throws SHIM_FAILED with the places that were searched; `what` names
- * the program's part ("the shim").
+ * Finds a program by its absolute path, or by its name in PATH. Throws SHIM_FAILED with the places that were searched;
+ * `what` names the program's part ("the shim").
  */
 export function findProgram(name: string, what: string, path = process.env.PATH ?? ''): Program {
   const result = isAbsolute(name) ? firstExecutable([name]) : findExecutable(name, path.split(':'));

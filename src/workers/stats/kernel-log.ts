@@ -73,7 +73,7 @@ function readKernelLog(): string | undefined {
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException;
         if (code === 'EAGAIN') return text; // the end of the log
-        if (code !== 'EPIPE') throw error; // EPIPE: records were overwritten meanwhile; the next read continues after them
+        if (code !== 'EPIPE') throw error; // EPIPE: records were overwritten; the next read continues after them
       }
     }
   } finally {

@@ -10,8 +10,8 @@ import { type Outcome, onResize, type RemoteSession } from './remote-session.ts'
 /** Bytes of output that may be buffered for one client. */
 const MAX_BEHIND = 1 << 20;
 /**
- * After a client's input has ended, it still gets output until there was none for the first time, and for the second
- * time at most (milliseconds).
+ * After a client's input has ended, the session ends when no output came for LINGER_QUIET_MS, and after LINGER_MAX_MS
+ * at the latest.
  */
 const LINGER_QUIET_MS = 500;
 const LINGER_MAX_MS = 3000;

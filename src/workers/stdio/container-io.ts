@@ -132,7 +132,7 @@ export class ContainerIo {
   }
 
   #streamEnded(): void {
-    // When the readers were closed on purpose, suspend() or drain() finishes the output.
+    // suspend() finishes the output itself after it has closed the readers.
     if (!this.#released && this.#outputs.every(({ reader }) => reader.isEnded)) this.#finishOutput();
   }
 

@@ -102,7 +102,7 @@ export class FifoWriter implements Disposable {
   /**
    * Waits until the reader has read everything, then closes. Closing earlier may lose data: when no other process has
    * the FIFO open, because the shim has not opened it yet, the kernel discards its contents. Resolves with false when
-   * it was closed in another way meanwhile.
+   * the stream was destroyed first.
    */
   async close(): Promise<boolean> {
     // `end()` would close the descriptor by itself.
