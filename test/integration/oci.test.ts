@@ -39,7 +39,6 @@ import { cdiEdits, cdiRegistry } from '../../src/node/oci/cdi.ts';
 import { buildContainerSpec, type ContainerSpecInput } from '../../src/node/oci/container.ts';
 import { encodeSpec } from '../../src/node/oci/encode.ts';
 import type { HostFacts, RuntimeFeatures } from '../../src/node/oci/host.ts';
-import { parseMountTable } from '../../src/node/oci/mount-table.ts';
 import { cgroupParent } from '../../src/node/oci/names.ts';
 import { buildExecProcess } from '../../src/node/oci/process.ts';
 import { resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
@@ -51,6 +50,7 @@ import { parseSeccompProfile } from '../../src/node/oci/seccomp.ts';
 import type { Spec, User } from '../../src/node/oci/types.ts';
 import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
+import { parseMountinfo } from '../../src/sys/mountinfo.ts';
 import * as cri from '../unit/oci-fixtures.ts';
 
 const ROOT: User = { uid: 0, gid: 0, additionalGids: [0] };
@@ -283,7 +283,7 @@ function suite(binary: string): void {
       const peers = (path: string) =>
         `grep " ${path} " /proc/self/mountinfo | grep -oE "shared:|master:"; echo of ${path}`;
       const probe = `for f in ${files.join(' ')}; do touch $f 2>/dev/null && echo $f; done; ${peers('/data')}; ${peers('/slave')}`;
-      const mountTable = parseMountTable(read('/proc/self/mountinfo'));
+      const mountTable = parseMountinfo(read('/proc/self/mountinfo'));
       const out = await rig.output(pod, { ...shell(probe), mounts }, { mountTable });
       assert.deepEqual(out.trim().split('\n'), [
         '/data/a',

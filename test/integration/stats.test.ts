@@ -20,7 +20,8 @@ import { metricDescriptors } from '../../src/node/stats/metrics.ts';
 import { Stats } from '../../src/node/stats/stats.ts';
 import type { ContainerSubject, PodSubject } from '../../src/node/stats/subjects.ts';
 import { Pool } from '../../src/node/threads/pool.ts';
-import { C, libc } from '../../src/sys/libc.ts';
+import { libc } from '../../src/sys/libc.ts';
+import { SIGKILL } from '../../src/sys/signals.ts';
 import { run } from '../../src/sys/spawn.ts';
 import { cgroupMounts } from '../../src/workers/stats/cgroups.ts';
 import { pidsIn, readProcesses } from '../../src/workers/stats/processes.ts';
@@ -38,7 +39,7 @@ const PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
 
 const pool = new Pool<typeof statsHandlers>({
   name: 'shim',
-  file: new URL('../../src/workers/stats.ts', import.meta.url),
+  file: new URL('../../src/workers/shim.ts', import.meta.url),
   minThreads: 1,
   maxThreads: 1,
   callsPerThread: 4,
@@ -256,7 +257,7 @@ test('a real v2 cgroup gives CPU time, pressure and processes', {
     const { processes, threads, descriptors } = await readProcesses(folder, first);
     assert.ok(processes >= 1n && threads >= processes && descriptors >= 3n);
   } finally {
-    for (const process of pidsIn(folder)) libc.kill(process, C.SIGKILL);
+    for (const process of pidsIn(folder)) libc.kill(process, SIGKILL);
     await child;
     for (let i = 0; pidsIn(folder).length > 0 && i < 100; i++) await sleep(20);
     rmdirSync(folder);

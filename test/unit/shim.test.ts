@@ -52,15 +52,15 @@ test('an answer that is none is refused, with the answer in the message', () => 
   const refused = (answer: Buffer | string, message: RegExp) =>
     assert.throws(() => parseBootstrap(Buffer.from(answer)), message);
   refused('', /no address/);
-  refused('panic: no such thing', /no (unix )?address.*panic: no such thing/);
+  refused('panic: no such thing', /other than an? (unix )?address.*panic: no such thing/);
   refused('{"version":2,', /broken JSON.*version/);
-  refused('{}', /no unix address/);
+  refused('{}', /other than a unix address/);
   refused('{"version":4,"address":"unix:///a","protocol":"ttrpc"}', /version 4/);
   refused('{"version":3,"address":"unix:///a","protocol":"grpc"}', /speaks grpc/);
-  refused('{"version":3,"address":"vsock://3:1024","protocol":"ttrpc"}', /no unix address/);
-  refused('unix:///run/a b', /no unix address/);
-  refused(Buffer.from([0x08, 0x03, 0x12, 0xff, 0x01]), /no (unix )?address/);
-  refused(Buffer.from([0, 0, 0, 0]), /no unix address/);
+  refused('{"version":3,"address":"vsock://3:1024","protocol":"ttrpc"}', /other than a unix address/);
+  refused('unix:///run/a b', /other than a unix address/);
+  refused(Buffer.from([0x08, 0x03, 0x12, 0xff, 0x01]), /other than an? (unix )?address/);
+  refused(Buffer.from([0, 0, 0, 0]), /other than a unix address/);
   refused(
     Buffer.from(
       BootstrapResult.encode({

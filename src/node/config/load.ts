@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { parse, TomlError } from 'smol-toml';
 import { SluiceError } from '../../errors.ts';
+import { isObject } from '../../workers/json.ts';
 import type { Config } from './config.ts';
 import { type Lines, linesOf } from './lines.ts';
 import { defaultOf, type Facts, facts, type Key, type KeyPath, type KeyValue, SCHEMA, SECTIONS } from './schema.ts';
@@ -212,7 +213,7 @@ function describe(value: unknown): string {
 }
 
 function isTable(value: unknown): value is Table {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date);
+  return isObject(value) && !(value instanceof Date);
 }
 
 function get(table: Table, path: readonly string[]): unknown {

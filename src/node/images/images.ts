@@ -1,7 +1,7 @@
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
-import type { Usage } from '../../workers/image/tree.ts';
 import type { handlers } from '../../workers/image.ts';
+import type { Usage } from '../../workers/measure-tree.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
 import type { Config } from '../config/config.ts';
 import type { Log } from '../observe/log.ts';

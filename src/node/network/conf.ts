@@ -5,6 +5,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { basename, dirname, extname, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
+import { isObject, type Json } from '../../workers/json.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
 import { CNI_VERSIONS, DEFAULT_VERSION, isKnownVersion } from '../../workers/net/version.ts';
 
@@ -12,8 +13,6 @@ const EXTENSIONS = ['.conflist', '.conf', '.json'];
 
 /** libcni's rule for network names: they become parts of file names. */
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
-
-type Json = Record<string, unknown>;
 
 /** What a folder holds. */
 export interface FolderConf {
@@ -161,8 +160,4 @@ function flag(raw: Json, key: string): boolean {
   if (text === undefined || text === false || text === 'false') return false;
   if (text === true || text === 'true') return true;
   throw new Error(`"${key}" is neither true nor false`);
-}
-
-function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,4 +1,5 @@
 import type { ContainerConfig, PodSandboxConfig } from '../../../proto/gen/cri.ts';
+import type { MountPoint } from '../../sys/mountinfo.ts';
 import { containerAnnotations, passedAnnotations } from './annotations.ts';
 import { appArmorProfile } from './apparmor.ts';
 import { processArgs, processEnv } from './args.ts';
@@ -8,7 +9,6 @@ import { applyCdi, type CdiEdits } from './cdi.ts';
 import { ALL_DEVICES, allowRule, deviceNode, type GrantedDevice } from './devices.ts';
 import type { HostFacts, RuntimeFeatures } from './host.ts';
 import type { ImageConfig } from './image-config.ts';
-import type { MountPoint } from './mount-table.ts';
 import { cgroupMount, containerMounts, type PodFiles } from './mounts.ts';
 import { cgroupsPath } from './names.ts';
 import { containerNamespaces, onHostNetwork, ownCgroupNamespace, podNamespaceOptions } from './namespaces.ts';

@@ -1,8 +1,9 @@
 import { posix } from 'node:path';
 import { type ContainerConfig, type Mount as CriMount, MountPropagation } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import type { MountPoint } from '../../sys/mountinfo.ts';
 import type { RuntimeFeatures } from './host.ts';
-import { isUnder, type MountPoint, mountOf } from './mount-table.ts';
+import { isUnder, mountOf } from './mount-table.ts';
 import type { IdMapping, Linux, Mount } from './types.ts';
 import { idMappings } from './userns.ts';
 

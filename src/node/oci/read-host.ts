@@ -1,10 +1,11 @@
 import { access, readdir, readFile, statfs } from 'node:fs/promises';
 import { hostname, release } from 'node:os';
 import { join } from 'node:path';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { run } from '../../sys/spawn.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { type HostFacts, NO_FEATURES, parseRuntimeFeatures, type RuntimeFeatures } from './host.ts';
-import { parseMountTable } from './mount-table.ts';
+import { lowestOomScore } from './oom-score.ts';
 import { readDevices } from './read-devices.ts';
 
 const CGROUP2_MAGIC = 0x63677270;
@@ -30,9 +31,7 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
         ? (await readFile(`${CGROUP}/cgroup.controllers`, 'utf8')).split(/\s+/).includes('hugetlb')
         : await exists(`${CGROUP}/hugetlb`),
     capabilities,
-    lowestOomScoreAdj: capabilities.includes('CAP_SYS_RESOURCE')
-      ? -1000
-      : Number.parseInt(await readFile('/proc/self/oom_score_adj', 'utf8'), 10),
+    lowestOomScoreAdj: lowestOomScore(),
     seccomp: /^Seccomp:/m.test(status),
     apparmor: await hasAppArmor(),
     selinux: await exists('/sys/fs/selinux/enforce'),
@@ -82,7 +81,7 @@ async function swapOnV2(): Promise<boolean> {
 }
 
 async function cgroupMountOptions(): Promise<string[]> {
-  const table = parseMountTable(await readFile('/proc/self/mountinfo', 'utf8'));
+  const table = parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8'));
   const mount = table.findLast(({ mountPoint, type }) => mountPoint === CGROUP && type === 'cgroup2');
   return ['nsdelegate', 'memory_recursiveprot'].filter((option) => mount?.superOptions.includes(option));
 }

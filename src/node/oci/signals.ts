@@ -1,43 +1,6 @@
 import { Signal } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-
-/** Linux's numbers on the architectures that Node runs on (signal(7)). */
-const NUMBERS: Readonly<Record<string, number>> = {
-  SIGHUP: 1,
-  SIGINT: 2,
-  SIGQUIT: 3,
-  SIGILL: 4,
-  SIGTRAP: 5,
-  SIGABRT: 6,
-  SIGIOT: 6,
-  SIGBUS: 7,
-  SIGFPE: 8,
-  SIGKILL: 9,
-  SIGUSR1: 10,
-  SIGSEGV: 11,
-  SIGUSR2: 12,
-  SIGPIPE: 13,
-  SIGALRM: 14,
-  SIGTERM: 15,
-  SIGSTKFLT: 16,
-  SIGCHLD: 17,
-  SIGCLD: 17,
-  SIGCONT: 18,
-  SIGSTOP: 19,
-  SIGTSTP: 20,
-  SIGTTIN: 21,
-  SIGTTOU: 22,
-  SIGURG: 23,
-  SIGXCPU: 24,
-  SIGXFSZ: 25,
-  SIGVTALRM: 26,
-  SIGPROF: 27,
-  SIGWINCH: 28,
-  SIGIO: 29,
-  SIGPOLL: 29,
-  SIGPWR: 30,
-  SIGSYS: 31,
-};
+import { SIGNALS } from '../../sys/signals.ts';
 
 /** As glibc counts them: the first two real-time signals are its own. */
 const RTMIN = 34;
@@ -50,7 +13,9 @@ const RTMAX = 64;
 export function signalNumber(text: string): number {
   const upper = text.trim().toUpperCase();
   const name = upper.startsWith('SIG') ? upper : `SIG${upper}`;
-  const number = /^\d+$/.test(upper) ? Number(upper) : (NUMBERS[name] ?? realtime(name));
+  const number = /^\d+$/.test(upper)
+    ? Number(upper)
+    : ((SIGNALS as Readonly<Record<string, number>>)[name] ?? realtime(name));
   if (number === undefined || number < 1 || number > RTMAX) {
     throw new SluiceError('INVALID_REQUEST', `stop signal: "${text}" is no signal`);
   }

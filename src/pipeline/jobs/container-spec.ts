@@ -8,7 +8,6 @@ import { cdiDeviceNames, cdiEdits } from '../../node/oci/cdi.ts';
 import { buildContainerSpec } from '../../node/oci/container.ts';
 import type { GrantedDevice } from '../../node/oci/devices.ts';
 import { encodeSpec } from '../../node/oci/encode.ts';
-import { parseMountTable } from '../../node/oci/mount-table.ts';
 import { needsMountTable } from '../../node/oci/mounts.ts';
 import { podNamespaceOptions } from '../../node/oci/namespaces.ts';
 import { readCdiRegistry, resolveCdiEdits } from '../../node/oci/read-cdi.ts';
@@ -18,6 +17,7 @@ import { readSeccomp } from '../../node/oci/read-seccomp.ts';
 import type { User } from '../../node/oci/types.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { featuresOf, type JobContext, runtimeOf } from './context.ts';
 
 /** What the stages before it have found out. */
@@ -57,7 +57,7 @@ export async function containerSpec(
       volumes: row.volumes,
       imageVolumes,
       realPaths: await realPaths(config),
-      mountTable: needsMountTable(config) ? parseMountTable(await readFile('/proc/self/mountinfo', 'utf8')) : undefined,
+      mountTable: needsMountTable(config) ? parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8')) : undefined,
       devices: await devicesOf(config),
       cdi: cdi.length > 0 ? await resolveCdiEdits(cdiEdits(await readCdiRegistry(), cdi)) : undefined,
       seccomp: await readSeccomp(context?.seccomp, context?.seccompProfilePath ?? '', context?.privileged ?? false),

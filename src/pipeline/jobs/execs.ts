@@ -3,11 +3,10 @@ import type { Metrics } from '../../node/observe/metrics.ts';
 import { buildExecProcess } from '../../node/oci/process.ts';
 import type { Task } from '../../node/shims/task.ts';
 import { libc } from '../../sys/libc.ts';
+import { SIGKILL } from '../../sys/signals.ts';
 import type { ExecBackend, ExecRef, ExecStart, ProcessRef } from '../../workers/stdio/protocol.ts';
 import type { JobContext } from './context.ts';
 import { getContainer, runningContainer } from './lookup.ts';
-
-const SIGKILL = 9;
 
 /** What execs use of the node: not stdio, which calls them. */
 export type ExecContext = Omit<JobContext, 'stdio' | 'exits'>;

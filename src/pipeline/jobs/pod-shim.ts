@@ -4,13 +4,12 @@ import type { Shim } from '../../node/shims/shims.ts';
 import type { Task } from '../../node/shims/task.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { SIGKILL } from '../../sys/signals.ts';
 import { type JobContext, runtimeOf } from './context.ts';
 import { runtimeOptions } from './runtime-options.ts';
 
 /** containerd's namespace for Kubernetes. Root folders, not this name, keep our shims and runtimes apart from containerd's. */
 export const NAMESPACE = 'k8s.io';
-
-const SIGKILL = 9;
 
 /** What these functions use of the node. */
 type ShimContext = Omit<JobContext, 'exits' | 'stdio'>;

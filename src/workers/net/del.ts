@@ -1,9 +1,10 @@
 import { SluiceError } from '../../errors.ts';
 import { netnsExists } from '../../sys/netns.ts';
+import type { Json } from '../json.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
 import { awaitUnlocked, readRecord, removeRecord } from './record.ts';
 import { reporting } from './report.ts';
-import { inVersion, type Json, parseResult } from './result.ts';
+import { inVersion, parseResult } from './result.ts';
 import type { CniCall, PluginConf, PluginRun } from './types.ts';
 import { atLeast } from './version.ts';
 

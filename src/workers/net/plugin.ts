@@ -6,8 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../errors.ts';
 import { SysError } from '../../sys/libc.ts';
 import { run, type SpawnResult } from '../../sys/spawn.ts';
+import { isObject, type Json } from '../json.ts';
 import { findProgram, programPath } from './programs.ts';
-import { excerpt, isObject, type Json } from './result.ts';
+import { excerpt } from './result.ts';
 import type { CniAttachment, NetworkConf, PluginConf, PluginRun } from './types.ts';
 
 /** Error codes of the specification that change what the caller does. */

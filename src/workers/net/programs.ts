@@ -1,5 +1,5 @@
-import { accessSync, constants, statSync } from 'node:fs';
-import { delimiter, isAbsolute, join } from 'node:path';
+import { delimiter } from 'node:path';
+import { findExecutable } from '../programs.ts';
 
 /** PATH for plugins: the daemon's own, with the system folders where iptables and ip are, which a bare environment lacks. */
 export function programPath(path = process.env.PATH ?? ''): string {
@@ -12,19 +12,5 @@ export function programPath(path = process.env.PATH ?? ''): string {
 
 /** The first executable file called `name` in the folders; undefined where there is none. */
 export function findProgram(name: string, folders = programPath().split(delimiter)): string | undefined {
-  for (const folder of folders) {
-    const path = join(folder, name);
-    if (isAbsolute(path) && isProgram(path)) return path;
-  }
-  return undefined;
-}
-
-function isProgram(path: string): boolean {
-  try {
-    if (!statSync(path).isFile()) return false;
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false; // absent, or not for us: both are "look further"
-  }
+  return findExecutable(name, folders).found?.path;
 }

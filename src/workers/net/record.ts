@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../sys/fd.ts';
 import { C, check, libc } from '../../sys/libc.ts';
-import { isObject, type Json } from './result.ts';
+import { isObject, type Json } from '../json.ts';
 import type { CniAttachment } from './types.ts';
 
 const LOCK = { SHARED: 1, EXCLUSIVE: 2, NO_WAIT: 4 } as const;

@@ -4,10 +4,9 @@
  */
 import { isIPv6 } from 'node:net';
 import { SluiceError } from '../../errors.ts';
+import { isObject, type Json } from '../json.ts';
 import type { CniResult } from './types.ts';
 import { atLeast, isKnownVersion, NEWEST_VERSION } from './version.ts';
-
-export type Json = Record<string, unknown>;
 
 type Ip = NonNullable<CniResult['ips']>[number];
 type Route = NonNullable<CniResult['routes']>[number];
@@ -109,10 +108,6 @@ function list(raw: Json, key: string): Json[] {
   if (!Array.isArray(value) || !value.every(isObject))
     throw wrong(`printed a result whose "${key}" is no list of objects`);
   return value;
-}
-
-export function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** The beginning of a text, on one line, to show in an error. */

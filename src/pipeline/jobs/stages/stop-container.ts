@@ -1,9 +1,9 @@
 import { signalNumber } from '../../../node/oci/signals.ts';
 import type { Shim } from '../../../node/shims/shims.ts';
 import type { ContainerRow } from '../../../node/store/container.ts';
+import { SIGKILL } from '../../../sys/signals.ts';
 import type { JobState } from '../context.ts';
 
-const SIGKILL = 9;
 /** Seconds that a killed process may take to end: it may be in uninterruptible sleep (D state), waiting for a disk. */
 const KILL_WAIT_SECONDS = 120;
 

@@ -1,6 +1,6 @@
 /**
- * The streaming server: HTTP on which clients turn a one-time URL into a connection for exec, attach or port-forward. The clients are
- * kubelet (for the API server and kubectl) and crictl; whoever has the URL is allowed in.
+ * The streaming server: an HTTP server that upgrades a request with a one-time URL to a connection for exec, attach or
+ * port-forward. Its clients are kubelet (for the API server and kubectl) and crictl; the URL is the only authorisation.
  */
 import { readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
@@ -35,10 +35,10 @@ import { Tokens } from './tokens.ts';
 import { WS_PROTOCOLS, wsSession } from './ws-session.ts';
 
 const HANDSHAKE_MS = 30_000;
-/** A WebSocket message; SPDY has its own limits. */
+/** Limit of a WebSocket message in bytes; SPDY has its own limits. */
 const MAX_MESSAGE = 4 << 20;
 const MAX_CONNECTIONS = 4096;
-/** A peer whose machine is gone is noticed after this and the kernel's probes. */
+/** Idle time before TCP keepalive probes, by which a peer whose machine is gone is detected (milliseconds). */
 const KEEPALIVE_MS = 30_000;
 const UPGRADE_WS = 'websocket';
 const UPGRADE_SPDY = 'SPDY/3.1';
@@ -51,7 +51,7 @@ export interface ServerOptions {
   onEvent(event: StdioEvent): void;
 }
 
-/** An answer other than the upgrade. */
+/** An HTTP answer other than the upgrade. */
 class Refusal extends Error {
   readonly status: number;
   readonly headers: string[];
@@ -88,7 +88,9 @@ export class StreamServer {
     return { sessions: { ...this.#sessions }, tokens: this.#tokens.size };
   }
 
-  /** Throws when the address is taken, or a certificate cannot be read. */
+  /**
+   * Starts the server. Throws INTERNAL when the address is in use, CONFIG_INVALID when the certificate cannot be read.
+   */
   async listen(input: ListenInput): Promise<Listening> {
     if (this.#server) throw new SluiceError('INTERNAL', 'the streaming server listens already');
     const { host, port } = splitAddress(input.address);
@@ -141,14 +143,14 @@ export class StreamServer {
     return { url: `${input.tls ? 'https' : 'http'}://${shown}:${real}`, port: real };
   }
 
-  /** The path of a new one-time URL. Throws QUEUE_FULL, and INVALID_REQUEST for ports that are none. */
+  /** Returns the path of a new one-time URL. Throws QUEUE_FULL, and INVALID_REQUEST for an invalid port. */
   issue(request: StreamRequest): string {
     const bad = request.kind === 'portforward' && request.ports.find((port) => port < 1 || port > 65535);
-    if (typeof bad === 'number') throw new SluiceError('INVALID_REQUEST', `${bad} is no port`);
+    if (typeof bad === 'number') throw new SluiceError('INVALID_REQUEST', `${bad} is not a port number`);
     return `/${request.kind}/${this.#tokens.issue(request)}`;
   }
 
-  /** Ends the server and every connection. */
+  /** Closes the server and every connection. */
   async close(): Promise<void> {
     const server = this.#server;
     this.#server = undefined;
@@ -156,7 +158,7 @@ export class StreamServer {
     if (server) await new Promise<void>((resolve) => server.close(() => resolve()));
   }
 
-  /** Throws a 404 for everything that is not the URL of an unused token. */
+  /** Throws a 404 unless the URL has an unused token. */
   #find(request: IncomingMessage): { token: string; wanted: StreamRequest } {
     const match = /^\/(exec|attach|portforward)\/([\w-]{22})(?:\?.*)?$/.exec(request.url ?? '');
     const method = request.method ?? '';
@@ -176,8 +178,8 @@ export class StreamServer {
         : upgrade === UPGRADE_SPDY.toLowerCase()
           ? this.#prepareSpdy(request, socket, head, wanted)
           : undefined;
-    if (!start) throw new Refusal(400, `unable to upgrade: ${UPGRADE_SPDY} and ${UPGRADE_WS} are served here`);
-    // Only now: a client that asked for a protocol we lack may come again with another.
+    if (!start) throw new Refusal(400, `unable to upgrade: ${UPGRADE_SPDY} and ${UPGRADE_WS} are supported`);
+    // The token is used up only now, so that a client which asked for an unsupported protocol may try another.
     this.#tokens.spend(token);
     start();
   }
@@ -205,7 +207,8 @@ export class StreamServer {
     const offered = listOf(request.headers['sec-websocket-protocol']);
     const protocol = offered.length === 0 ? '' : choose(offered, served);
     if (protocol !== '') {
-      // "SPDY/3.1+portforward.k8s.io" is no token of HTTP's, and ws refuses it; what it answers is what handleProtocols says.
+      // ws rejects "SPDY/3.1+portforward.k8s.io", which is not an HTTP token; it answers with what handleProtocols
+      // returns.
       this.#chosen.set(request, protocol);
       request.headers['sec-websocket-protocol'] = 'chosen';
     }
@@ -265,7 +268,7 @@ export class StreamServer {
   }
 }
 
-/** The first of the client's protocols that we serve; a 403 with the list when there is none. */
+/** The first of the client's protocols that is supported. Throws a 403 with the list when there is none. */
 function choose(offered: string[], served: string[]): string {
   const protocol = offered.find((name) => served.includes(name));
   if (protocol !== undefined) return protocol;
@@ -293,7 +296,7 @@ function refuse(socket: Duplex, error: unknown): void {
     ...refusal.headers,
   ];
   socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
-  // The client's close ends it for good; one that stays is not waited for.
+  // The client closes the connection; if it does not within a second, the server does.
   socket.resume();
   setTimeout(() => socket.destroy(), 1000).unref();
 }
