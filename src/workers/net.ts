@@ -8,7 +8,7 @@ import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
 import { cniDel } from './net/del.ts';
 import { cniStatus } from './net/status.ts';
-import { closeUplink, openUplink } from './net/uplink.ts';
+import { openUplink } from './net/uplink.ts';
 import { serve } from './serve.ts';
 
 export interface CreateNetns {
@@ -21,20 +21,20 @@ export interface CreateNetns {
 
 /** Pins a new network namespace at `path`. Throws NAMESPACE_FAILED, and leaves nothing then. */
 async function createNetns({ path, loopback, userns }: CreateNetns): Promise<void> {
-  await telling(`the network namespace ${path} could not be made`, () =>
+  await wrapFailure(`the network namespace ${path} could not be made`, () =>
     userns ? createUserNetns(path, userns, { loopback }) : netns.createNetns(path, { loopback }),
   );
 }
 
 /** Unpins the namespace, and the user namespace where there is one; what is not there is fine. Throws NAMESPACE_FAILED. */
 async function removeNetns({ path, userns }: { path: string; userns?: string }): Promise<void> {
-  await telling(`the network namespace ${path} could not be removed`, () => {
+  await wrapFailure(`the network namespace ${path} could not be removed`, () => {
     netns.removeNetns(path);
     if (userns !== undefined && userns !== '') netns.removeNetns(userns);
   });
 }
 
-async function telling(what: string, work: () => Promise<void> | void): Promise<void> {
+async function wrapFailure(what: string, work: () => Promise<void> | void): Promise<void> {
   try {
     await work();
   } catch (cause) {
@@ -43,7 +43,7 @@ async function telling(what: string, work: () => Promise<void> | void): Promise<
   }
 }
 
-export const handlers = { createNetns, removeNetns, cniAdd, cniDel, cniStatus, openUplink, closeUplink };
+export const handlers = { createNetns, removeNetns, cniAdd, cniDel, cniStatus, openUplink };
 export type NetHandlers = typeof handlers;
 
 export default serve(handlers);

@@ -24,7 +24,7 @@ import { type TestContext, test } from 'node:test';
 import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { explain, type SluiceError } from '../../src/errors.ts';
 import { addresses } from '../../src/node/network/addresses.ts';
-import { removeBuiltin } from '../../src/node/network/builtin.ts';
+import { daemonId } from '../../src/node/network/daemon-id.ts';
 import { Network } from '../../src/node/network/network.ts';
 import { Pool } from '../../src/node/threads/pool.ts';
 import { C, check, libc } from '../../src/sys/libc.ts';
@@ -32,6 +32,7 @@ import { setLink } from '../../src/sys/link.ts';
 import { netnsExists } from '../../src/sys/netns.ts';
 import { run } from '../../src/sys/spawn.ts';
 import type { CniAttachment, CniResult, PluginRun } from '../../src/workers/net/types.ts';
+import { closeUplink } from '../../src/workers/net/uplink.ts';
 import type { NetHandlers } from '../../src/workers/net.ts';
 
 // Threads that this one starts from now on, workers above all, are born in the new namespace.
@@ -92,7 +93,7 @@ async function rig(
   t.after(async () => {
     for (const pod of made) await down(pod);
     await network[Symbol.asyncDispose]();
-    await removeBuiltin(pool, { root, subnet });
+    await closeUplink({ bridge: `sluice${daemonId(root)}`, subnets: [subnet] });
     await pool[Symbol.asyncDispose]();
     rmSync(dir, { recursive: true });
   });
@@ -271,14 +272,14 @@ async function reply(host: string, port: number): Promise<string> {
 }
 
 test('removing the built-in network leaves neither bridge nor rules, once and twice', async (t) => {
-  const { dir, pool, network, pods, up, down } = await rig(t);
+  const { network, pods, up, down } = await rig(t);
   const [pod] = pods(1, { portMappings: [{ protocol: 0, containerPort: 80, hostPort: 18_081, hostIp: '' }] });
   assert.ok(pod);
   await up(pod);
   await down(pod);
   const bridge = network.current()?.name ?? '';
   assert.match(await sh(['ip', '-br', 'link']), new RegExp(bridge));
-  for (let time = 0; time < 2; time++) await removeBuiltin(pool, { root: join(dir, 'root'), subnet: '10.232.0.0/16' });
+  for (let time = 0; time < 2; time++) await closeUplink({ bridge, subnets: ['10.232.0.0/16'] });
   assert.doesNotMatch(await sh(['ip', '-br', 'link']), new RegExp(bridge));
   for (const table of ['nat', 'filter']) {
     assert.doesNotMatch(await sh(['iptables', '-t', table, '-S']), /-A |CNI/);

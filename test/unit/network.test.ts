@@ -6,9 +6,8 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../../src/errors.ts';
-import type { NetCalls } from '../../src/node/network/calls.ts';
-import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/identity.ts';
-import { type Loaded, Network, type NetworkOptions } from '../../src/node/network/network.ts';
+import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/daemon-id.ts';
+import { type Loaded, type NetPool, Network, type NetworkOptions } from '../../src/node/network/network.ts';
 import type { NetworkConf, PluginRun } from '../../src/workers/net/types.ts';
 
 interface Setup {
@@ -53,7 +52,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
       ...more,
     },
     root: join(dir, 'root'),
-    pool: { call } as NetCalls,
+    pool: { call } as NetPool,
     onPlugin: (run) => runs.push(run),
     onChange: (loaded) => changes.push(loaded),
   };

@@ -12,9 +12,9 @@ import { CreateTaskRequest, CreateTaskResponse, KillRequest, StateResponse } fro
 import { Status } from '../../proto/gen/task_types.ts';
 import { SluiceError } from '../../src/errors.ts';
 import { decodeEvent, type ShimEvent, serveEvents } from '../../src/node/shims/events.ts';
-import { TtrpcServer } from '../../src/node/shims/server.ts';
 import { nanoseconds, Task } from '../../src/node/shims/task.ts';
-import { Ttrpc } from '../../src/node/shims/ttrpc.ts';
+import { TtrpcClient } from '../../src/node/shims/ttrpc-client.ts';
+import { TtrpcServer } from '../../src/node/shims/ttrpc-server.ts';
 import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { encodeParams, parseBootstrap } from '../../src/workers/shim/bootstrap.ts';
 import { findProgram } from '../../src/workers/shim/program.ts';
@@ -119,7 +119,7 @@ test('events reach the listener over the socket, and a broken one keeps nothing 
     onEvent: (event) => events.push(event),
     onError: (error) => errors.push(error),
   });
-  const client = await Ttrpc.connect(server.path, 1000);
+  const client = await TtrpcClient.connect(server.path, 1000);
   const raw = {
     name: 'Forward',
     request: ForwardRequest,
@@ -144,7 +144,7 @@ async function fakeShim(version: 2 | 3, methods: Record<string, (payload: Uint8A
     methods: Object.fromEntries(named),
     onError: () => {},
   });
-  const connection = await Ttrpc.connect(server.path, 1000);
+  const connection = await TtrpcClient.connect(server.path, 1000);
   return { server, connection };
 }
 
@@ -185,7 +185,7 @@ test('a shim that knows only version 2 is asked again, and from then on in versi
 test('a method that a version 2 shim lacks is UNIMPLEMENTED, not asked for twice', async () => {
   const { server, connection } = await fakeShim(2, {});
   const task = new Task(connection, 2, 'pod');
-  await assert.rejects(task.pids('c'), (error) => error instanceof SluiceError && error.code === 'UNIMPLEMENTED');
+  await assert.rejects(task.state('c'), (error) => error instanceof SluiceError && error.code === 'UNIMPLEMENTED');
   assert.equal(task.version, 2);
   connection.close();
   await server[Symbol.asyncDispose]();

@@ -7,9 +7,16 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeleteRequest, DeleteResponse } from '../../proto/gen/task.ts';
 import { Request, Response } from '../../proto/gen/ttrpc.ts';
-import { encodeFrame, FRAME, type Frame, FrameReader, HEADER_SIZE, MAX_PAYLOAD } from '../../src/node/shims/frame.ts';
-import { TtrpcServer } from '../../src/node/shims/server.ts';
-import { Ttrpc, TtrpcClosed, TtrpcError } from '../../src/node/shims/ttrpc.ts';
+import { TtrpcClient, TtrpcClosed, TtrpcError } from '../../src/node/shims/ttrpc-client.ts';
+import {
+  encodeFrame,
+  FRAME,
+  type Frame,
+  FrameReader,
+  HEADER_SIZE,
+  MAX_PAYLOAD,
+} from '../../src/node/shims/ttrpc-frame.ts';
+import { TtrpcServer } from '../../src/node/shims/ttrpc-server.ts';
 
 const METHOD = { name: 'Delete', request: DeleteRequest, response: DeleteResponse };
 
@@ -108,7 +115,7 @@ test('calls run at once, with odd rising stream ids, and answers may come in any
     socket.write(all.subarray(0, 7));
     setTimeout(() => socket.write(all.subarray(7)), 5);
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const asked = [10, 11, 12, 13, 14];
   const answers = await Promise.all(asked.map((id) => client.call('svc', METHOD, ask(String(id)), 5000)));
   assert.deepEqual(
@@ -132,7 +139,7 @@ test('a status of the peer becomes an error with its code and message', async ()
     const response = Response.encode({ status, payload: Buffer.alloc(0) }).finish();
     socket.write(encodeFrame(stream, FRAME.RESPONSE, response));
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   await assert.rejects(
     client.call('svc', METHOD, ask('x')),
     (error) => error instanceof TtrpcError && error.code === 5 && error.message === 'container not created',
@@ -145,7 +152,7 @@ test('a call without an answer ends at its limit, others go on, and a late answe
     const { id } = DeleteRequest.decode(request.payload);
     setTimeout(() => socket.write(encodeFrame(stream, FRAME.RESPONSE, answer(7))), id === 'slow' ? 400 : 0);
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const began = performance.now();
   await assert.rejects(
     client.call('svc', METHOD, ask('slow'), 20),
@@ -164,7 +171,7 @@ test('the end of the connection rejects every call in flight and every later one
     if (++requests === 3) for (const socket of sockets) socket.end();
   });
   let requests = 0;
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const calls = ['a', 'b', 'c'].map((id) => client.call('svc', METHOD, ask(id)));
   const results = await Promise.allSettled(calls);
   for (const result of results) assert.ok(result.status === 'rejected' && result.reason instanceof TtrpcClosed);
@@ -175,7 +182,7 @@ test('the end of the connection rejects every call in flight and every later one
 
 test('closing it ourselves rejects what is in flight', async () => {
   const path = await peer(() => {});
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const call = client.call('svc', METHOD, ask('a'));
   client.close();
   await assert.rejects(call, TtrpcClosed);
@@ -186,7 +193,7 @@ test('an answer that is no protobuf ends the connection, since none after it cou
   const path = await peer((stream, _request, socket) => {
     socket.write(encodeFrame(stream, FRAME.RESPONSE, Buffer.from([0x0a, 0xff, 0xff, 0xff])));
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   await assert.rejects(client.call('svc', METHOD, ask('a')), TtrpcClosed);
   assert.equal(client.open, false);
 });
@@ -197,7 +204,7 @@ test('messages above 4 MiB are refused on the way out and on the way in, and the
     const response = id === 'big' ? Buffer.alloc(MAX_PAYLOAD + 1) : answer(3);
     socket.write(encodeFrame(stream, FRAME.RESPONSE, response));
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const exhausted = (error: unknown) => error instanceof TtrpcError && error.code === 8;
   await assert.rejects(client.call('svc', METHOD, ask('x'.repeat(MAX_PAYLOAD))), exhausted);
   await assert.rejects(client.call('svc', METHOD, ask('big')), exhausted);
@@ -206,7 +213,7 @@ test('messages above 4 MiB are refused on the way out and on the way in, and the
 });
 
 test('connecting to nobody fails with the socket’s own error', async () => {
-  await assert.rejects(Ttrpc.connect(join(dir, 'nothing'), 1000), { code: 'ENOENT' });
+  await assert.rejects(TtrpcClient.connect(join(dir, 'nothing'), 1000), { code: 'ENOENT' });
   const path = await peer(() => {});
   // A socket file whose listener is gone: what a killed shim leaves.
   const stale = join(dir, 'stale');
@@ -214,7 +221,7 @@ test('connecting to nobody fails with the socket’s own error', async () => {
   renameSync(path, stale);
   await new Promise((resolve) => server?.close(resolve));
   server = undefined;
-  await assert.rejects(Ttrpc.connect(stale, 1000), { code: 'ECONNREFUSED' });
+  await assert.rejects(TtrpcClient.connect(stale, 1000), { code: 'ECONNREFUSED' });
 });
 
 test('the server answers, refuses what it does not know, and survives garbage', async () => {
@@ -230,7 +237,7 @@ test('the server answers, refuses what it does not know, and survives garbage', 
     },
     onError: (error) => errors.push(error),
   });
-  const client = await Ttrpc.connect(served.path, 1000);
+  const client = await TtrpcClient.connect(served.path, 1000);
   assert.equal((await client.call('svc', METHOD, ask('42'))).exitStatus, 42);
   const code = (wanted: number) => (error: unknown) => error instanceof TtrpcError && error.code === wanted;
   await assert.rejects(client.call('svc', { ...METHOD, name: 'Nothing' }, ask('1')), code(12));
@@ -258,6 +265,6 @@ test('a server takes the place of a socket file that was left behind', async () 
   writeFileSync(path, '');
   await using served = await TtrpcServer.listen({ path, methods: {}, onError: assert.ifError });
   assert.equal(statSync(path).mode & 0o777, 0o600);
-  const client = await Ttrpc.connect(served.path, 1000);
+  const client = await TtrpcClient.connect(served.path, 1000);
   client.close();
 });

@@ -8,8 +8,7 @@ import { join } from 'node:path';
 import { findProgram } from '../../workers/net/programs.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
 import type { Uplink } from '../../workers/net/uplink.ts';
-import type { NetCalls } from './calls.ts';
-import { daemonId } from './identity.ts';
+import { daemonId } from './daemon-id.ts';
 import { ownSubnet } from './own-subnet.ts';
 
 export const BUILT_IN = 'built-in';
@@ -36,7 +35,7 @@ export interface Builtin {
  * for pods that use them: see {@link forPod}. Throws a plain Error when the bridge or host-local plugin is missing.
  */
 export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Builtin {
-  const { bridge, subnets } = names({ root, subnet });
+  const { bridge, subnets } = bridgeOf({ root, subnet });
   const has = (plugin: string) => findProgram(plugin, [...binDirs]) !== undefined;
   const missing = ['bridge', 'host-local'].filter((plugin) => !has(plugin));
   if (missing.length > 0) {
@@ -80,11 +79,6 @@ export function forPod(network: NetworkConf, capabilityArgs: Record<string, unkn
   return { ...network, plugins };
 }
 
-/** Deletes the bridge and what iptables holds for it. The daemon must not run any more, and its pods be gone. Throws CNI_FAILED. */
-export async function removeBuiltin(pool: NetCalls, { root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Promise<void> {
-  await pool.call('closeUplink', names({ root, subnet }));
-}
-
 /**
  * A line for each other interface whose network overlaps the subnet (a second daemon with the same settings, the machine's own
  * network): both then lead to the same addresses, and the node may look for a pod in the wrong place.
@@ -112,7 +106,7 @@ function blockOf(cidr: string): BlockList {
 const hostOf = (cidr: string): string => cidr.split('/')[0] ?? '';
 
 /** The bridge's name (interfaces have at most 15 characters) and the subnets. */
-function names({ root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Uplink {
+function bridgeOf({ root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Uplink {
   const subnets = (subnet === 'auto' ? ownSubnet(root) : subnet)
     .split(',')
     .map((cidr) => cidr.trim())

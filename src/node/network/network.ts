@@ -2,20 +2,24 @@
 import type { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
 import type { CniAttachment, CniCall, CniResult, NetworkConf, PluginRun } from '../../workers/net/types.ts';
+import type { NetHandlers } from '../../workers/net.ts';
 import type { Config } from '../config/config.ts';
+import type { Pool } from '../threads/pool.ts';
 import { BUILT_IN, type Builtin, builtinNetwork, forPod } from './builtin.ts';
-import type { NetCalls } from './calls.ts';
 import { capabilityArgs } from './capabilities.ts';
 import { loadFolder } from './conf.ts';
-import { daemonId, netnsPath } from './identity.ts';
-import { findStrays, type StrayQuestion, type Strays } from './strays.ts';
-import { FolderWatch } from './watch.ts';
+import { daemonId, netnsPath } from './daemon-id.ts';
+import { FolderWatch } from './folder-watch.ts';
+import { findStrays, type StrayOptions, type Strays } from './strays.ts';
+
+/** The part of the `net` pool that this class uses; tests pass a smaller implementation. */
+export type NetPool = Pick<Pool<NetHandlers>, 'call'>;
 
 export interface NetworkOptions {
   cni: Config['cni'];
   /** The daemon's root folder, which also tells it from other daemons on the machine. */
   root: string;
-  pool: NetCalls;
+  pool: NetPool;
   /** Hears of every run of a plugin, failed ones included. */
   onPlugin?: (run: PluginRun) => void;
   /** Hears when another configuration has come into use, or none is usable any more. */
@@ -52,7 +56,7 @@ const LOOPBACK: NetworkConf = {
 export class Network implements AsyncDisposable {
   readonly #options: NetworkOptions;
   readonly #daemon: string;
-  readonly #watch: FolderWatch;
+  readonly #folderWatch: FolderWatch;
   #loaded: Loaded = { problems: ['the configuration was not read yet'] };
   #builtin: Builtin | undefined;
   /** A folder that once held a configuration is a cluster's: while it is being replaced, nothing else is put in its place. */
@@ -73,7 +77,7 @@ export class Network implements AsyncDisposable {
   private constructor(options: NetworkOptions) {
     this.#options = options;
     this.#daemon = daemonId(options.root);
-    this.#watch = new FolderWatch(options.cni.conf_dir, () => void this.#load());
+    this.#folderWatch = new FolderWatch(options.cni.conf_dir, () => void this.#load());
   }
 
   /** The network that the next pod is attached to. */
@@ -87,7 +91,7 @@ export class Network implements AsyncDisposable {
 
   /** Can pods be launched? Answers within about a second, with what was last known if the plugins take longer. Never throws. */
   async status(): Promise<NetworkStatus> {
-    this.#watch.verify();
+    this.#folderWatch.verify();
     if (!this.#loaded.network) return notReady(this.#whyNone());
     this.#asking ??= this.#ask(this.#loaded.network);
     return Promise.race([this.#asking, this.#lastKnown()]);
@@ -142,14 +146,14 @@ export class Network implements AsyncDisposable {
   }
 
   /** Namespaces and attachments of this daemon that no pod of its store owns. Throws when the folders can't be read. */
-  strays(known: Pick<StrayQuestion, 'knowsSandbox' | 'knowsNetns'>): Promise<Strays> {
+  strays(known: Pick<StrayOptions, 'knowsSandbox' | 'knowsNetns'>): Promise<Strays> {
     const { netns_dir: netnsDir, cache_dir: cacheDir } = this.#options.cni;
     return findStrays({ netnsDir, cacheDir, daemon: this.#daemon, ...known });
   }
 
   /** Stops watching; waits for a reload under way. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#watch[Symbol.dispose]();
+    this.#folderWatch[Symbol.dispose]();
     await this.#loading;
   }
 

@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { endianness } from 'node:os';
 import { dirname, join } from 'node:path';
-import { daemonId } from './identity.ts';
+import { daemonId } from './daemon-id.ts';
 
 /** 10.192.0.0/16 to 10.243.0.0/16: private, and seldom met (clusters are at 10.0, 10.42 and 10.96, flannel at 10.244, Docker at 172.17). */
 const FIRST = 192;

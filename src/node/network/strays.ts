@@ -2,7 +2,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type CniRecord, parseRecord } from '../../workers/net/record.ts';
 import type { CniAttachment, NetworkConf } from '../../workers/net/types.ts';
-import { isOwnNetns } from './identity.ts';
+import { isOwnNetns } from './daemon-id.ts';
 
 /** What a daemon left behind that no record of its store names any more. */
 export interface Strays {
@@ -12,7 +12,7 @@ export interface Strays {
   netns: string[];
 }
 
-export interface StrayQuestion {
+export interface StrayOptions {
   netnsDir: string;
   cacheDir: string;
   /** Of {@link daemonId}; what does not carry it belongs to somebody else and is never listed. */
@@ -23,8 +23,8 @@ export interface StrayQuestion {
 }
 
 /** Lists what belongs to this daemon and to none of its pods. Folders that are not there hold nothing. */
-export async function findStrays(question: StrayQuestion): Promise<Strays> {
-  const { netnsDir, cacheDir, daemon, knowsSandbox, knowsNetns } = question;
+export async function findStrays(options: StrayOptions): Promise<Strays> {
+  const { netnsDir, cacheDir, daemon, knowsSandbox, knowsNetns } = options;
   const results = join(cacheDir, 'results');
   const [pinned, records] = await Promise.all([list(netnsDir), readRecords(results)]);
   const netns = pinned

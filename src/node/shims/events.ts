@@ -17,8 +17,8 @@ import {
 } from '../../../proto/gen/events.ts';
 import { ForwardRequest } from '../../../proto/gen/events_ttrpc.ts';
 import { Empty } from '../../../proto/gen/google/protobuf/empty.ts';
-import { TtrpcServer } from './server.ts';
 import { nanoseconds } from './task.ts';
+import { TtrpcServer } from './ttrpc-server.ts';
 
 const MESSAGES = {
   TaskCreate,

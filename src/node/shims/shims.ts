@@ -3,21 +3,21 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { explain, SluiceError } from '../../errors.ts';
 import { isShimOf, listProcesses, type Process } from '../../workers/shim/processes.ts';
 import type { ShimRow } from '../store/rows.ts';
-import { Children } from './children.ts';
-import { DirectStarts } from './direct-starts.ts';
+import { DirectStartPolicy } from './direct-start-policy.ts';
+import { ShimReaper } from './reaper.ts';
 import { type OnCall, Task } from './task.ts';
-import { Ttrpc } from './ttrpc.ts';
+import { TtrpcClient } from './ttrpc-client.ts';
 
 /** A pod's shim with the connection to it. All containers of the pod are tasks of this one. */
 export class Shim {
   readonly pod: string;
   readonly row: ShimRow;
   readonly task: Task;
-  readonly connection: Ttrpc;
+  readonly connection: TtrpcClient;
   /** The end of the connection is our own doing. */
-  ending = false;
+  closing = false;
 
-  constructor(pod: string, row: ShimRow, connection: Ttrpc, onCall?: OnCall) {
+  constructor(pod: string, row: ShimRow, connection: TtrpcClient, onCall?: OnCall) {
     this.pod = pod;
     this.row = row;
     this.connection = connection;
@@ -51,7 +51,7 @@ export interface ShimsOptions {
 }
 
 /** A shim that was started just now. */
-export interface Newborn {
+export interface StartedShim {
   /** The process, where it is a child of the daemon. */
   child?: number;
   timeoutMs?: number;
@@ -63,8 +63,8 @@ const GATHER_MS = 20;
 
 /** The connections to the shims, one for each pod. */
 export class Shims implements Disposable {
-  readonly directStarts = new DirectStarts();
-  readonly #children = new Children();
+  readonly directStarts = new DirectStartPolicy();
+  readonly #reaper = new ShimReaper();
   readonly #onLost: ShimsOptions['onLost'];
   readonly #onCall: OnCall | undefined;
   readonly #shims = new Map<string, Shim>();
@@ -94,13 +94,13 @@ export class Shims implements Disposable {
    * Connects to a shim that was just started and waits for its first answer, since the kernel takes connections for a process that
    * is not there yet, or deaf; one that is connected already is returned as it is. Throws SHIM_FAILED.
    */
-  async connect(pod: string, row: ShimRow, { child, timeoutMs = CONNECT_MS }: Newborn = {}): Promise<Shim> {
+  async connect(pod: string, row: ShimRow, { child, timeoutMs = CONNECT_MS }: StartedShim = {}): Promise<Shim> {
     const found = await this.#shared(pod, () => this.#look(pod, row, timeoutMs));
     if (found.state === 'alive') {
-      if (child !== undefined) void found.shim.connection.closed.then(() => this.#children.ending(child));
+      if (child !== undefined) void found.shim.connection.closed.then(() => this.#reaper.reap(child));
       return found.shim;
     }
-    if (child !== undefined) this.#children.ending(child);
+    if (child !== undefined) this.#reaper.reap(child);
     const why = found.state === 'dead' ? 'it is dead' : found.reason;
     throw new SluiceError('SHIM_FAILED', `the shim of pod ${pod} cannot be reached at ${row.address}: ${why}`);
   }
@@ -116,13 +116,13 @@ export class Shims implements Disposable {
    */
   async shutdown(shim: Shim, timeoutMs = 5000): Promise<void> {
     const until = performance.now() + timeoutMs;
-    shim.ending = true;
+    shim.closing = true;
     try {
       await shim.task.shutdown(shim.pod, timeoutMs);
     } catch (error) {
       // A shim that exits before its answer is through has done what it was asked.
       if (shim.open) {
-        shim.ending = false;
+        shim.closing = false;
         throw error;
       }
     }
@@ -131,7 +131,7 @@ export class Shims implements Disposable {
     const outcome = await Promise.race([shim.connection.closed, waited]);
     limit.abort();
     if (outcome === 'late') {
-      shim.ending = false;
+      shim.closing = false;
       const message = `the shim of pod ${shim.pod} is still there ${timeoutMs} ms after Shutdown; it may hold a container`;
       throw new SluiceError('TIMED_OUT', message);
     }
@@ -146,14 +146,14 @@ export class Shims implements Disposable {
     this.#shims.delete(pod);
     this.#trouble.delete(pod);
     if (!shim) return;
-    shim.ending = true;
+    shim.closing = true;
     shim.connection.close();
   }
 
   /** Closes all connections. The shims go on, and the next daemon finds them again. */
   [Symbol.dispose](): void {
     for (const pod of [...this.#shims.keys()]) this.forget(pod);
-    this.#children[Symbol.dispose]();
+    this.#reaper[Symbol.dispose]();
   }
 
   #shared(pod: string, look: () => Promise<Reattached>): Promise<Reattached> {
@@ -168,9 +168,9 @@ export class Shims implements Disposable {
 
   async #look(pod: string, row: ShimRow, timeoutMs: number): Promise<Reattached> {
     const until = performance.now() + timeoutMs;
-    let connection: Ttrpc;
+    let connection: TtrpcClient;
     try {
-      connection = await Ttrpc.connect(row.address, timeoutMs);
+      connection = await TtrpcClient.connect(row.address, timeoutMs);
     } catch (error) {
       return this.#unreachable(pod, error, isRefusal(error));
     }
@@ -192,7 +192,7 @@ export class Shims implements Disposable {
     this.#trouble.delete(pod);
     void shim.connection.closed.then(() => {
       if (this.#shims.get(pod) === shim) this.#shims.delete(pod);
-      if (shim.ending) return;
+      if (shim.closing) return;
       this.#trouble.set(pod, 'lost');
       this.#onLost(pod, row);
     });

@@ -13,7 +13,7 @@ import type { Mount } from '../../../proto/gen/types.ts';
 import { type ErrorCode, GRPC, SluiceError } from '../../errors.ts';
 import { encodeSpec } from '../oci/encode.ts';
 import type { Process, Resources } from '../oci/types.ts';
-import { type Method, type Ttrpc, TtrpcClosed, TtrpcError } from './ttrpc.ts';
+import { type Method, type TtrpcClient, TtrpcClosed, TtrpcError } from './ttrpc-client.ts';
 
 const SERVICE = { 2: 'containerd.task.v2.Task', 3: 'containerd.task.v3.Task' } as const;
 
@@ -26,14 +26,12 @@ const METHODS = {
   create: method('Create', proto.CreateTaskRequest, proto.CreateTaskResponse),
   start: method('Start', proto.StartRequest, proto.StartResponse),
   delete: method('Delete', proto.DeleteRequest, proto.DeleteResponse),
-  pids: method('Pids', proto.PidsRequest, proto.PidsResponse),
   kill: method('Kill', proto.KillRequest, Empty),
   exec: method('Exec', proto.ExecProcessRequest, Empty),
   resizePty: method('ResizePty', proto.ResizePtyRequest, Empty),
   closeIo: method('CloseIO', proto.CloseIORequest, Empty),
   update: method('Update', proto.UpdateTaskRequest, Empty),
   wait: method('Wait', proto.WaitRequest, proto.WaitResponse),
-  stats: method('Stats', proto.StatsRequest, proto.StatsResponse),
   connect: method('Connect', proto.ConnectRequest, proto.ConnectResponse),
   shutdown: method('Shutdown', proto.ShutdownRequest, Empty),
 };
@@ -52,14 +50,14 @@ export interface RuntimeOptions {
 }
 
 /** FIFO paths, or "" for /dev/null. With a terminal, stderr must be "". */
-export interface Stdio {
+export interface ProcessStdio {
   terminal?: boolean;
   stdin?: string;
   stdout?: string;
   stderr?: string;
 }
 
-export interface CreateTask extends Stdio {
+export interface CreateTask extends ProcessStdio {
   id: string;
   bundle: string;
   /** Mounted by the shim on <bundle>/rootfs, in order; empty when the rootfs is there already. */
@@ -69,7 +67,7 @@ export interface CreateTask extends Stdio {
   checkpoint?: string;
 }
 
-export interface ExecTask extends Stdio {
+export interface ExecTask extends ProcessStdio {
   id: string;
   execId: string;
   process: Process;
@@ -111,13 +109,13 @@ export type OnCall = (method: string, seconds: number) => void;
  * NOT_READY (for example: exec in a container whose first process has ended).
  */
 export class Task {
-  readonly #connection: Ttrpc;
+  readonly #connection: TtrpcClient;
   readonly #pod: string;
   readonly #onCall: OnCall | undefined;
   #version: 2 | 3;
 
   /** `pod` is for messages. */
-  constructor(connection: Ttrpc, version: 2 | 3, pod: string, onCall?: OnCall) {
+  constructor(connection: TtrpcClient, version: 2 | 3, pod: string, onCall?: OnCall) {
     this.#onCall = onCall;
     this.#connection = connection;
     this.#version = version;
@@ -196,17 +194,6 @@ export class Task {
   async wait(id: string, execId = '', timeoutMs?: number): Promise<Exit> {
     const { exitStatus, exitedAt } = await this.#call(METHODS.wait, { id, execId }, timeoutMs);
     return { exitStatus, at: nanoseconds(exitedAt) };
-  }
-
-  /** cgroup counters: io.containerd.cgroups.v1.Metrics or .v2.Metrics, by the type URL. */
-  async stats(id: string, timeoutMs = SHIM_MS): Promise<Any | undefined> {
-    return (await this.#call(METHODS.stats, { id }, timeoutMs)).stats;
-  }
-
-  /** Pids of all processes in the container, in the host's pid namespace. */
-  async pids(id: string, timeoutMs = SHIM_MS): Promise<number[]> {
-    const { processes } = await this.#call(METHODS.pids, { id }, timeoutMs);
-    return processes.map(({ pid }) => pid);
   }
 
   /** Pid of the shim, and of the task (0 when it has none). */

@@ -1,4 +1,3 @@
-import type { ServiceDefinition } from '@grpc/grpc-js';
 import { ListPodSandboxMetricsResponse, type PodSandboxMetrics } from '../../../proto/gen/cri.ts';
 import { yielder } from '../../workers/yield.ts';
 
@@ -16,8 +15,11 @@ export async function encodeMetrics(pods: AsyncIterable<PodSandboxMetrics>): Pro
   return Buffer.concat(parts);
 }
 
+/** A service by method name, as far as this file uses it; the ServiceDefinition of @grpc/grpc-js has this shape. */
+type Service = Record<string, { responseSerialize: (response: never) => Buffer }>;
+
 /** The service with ListPodSandboxMetrics taking the bytes of {@link encodeMetrics} for its response. */
-export function withEncodedMetrics<T extends ServiceDefinition>(definition: T): T {
+export function withEncodedMetrics<T extends Service>(definition: T): T {
   const method = definition.listPodSandboxMetrics;
   if (!method) throw new Error('this service has no listPodSandboxMetrics');
   const responseSerialize = (response: unknown) =>

@@ -16,7 +16,7 @@ import type {
   StreamRequest,
 } from '../../workers/stdio/protocol.ts';
 import type { handlers } from '../../workers/stdio.ts';
-import { type Call, WorkerLink } from './link.ts';
+import { type Call, RestartingWorker } from './restarting-worker.ts';
 
 const WORKER = new URL('../../workers/stdio.ts', import.meta.url);
 
@@ -36,7 +36,7 @@ export interface StdioOptions {
  */
 export class Stdio implements AsyncDisposable {
   readonly #options: StdioOptions;
-  readonly #link: WorkerLink<typeof handlers>;
+  readonly #worker: RestartingWorker<typeof handlers>;
   readonly #registrations = new Map<string, IoRegistration>();
   /** Execs that the worker has started: their processes end with it. */
   readonly #execs = new Map<string, ExecRef>();
@@ -44,7 +44,7 @@ export class Stdio implements AsyncDisposable {
 
   constructor(options: StdioOptions) {
     this.#options = options;
-    this.#link = new WorkerLink<typeof handlers>({
+    this.#worker = new RestartingWorker<typeof handlers>({
       file: WORKER,
       workerData: { execDir: options.execDir } satisfies StdioWorkerData,
       onAsk: (op, input) => this.#answer(op, input),
@@ -67,12 +67,12 @@ export class Stdio implements AsyncDisposable {
   }
 
   get ready(): Promise<void> {
-    return this.#link.ready;
+    return this.#worker.ready;
   }
 
   /** For the metrics. */
   get use(): { restarts: number; running: number; containers: number } {
-    return { restarts: this.#link.restarts, running: this.#link.running, containers: this.#registrations.size };
+    return { restarts: this.#worker.restarts, running: this.#worker.running, containers: this.#registrations.size };
   }
 
   /**
@@ -82,7 +82,7 @@ export class Stdio implements AsyncDisposable {
   async openIo(io: IoRegistration): Promise<void> {
     this.#registrations.set(io.id, io);
     try {
-      await this.#link.call('openIo', io);
+      await this.#worker.call('openIo', io);
     } catch (error) {
       this.#registrations.delete(io.id);
       throw error;
@@ -94,67 +94,67 @@ export class Stdio implements AsyncDisposable {
    * `complete` is false when something else still holds its output open. Bounded: `maxMs`, 10 s when left out.
    */
   drain(id: string, limits: { quietMs?: number; maxMs?: number } = {}): Promise<{ complete: boolean }> {
-    return this.#link.call('drain', { id, ...limits });
+    return this.#worker.call('drain', { id, ...limits });
   }
 
   /** Goes on in a new file of the same path (ReopenContainerLog). Throws NOT_READY for a container whose IO is not open. */
   reopenLog(id: string): Promise<void> {
-    return this.#link.call('reopenLog', { id });
+    return this.#worker.call('reopenLog', { id });
   }
 
   /** Takes what is left in the FIFOs and closes. Idempotent. */
   async closeIo(id: string): Promise<void> {
     this.#registrations.delete(id);
-    await this.#link.call('closeIo', { id });
+    await this.#worker.call('closeIo', { id });
   }
 
   /** {@link closeIo}, and removes the FIFOs with their folder. Idempotent; the undo of {@link openIo}. */
   async removeIo(io: { id: string; fifos: Fifos }): Promise<void> {
     this.#registrations.delete(io.id);
-    await this.#link.call('removeIo', { id: io.id, fifos: io.fifos });
+    await this.#worker.call('removeIo', { id: io.id, fifos: io.fifos });
   }
 
   stats(): Promise<StdioStats> {
-    return this.#link.call('stats', null);
+    return this.#worker.call('stats', null);
   }
 
   /** FIFOs of an ExecSync; its output is kept in memory, at most `maxBytes` of each stream. */
   openCapture(execId: string, maxBytes: number): Promise<Fifos> {
-    return this.#link.call('openCapture', { execId, maxBytes });
+    return this.#worker.call('openCapture', { execId, maxBytes });
   }
 
   finishCapture(execId: string): Promise<Captured> {
-    return this.#link.call('finishCapture', { execId });
+    return this.#worker.call('finishCapture', { execId });
   }
 
   dropCapture(execId: string): Promise<void> {
-    return this.#link.call('dropCapture', { execId });
+    return this.#worker.call('dropCapture', { execId });
   }
 
   /** Starts the streaming server. After a restart of the worker it is there again, at the same port as a rule. */
   async listen(input: ListenInput): Promise<Listening> {
-    const listening = await this.#link.call('listen', input);
+    const listening = await this.#worker.call('listen', input);
     this.#listening = { input, ...listening };
     return listening;
   }
 
   /** A URL for one use within one minute. Throws QUEUE_FULL when a thousand wait to be used. */
   async issue(request: StreamRequest): Promise<string> {
-    const { path } = await this.#link.call('issue', request);
+    const { path } = await this.#worker.call('issue', request);
     return (this.#listening?.url ?? '') + path;
   }
 
   /** Ends the worker thread and starts it again, as if it had died. */
   restart(): Promise<void> {
-    return this.#link.restart();
+    return this.#worker.restart();
   }
 
   /** Writes what was read, closes everything. Containers go on: their output waits in the FIFOs for the next daemon. */
   async [Symbol.asyncDispose](): Promise<void> {
     try {
-      await this.#link.call('shutdown', null);
+      await this.#worker.call('shutdown', null);
     } finally {
-      await this.#link[Symbol.asyncDispose]();
+      await this.#worker[Symbol.asyncDispose]();
     }
   }
 

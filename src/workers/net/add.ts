@@ -1,7 +1,7 @@
 import { SluiceError } from '../../errors.ts';
 import { callPlugin, findPlugin } from './plugin.ts';
+import { collectRuns } from './plugin-runs.ts';
 import { lockRecord, writeRecord } from './record.ts';
-import { reporting } from './report.ts';
 import { inVersion, type ParsedResult, parseResult } from './result.ts';
 import type { CniCall, CniResult, PluginRun } from './types.ts';
 
@@ -11,7 +11,7 @@ import type { CniCall, CniResult, PluginRun } from './types.ts';
  * Throws CNI_FAILED or TIMED_OUT, with the runs so far in `details`.
  */
 export function cniAdd(call: CniCall): Promise<{ result: CniResult; plugins: PluginRun[] }> {
-  return reporting(async (runs) => {
+  return collectRuns(async (runs) => {
     const { attachment, binDirs, cacheDir, timeoutMs } = call;
     const { network, netns } = attachment;
     // A missing program is found before anything was made, so that there is nothing to take back either.

@@ -2,8 +2,8 @@ import { SluiceError } from '../../errors.ts';
 import { netnsExists } from '../../sys/netns.ts';
 import type { Json } from '../json.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
+import { collectRuns } from './plugin-runs.ts';
 import { awaitUnlocked, readRecord, removeRecord } from './record.ts';
-import { reporting } from './report.ts';
 import { inVersion, parseResult } from './result.ts';
 import type { CniCall, PluginConf, PluginRun } from './types.ts';
 import { atLeast } from './version.ts';
@@ -16,7 +16,7 @@ const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown contai
  * an ADD that stopped half-way or was never called.
  */
 export function cniDel(call: CniCall): Promise<{ plugins: PluginRun[] }> {
-  return reporting(async (runs) => {
+  return collectRuns(async (runs) => {
     const { attachment, binDirs, cacheDir, timeoutMs } = call;
     const { network } = attachment;
     const record = await readRecord(cacheDir, attachment);

@@ -1,5 +1,5 @@
 import { CNI_CODE, callPlugin, findPlugin, PluginFailure } from './plugin.ts';
-import { reporting } from './report.ts';
+import { collectRuns } from './plugin-runs.ts';
 import type { NetworkConf, PluginRun } from './types.ts';
 import { atLeast } from './version.ts';
 
@@ -15,7 +15,7 @@ export interface StatusCall {
  * that does not know the verb has no objection. Throws the first reason against it.
  */
 export function cniStatus({ network, binDirs, timeoutMs }: StatusCall): Promise<{ plugins: PluginRun[] }> {
-  return reporting(async (runs) => {
+  return collectRuns(async (runs) => {
     // Not IPAM's: its type need not be a program (azure-cns is served by the plugin itself).
     for (const { type } of network.plugins) findPlugin(type, binDirs);
     if (!atLeast(network.cniVersion, '1.1.0')) return {};

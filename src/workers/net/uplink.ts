@@ -26,8 +26,8 @@ const PORTMAP_CHAINS = ['CNI-HOSTPORT-DNAT', 'CNI-HOSTPORT-SETMARK', 'CNI-HOSTPO
  */
 export async function openUplink(uplink: Uplink): Promise<void> {
   for (const { subnet, table, position, rule } of rules(uplink)) {
-    const there = await iptables(subnet, ['-t', table, '-C', ...rule]);
-    if (there.code !== 0) await must(subnet, ['-t', table, position, ...rule]);
+    const there = await tryIptables(subnet, ['-t', table, '-C', ...rule]);
+    if (there.code !== 0) await runIptables(subnet, ['-t', table, position, ...rule]);
   }
 }
 
@@ -38,8 +38,8 @@ export async function openUplink(uplink: Uplink): Promise<void> {
 export async function closeUplink(uplink: Uplink): Promise<void> {
   for (const { subnet, table, rule } of rules(uplink)) {
     if (findIptables(subnet) === undefined) continue;
-    while ((await iptables(subnet, ['-t', table, '-C', ...rule])).code === 0) {
-      await must(subnet, ['-t', table, '-D', ...rule]);
+    while ((await tryIptables(subnet, ['-t', table, '-C', ...rule])).code === 0) {
+      await runIptables(subnet, ['-t', table, '-D', ...rule]);
     }
   }
   for (const subnet of uplink.subnets) if (findIptables(subnet) !== undefined) await removePortmapChains(subnet);
@@ -85,17 +85,17 @@ function rules({ bridge, subnets }: Uplink): Rule[] {
 }
 
 async function removePortmapChains(subnet: string): Promise<void> {
-  const listing = await iptables(subnet, ['-t', 'nat', '-S']);
+  const listing = await tryIptables(subnet, ['-t', 'nat', '-S']);
   if (listing.code !== 0) return; // no nat table: nothing was ever put there
   const rules = listing.stdout.split('\n').filter((line) => line.startsWith('-A '));
   if (rules.some((rule) => rule.startsWith('-A CNI-HOSTPORT-DNAT ') || /^-A CNI-DN-/.test(rule))) return;
   for (const chain of PORTMAP_CHAINS) {
     if (!listing.stdout.includes(`-N ${chain}\n`)) continue;
     for (const rule of rules.filter((line) => line.includes(`-j ${chain}`))) {
-      await must(subnet, ['-t', 'nat', '-D', ...words(rule).slice(1)]);
+      await runIptables(subnet, ['-t', 'nat', '-D', ...words(rule).slice(1)]);
     }
-    await must(subnet, ['-t', 'nat', '-F', chain]);
-    await must(subnet, ['-t', 'nat', '-X', chain]);
+    await runIptables(subnet, ['-t', 'nat', '-F', chain]);
+    await runIptables(subnet, ['-t', 'nat', '-X', chain]);
   }
 }
 
@@ -108,7 +108,7 @@ function findIptables(subnet: string): string | undefined {
   return findProgram(isIPv6(subnet.split('/')[0] ?? '') ? 'ip6tables' : 'iptables');
 }
 
-async function iptables(
+async function tryIptables(
   subnet: string,
   args: string[],
 ): Promise<{ code: number | null; stdout: string; stderr: string }> {
@@ -120,8 +120,8 @@ async function iptables(
   return { code: ended.code, stdout: ended.stdout.toString(), stderr: ended.stderr.toString() };
 }
 
-async function must(subnet: string, args: string[]): Promise<void> {
-  const { code, stderr } = await iptables(subnet, args);
+async function runIptables(subnet: string, args: string[]): Promise<void> {
+  const { code, stderr } = await tryIptables(subnet, args);
   if (code !== 0)
     throw new SluiceError('CNI_FAILED', `iptables ${args.join(' ')}: ${excerpt(stderr) || `exit ${code}`}`);
 }

@@ -16,11 +16,11 @@ export const shim = {
   async run(state: PodLaunch): Promise<void> {
     const { node, row, runtime } = state;
     const { directStarts } = node.shims;
-    const direct = runtime.shim_start === 'auto' ? directStarts.of(runtime.shim) : undefined;
+    const direct = runtime.shim_start === 'auto' ? directStarts.eligible(runtime.shim) : undefined;
     try {
       state.shim = await startShim(state, direct);
     } catch (error) {
-      if (!direct || !directStarts.failed(direct)) throw error;
+      if (!direct || !directStarts.directFailed(direct)) throw error;
       node.log.warn(
         { sandbox: row.id, shim: direct.key, reason: explain(error) },
         'this shim cannot be started without its start command, which is used from now on',
@@ -56,8 +56,8 @@ async function startShim({ node, row, runtime, spec }: PodLaunch, direct: Direct
   row.shim = { binary, address, version };
   node.store.sandboxes.put(row);
   const shim = await node.shims.connect(row.id, row.shim, { child, timeoutMs });
-  if (child === undefined) node.shims.directStarts.answered(runtime.shim, { key, version: shim.task.version });
-  else if (direct) node.shims.directStarts.worked(direct);
+  if (child === undefined) node.shims.directStarts.commandSucceeded(runtime.shim, { key, version: shim.task.version });
+  else if (direct) node.shims.directStarts.directSucceeded(direct);
   return shim;
 }
 

@@ -13,7 +13,7 @@ const GROWN_UP_MS = 30_000;
 const HEARTBEAT_MS = 10_000;
 const SILENCE_MS = 60_000;
 
-export interface LinkOptions<T extends Handlers> {
+export interface RestartingWorkerOptions<T extends Handlers> {
   /** Entry file of the worker. */
   file: URL;
   workerData: unknown;
@@ -39,8 +39,8 @@ interface Waiting {
  * One worker thread with typed calls in both directions, which is started again when it dies. A pool would not do: what the thread
  * holds (open FIFOs, connections) is its own, so calls must reach this very thread, and a restart has things to restore.
  */
-export class WorkerLink<T extends Handlers> implements AsyncDisposable {
-  readonly #options: LinkOptions<T>;
+export class RestartingWorker<T extends Handlers> implements AsyncDisposable {
+  readonly #options: RestartingWorkerOptions<T>;
   #worker: Worker | undefined;
   #waiting = new Map<number, Waiting>();
   #calls = 0;
@@ -50,7 +50,7 @@ export class WorkerLink<T extends Handlers> implements AsyncDisposable {
   /** Settles when the present worker can take calls, or could not be brought to that. */
   #usable: Promise<void>;
 
-  constructor(options: LinkOptions<T>) {
+  constructor(options: RestartingWorkerOptions<T>) {
     this.#options = options;
     this.#usable = this.#start();
   }

@@ -2,7 +2,7 @@ import { codeOf, SluiceError } from '../../errors.ts';
 import type { PluginRun } from './types.ts';
 
 /** Does `work` and hands out the plugin runs it noted: beside its answer, or in the `details` of its error. */
-export async function reporting<T extends object>(
+export async function collectRuns<T extends object>(
   work: (runs: PluginRun[]) => Promise<T>,
 ): Promise<T & { plugins: PluginRun[] }> {
   const runs: PluginRun[] = [];

@@ -6,7 +6,7 @@ import { createConnection, type Socket } from 'node:net';
 import type { MessageFns } from '../../../proto/gen/task.ts';
 import { Request, Response } from '../../../proto/gen/ttrpc.ts';
 import { GRPC } from '../../errors.ts';
-import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './frame.ts';
+import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './ttrpc-frame.ts';
 
 /** What the server answered instead of a result. `code` is a gRPC status number, the message is the server's own. */
 export class TtrpcError extends Error {
@@ -37,7 +37,7 @@ export interface Method<Req, Res> {
   response: Pick<MessageFns<Res>, 'decode'>;
 }
 
-export class Ttrpc {
+export class TtrpcClient {
   /** Resolves, never rejects, when the connection has ended for whatever reason. */
   readonly closed: Promise<TtrpcClosed>;
   readonly #socket: Socket;
@@ -73,7 +73,7 @@ export class Ttrpc {
    * Connects to the unix socket at `path`. Rejects with the socket's own error (ECONNREFUSED, ENOENT), or a
    * {@link TtrpcError} DEADLINE_EXCEEDED when nobody accepts within `timeoutMs`.
    */
-  static async connect(path: string, timeoutMs: number): Promise<Ttrpc> {
+  static async connect(path: string, timeoutMs: number): Promise<TtrpcClient> {
     const socket = createConnection({ path });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const timer = setTimeout(() => {
@@ -90,7 +90,7 @@ export class Ttrpc {
       clearTimeout(timer);
       socket.removeListener('error', reject);
     }
-    return new Ttrpc(socket);
+    return new TtrpcClient(socket);
   }
 
   get open(): boolean {

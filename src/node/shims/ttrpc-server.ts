@@ -6,7 +6,7 @@ import { chmod, rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { Request, Response } from '../../../proto/gen/ttrpc.ts';
 import { GRPC } from '../../errors.ts';
-import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './frame.ts';
+import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './ttrpc-frame.ts';
 
 /** Answers a request's payload with a response's; what it throws becomes an INTERNAL status. */
 export type UnaryHandler = (payload: Uint8Array) => Uint8Array;
