@@ -1,34 +1,41 @@
 import { type DirectStart, mayStartDirectly } from '../../workers/shim/direct.ts';
 
 /**
- * Which programs may be started as shims without their start command. A program must have answered its start command once in this
- * daemon's life, which says what it speaks; whether it can do without is known when it has done so once.
+ * Decides which shim programs may be started without their `start` command. A program is eligible after one `start`
+ * command in this daemon's life, which reports its task service version; it is trusted after one direct start that
+ * answers, and excluded if its first direct start fails.
  */
 export class DirectStartPolicy {
-  readonly #answered = new Map<string, DirectStart>();
-  readonly #proven = new Set<string>();
-  readonly #refused = new Set<string>();
+  /** By the program's name in the configuration. */
+  readonly #eligible = new Map<string, DirectStart>();
+  /** Keys of programs. */
+  readonly #trusted = new Set<string>();
+  readonly #excluded = new Set<string>();
 
-  /** What is known of the program that is configured as `binary`; undefined: its start command has to be asked. */
+  /** How to start the program that is configured as `binary` directly; undefined when its start command is needed. */
   eligible(binary: string): DirectStart | undefined {
-    const known = this.#answered.get(binary);
-    return known && !this.#refused.has(known.key) ? known : undefined;
+    const start = this.#eligible.get(binary);
+    return start && !this.#excluded.has(start.key) ? start : undefined;
   }
 
-  /** Its start command has started a shim that answers. */
+  /** Records that the program's start command has started a shim that answers. */
   commandSucceeded(binary: string, start: DirectStart): void {
-    if (mayStartDirectly(binary)) this.#answered.set(binary, start);
+    if (mayStartDirectly(binary)) this.#eligible.set(binary, start);
   }
 
-  /** It has been started without, and answers. */
+  /** Records that a shim which was started directly answers. */
   directSucceeded({ key }: DirectStart): void {
-    this.#proven.add(key);
+    this.#trusted.add(key);
   }
 
-  /** Started without, it did not answer. True when it never has: then the program is to blame, and not asked for this again. */
+  /**
+   * Records that a shim which was started directly does not answer. Returns true when the program is now excluded, so
+   * that the caller tries its start command; false when an earlier direct start has answered, so that the program is
+   * not the cause.
+   */
   directFailed({ key }: DirectStart): boolean {
-    if (this.#proven.has(key)) return false;
-    this.#refused.add(key);
+    if (this.#trusted.has(key)) return false;
+    this.#excluded.add(key);
     return true;
   }
 }

@@ -1,18 +1,20 @@
 import { reap as reapNow } from '../../sys/spawn.ts';
 
-const FIRST_LOOK_MS = 1;
-const LAST_LOOK_MS = 5000;
+const FIRST_DELAY_MS = 1;
+const MAX_DELAY_MS = 5000;
 
 /**
- * Collects shims that are children of the daemon. When one ends its connection closes, so nothing is looked at before that; from
- * then on the looks become rarer until the process is gone (a connection may also close while it goes on).
+ * Collects with waitpid the shims that are children of the daemon. A shim's connection closes when the process ends, so
+ * the polling starts only then. Its interval doubles, since a connection may also close while the process goes on.
  */
 export class ShimReaper implements Disposable {
   readonly #timers = new Map<number, NodeJS.Timeout>();
 
-  /** The process has ended, is about to, or may have. */
+  /**
+   * Polls until the process has ended and is collected. Call it when the connection has closed; it may be called twice.
+   */
   reap(pid: number): void {
-    if (!this.#timers.has(pid)) this.#look(pid, FIRST_LOOK_MS);
+    if (!this.#timers.has(pid)) this.#poll(pid, FIRST_DELAY_MS);
   }
 
   [Symbol.dispose](): void {
@@ -20,11 +22,11 @@ export class ShimReaper implements Disposable {
     this.#timers.clear();
   }
 
-  #look(pid: number, afterMs: number): void {
-    const look = () => {
+  #poll(pid: number, afterMs: number): void {
+    const attempt = () => {
       this.#timers.delete(pid);
-      if (!reapNow(pid)) this.#look(pid, Math.min(afterMs * 2, LAST_LOOK_MS));
+      if (!reapNow(pid)) this.#poll(pid, Math.min(afterMs * 2, MAX_DELAY_MS));
     };
-    this.#timers.set(pid, setTimeout(look, afterMs).unref());
+    this.#timers.set(pid, setTimeout(attempt, afterMs).unref());
   }
 }
