@@ -168,7 +168,7 @@ test('failures without the error object: plain text, silence, a signal', async (
     (await failure(handlers.cniAdd(call({ first: 'echo panic: nil map; exit 2' })))).text,
     /failed: panic: nil map$/,
   );
-  assert.match((await failure(handlers.cniAdd(call({ first: 'exit 3' })))).text, /exit status 3, and it said nothing/);
+  assert.match((await failure(handlers.cniAdd(call({ first: 'exit 3' })))).text, /exit status 3, and it printed nothing/);
   assert.match((await failure(handlers.cniAdd(call({ first: 'kill -9 $$' })))).text, /was ended by signal 9/);
 });
 
@@ -176,7 +176,7 @@ test('success with garbage on stdout is a failure that shows it', async (t) => {
   const { call } = rig(t);
   const { code, text, runs } = await failure(handlers.cniAdd(call({ first: 'echo "Error: not a result"' })));
   assert.equal(code, 'CNI_FAILED');
-  assert.match(text, /plugin first \(ADD, network net\): printed something that is no JSON: Error: not a result/);
+  assert.match(text, /plugin first \(ADD, network net\): printed something that is not JSON: Error: not a result/);
   assert.deepEqual(outcomes(runs), ['first ADD error']);
   assert.match((await failure(handlers.cniAdd(call({ first: 'true' })))).text, /printed no result/);
   const flood = call({ first: 'yes | head -c 3000000' });

@@ -67,7 +67,7 @@ test('bandwidth: Kubernetes quantities, each direction for itself', () => {
     egressRate: 1048576,
     egressBurst: 4294967295,
   });
-  assert.throws(() => of({ 'kubernetes.io/egress-bandwidth': 'fast' }), /egress-bandwidth: "fast" is no quantity/);
+  assert.throws(() => of({ 'kubernetes.io/egress-bandwidth': 'fast' }), /egress-bandwidth: "fast" is not a quantity/);
   assert.throws(() => of({ 'kubernetes.io/egress-bandwidth': '10' }), /not between/);
   assert.throws(() => of({ 'kubernetes.io/egress-bandwidth': '2P' }), /not between/);
 });
@@ -92,8 +92,8 @@ test('DNS, cgroup, annotations and ranges go through as the conventions name the
     'io.kubernetes.cri.pod-annotations': annotations,
   });
   const bad = (value: string) => capabilityArgs(pod({ annotations: { 'sluice/ip-ranges': value } }), ALL);
-  assert.throws(() => bad('nonsense'), /no JSON/);
-  assert.throws(() => bad('[{}]'), /no list of lists/);
+  assert.throws(() => bad('nonsense'), /is not JSON/);
+  assert.throws(() => bad('[{}]'), /not a list of lists/);
 });
 
 test('quantities', () => {

@@ -60,7 +60,7 @@ test('a file that is not usable is passed over and reported', async (t) => {
   const { network, problems } = await loadFolder(dir);
   assert.equal(network?.name, 'good');
   assert.equal(problems.length, 2);
-  assert.match(problems[0] ?? '', /1\.conflist: no JSON/);
+  assert.match(problems[0] ?? '', /1\.conflist: it is not JSON/);
   assert.match(problems[1] ?? '', /2\.conf: .*has no type/);
 });
 
@@ -72,23 +72,23 @@ test('a folder that is absent, or has no such files, is empty and no problem', a
 test('a file in place of the folder is a problem, not an empty folder', async (t) => {
   const { files, problems } = await loadFolder(join(folder(t, { 'net.d': '' }), 'net.d'));
   assert.equal(files, 1);
-  assert.match(problems[0] ?? '', /can't be read/);
+  assert.match(problems[0] ?? '', /cannot be read/);
 });
 
 test('each mistake has its own reason', async (t) => {
   const { name: _, ...nameless } = list('x');
   assert.match(await problemOf(t, 'a.conflist', nameless), /no name/);
-  assert.match(await problemOf(t, 'a.conflist', list('../up')), /no name for a network/);
+  assert.match(await problemOf(t, 'a.conflist', list('../up')), /not a valid network name/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: [] })), /no plugins/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: undefined })), /no plugins/);
-  assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: {} })), /no list/);
+  assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: {} })), /not a list/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: [{ type: 'a' }, {}] })), /plugin 2 has no type/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: [{ type: '../sh' }] })), /is a path/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { cniVersion: '9.0.0' })), /9\.0\.0 is not supported/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { disableCheck: 'perhaps' })), /neither true nor false/);
-  assert.match(await problemOf(t, 'a.conflist', { name: 'x', type: 'bridge' }), /name the file \.conf/);
-  assert.match(await problemOf(t, 'a.conf', list('x')), /name the file \.conflist/);
-  assert.match(await problemOf(t, 'a.conflist', '[]'), /no JSON object/);
+  assert.match(await problemOf(t, 'a.conflist', { name: 'x', type: 'bridge' }), /rename the file to \.conf/);
+  assert.match(await problemOf(t, 'a.conf', list('x')), /rename the file to \.conflist/);
+  assert.match(await problemOf(t, 'a.conflist', '[]'), /it is not a JSON object/);
 });
 
 test('versions: none means 0.2.0, and of several the newest that we speak is taken', async (t) => {

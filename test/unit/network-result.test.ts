@@ -67,15 +67,15 @@ test('what is no result is refused with a reason', () => {
   assert.throws(
     () => parseResult(`Error: ${'x'.repeat(1000)}`, '1.0.0'),
     (error: Error) => {
-      assert.match(error.message, /no JSON: Error: xxx/);
+      assert.match(error.message, /not JSON: Error: xxx/);
       return error.message.length < 300;
     },
   );
-  assert.throws(() => parseResult('[1]', '1.0.0'), /no object/);
+  assert.throws(() => parseResult('[1]', '1.0.0'), /not an object/);
   assert.throws(() => parse({ cniVersion: '3.0.0' }), /version "3.0.0", which is not supported/);
-  assert.throws(() => parse({ ips: [{ address: '10.0.0.1' }] }), /no CIDR/);
-  assert.throws(() => parse({ ips: {} }), /"ips" is no list/);
-  assert.throws(() => parse({ interfaces: [], ips: [{ address: '10.0.0.1/8', interface: 0 }] }), /interface 0, of 0/);
+  assert.throws(() => parse({ ips: [{ address: '10.0.0.1' }] }), /not a CIDR/);
+  assert.throws(() => parse({ ips: {} }), /"ips" is not a list/);
+  assert.throws(() => parse({ interfaces: [], ips: [{ address: '10.0.0.1/8', interface: 0 }] }), /interface index is 0, but it has 0 interfaces/);
 });
 
 test('addresses: IPv4 first, only those of the interface, those of no interface as well, each once', () => {

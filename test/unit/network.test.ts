@@ -159,7 +159,7 @@ test('a broken configuration is not replaced by the built-in network', async (t)
   write('10.conflist', '{ torn');
   const network = await start();
   assert.equal(network.current(), undefined);
-  assert.match((await network.status()).message, /10\.conflist: no JSON/);
+  assert.match((await network.status()).message, /10\.conflist: it is not JSON/);
 });
 
 test('a configuration that appears, changes, breaks and goes is followed; attachments keep their own', async (t) => {
