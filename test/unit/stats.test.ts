@@ -497,7 +497,7 @@ test('disk usage: an impatient caller goes without, and a failed walk is a probl
   const disk = new DiskUsage({
     walk: (folder) => (folder === '/bad' ? Promise.reject(new Error('EIO')) : walk.promise),
     onProblem: (folder, error) => problems.push(`${folder} ${(error as Error).message}`),
-    patienceMs: 10,
+    firstWalkMs: 10,
   });
   assert.equal(await disk.of('/slow'), undefined);
   assert.equal(await disk.of('/bad'), undefined);
