@@ -168,7 +168,10 @@ test('failures without the error object: plain text, silence, a signal', async (
     (await failure(handlers.cniAdd(call({ first: 'echo panic: nil map; exit 2' })))).text,
     /failed: panic: nil map$/,
   );
-  assert.match((await failure(handlers.cniAdd(call({ first: 'exit 3' })))).text, /exit status 3, and it printed nothing/);
+  assert.match(
+    (await failure(handlers.cniAdd(call({ first: 'exit 3' })))).text,
+    /exit status 3, and it printed nothing/,
+  );
   assert.match((await failure(handlers.cniAdd(call({ first: 'kill -9 $$' })))).text, /was ended by signal 9/);
 });
 

@@ -75,7 +75,10 @@ test('what is no result is refused with a reason', () => {
   assert.throws(() => parse({ cniVersion: '3.0.0' }), /version "3.0.0", which is not supported/);
   assert.throws(() => parse({ ips: [{ address: '10.0.0.1' }] }), /not a CIDR/);
   assert.throws(() => parse({ ips: {} }), /"ips" is not a list/);
-  assert.throws(() => parse({ interfaces: [], ips: [{ address: '10.0.0.1/8', interface: 0 }] }), /interface index is 0, but it has 0 interfaces/);
+  assert.throws(
+    () => parse({ interfaces: [], ips: [{ address: '10.0.0.1/8', interface: 0 }] }),
+    /interface index is 0, but it has 0 interfaces/,
+  );
 });
 
 test('addresses: IPv4 first, only those of the interface, those of no interface as well, each once', () => {

@@ -1,6 +1,7 @@
 /** The pod network of this node: its configuration, its status, and attaching pods to it and detaching them. */
 import type { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { CniAttachment, CniCall, CniResult, NetworkConf, PluginRun } from '../../workers/net/types.ts';
 import type { NetHandlers } from '../../workers/net.ts';
 import type { Config } from '../config/config.ts';
@@ -100,7 +101,11 @@ export class Network implements AsyncDisposable {
     this.#folderWatch.verify();
     if (!this.#loaded.network) return notReady(this.#whyNone());
     this.#statusCall ??= this.#runStatus(this.#loaded.network);
-    return Promise.race([this.#statusCall, this.#lastStatusAfterWait()]);
+    return withTimeLimit(
+      this.#statusCall,
+      ANSWER_MS,
+      () => this.#lastStatus ?? notReady(`the plugins have not answered STATUS within ${ANSWER_MS / 1000} s`),
+    );
   }
 
   /** A new path for a pod's network namespace. */
@@ -250,16 +255,6 @@ export class Network implements AsyncDisposable {
       this.#statusCall = undefined;
     }
     return status;
-  }
-
-  #lastStatusAfterWait(): Promise<NetworkStatus> {
-    return new Promise((resolve) => {
-      setTimeout(
-        () =>
-          resolve(this.#lastStatus ?? notReady(`the plugins have not answered STATUS within ${ANSWER_MS / 1000} s`)),
-        ANSWER_MS,
-      ).unref();
-    });
   }
 }
 

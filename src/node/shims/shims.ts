@@ -1,6 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { explain, SluiceError } from '../../errors.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import { isShimOf, listProcesses, type Process } from '../../workers/shim/processes.ts';
 import type { ShimRow } from '../store/rows.ts';
 import { DirectStartPolicy } from './direct-start-policy.ts';
@@ -130,15 +131,11 @@ export class Shims implements Disposable {
         throw error;
       }
     }
-    const limit = new AbortController();
-    const waited = sleep(Math.max(1, until - performance.now()), 'late', { signal: limit.signal }).catch(() => 'late');
-    const outcome = await Promise.race([shim.connection.closed, waited]);
-    limit.abort();
-    if (outcome === 'late') {
+    await withTimeLimit(shim.connection.closed, Math.max(1, until - performance.now()), () => {
       shim.closing = false;
       const what = `the shim of pod ${shim.pod} has not exited ${timeoutMs} ms after Shutdown`;
       throw new SluiceError('TIMED_OUT', `${what}; it may still have a container`);
-    }
+    });
     // The shim removes its socket itself, unless the bundle, where it reads the socket's path, is removed first.
     await rm(shim.row.address, { force: true });
     this.forget(shim.pod);

@@ -6,6 +6,7 @@ import { createConnection, type Socket } from 'node:net';
 import type { MessageFns } from '../../../proto/gen/task.ts';
 import { Request, Response } from '../../../proto/gen/ttrpc.ts';
 import { GRPC } from '../../errors.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './ttrpc-frame.ts';
 
 /**
@@ -79,18 +80,16 @@ export class TtrpcClient {
   static async connect(path: string, timeoutMs: number): Promise<TtrpcClient> {
     const socket = createConnection({ path });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const timer = setTimeout(() => {
-      reject(new TtrpcError(GRPC.DEADLINE_EXCEEDED, `${path}: not connected within ${timeoutMs} ms`));
-    }, timeoutMs);
     socket.once('connect', resolve);
     socket.once('error', reject);
     try {
-      await promise;
+      await withTimeLimit(promise, timeoutMs, () => {
+        throw new TtrpcError(GRPC.DEADLINE_EXCEEDED, `${path}: not connected within ${timeoutMs} ms`);
+      });
     } catch (error) {
       socket.destroy();
       throw error;
     } finally {
-      clearTimeout(timer);
       socket.removeListener('error', reject);
     }
     return new TtrpcClient(socket);

@@ -1,5 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import PQueue from 'p-queue';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
 
 /** Shortest time between two walks of one folder. */
@@ -56,12 +56,7 @@ export class DiskUsage {
     const keep = Math.max(FRESH_MS, (entry.reading?.tookMs ?? 0) * WALK_SHARE);
     if (!entry.walk && this.#now() - entry.walkedAt > keep) entry.walk = this.#walk(folder, entry);
     if (entry.walk && !entry.reading) {
-      const limit = new AbortController();
-      await Promise.race([
-        entry.walk,
-        sleep(this.#options.firstWalkMs ?? FIRST_WALK_MS, undefined, { signal: limit.signal, ref: false }),
-      ]);
-      limit.abort();
+      await withTimeLimit(entry.walk, this.#options.firstWalkMs ?? FIRST_WALK_MS, () => {});
     }
     return entry.reading;
   }

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { SluiceError } from '../../errors.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { ExecBackend } from '../../workers/stdio/protocol.ts';
 import type { Stdio } from './stdio.ts';
 
@@ -77,22 +78,12 @@ async function waitOrKill(
     const outcome = await Promise.race([ended, stopped]);
     if (typeof outcome === 'number') return outcome;
     await backend.killExec(exec);
-    await withinKillWait(ended);
+    await withTimeLimit(ended, KILL_WAIT_MS, () => {});
     throw outcome;
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', gone);
     // The error of waitExec has been thrown above, or the kill's reason takes precedence.
     ended.catch(() => {});
-  }
-}
-
-async function withinKillWait(ended: Promise<number>): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, KILL_WAIT_MS);
-  try {
-    await Promise.race([ended, promise]);
-  } finally {
-    clearTimeout(timer);
   }
 }
