@@ -31,7 +31,7 @@ function frames(...chunks: Buffer[]): Frame[] {
   return found;
 }
 
-test('frames are found however the stream was cut', () => {
+test('frames are found wherever the chunks of the stream end', () => {
   const payloads = ['', 'a', 'bc'.repeat(1000), 'd'].map((text) => Buffer.from(text));
   const stream = Buffer.concat(payloads.map((payload, i) => encodeFrame(2 * i + 1, FRAME.RESPONSE, payload)));
   for (const size of [1, 2, 7, 10, 11, 100, stream.length]) {
@@ -85,7 +85,7 @@ afterEach(() => {
   rmSync(dir, { recursive: true });
 });
 
-/** A peer that hands each request to `onRequest`. */
+/** A server that passes each request to `onRequest`. */
 async function peer(onRequest: (stream: number, request: Request, socket: Socket) => void): Promise<string> {
   const path = join(dir, 's');
   server = createServer((socket) => {
@@ -109,7 +109,7 @@ test('calls run at once, with odd rising stream ids, and answers may come in any
     const { id } = DeleteRequest.decode(request.payload);
     seen.push({ stream, id, request });
     if (seen.length < 5) return;
-    // The last asked is answered first, in two pieces; then two answers in one.
+    // The last request gets its response first, in two chunks; then one chunk has two responses.
     const replies = seen.toReversed().map(({ stream, id }) => encodeFrame(stream, FRAME.RESPONSE, answer(Number(id))));
     const all = Buffer.concat(replies);
     socket.write(all.subarray(0, 7));
@@ -147,7 +147,7 @@ test('a status of the peer becomes an error with its code and message', async ()
   client.close();
 });
 
-test('a call without an answer ends at its limit, others go on, and a late answer is ignored', async () => {
+test('a call without a response fails at its time limit, others go on, and a late response is ignored', async () => {
   const path = await peer((stream, request, socket) => {
     const { id } = DeleteRequest.decode(request.payload);
     setTimeout(() => socket.write(encodeFrame(stream, FRAME.RESPONSE, answer(7))), id === 'slow' ? 400 : 0);
@@ -180,7 +180,7 @@ test('the end of the connection rejects every call in flight and every later one
   await assert.rejects(client.call('svc', METHOD, ask('d')), TtrpcClosed);
 });
 
-test('closing it ourselves rejects what is in flight', async () => {
+test('close() rejects the calls in flight', async () => {
   const path = await peer(() => {});
   const client = await TtrpcClient.connect(path, 1000);
   const call = client.call('svc', METHOD, ask('a'));
@@ -189,7 +189,7 @@ test('closing it ourselves rejects what is in flight', async () => {
   await client.closed;
 });
 
-test('an answer that is no protobuf ends the connection, since none after it could be believed', async () => {
+test('a response that is not protobuf closes the connection', async () => {
   const path = await peer((stream, _request, socket) => {
     socket.write(encodeFrame(stream, FRAME.RESPONSE, Buffer.from([0x0a, 0xff, 0xff, 0xff])));
   });
@@ -198,7 +198,7 @@ test('an answer that is no protobuf ends the connection, since none after it cou
   assert.equal(client.open, false);
 });
 
-test('messages above 4 MiB are refused on the way out and on the way in, and the connection goes on', async () => {
+test('messages above 4 MiB are refused in both directions, and the connection stays open', async () => {
   const path = await peer((stream, request, socket) => {
     const { id } = DeleteRequest.decode(request.payload);
     const response = id === 'big' ? Buffer.alloc(MAX_PAYLOAD + 1) : answer(3);
@@ -212,10 +212,10 @@ test('messages above 4 MiB are refused on the way out and on the way in, and the
   client.close();
 });
 
-test('connecting to nobody fails with the socket’s own error', async () => {
+test('connecting without a listener fails with the socket’s error', async () => {
   await assert.rejects(TtrpcClient.connect(join(dir, 'nothing'), 1000), { code: 'ENOENT' });
   const path = await peer(() => {});
-  // A socket file whose listener is gone: what a killed shim leaves.
+  // A socket file without a listener, as a killed shim leaves it.
   const stale = join(dir, 'stale');
   const { renameSync } = await import('node:fs');
   renameSync(path, stale);
@@ -224,7 +224,7 @@ test('connecting to nobody fails with the socket’s own error', async () => {
   await assert.rejects(TtrpcClient.connect(stale, 1000), { code: 'ECONNREFUSED' });
 });
 
-test('the server answers, refuses what it does not know, and survives garbage', async () => {
+test('the server responds, refuses unknown methods, and survives malformed input', async () => {
   const errors: Error[] = [];
   await using served = await TtrpcServer.listen({
     path: join(dir, 's'),
@@ -259,7 +259,7 @@ test('the server answers, refuses what it does not know, and survives garbage', 
   client.close();
 });
 
-test('a server takes the place of a socket file that was left behind', async () => {
+test('a server replaces an existing socket file', async () => {
   const { writeFileSync, statSync } = await import('node:fs');
   const path = join(dir, 's');
   writeFileSync(path, '');

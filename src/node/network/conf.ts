@@ -140,8 +140,8 @@ function chooseVersion({ cniVersion, cniVersions }: Json): string {
     offered.push(...cniVersions);
   }
   if (offered.length === 0) return DEFAULT_VERSION;
-  const known = offered.filter((version) => typeof version === 'string' && isKnownVersion(version));
-  const newest = CNI_VERSIONS.findLast((version) => known.includes(version));
+  const supported = offered.filter((version) => typeof version === 'string' && isKnownVersion(version));
+  const newest = CNI_VERSIONS.findLast((version) => supported.includes(version));
   if (newest === undefined) throw new Error(`CNI version ${offered.join(', ')} is not supported`);
   return newest;
 }

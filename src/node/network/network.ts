@@ -157,9 +157,9 @@ export class Network implements AsyncDisposable {
   }
 
   /** Namespaces and attachments of this daemon without a pod in the store. Throws when the folders cannot be read. */
-  strays(known: Pick<StrayOptions, 'knowsSandbox' | 'knowsNetns'>): Promise<Strays> {
+  strays(store: Pick<StrayOptions, 'hasSandbox' | 'hasNetns'>): Promise<Strays> {
     const { netns_dir: netnsDir, cache_dir: cacheDir } = this.#options.cni;
-    return findStrays({ netnsDir, cacheDir, daemon: this.#daemon, ...known });
+    return findStrays({ netnsDir, cacheDir, daemon: this.#daemon, ...store });
   }
 
   /** Stops watching and waits for a reload in progress. */

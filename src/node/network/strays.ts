@@ -18,21 +18,21 @@ export interface StrayOptions {
   /** From {@link daemonId}. A resource without this id belongs to another program and is never listed. */
   daemon: string;
   /** Both are called after the folders are read, so that a launch which begins meanwhile is not listed as a stray. */
-  knowsSandbox: (id: string) => boolean;
-  knowsNetns: (path: string) => boolean;
+  hasSandbox: (id: string) => boolean;
+  hasNetns: (path: string) => boolean;
 }
 
 /** Lists the resources that belong to this daemon and to none of its pods. An absent folder counts as empty. */
 export async function findStrays(options: StrayOptions): Promise<Strays> {
-  const { netnsDir, cacheDir, daemon, knowsSandbox, knowsNetns } = options;
+  const { netnsDir, cacheDir, daemon, hasSandbox, hasNetns } = options;
   const results = join(cacheDir, 'results');
   const [pinned, records] = await Promise.all([list(netnsDir), readRecords(results)]);
   const netns = pinned
     .map((name) => join(netnsDir, name))
-    .filter((path) => isOwnNetns(path, daemon) && !knowsNetns(path));
+    .filter((path) => isOwnNetns(path, daemon) && !hasNetns(path));
   const attachments = records.flatMap((record) => {
     const ours = typeof record.netns === 'string' && isOwnNetns(record.netns, daemon);
-    if (!ours || knowsSandbox(record.containerId)) return [];
+    if (!ours || hasSandbox(record.containerId)) return [];
     const attachment = attachmentOf(record, results);
     return attachment ? [attachment] : [];
   });

@@ -46,8 +46,8 @@ export async function sweepNetwork(node: Node): Promise<void> {
   const rows = () => [...node.store.sandboxes.values()];
   try {
     const strays = await node.network.strays({
-      knowsSandbox: (id) => node.store.sandboxes.get(id) !== undefined,
-      knowsNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
+      hasSandbox: (id) => node.store.sandboxes.get(id) !== undefined,
+      hasNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
     });
     for (const attachment of strays.attachments) {
       await node.network.del(attachment);
