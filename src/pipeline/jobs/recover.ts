@@ -55,8 +55,8 @@ export async function sweepNetwork(ctx: JobContext): Promise<void> {
   const rows = () => [...ctx.store.sandboxes.values()];
   try {
     const strays = await ctx.network.strays({
-      knowsSandbox: (id) => ctx.store.sandboxes.get(id) !== undefined,
-      knowsNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
+      hasSandbox: (id) => ctx.store.sandboxes.get(id) !== undefined,
+      hasNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
     });
     for (const attachment of strays.attachments) {
       await ctx.network.del(attachment);

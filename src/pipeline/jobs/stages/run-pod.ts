@@ -161,11 +161,11 @@ export const shim = {
   async run(state: PodLaunch): Promise<void> {
     const { ctx, row, runtime } = state;
     const { directStarts } = ctx.shims;
-    const direct = runtime.shim_start === 'auto' ? directStarts.of(runtime.shim) : undefined;
+    const direct = runtime.shim_start === 'auto' ? directStarts.eligible(runtime.shim) : undefined;
     try {
       state.shim = await startShim(state, direct);
     } catch (error) {
-      if (!direct || !directStarts.failed(direct)) throw error;
+      if (!direct || !directStarts.directFailed(direct)) throw error;
       ctx.log.warn(
         { sandbox: row.id, shim: direct.key, reason: explain(error) },
         'this shim cannot be started without its start command, which is used from now on',
@@ -228,8 +228,8 @@ async function startShim({ ctx, row, runtime, spec }: PodLaunch, direct: DirectS
   row.shim = { binary, address, version };
   ctx.store.sandboxes.put(row);
   const shim = await ctx.shims.connect(row.id, row.shim, { child, timeoutMs });
-  if (child === undefined) ctx.shims.directStarts.answered(runtime.shim, { key, version: shim.task.version });
-  else if (direct) ctx.shims.directStarts.worked(direct);
+  if (child === undefined) ctx.shims.directStarts.commandSucceeded(runtime.shim, { key, version: shim.task.version });
+  else if (direct) ctx.shims.directStarts.directSucceeded(direct);
   return shim;
 }
 

@@ -1,22 +1,24 @@
 /**
- * A ttrpc server for unary methods, just enough for shims to hand us their events. Whatever comes in, at worst the one
- * connection it came on ends.
+ * A ttrpc server for unary methods, to which shims forward their events. A malformed request closes its own connection
+ * and affects no other.
  */
 import { chmod, rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { Request, Response } from '../../../proto/gen/ttrpc.ts';
 import { GRPC } from '../../errors.ts';
-import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './frame.ts';
+import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './ttrpc-frame.ts';
 
-/** Answers a request's payload with a response's; what it throws becomes an INTERNAL status. */
+/**
+ * Takes the payload of a request and returns the payload of the response; what it throws becomes an INTERNAL status.
+ */
 export type UnaryHandler = (payload: Uint8Array) => Uint8Array;
 
 export interface TtrpcServerOptions {
-  /** Path of the unix socket; a file that is there is replaced. At most 107 bytes (sun_path). */
+  /** Path of the unix socket, at most 107 bytes (sun_path). An existing file is replaced. */
   path: string;
-  /** By `service/method`. */
+  /** Handlers by `service/method`. */
   methods: Readonly<Record<string, UnaryHandler>>;
-  /** Told of everything that was not right, for the log. */
+  /** Receives errors of the server, of requests and of handlers, for the log. */
   onError: (error: Error) => void;
 }
 
@@ -59,7 +61,7 @@ export class TtrpcServer implements AsyncDisposable {
   #serve(socket: Socket): void {
     this.#sockets.add(socket);
     socket.on('close', () => this.#sockets.delete(socket));
-    // A shim that is killed resets its connection; that is no news.
+    // A shim that is killed resets its connection (ECONNRESET); 'close' follows.
     socket.on('error', () => socket.destroy());
     const reader = new FrameReader((frame) => {
       if (!socket.writable || frame.type !== FRAME.REQUEST) return;

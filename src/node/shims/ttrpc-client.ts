@@ -1,14 +1,18 @@
 /**
- * A ttrpc client: unary calls, any number at once, over one unix socket. Stream ids are odd and rise in the order in which the
- * frames are written, which the server insists on; answers come in any order.
+ * A ttrpc client: any number of unary calls at once over one unix socket. Stream ids are odd and rise in the order in
+ * which the frames are written, which the server requires; responses arrive in any order.
  */
 import { createConnection, type Socket } from 'node:net';
 import type { MessageFns } from '../../../proto/gen/task.ts';
 import { Request, Response } from '../../../proto/gen/ttrpc.ts';
 import { GRPC } from '../../errors.ts';
-import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './frame.ts';
+import { withTimeLimit } from '../../time-limit.ts';
+import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './ttrpc-frame.ts';
 
-/** What the server answered instead of a result. `code` is a gRPC status number, the message is the server's own. */
+/**
+ * A status other than OK: `code` is a gRPC status number, `message` the server's text. Time limits have this type as
+ * well.
+ */
 export class TtrpcError extends Error {
   override readonly name = 'TtrpcError';
   readonly code: number;
@@ -19,7 +23,7 @@ export class TtrpcError extends Error {
   }
 }
 
-/** The connection ended with the call in flight (or before it): whether the server did the work is not known. */
+/** The connection ended before or during the call. The server may or may not have done the work. */
 export class TtrpcClosed extends Error {
   override readonly name = 'TtrpcClosed';
 }
@@ -30,22 +34,22 @@ interface Pending {
   timer: NodeJS.Timeout | undefined;
 }
 
-/** Requests and responses of one method. */
+/** Name and codecs of one method. */
 export interface Method<Req, Res> {
   name: string;
   request: Pick<MessageFns<Req>, 'encode'>;
   response: Pick<MessageFns<Res>, 'decode'>;
 }
 
-export class Ttrpc {
-  /** Resolves, never rejects, when the connection has ended for whatever reason. */
+export class TtrpcClient {
+  /** Resolves with the reason when the connection has ended; never rejects. */
   readonly closed: Promise<TtrpcClosed>;
   readonly #socket: Socket;
   readonly #pending = new Map<number, Pending>();
   #nextStream = 1;
   #end: TtrpcClosed | undefined;
 
-  /** Takes over a connected socket; {@link connect} makes one. */
+  /** Takes over a connected socket; use {@link connect} to open one. */
   constructor(socket: Socket) {
     this.#socket = socket;
     const { promise, resolve } = Promise.withResolvers<TtrpcClosed>();
@@ -56,7 +60,7 @@ export class Ttrpc {
     socket.on('error', (error) => {
       cause = error;
     });
-    // Half a connection is of no use: a server that sends no more answers is gone.
+    // A half-open connection is useless: a server that has shut down its side sends no more responses.
     socket.on('end', () => socket.destroy());
     socket.on('close', () => {
       this.#end ??= new TtrpcClosed('ttrpc: closed', { cause });
@@ -70,41 +74,39 @@ export class Ttrpc {
   }
 
   /**
-   * Connects to the unix socket at `path`. Rejects with the socket's own error (ECONNREFUSED, ENOENT), or a
-   * {@link TtrpcError} DEADLINE_EXCEEDED when nobody accepts within `timeoutMs`.
+   * Connects to the unix socket at `path`. Rejects with the socket's own error (ECONNREFUSED, ENOENT), or with a
+   * {@link TtrpcError} DEADLINE_EXCEEDED when the connection is not accepted within `timeoutMs`.
    */
-  static async connect(path: string, timeoutMs: number): Promise<Ttrpc> {
+  static async connect(path: string, timeoutMs: number): Promise<TtrpcClient> {
     const socket = createConnection({ path });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const timer = setTimeout(() => {
-      reject(new TtrpcError(GRPC.DEADLINE_EXCEEDED, `${path}: not connected within ${timeoutMs} ms`));
-    }, timeoutMs);
     socket.once('connect', resolve);
     socket.once('error', reject);
     try {
-      await promise;
+      await withTimeLimit(promise, timeoutMs, () => {
+        throw new TtrpcError(GRPC.DEADLINE_EXCEEDED, `${path}: not connected within ${timeoutMs} ms`);
+      });
     } catch (error) {
       socket.destroy();
       throw error;
     } finally {
-      clearTimeout(timer);
       socket.removeListener('error', reject);
     }
-    return new Ttrpc(socket);
+    return new TtrpcClient(socket);
   }
 
   get open(): boolean {
     return this.#end === undefined && !this.#socket.destroyed;
   }
 
-  /** Calls in flight. */
+  /** Number of calls in flight. */
   get pending(): number {
     return this.#pending.size;
   }
 
   /**
-   * One unary call. `timeoutMs` goes to the server and is kept here too; without it the call waits as long as the connection
-   * lives. Rejects with {@link TtrpcError} or {@link TtrpcClosed}.
+   * Makes one unary call. `timeoutMs` is sent to the server and enforced here too; without it the call waits until the
+   * connection ends. Rejects with {@link TtrpcError} or {@link TtrpcClosed}.
    */
   async call<Req, Res>(service: string, method: Method<Req, Res>, request: Req, timeoutMs?: number): Promise<Res> {
     const payload = Request.encode({
@@ -115,13 +117,13 @@ export class Ttrpc {
       metadata: [],
     }).finish();
     if (payload.length > MAX_PAYLOAD) {
-      const sizes = `${payload.length} bytes, ${MAX_PAYLOAD} are allowed`;
+      const sizes = `${payload.length} bytes, the limit is ${MAX_PAYLOAD}`;
       throw new TtrpcError(GRPC.RESOURCE_EXHAUSTED, `the request ${method.name} is too large: ${sizes}`);
     }
     return method.response.decode(await this.#exchange(method.name, payload, timeoutMs));
   }
 
-  /** Ends the connection; calls in flight reject with {@link TtrpcClosed}. */
+  /** Closes the connection; calls in flight reject with {@link TtrpcClosed}. */
   close(): void {
     this.#end ??= new TtrpcClosed('ttrpc: closed by this side');
     this.#socket.destroy();
@@ -137,7 +139,7 @@ export class Ttrpc {
         ? undefined
         : setTimeout(() => {
             this.#pending.delete(stream);
-            reject(new TtrpcError(GRPC.DEADLINE_EXCEEDED, `${method}: no answer within ${timeoutMs} ms`));
+            reject(new TtrpcError(GRPC.DEADLINE_EXCEEDED, `${method}: no response within ${timeoutMs} ms`));
           }, timeoutMs);
     this.#pending.set(stream, { resolve, reject, timer });
     this.#socket.write(encodeFrame(stream, FRAME.REQUEST, payload));
@@ -146,20 +148,20 @@ export class Ttrpc {
 
   #onFrame(frame: Frame): void {
     const pending = this.#pending.get(frame.stream);
-    // The answer to a call that was given up, or a kind of frame that unary calls do not have.
+    // The call has timed out, or the frame has a type that unary calls do not use.
     if (!pending || frame.type !== FRAME.RESPONSE) return;
     this.#pending.delete(frame.stream);
     clearTimeout(pending.timer);
     if (frame.oversize) {
-      pending.reject(new TtrpcError(GRPC.RESOURCE_EXHAUSTED, `the answer is larger than ${MAX_PAYLOAD} bytes`));
+      pending.reject(new TtrpcError(GRPC.RESOURCE_EXHAUSTED, `the response is larger than ${MAX_PAYLOAD} bytes`));
       return;
     }
     let response: Response;
     try {
       response = Response.decode(frame.payload);
     } catch (cause) {
-      // Whoever garbles one answer may garble all of them: nothing on this connection can be believed any more.
-      this.#end = new TtrpcClosed('ttrpc: the server sent an answer that cannot be decoded', { cause });
+      // A response that cannot be decoded means that the framing may be lost, so the whole connection is closed.
+      this.#end = new TtrpcClosed('ttrpc: the server sent a response that cannot be decoded', { cause });
       pending.reject(this.#end);
       this.#socket.destroy();
       return;

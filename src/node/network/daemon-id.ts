@@ -2,16 +2,16 @@ import { createHash, randomBytes } from 'node:crypto';
 import { basename, join, resolve } from 'node:path';
 
 /**
- * Eight hex digits that stand for the daemon whose root folder this is. Two daemons never share a root folder, so what carries
- * these digits (a bridge, a pinned namespace) is known to be ours even when every record is lost.
+ * The daemon's id: eight hex digits, derived from its root folder. Two daemons never share a root folder, so a bridge
+ * or a pinned namespace with these digits in its name belongs to this daemon, even when the store is lost.
  */
 export function daemonId(root: string): string {
   return createHash('sha256').update(resolve(root)).digest('hex').slice(0, 8);
 }
 
 /**
- * A new path for a pod's namespace: `cni-` and a UUID as everywhere, so that tools which look for such names find it, with the
- * daemon's id as the first group.
+ * A new path for a pod's network namespace. The name is `cni-` and a UUID, as with other runtimes, so that tools find
+ * it; the UUID's first group is the daemon's id.
  */
 export function netnsPath(netnsDir: string, daemon: string): string {
   const hex = randomBytes(12).toString('hex');
@@ -19,7 +19,7 @@ export function netnsPath(netnsDir: string, daemon: string): string {
   return join(netnsDir, `cni-${groups.join('-')}`);
 }
 
-/** Was this namespace made by the daemon? */
+/** True when the daemon has created the namespace at this path. */
 export function isOwnNetns(path: string, daemon: string): boolean {
   return basename(path).startsWith(`cni-${daemon}-`);
 }

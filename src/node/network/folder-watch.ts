@@ -1,32 +1,33 @@
 import { type FSWatcher, statSync, watch } from 'node:fs';
 import { dirname } from 'node:path';
 
+/** Quiet time after an event before the change is reported, so that one burst is one report. */
 const SETTLE_MS = 150;
 const POLL_MS = 2000;
 
 /**
- * Tells when something in a folder has changed. The folder may be absent, appear, vanish and be replaced: until it is there, the
- * nearest folder above it is watched. Where the kernel has no watch left, the folder is looked at every two seconds.
- * Never throws and keeps no process alive.
+ * Reports changes in a folder by inotify. The folder may be absent, appear, vanish and be replaced: while it is absent,
+ * its nearest existing ancestor is watched. When inotify fails (ENOSPC: no watch left), it reports a possible change
+ * every two seconds. Never throws and keeps no process alive.
  */
 export class FolderWatch implements Disposable {
   readonly #folder: string;
   readonly #onChange: () => void;
   #watcher: FSWatcher | undefined;
-  /** Device and inode of what is watched: a folder made anew under the same name is another one. */
+  /** Path, device and inode of the watched folder; they differ when the folder is removed and created again. */
   #watched = '';
   #settling: NodeJS.Timeout | undefined;
   #polling: NodeJS.Timeout | undefined;
   #closed = false;
 
-  /** `onChange` comes a moment after the last of a burst of events, and may come without a change. */
+  /** `onChange` runs 150 ms after the last event of a burst. It may run without a change. */
   constructor(folder: string, onChange: () => void) {
     this.#folder = folder;
     this.#onChange = onChange;
     this.#arm();
   }
 
-  /** Looks whether the watched folder is still the one at the path: a rename or mount above it is not told by the kernel. */
+  /** Checks that the watched folder is still at the path. inotify reports neither a rename nor a mount above it. */
   verify(): void {
     if (!this.#closed && nearest(this.#folder).identity !== this.#watched) this.#settle();
   }
@@ -70,7 +71,7 @@ export class FolderWatch implements Disposable {
   }
 }
 
-/** The folder itself, or the nearest one above it that is there. */
+/** The folder itself, or its nearest existing ancestor. */
 function nearest(folder: string): { path: string; identity: string } {
   for (let path = folder; ; path = dirname(path)) {
     try {

@@ -1,9 +1,9 @@
 /**
- * ttrpc on the wire: a header of ten bytes (length of the payload, stream id, type, flags; big endian), then the payload.
- * Source of the rules: PROTOCOL.md of github.com/containerd/ttrpc.
+ * ttrpc on the wire: a header of ten bytes (length of the payload, stream id, type, flags; big endian), then the
+ * payload. Source of the rules: PROTOCOL.md of github.com/containerd/ttrpc.
  */
 
-/** Payloads above this are never sent, and thrown away when they arrive. */
+/** Largest payload in bytes. A larger one is never sent, and is skipped when it arrives. */
 export const MAX_PAYLOAD = 4 << 20;
 
 export const HEADER_SIZE = 10;
@@ -15,11 +15,11 @@ export interface Frame {
   type: number;
   flags: number;
   payload: Uint8Array;
-  /** The length its header claimed was above {@link MAX_PAYLOAD}; the payload is empty and was skipped on the wire. */
+  /** True when the header's length is above {@link MAX_PAYLOAD}: the payload is empty here and skipped on the wire. */
   oversize: boolean;
 }
 
-/** One frame as one buffer, so that one write puts it on the wire undivided. */
+/** Encodes one frame into one buffer, so that a single write sends it. */
 export function encodeFrame(stream: number, type: number, payload: Uint8Array): Buffer {
   const frame = Buffer.allocUnsafe(HEADER_SIZE + payload.length);
   frame.writeUInt32BE(payload.length, 0);
@@ -30,11 +30,11 @@ export function encodeFrame(stream: number, type: number, payload: Uint8Array): 
   return frame;
 }
 
-/** Cuts a byte stream, however it was split or merged on its way, into frames. */
+/** Splits a byte stream into frames; chunks may end anywhere. */
 export class FrameReader {
   #chunks: Buffer[] = [];
   #size = 0;
-  /** Bytes of an oversize payload that are still to come and to be thrown away. */
+  /** Bytes of an oversize payload that have not arrived yet and are to be skipped. */
   #skip = 0;
   readonly #onFrame: (frame: Frame) => void;
 
@@ -75,7 +75,7 @@ export class FrameReader {
     return this.#chunks[0] as Buffer;
   }
 
-  /** Takes `count` bytes off the front. The chunks are joined only here, so a large payload is copied once. */
+  /** Removes `count` bytes from the front. Chunks are joined only here, so a large payload is copied once. */
   #take(count: number): Buffer {
     const [first] = this.#chunks;
     const all = first && this.#chunks.length === 1 ? first : Buffer.concat(this.#chunks);

@@ -4,25 +4,25 @@ import { fromPlain, SluiceError, toPlain } from '../../errors.ts';
 import type { Handlers } from '../../workers/serve.ts';
 import type { AskOp, FromWorker, StdioEvent, ToWorker } from '../../workers/stdio/protocol.ts';
 
-/** Waits before a restart, in milliseconds: none at first, doubling while the worker keeps dying young. */
+/** Pause before a restart. It doubles up to the maximum while workers end within {@link STABLE_MS} of their start. */
 const FIRST_DELAY_MS = 50;
 const MAX_DELAY_MS = 10_000;
-/** A worker that lived so long is not dying young. */
-const GROWN_UP_MS = 30_000;
-/** The worker is asked so often whether it lives; one that does not answer for so long is ended, and with that replaced. */
+/** The end of a worker that ran for so long resets the pause. */
+const STABLE_MS = 30_000;
+/** Interval of pings. A worker that sends no message for HEARTBEAT_LIMIT_MS is terminated and replaced. */
 const HEARTBEAT_MS = 10_000;
-const SILENCE_MS = 60_000;
+const HEARTBEAT_LIMIT_MS = 60_000;
 
-export interface LinkOptions<T extends Handlers> {
+export interface RestartingWorkerOptions<T extends Handlers> {
   /** Entry file of the worker. */
   file: URL;
   workerData: unknown;
-  /** Answers the worker's questions. */
+  /** Serves calls from the worker. */
   onAsk(op: AskOp, input: unknown): Promise<unknown>;
   onEvent(event: StdioEvent): void;
-  /** The worker died and will be restarted. */
+  /** Called when the worker has ended unexpectedly; it is then restarted. */
   onDied(error: Error): void;
-  /** Runs after each start of the worker, before any other call gets through. */
+  /** Runs after each start of the worker, before any other call is sent. */
   restore(call: Call<T>): Promise<void>;
 }
 
@@ -36,26 +36,26 @@ interface Waiting {
 }
 
 /**
- * One worker thread with typed calls in both directions, which is started again when it dies. A pool would not do: what the thread
- * holds (open FIFOs, connections) is its own, so calls must reach this very thread, and a restart has things to restore.
+ * One worker thread with typed calls in both directions that is started again when it ends. It is not a pool, because
+ * the thread has state (open FIFOs, connections): calls must reach this thread, and a restart must restore the state.
  */
-export class WorkerLink<T extends Handlers> implements AsyncDisposable {
-  readonly #options: LinkOptions<T>;
+export class RestartingWorker<T extends Handlers> implements AsyncDisposable {
+  readonly #options: RestartingWorkerOptions<T>;
   #worker: Worker | undefined;
   #waiting = new Map<number, Waiting>();
   #calls = 0;
   #restarts = 0;
   #delay = FIRST_DELAY_MS;
   #closed = false;
-  /** Settles when the present worker can take calls, or could not be brought to that. */
+  /** Resolves when the present worker accepts calls; rejects when it ends before that. */
   #usable: Promise<void>;
 
-  constructor(options: LinkOptions<T>) {
+  constructor(options: RestartingWorkerOptions<T>) {
     this.#options = options;
     this.#usable = this.#start();
   }
 
-  /** Resolves when the worker takes calls; rejects when it could not start. */
+  /** Resolves when the worker accepts calls; rejects when it could not start. */
   get ready(): Promise<void> {
     return this.#usable;
   }
@@ -64,19 +64,22 @@ export class WorkerLink<T extends Handlers> implements AsyncDisposable {
     return this.#restarts;
   }
 
-  /** Calls that were sent and not answered yet. */
+  /** Number of calls in flight. */
   get running(): number {
     return this.#waiting.size;
   }
 
-  /** Calls a function of the worker, waiting for a restart under way. Rejects with a {@link SluiceError}, also when the worker dies under the call. */
+  /**
+   * Calls a function of the worker, after a restart that is in progress. Rejects with a {@link SluiceError}, also when
+   * the worker ends during the call.
+   */
   async call<K extends keyof T & string>(op: K, input: Parameters<T[K]>[0]): Result<T, K> {
-    if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the stdio worker has been ended');
+    if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the stdio worker has been shut down');
     await this.#usable;
     return await this.#send(op, input);
   }
 
-  /** Ends the thread, which is then started again; resolves when it takes calls. */
+  /** Terminates the thread, which is then started again; resolves when it accepts calls. */
   async restart(): Promise<void> {
     await this.#worker?.terminate();
     await this.#usable;
@@ -103,19 +106,19 @@ export class WorkerLink<T extends Handlers> implements AsyncDisposable {
     const worker = new Worker(this.#options.file, { workerData: this.#options.workerData, name: 'stdio' });
     this.#worker = worker;
     let cause: unknown;
-    let heard = performance.now();
+    let lastMessage = performance.now();
     const heartbeat = setInterval(() => {
       worker.postMessage({ kind: 'ping' } satisfies ToWorker);
-      if (performance.now() - heard < SILENCE_MS) return;
-      cause = new Error(`it did not answer for ${SILENCE_MS / 1000} s`);
+      if (performance.now() - lastMessage < HEARTBEAT_LIMIT_MS) return;
+      cause = new Error(`it sent no message for ${HEARTBEAT_LIMIT_MS / 1000} s`);
       void worker.terminate();
     }, HEARTBEAT_MS).unref();
     const { promise: ready, resolve, reject } = Promise.withResolvers<void>();
     worker.on('message', (message: FromWorker) => {
-      heard = performance.now();
+      lastMessage = performance.now();
       if (message.kind === 'ready') resolve();
       else if (message.kind === 'event') this.#options.onEvent(message.event);
-      else if (message.kind === 'ask') void this.#answer(worker, message);
+      else if (message.kind === 'ask') void this.#serve(worker, message);
       else if (message.kind === 'reply') this.#settle(message);
     });
     worker.on('error', (error) => {
@@ -128,7 +131,7 @@ export class WorkerLink<T extends Handlers> implements AsyncDisposable {
       this.#died(worker, error, performance.now() - began);
     });
     const usable = ready.then(() => this.#options.restore((op, input) => this.#send(op, input)));
-    // Nobody may be calling at the moment: the failure is told by onDied.
+    // Without a call in progress no caller awaits this promise; onDied reports the failure.
     usable.catch(() => {});
     return usable;
   }
@@ -143,9 +146,9 @@ export class WorkerLink<T extends Handlers> implements AsyncDisposable {
     }
     if (this.#closed) return;
     this.#options.onDied(error);
-    this.#delay = livedMs > GROWN_UP_MS ? FIRST_DELAY_MS : Math.min(this.#delay * 2, MAX_DELAY_MS);
+    this.#delay = livedMs > STABLE_MS ? FIRST_DELAY_MS : Math.min(this.#delay * 2, MAX_DELAY_MS);
     this.#usable = sleep(this.#delay).then(() => {
-      if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the stdio worker has been ended');
+      if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the stdio worker has been shut down');
       this.#restarts++;
       return this.#start();
     });
@@ -159,14 +162,14 @@ export class WorkerLink<T extends Handlers> implements AsyncDisposable {
     else call?.reject(fromPlain(reply.error));
   }
 
-  async #answer(worker: Worker, { id, op, input }: Extract<FromWorker, { kind: 'ask' }>): Promise<void> {
+  async #serve(worker: Worker, { id, op, input }: Extract<FromWorker, { kind: 'ask' }>): Promise<void> {
     let answer: ToWorker;
     try {
       answer = { kind: 'answer', id, ok: true, value: await this.#options.onAsk(op, input) };
     } catch (error) {
       answer = { kind: 'answer', id, ok: false, error: toPlain(error) };
     }
-    // A message to a worker that has ended goes nowhere, which is right: nobody waits for it.
+    // postMessage to a worker that has ended is a no-op, and nobody waits for this answer.
     worker.postMessage(answer);
   }
 }

@@ -1,8 +1,8 @@
 import { codeOf, SluiceError } from '../../errors.ts';
 import type { PluginRun } from './types.ts';
 
-/** Does `work` and hands out the plugin runs it noted: beside its answer, or in the `details` of its error. */
-export async function reporting<T extends object>(
+/** Calls `work` with an empty list of plugin runs and adds that list to its result, or to its error as `details`. */
+export async function collectRuns<T extends object>(
   work: (runs: PluginRun[]) => Promise<T>,
 ): Promise<T & { plugins: PluginRun[] }> {
   const runs: PluginRun[] = [];
