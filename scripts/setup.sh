@@ -56,6 +56,8 @@ if [ -n "$test" ]; then
 	want libseccomp-dev any /usr/include/seccomp.h
 	want pkg-config command -v pkg-config
 	want crun command -v crun
+	want protobuf-compiler command -v protoc
+	want libprotobuf-dev any /usr/include/google/protobuf/any.proto
 	want ca-certificates any /etc/ssl/certs/ca-certificates.crt
 fi
 if [ -n "$missing" ]; then

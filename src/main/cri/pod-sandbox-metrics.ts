@@ -2,12 +2,14 @@ import type {
   ListMetricDescriptorsRequest,
   ListMetricDescriptorsResponse,
   ListPodSandboxMetricsRequest,
+  ListPodSandboxMetricsResponse,
   StreamPodSandboxMetricsRequest,
   StreamPodSandboxMetricsResponse,
 } from '../../../proto/gen/cri.ts';
 import { encodeMetrics } from '../../node/stats/encoded.ts';
 import { metricDescriptors } from '../../node/stats/metrics.ts';
 import type { ServerStream, Unary } from './call.ts';
+import { Encoded } from './service.ts';
 import type { CriServices as Node } from './services.ts';
 import { podSubject } from './stats-subjects.ts';
 
@@ -17,9 +19,9 @@ export const listMetricDescriptors = (): Unary<ListMetricDescriptorsRequest, Lis
 
 /** Encoded pod by pod: megabytes at once would block the main thread for tens of milliseconds. */
 export const listPodSandboxMetrics =
-  (node: Node): Unary<ListPodSandboxMetricsRequest, Buffer> =>
-  () =>
-    encodeMetrics(node.stats.metrics(readyPods(node)));
+  (node: Node): Unary<ListPodSandboxMetricsRequest, Encoded<ListPodSandboxMetricsResponse>> =>
+  async () =>
+    new Encoded(await encodeMetrics(node.stats.metrics(readyPods(node))));
 
 export const streamPodSandboxMetrics = (
   node: Node,

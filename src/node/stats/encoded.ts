@@ -1,4 +1,3 @@
-import type { ServiceDefinition } from '@grpc/grpc-js';
 import { ListPodSandboxMetricsResponse, type PodSandboxMetrics } from '../../../proto/gen/cri.ts';
 import { breather } from '../../workers/stats/breathe.ts';
 
@@ -14,13 +13,4 @@ export async function encodeMetrics(pods: AsyncIterable<PodSandboxMetrics>): Pro
     await breathe();
   }
   return Buffer.concat(parts);
-}
-
-/** The service with ListPodSandboxMetrics taking the bytes of {@link encodeMetrics} for its response. */
-export function withEncodedMetrics<T extends ServiceDefinition>(definition: T): T {
-  const method = definition.listPodSandboxMetrics;
-  if (!method) throw new Error('this service has no listPodSandboxMetrics');
-  const responseSerialize = (response: unknown) =>
-    Buffer.isBuffer(response) ? response : method.responseSerialize(response as never);
-  return { ...definition, listPodSandboxMetrics: { ...method, responseSerialize } };
 }
