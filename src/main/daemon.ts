@@ -8,9 +8,9 @@ import { createObservability } from '../node/observe/observability.ts';
 import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
+import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
-import { grpcService } from './cri/service.ts';
-import { imageVerbs, runtimeVerbs } from './cri/verbs.ts';
+import { runtimeVerbs } from './cri/verbs.ts';
 import { readGauges } from './gauges.ts';
 import { lockFile } from './lock-file.ts';
 import { makeServices, type Services } from './services.ts';
@@ -56,8 +56,8 @@ export class Daemon {
     const server = new CriServer({
       socket: config.socket,
       services: [
-        { definition: grpcService(RuntimeServiceDefinition), verbs: runtimeVerbs(services) },
-        { definition: grpcService(ImageServiceDefinition), verbs: imageVerbs(services) },
+        { definition: RuntimeServiceDefinition, verbs: runtimeVerbs(services) },
+        { definition: ImageServiceDefinition, verbs: imageVerbs(services) },
       ],
       onCall: (method, code, seconds) => metrics.grpc(method, code, seconds),
       onError: (method, error) => logFailure(log, method, error),
