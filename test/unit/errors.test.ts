@@ -1,15 +1,7 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { errorRows } from '../../scripts/errors-doc.ts';
 import { codeOf, explain, fromPlain, SluiceError, toPlain } from '../../src/errors.ts';
 import { statusText } from '../../src/main/cri/server.ts';
-
-test('docs/errors.md has every error as the table has it', () => {
-  const page = readFileSync(new URL('../../docs/errors.md', import.meta.url), 'utf8');
-  const rows = page.split('\n').filter((line) => /^\| [A-Z_]+ \|/.test(line));
-  assert.deepEqual(rows, errorRows(), 'run: node scripts/errors-doc.ts');
-});
 
 test('a chain of causes reads as a path, repetitions left out', () => {
   const error = new SluiceError('CNI_FAILED', 'stage network', {

@@ -1,5 +1,5 @@
 /**
- * Every metric of Sluice, each once. From this table come the prom-client objects (metrics.ts), docs/metrics.md and the Grafana
+ * Every metric of Sluice, each once. From this table come the prom-client objects (metrics.ts), docs/operate/metrics.md and the Grafana
  * dashboards (grafana/). Conventions: base units, the unit last in the name, `_total` for counters, closed label sets; all
  * series exist from the start, so that `rate()` sees the first event and an alert on absence works.
  */
@@ -79,7 +79,7 @@ export interface MetricDefinition {
   name: string;
   type: 'counter' | 'gauge' | 'histogram';
   help: string;
-  /** Section of docs/metrics.md. */
+  /** Section of docs/operate/metrics.md. */
   group:
     | 'jobs'
     | 'admission'

@@ -1,5 +1,11 @@
-/** The tables inside docs/metrics.md and docs/stages.md, between `<!-- name -->` and `<!-- /name -->`; the prose around them is written by hand. */
+/**
+ * The tables of the pages below docs/ that come from tables in the code. In a page they stand between `<!-- name -->` and
+ * `<!-- /name -->`; the prose around them is written by hand.
+ */
+import { readFileSync } from 'node:fs';
+import { ERRORS, GRPC } from '../src/errors.ts';
 import { stageLimit } from '../src/node/config/limits.ts';
+import { printDocs } from '../src/node/config/print.ts';
 import { METRICS, type MetricDefinition } from '../src/node/observe/table.ts';
 import { JOB_TABLES } from '../src/pipeline/jobs/tables/all.ts';
 import { ADMIT, STAGE_NAMES, STAGES } from '../src/stages.ts';
@@ -81,22 +87,52 @@ function jobTables(): string {
   }).join('\n\n');
 }
 
+/** Rows of docs/operate/errors.md. */
+function errorTable(): string {
+  const statusOf = (number: number) => Object.entries(GRPC).find(([, value]) => value === number)?.[0] ?? `${number}`;
+  const rows = Object.entries(ERRORS).map(([name, { status, meaning }]) => [name, statusOf(status), meaning]);
+  return table(['code', 'gRPC status', 'meaning'], rows);
+}
+
+/** The rules of grafana/alerts/sluice.yaml, each linked to its section in the page. */
+function alertTable(): string {
+  const rules = readFileSync(new URL('../grafana/alerts/sluice.yaml', import.meta.url), 'utf8').split(
+    /^ {6}- alert: /m,
+  );
+  const rows = rules.slice(1).map((rule) => {
+    const name = rule.slice(0, rule.indexOf('\n'));
+    const field = (key: string) => new RegExp(`^ +${key}: '?(.*?)'?$`, 'm').exec(rule)?.[1] ?? '–';
+    const summary = field('summary')
+      .replace(/ on \{\{ \$labels\.instance \}\}/, '')
+      .replaceAll(/\{\{ \$labels\.(\w+) \}\}/g, '*$1*');
+    return [`[${name}](#${name.toLowerCase()})`, field('severity'), field('for'), summary];
+  });
+  return table(['alert', 'severity', 'for', 'summary'], rows);
+}
+
+/** The generated parts of each page, by the path of the page and the name between its markers. */
 const BLOCKS: Record<string, Record<string, () => string>> = {
-  'metrics.md': { metrics: metricTables, buckets: bucketTable },
-  'stages.md': { stages: stageTable, jobs: jobTables },
+  'docs/operate/alerts.md': { alerts: alertTable },
+  'docs/operate/config.md': Object.fromEntries(
+    [...printDocs()].map(([section, text]) => [section === '' ? 'top level' : section, () => text]),
+  ),
+  'docs/operate/errors.md': { errors: errorTable },
+  'docs/operate/metrics.md': { metrics: metricTables, buckets: bucketTable },
+  'docs/operate/stages.md': { stages: stageTable, jobs: jobTables },
 };
 
+/** Paths of the pages that have generated parts. */
 export const PAGES = Object.keys(BLOCKS);
 
-/** The page with its tables renewed. Throws when a marker is missing. */
-export function renewPage(name: string, text: string): string {
+/** The page with its tables made anew from the code. Throws when a marker is missing. */
+export function renewPage(path: string, text: string): string {
   let page = text;
-  for (const [block, make] of Object.entries(BLOCKS[name] ?? {})) {
+  for (const [block, make] of Object.entries(BLOCKS[path] ?? {})) {
     const begin = `<!-- ${block} -->\n`;
     const end = `<!-- /${block} -->`;
     const from = page.indexOf(begin);
     const to = page.indexOf(end);
-    if (from < 0 || to < from) throw new Error(`docs/${name} lacks the markers of "${block}"`);
+    if (from < 0 || to < from) throw new Error(`${path} lacks the markers of "${block}"`);
     page = `${page.slice(0, from + begin.length)}\n${make()}\n\n${page.slice(to)}`;
   }
   return page;
