@@ -1,16 +1,16 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { ImageServiceService, RuntimeServiceService } from '../../proto/gen/cri.ts';
+import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability } from '../node/observe/observability.ts';
-import { withEncodedMetrics } from '../node/stats/encoded.ts';
 import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
+import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
-import { imageVerbs, runtimeVerbs } from './cri/verbs.ts';
+import { runtimeVerbs } from './cri/verbs.ts';
 import { readGauges } from './gauges.ts';
 import { lockFile } from './lock-file.ts';
 import { makeServices, type Services } from './services.ts';
@@ -56,8 +56,8 @@ export class Daemon {
     const server = new CriServer({
       socket: config.socket,
       services: [
-        { definition: withEncodedMetrics(RuntimeServiceService), verbs: runtimeVerbs(services) },
-        { definition: ImageServiceService, verbs: imageVerbs(services) },
+        { definition: RuntimeServiceDefinition, verbs: runtimeVerbs(services) },
+        { definition: ImageServiceDefinition, verbs: imageVerbs(services) },
       ],
       onCall: (method, code, seconds) => metrics.grpc(method, code, seconds),
       onError: (method, error) => logFailure(log, method, error),

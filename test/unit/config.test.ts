@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -7,7 +7,7 @@ import { codeOf } from '../../src/errors.ts';
 import { listenError, parseListen, parseSubnet } from '../../src/node/config/address.ts';
 import { linesOf } from '../../src/node/config/lines.ts';
 import { ConfigError, checkConfig, loadConfig, parseConfig } from '../../src/node/config/load.ts';
-import { printDefault, printDocs } from '../../src/node/config/print.ts';
+import { printDefault } from '../../src/node/config/print.ts';
 import { suggest } from '../../src/node/config/suggest.ts';
 import { STAGES } from '../../src/stages.ts';
 
@@ -45,13 +45,6 @@ test('the printed default file is the defaults', () => {
   const uncommented = printDefault(machine).replaceAll(/^# (\w+ = \d+)$/gm, '$1');
   assert.notEqual(uncommented, printDefault(machine));
   assert.deepEqual(parse(uncommented), parse(''));
-});
-
-test('docs/config.md documents every key', () => {
-  const page = readFileSync(new URL('../../docs/config.md', import.meta.url), 'utf8');
-  for (const [section, table] of printDocs()) {
-    assert.ok(page.includes(`${table}\n`), `docs/config.md lacks this table of [${section}]:\n${table}`);
-  }
 });
 
 test('a second runtime takes its name as its binary, and the state folder moves its root', () => {

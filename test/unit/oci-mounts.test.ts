@@ -121,7 +121,7 @@ describe('mounts of a container', () => {
     const rro = { readonly: true, recursiveReadOnly: true };
     assert.deepEqual(options(rro), ['rbind', 'rprivate', 'rro']);
     const none = { features: { recursiveReadOnly: false, idmap: true } };
-    assert.throws(() => options(rro, none), { code: 'INVALID_REQUEST', message: /^RROUnsupported/ });
+    assert.throws(() => options(rro, none), { code: 'INVALID_REQUEST', kubeletReason: 'RROUnsupported' });
     assert.throws(() => options({ recursiveReadOnly: true }), { code: 'INVALID_REQUEST', message: /needs readonly/ });
     for (const propagation of [IN, BOTH]) {
       assert.throws(() => options({ ...rro, propagation }), {

@@ -5,11 +5,12 @@ import {
   ListPodSandboxMetricsResponse,
   MetricType,
   type PodSandboxMetrics,
-  RuntimeServiceService,
+  RuntimeServiceDefinition,
 } from '../../proto/gen/cri.ts';
+import { Encoded, grpcService } from '../../src/main/cri/service.ts';
 import { CpuRates } from '../../src/node/stats/cpu-rates.ts';
 import { DiskUsage } from '../../src/node/stats/disk-usage.ts';
-import { encodeMetrics, withEncodedMetrics } from '../../src/node/stats/encoded.ts';
+import { encodeMetrics } from '../../src/node/stats/encoded.ts';
 import { metricDescriptors } from '../../src/node/stats/metrics.ts';
 import { Stats, type StatsWorker } from '../../src/node/stats/stats.ts';
 import type { ContainerSubject, PodSubject } from '../../src/node/stats/subjects.ts';
@@ -446,8 +447,8 @@ test('metrics encoded pod by pod make the whole response', async () => {
   for await (const metrics of subject.metrics(subjects)) plain.push(metrics);
   const bytes = await encodeMetrics(subject.metrics(subjects));
   assert.deepEqual(ListPodSandboxMetricsResponse.decode(bytes), { podMetrics: plain });
-  const { responseSerialize } = withEncodedMetrics(RuntimeServiceService).listPodSandboxMetrics;
-  assert.deepEqual(responseSerialize(bytes as never), bytes);
+  const { responseSerialize } = grpcService(RuntimeServiceDefinition).listPodSandboxMetrics;
+  assert.deepEqual(responseSerialize(new Encoded(bytes) as never), bytes);
   assert.deepEqual(responseSerialize({ podMetrics: plain }), bytes);
   assert.equal((await encodeMetrics(subject.metrics([]))).length, 0);
 });

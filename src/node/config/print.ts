@@ -21,7 +21,7 @@ export function printDefault(machine: Facts = facts()): string {
   return `${out.slice(1).join('\n')}\n`;
 }
 
-/** The tables of docs/config.md, a text for each section. */
+/** The tables of docs/operate/config.md, a text for each section. */
 export function printDocs(): Map<string, string> {
   const docs = new Map<string, string>();
   for (const [section, keys] of bySection()) {

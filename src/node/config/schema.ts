@@ -1,6 +1,6 @@
 /**
  * The one table of configuration keys: what each one is, its default, and what a good value looks like. The loader, the printed
- * default file and docs/config.md all come from it, and the compiler refuses a key of {@link Config} that is missing here.
+ * default file and docs/operate/config.md all come from it, and the compiler refuses a key of {@link Config} that is missing here.
  */
 import { availableParallelism } from 'node:os';
 import { STAGE_NAMES, STAGES, type StageName } from '../../stages.ts';

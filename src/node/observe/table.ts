@@ -1,9 +1,9 @@
 /**
- * Every metric of Sluice, each once. From this table come the prom-client objects (metrics.ts), docs/metrics.md and the Grafana
+ * Every metric of Sluice, each once. From this table come the prom-client objects (metrics.ts), docs/operate/metrics.md and the Grafana
  * dashboards (grafana/). Conventions: base units, the unit last in the name, `_total` for counters, closed label sets; all
  * series exist from the start, so that `rate()` sees the first event and an alert on absence works.
  */
-import { ImageServiceService, RuntimeServiceService } from '../../../proto/gen/cri.ts';
+import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../../proto/gen/cri.ts';
 import { ADMIT, JOB_NAMES, LANES, POOLS, STAGE_NAMES, VERDICTS } from '../../stages.ts';
 import { CONTAINER_STATES } from '../store/container.ts';
 import { SANDBOX_STATES } from '../store/sandbox.ts';
@@ -69,11 +69,8 @@ export const GRPC_CODES = {
 
 /** The service of each RPC, as the wire names both: runtime.v1.RuntimeService and runtime.v1.ImageService. */
 export const RPC_SERVICES: ReadonlyMap<string, string> = new Map(
-  [RuntimeServiceService, ImageServiceService].flatMap((service) =>
-    Object.values(service).map(({ path }) => {
-      const [, serviceName = '', method = ''] = path.split('/');
-      return [method, serviceName] as const;
-    }),
+  [RuntimeServiceDefinition, ImageServiceDefinition].flatMap(({ fullName, methods }) =>
+    Object.values(methods).map(({ name }) => [name, fullName] as const),
   ),
 );
 const RPCS: readonly string[] = [...RPC_SERVICES.keys()];
@@ -82,7 +79,7 @@ export interface MetricDefinition {
   name: string;
   type: 'counter' | 'gauge' | 'histogram';
   help: string;
-  /** Section of docs/metrics.md. */
+  /** Section of docs/operate/metrics.md. */
   group:
     | 'jobs'
     | 'admission'

@@ -44,7 +44,7 @@ export function needsMountTable(config: Pick<ContainerConfig, 'mounts'>): boolea
  * All mounts of a container, in order: defaults, then the pod's files, the image's VOLUMEs and the request's mounts, outer before inner.
  * One of the request's takes the place of any other at its path, and of all defaults below it (a /dev or /sys of one's own comes whole).
  *
- * Throws INVALID_REQUEST for combinations that cannot be had; its message begins with "RROUnsupported" where kubelet looks for that.
+ * Throws INVALID_REQUEST for combinations that the node cannot offer, with the kubelet reason RROUnsupported where that is the cause.
  */
 export function containerMounts(input: MountInput): Pick<Linux, 'rootfsPropagation'> & { mounts: Mount[] } {
   let rootfsPropagation: Linux['rootfsPropagation'];
@@ -169,7 +169,8 @@ function readonlyOption(mount: CriMount, features: RuntimeFeatures): string {
   if (!features.recursiveReadOnly) {
     throw new SluiceError(
       'INVALID_REQUEST',
-      `RROUnsupported: the runtime cannot make mounts recursively read-only (${mount.hostPath} on ${mount.containerPath})`,
+      `the runtime cannot make mounts recursively read-only (${mount.hostPath} on ${mount.containerPath})`,
+      { kubeletReason: 'RROUnsupported' },
     );
   }
   return 'rro';

@@ -15,15 +15,3 @@ export async function encodeMetrics(pods: AsyncIterable<PodSandboxMetrics>): Pro
   }
   return Buffer.concat(parts);
 }
-
-/** A service by method name, as far as this file uses it; the ServiceDefinition of @grpc/grpc-js has this shape. */
-type Service = Record<string, { responseSerialize: (response: never) => Buffer }>;
-
-/** The service with a ListPodSandboxMetrics that accepts the bytes of {@link encodeMetrics} as its response. */
-export function withEncodedMetrics<T extends Service>(definition: T): T {
-  const method = definition.listPodSandboxMetrics;
-  if (!method) throw new Error('this service has no method listPodSandboxMetrics');
-  const responseSerialize = (response: unknown) =>
-    Buffer.isBuffer(response) ? response : method.responseSerialize(response as never);
-  return { ...definition, listPodSandboxMetrics: { ...method, responseSerialize } };
-}

@@ -1,6 +1,6 @@
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { explain, SluiceError } from '../../errors.ts';
+import { SluiceError } from '../../errors.ts';
 import { usernsOf } from '../../node/oci/pod-userns.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
@@ -13,7 +13,7 @@ export const imageVolumesFolder = ({ stateDir }: SandboxRow): string => join(sta
 
 /**
  * Mounts the images that a container wants as volumes, read-only and once for each pod and image, and returns the folder on the
- * host for each path in the container. Errors begin as kubelet expects (ImageVolumeMountFailed).
+ * host for each path in the container. Throws INVALID_REQUEST with the kubelet reason ImageVolumeMountFailed.
  */
 export async function imageVolumes(
   row: ContainerRow,
@@ -32,7 +32,10 @@ export async function imageVolumes(
       folders[containerPath] = imageSubPath === '' ? target : await subFolder(target, imageSubPath);
       row.imageMounts.push({ containerPath, imageRef: found.id });
     } catch (cause) {
-      throw new SluiceError('INVALID_REQUEST', `ImageVolumeMountFailed: ${containerPath}: ${explain(cause)}`);
+      throw new SluiceError('INVALID_REQUEST', `the image volume at ${containerPath}`, {
+        cause,
+        kubeletReason: 'ImageVolumeMountFailed',
+      });
     }
   }
   return folders;

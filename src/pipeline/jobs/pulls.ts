@@ -1,5 +1,5 @@
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
-import { codeOf, explain, SluiceError } from '../../errors.ts';
+import { SluiceError } from '../../errors.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { type Caller, Joins } from '../engine/join.ts';
 import type { JobRun } from '../engine/observer.ts';
@@ -7,9 +7,6 @@ import type { JobServices } from './context.ts';
 import { PRIORITY } from './priority.ts';
 import type { PullState } from './stages/pull-image.ts';
 import { pullImage } from './tables/pull-image.ts';
-
-/** kubelet looks for this word at the beginning of the message (cri-api pkg/errors) and shows it as the reason. */
-const UNAVAILABLE = 'RegistryUnavailable';
 
 /** Image pulls: those of the same image with the same login are one. */
 export class Pulls {
@@ -69,8 +66,6 @@ export class Pulls {
       if (!state.image) throw new SluiceError('INTERNAL', `the pull of ${image} ended without an image`);
       outcome = 'ok';
       return state.image;
-    } catch (cause) {
-      throw forKubelet(cause);
     } finally {
       ctx.metrics.observe('imagePull', { outcome }, (performance.now() - began) / 1000);
       ctx.images.release(row.held.splice(0));
@@ -78,13 +73,4 @@ export class Pulls {
       ctx.images.sweep().catch((err) => ctx.log.warn({ err }, 'layers of no image could not be removed'));
     }
   }
-}
-
-/** The error with one message, which begins with kubelet's word where the registry is unavailable. */
-function forKubelet(cause: unknown): Error {
-  const code = codeOf(cause);
-  const stage = cause instanceof SluiceError ? cause.stage : undefined;
-  if (code !== 'REGISTRY_UNAVAILABLE') return cause instanceof Error ? cause : new Error(String(cause));
-  const words = explain(cause).replaceAll(`${UNAVAILABLE}: `, '');
-  return new SluiceError(code, `${UNAVAILABLE}: ${words}`, { stage });
 }
