@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { ContainerState } from '../../../proto/gen/cri.ts';
-import { cgroupsPath } from '../../node/oci/names.ts';
+import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
 import type { ContainerSubject, PodSubject } from '../../node/stats/subjects.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';

@@ -7,14 +7,14 @@ import type { IdMapping } from './types.ts';
 import { userNamespace } from './userns.ts';
 
 /** Host ids of the root of a pod's own user namespace; undefined on the host's. */
-export function rootOf(config: PodSandboxConfig): { uid: number; gid: number } | undefined {
+export function usernsRootOwner(config: PodSandboxConfig): { uid: number; gid: number } | undefined {
   const userns = userNamespace(podNamespaceOptions(config));
   const host = (mappings: IdMapping[]) => mappings.find(({ containerID }) => containerID === 0)?.hostID ?? 0;
   return userns && { uid: host(userns.uids), gid: host(userns.gids) };
 }
 
 /** Path of the user namespace of a running pod; undefined on the host's. One on the host's network has its own by its pause process alone. */
-export function usernsOf(sandbox: SandboxRow): string | undefined {
+export function usernsPath(sandbox: SandboxRow): string | undefined {
   if (!userNamespace(podNamespaceOptions(sandbox.config))) return undefined;
   return sandbox.userns ?? `/proc/${sandbox.pid}/ns/user`;
 }
