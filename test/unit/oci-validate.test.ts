@@ -73,8 +73,8 @@ describe('a pod’s configuration', () => {
     );
     podFails(withUserns(POD, [map()], [map(), map()]), /gids: exactly one/);
     podFails(withUserns(POD, [map({ containerId: 1 })], [map()]), /uids: id 0 of the container is not mapped/);
-    podFails(withUserns(POD, [map()], [map({ length: 0 })]), /gids: no valid range/);
-    podFails(withUserns(POD, [map({ hostId: 2 ** 32 - 1, length: 2 })], [map()]), /uids: no valid range/);
+    podFails(withUserns(POD, [map()], [map({ length: 0 })]), /gids: the range of ids/);
+    podFails(withUserns(POD, [map({ hostId: 2 ** 32 - 1, length: 2 })], [map()]), /uids: the range of ids/);
   });
 
   test('sysctls, users, profiles', () => {
@@ -161,7 +161,7 @@ describe('signals', () => {
     assert.equal(signalNumber('rtmax-1'), 63);
     assert.equal(signalNumber('RTMAX'), 64);
     for (const bad of ['', 'SIGNOPE', '0', '65', 'SIGRTMIN+31', 'RTMAX+1', '-1', 'SIGRTMIN+']) {
-      refused(() => signalNumber(bad), /is no signal/);
+      refused(() => signalNumber(bad), /is not a signal/);
     }
   });
 
@@ -190,7 +190,7 @@ describe('signals', () => {
     assert.equal(stopSignal(0, 'SIGQUIT'), 'SIGQUIT');
     assert.equal(stopSignal(0, ''), 'SIGTERM');
     assert.equal(stopSignal(0, undefined), 'SIGTERM');
-    refused(() => stopSignal(0, 'SIGWHAT'), /"SIGWHAT" is no signal/);
+    refused(() => stopSignal(0, 'SIGWHAT'), /"SIGWHAT" is not a signal/);
   });
 });
 

@@ -31,7 +31,7 @@ export interface RawDevice {
   gid?: number;
 }
 
-export interface CdiSpec {
+interface CdiSpec {
   cdiVersion: string;
   /** "vendor.com/class". */
   kind: string;
@@ -43,13 +43,18 @@ export interface CdiSpec {
 export interface CdiRegistry {
   /** Devices by qualified name, "vendor.com/class=name". */
   devices: ReadonlyMap<string, { spec: CdiSpec; edits: RawEdits; path: string; priority: number }>;
-  /** Paths by qualified name, for names that several files of the same priority define; such a device cannot be used. */
+  /**
+   * Paths by qualified name, for names that several files of the same priority define; such a device cannot be used.
+   */
   conflicts: ReadonlyMap<string, string[]>;
   /** Error texts of the files that could not be parsed. */
   errors: readonly string[];
 }
 
-/** The edits of all devices of a container, merged, with type and numbers of each device node read from the host (read-cdi.ts). */
+/**
+ * The edits of all devices of a container, merged, with type and numbers of each device node read from the host
+ * (read-cdi.ts).
+ */
 export interface CdiEdits {
   env: string[];
   devices: GrantedDevice[];
@@ -68,10 +73,13 @@ const HOOKS: readonly string[] = [
   'poststop',
 ];
 
-/** Largest CDI file that is read, in bytes. nvidia-ctk writes about 1 KiB per device and 200 bytes per library. */
+/** Largest CDI file that is read, in bytes. Generated files are far smaller. */
 export const MAX_CDI_BYTES = 1 << 20;
 
-/** Parses a CDI file: JSON when its name ends in .json, YAML otherwise. Rejects with INVALID_REQUEST, whose text says what is wrong. */
+/**
+ * Parses a CDI file: JSON when its name ends in .json, YAML otherwise. Rejects with INVALID_REQUEST, whose text says
+ * what is wrong.
+ */
 export async function parseCdiSpec(text: string, path: string): Promise<CdiSpec> {
   if (Buffer.byteLength(text) > MAX_CDI_BYTES) {
     throw new SluiceError('INVALID_REQUEST', `CDI file ${path} is larger than ${MAX_CDI_BYTES} bytes`);
@@ -108,8 +116,8 @@ export async function parseCdiSpec(text: string, path: string): Promise<CdiSpec>
 }
 
 /**
- * The devices of all files. Of two files with different priorities that define one name, the higher priority wins. With equal priorities
- * (the same folder) the name is a conflict, which only a request for that device reports.
+ * The devices of all files. Of two files with different priorities that define one name, the higher priority wins. With
+ * equal priorities (the same folder) the name is a conflict, which only a request for that device reports.
  */
 export async function cdiRegistry(
   files: readonly { path: string; text: string; priority: number }[],
@@ -137,7 +145,10 @@ export async function cdiRegistry(
   return { devices, conflicts, errors };
 }
 
-/** Qualified names of the CDI devices that a container requests: CDIDevices first, then the older annotations, without duplicates. */
+/**
+ * Qualified names of the CDI devices that a container requests: CDIDevices first, then the older annotations, without
+ * duplicates.
+ */
 export function cdiDeviceNames(config: Pick<ContainerConfig, 'CDIDevices' | 'annotations'>): string[] {
   const names = new Set(config.CDIDevices.map(({ name }) => name));
   for (const [key, value] of Object.entries(config.annotations)) {

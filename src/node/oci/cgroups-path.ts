@@ -3,9 +3,9 @@ import { SluiceError } from '../../errors.ts';
 import type { HostFacts } from './host.ts';
 
 /**
- * `linux.cgroupsPath` of the container `id`. With the cgroupfs driver it is a path; with the systemd driver it is "slice:prefix:name",
- * of which runc makes `prefix-name.scope`. The form follows the driver and not, as in containerd, the form of `parent`, because
- * runc's systemd driver refuses a path. An empty `parent` means /sluice, or system.slice.
+ * `linux.cgroupsPath` of the container `id`. With the cgroupfs driver it is a path; with the systemd driver it is
+ * "slice:prefix:name", of which runc makes `prefix-name.scope`. The form follows the driver and not, as in containerd,
+ * the form of `parent`, because runc's systemd driver refuses a path. An empty `parent` means /sluice, or system.slice.
  * Throws INVALID_REQUEST for a parent that the driver cannot use.
  */
 export function cgroupsPath(parent: string, id: string, driver: HostFacts['cgroupDriver']): string {

@@ -1,15 +1,20 @@
-/** One line of /proc/self/mountinfo (proc(5)), as far as propagation and options need it. */
+/**
+ * The fields of one line of /proc/self/mountinfo (proc_pid_mountinfo(5)) that mount propagation and option checks use.
+ */
 export interface MountPoint {
   mountPoint: string;
   type: string;
   superOptions: string[];
-  /** Mounts below it reach its peers, and theirs reach it. */
+  /** Whether it is in a peer group: mounts below it propagate to its peers, and theirs to it. */
   shared: boolean;
-  /** Mounts of its master reach it. */
+  /** Whether it has a master, from which mounts propagate to it. */
   slave: boolean;
 }
 
-/** Parses mountinfo, in the kernel's order: a later line at the same place lies on top. Lines it does not understand are left out. */
+/**
+ * Parses mountinfo. Keeps the kernel's order: of two lines with one mount point, the later is on top. Omits malformed
+ * lines.
+ */
 export function parseMountTable(text: string): MountPoint[] {
   const table: MountPoint[] = [];
   for (const line of text.split('\n')) {
@@ -31,7 +36,10 @@ export function parseMountTable(text: string): MountPoint[] {
   return table;
 }
 
-/** The mount that holds `path` (absolute, without symlinks): the longest mount point above it, the topmost of several. */
+/**
+ * The mount that contains `path` (absolute, without symlinks): the longest mount point that is a prefix, and of equals
+ * the last.
+ */
 export function mountOf(table: readonly MountPoint[], path: string): MountPoint | undefined {
   let best: MountPoint | undefined;
   for (const mount of table) {
@@ -40,7 +48,7 @@ export function mountOf(table: readonly MountPoint[], path: string): MountPoint 
   return best;
 }
 
-/** Is `path` the folder itself or below it? Both absolute and clean. */
+/** Whether `path` is `folder` or lies below it. Both must be absolute and normalised. */
 export function isUnder(path: string, folder: string): boolean {
   return path === folder || path.startsWith(folder.endsWith('/') ? folder : `${folder}/`);
 }

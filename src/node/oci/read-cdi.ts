@@ -7,10 +7,14 @@ import { type CdiEdits, type CdiRegistry, cdiRegistry, MAX_CDI_BYTES, type RawDe
 import type { GrantedDevice } from './devices.ts';
 import { readDevices } from './read-devices.ts';
 
-/** In rising priority: what a driver writes at run time overrides what the administrator installed (CDI specification). */
+/**
+ * In rising priority: what a driver writes at run time overrides what the administrator installed (CDI specification).
+ */
 const CDI_FOLDERS = ['/etc/cdi', '/var/run/cdi'];
 
-/** Reads all CDI files, anew for each container that requests a device, because drivers write files while pods start. */
+/**
+ * Reads all CDI files, anew for each container that requests a device, because drivers write files while pods start.
+ */
 export async function readCdiRegistry(folders: readonly string[] = CDI_FOLDERS): Promise<CdiRegistry> {
   const files: { path: string; text: string; priority: number }[] = [];
   for (const [priority, folder] of folders.entries()) {

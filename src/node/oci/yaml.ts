@@ -12,8 +12,9 @@ const OCTAL: ScalarTag = {
 const MAX_ALIASES = 100;
 
 /**
- * Parses one YAML 1.2 document (core schema) that may contain YAML 1.1's octal integers. Returns plain data; null for an empty
- * document. Rejects with an Error for wrong syntax, duplicate keys, an unknown tag, a second document and excessive aliases.
+ * Parses one YAML 1.2 document (core schema) that may contain YAML 1.1's octal integers. Returns plain data; null for
+ * an empty document. Rejects with an Error for wrong syntax, duplicate keys, an unknown tag, a second document and
+ * excessive aliases.
  */
 export async function parseYaml(text: string): Promise<unknown> {
   // Imported on first use: the library costs 30 ms and 13 MiB, and most nodes have no CDI file in YAML.
