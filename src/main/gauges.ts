@@ -3,7 +3,7 @@ import type { Services } from './services.ts';
 /** Names the sources of the gauges, which are read when Prometheus scrapes: nothing is counted twice, nothing is pushed. */
 export function readGauges(services: Services): void {
   const { engine, admission, config, pools, store, shims, pulls, retries, network, stdio, events } = services;
-  services.metrics.watch({
+  services.metrics.readFrom({
     stage: (stage) => engine.use(stage),
     lanes: () => admission.use,
     laneQueueLimit: config.pipeline.max_queued,

@@ -17,7 +17,7 @@ const all = createObservability({
   log: createLog({ level: 'error', stream: { write() {} } }),
 });
 const { observer, metrics } = all;
-metrics.watch({
+metrics.readFrom({
   stage: () => ({ running: 1, queued: 0, limit: 8 }),
   lanes: () => ({
     launch: { running: 1, queued: 1, limit: 8 },

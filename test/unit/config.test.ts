@@ -129,7 +129,7 @@ limits = { }
 
 const WRONG: [text: string, message: RegExp][] = [
   ['socket = "sluice.sock"', /x\.toml:1: socket must be an absolute path/],
-  [`socket = "/${'é'.repeat(54)}"`, /socket is 109 bytes long; a unix socket takes at most 107/],
+  [`socket = "/${'é'.repeat(54)}"`, /socket is 109 bytes long; the path of a unix socket has at most 107/],
   ['state = "/a/../b"', /state must be a plain path: \/b/],
   ['root = "/a"\nstate = "/a"', /x\.toml:2: state must not be the same folder as root/],
   ['log.level = "loud"', /log\.level must be "trace" or "debug" or/],
@@ -145,7 +145,7 @@ const WRONG: [text: string, message: RegExp][] = [
   ['streaming.tls_cert = "/a"', /x\.toml:1: streaming\.tls_cert needs streaming\.tls_key/],
   ['streaming.listen = ""', /streaming\.listen must be host:port/],
   ['runtimes.runc.binary = "bin/runc"', /must be a name to look up in PATH, or an absolute path/],
-  ['runtimes."a b" = {}', /runtimes\."a b" is no name for a runtime/],
+  ['runtimes."a b" = {}', /runtimes\."a b" is not a valid name of a runtime/],
   ['runtimes.runc = 1', /runtimes\.runc must be a table, not 1/],
   ['[[cni]]', /cni must be a table, not a list/],
   ['__proto__.a = 1', /unsafe/],
@@ -228,5 +228,5 @@ test('addresses', () => {
     assert.equal(parseSubnet(bad), undefined, bad);
   }
   const taken = listenError('metrics.listen', '127.0.0.1:1', Object.assign(new Error('x'), { code: 'EADDRINUSE' }));
-  assert.match(taken.message, /metrics\.listen = "127\.0\.0\.1:1": the port is taken/);
+  assert.match(taken.message, /metrics\.listen = "127\.0\.0\.1:1": the port is in use/);
 });

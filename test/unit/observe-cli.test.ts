@@ -15,8 +15,8 @@ import { bars } from '../../src/node/observe/gantt.ts';
 import { ganttSvg } from '../../src/node/observe/gantt-svg.ts';
 import type { JobRecord } from '../../src/node/observe/job-record.ts';
 import { createLog } from '../../src/node/observe/log.ts';
+import type { JobShape, NowView } from '../../src/node/observe/metrics-server.ts';
 import { createObservability, type Observability } from '../../src/node/observe/observability.ts';
-import type { JobShape, NowView } from '../../src/node/observe/server.ts';
 
 const SHAPE: JobShape = {
   name: 'RunPodSandbox',
@@ -183,7 +183,7 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
 
 test('sluice top --once: one picture of the daemon', async () => {
   await withDaemon(async (all, args) => {
-    all.metrics.watch({
+    all.metrics.readFrom({
       stage: (stage) =>
         stage === 'network' ? { running: 8, queued: 3, limit: 8 } : { running: 0, queued: 0, limit: 8 },
       pods: () => ({ ready: 42 }),

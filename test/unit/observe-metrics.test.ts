@@ -84,7 +84,7 @@ test('what is watched is looked up at each scrape; states that vanish go back to
   using metrics = make();
   let pods: Record<string, number> = { ready: 7, creating: 2 };
   let restarts = 3;
-  metrics.watch({
+  metrics.readFrom({
     pods: () => pods,
     stage: (stage) => ({ running: stage === 'network' ? 4 : 0, queued: 1, limit: 8 }),
     lanes: () => ({

@@ -3,8 +3,8 @@ import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
 import type { JobRecord } from '../../src/node/observe/job-record.ts';
+import type { JobShape } from '../../src/node/observe/metrics-server.ts';
 import { OtlpExporter, type Span } from '../../src/node/observe/otlp.ts';
-import type { JobShape } from '../../src/node/observe/server.ts';
 import { parseTraceparent, Tracer } from '../../src/node/observe/tracing.ts';
 
 const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736';

@@ -1,6 +1,6 @@
 import { duration, printable } from '../../node/observe/gantt.ts';
 import type { JobRecord } from '../../node/observe/job-record.ts';
-import type { NowView } from '../../node/observe/server.ts';
+import type { NowView } from '../../node/observe/metrics-server.ts';
 import { ADMIT, type QueueName, type StageName } from '../../stages.ts';
 import { painter } from './gantt-text.ts';
 

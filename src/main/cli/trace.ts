@@ -4,7 +4,7 @@ import { SluiceError } from '../../errors.ts';
 import { duration, printable } from '../../node/observe/gantt.ts';
 import { ganttSvg } from '../../node/observe/gantt-svg.ts';
 import type { JobRecord } from '../../node/observe/job-record.ts';
-import type { JobShape } from '../../node/observe/server.ts';
+import type { JobShape } from '../../node/observe/metrics-server.ts';
 import { JOB_NAMES } from '../../stages.ts';
 import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
 import { ganttText } from './gantt-text.ts';

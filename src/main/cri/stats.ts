@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { ContainerState, type ContainerStatsFilter, type PodSandboxStatsFilter } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import { cgroupsPath } from '../../node/oci/names.ts';
+import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
 import { encodeMetrics } from '../../node/stats/encoded.ts';
 import { metricDescriptors } from '../../node/stats/metrics.ts';
 import type { ContainerSubject, PodSubject } from '../../node/stats/subjects.ts';

@@ -179,7 +179,7 @@ export class Metrics implements Disposable {
   }
 
   /** Names where to look when Prometheus asks; what is given replaces what was given before, key by key. */
-  watch(sources: MetricSources): void {
+  readFrom(sources: MetricSources): void {
     this.#sources = { ...this.#sources, ...sources };
   }
 

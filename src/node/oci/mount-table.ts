@@ -1,6 +1,9 @@
 import type { MountPoint } from '../../sys/mountinfo.ts';
 
-/** The mount that holds `path` (absolute, without symlinks): the longest mount point above it, the topmost of several. */
+/**
+ * The mount that contains `path` (absolute, without symlinks): the longest mount point that is a prefix, and of equals
+ * the last.
+ */
 export function mountOf(table: readonly MountPoint[], path: string): MountPoint | undefined {
   let best: MountPoint | undefined;
   for (const mount of table) {
@@ -9,7 +12,7 @@ export function mountOf(table: readonly MountPoint[], path: string): MountPoint 
   return best;
 }
 
-/** Is `path` the folder itself or below it? Both absolute and clean. */
+/** Whether `path` is `folder` or lies below it. Both must be absolute and normalised. */
 export function isUnder(path: string, folder: string): boolean {
   return path === folder || path.startsWith(folder.endsWith('/') ? folder : `${folder}/`);
 }

@@ -1,6 +1,6 @@
 import { SluiceError } from '../../errors.ts';
 import type { Metrics } from '../../node/observe/metrics.ts';
-import { buildExecProcess } from '../../node/oci/process.ts';
+import { buildExecProcess } from '../../node/oci/exec-process.ts';
 import type { Task } from '../../node/shims/task.ts';
 import { libc } from '../../sys/libc.ts';
 import { SIGKILL } from '../../sys/signals.ts';

@@ -1,7 +1,7 @@
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
-import { usernsOf } from '../../node/oci/pod-userns.ts';
+import { usernsPath } from '../../node/oci/pod-userns.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { within } from '../../sys/in-root.ts';
@@ -28,7 +28,7 @@ export async function imageVolumes(
       const found = ctx.images.find(image.image);
       if (!found) throw new SluiceError('IMAGE_NOT_FOUND', `image "${image.image}" is not on this node`);
       const target = join(imageVolumesFolder(sandbox), found.id.replace('sha256:', ''));
-      await mountOnce({ target, mounts: ctx.images.viewMounts(found), userns: usernsOf(sandbox) }, ctx);
+      await mountOnce({ target, mounts: ctx.images.viewMounts(found), userns: usernsPath(sandbox) }, ctx);
       folders[containerPath] = imageSubPath === '' ? target : await subFolder(target, imageSubPath);
       row.imageMounts.push({ containerPath, imageRef: found.id });
     } catch (cause) {

@@ -4,8 +4,8 @@ import { NamespaceMode, type RunPodSandboxRequest } from '../../../proto/gen/cri
 import { SluiceError } from '../../errors.ts';
 import type { Config, RuntimeConfig } from '../../node/config/config.ts';
 import { NO_FEATURES } from '../../node/oci/host.ts';
-import { sandboxName } from '../../node/oci/names.ts';
 import { checkUserNamespace } from '../../node/oci/pod-userns.ts';
+import { sandboxName } from '../../node/oci/unique-names.ts';
 import { userNamespace } from '../../node/oci/userns.ts';
 import { validateSandbox } from '../../node/oci/validate.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';

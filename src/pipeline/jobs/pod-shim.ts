@@ -1,5 +1,5 @@
 import { SluiceError } from '../../errors.ts';
-import { cgroupsPath } from '../../node/oci/names.ts';
+import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
 import type { Shim } from '../../node/shims/shims.ts';
 import type { Task } from '../../node/shims/task.ts';
 import type { ContainerRow } from '../../node/store/container.ts';

@@ -2,7 +2,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../../../errors.ts';
 import type { ImageRow } from '../../../node/images/rows.ts';
-import { rootOf } from '../../../node/oci/pod-userns.ts';
+import { usernsRootOwner } from '../../../node/oci/pod-userns.ts';
 import { stopSignal } from '../../../node/oci/signals.ts';
 import type { User } from '../../../node/oci/types.ts';
 import { containerUser, needsUserFiles, resolveUser } from '../../../node/oci/users.ts';
@@ -81,7 +81,7 @@ export const volumes = {
 /** The writable layer on top of the image's own. */
 export const rootfs = {
   async run({ ctx, row, sandbox }: ContainerCreation): Promise<void> {
-    await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: rootOf(sandbox.config) });
+    await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: usernsRootOwner(sandbox.config) });
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     await ctx.pools.shim.call('removeSnapshot', { dir: row.snapshot });
@@ -107,7 +107,7 @@ export const bundle = {
       spec: required(spec, 'spec'),
       sandbox: sandbox.id,
       shim: required(sandbox.shim, 'shim'),
-      group: rootOf(sandbox.config)?.gid,
+      group: usernsRootOwner(sandbox.config)?.gid,
     });
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {

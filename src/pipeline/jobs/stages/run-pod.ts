@@ -7,7 +7,7 @@ import type { ImageRow } from '../../../node/images/rows.ts';
 import { addresses } from '../../../node/network/addresses.ts';
 import { encodeSpec } from '../../../node/oci/encode.ts';
 import { podNamespaceOptions } from '../../../node/oci/namespaces.ts';
-import { idMapped, rootOf } from '../../../node/oci/pod-userns.ts';
+import { idMapped, usernsRootOwner } from '../../../node/oci/pod-userns.ts';
 import { readSeccomp } from '../../../node/oci/read-seccomp.ts';
 import { buildSandboxSpec } from '../../../node/oci/sandbox.ts';
 import { userNamespace } from '../../../node/oci/userns.ts';
@@ -100,7 +100,7 @@ export const image = {
 /** The writable layer on top of the image's own. */
 export const rootfs = {
   async run({ ctx, row }: PodLaunch): Promise<void> {
-    await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: rootOf(row.config) });
+    await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: usernsRootOwner(row.config) });
   },
   async undo(row: SandboxRow, ctx: JobContext): Promise<void> {
     await ctx.pools.shim.call('removeSnapshot', { dir: row.snapshot });
@@ -118,7 +118,7 @@ export const files = {
       hostname: hostname || ctx.host.hostname,
       dns: dnsConfig,
       hostIpc: namespaces?.ipc === NamespaceMode.NODE,
-      owner: rootOf(row.config),
+      owner: usernsRootOwner(row.config),
     });
   },
   async undo(row: SandboxRow, ctx: JobContext): Promise<void> {
@@ -217,7 +217,7 @@ async function startShim({ ctx, row, runtime, spec }: PodLaunch, direct: DirectS
     bundle: row.bundle,
     workDir: join(row.rootDir, 'work'),
     binary: runtime.shim,
-    group: rootOf(row.config)?.gid,
+    group: usernsRootOwner(row.config)?.gid,
     spec: required(spec, 'spec'),
     socketDir: ctx.shimSocketDir,
     timeoutMs,

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { idMapped, rootOf } from '../../../node/oci/pod-userns.ts';
+import { idMapped, usernsRootOwner } from '../../../node/oci/pod-userns.ts';
 import type { Shim } from '../../../node/shims/shims.ts';
 import type { ContainerRow } from '../../../node/store/container.ts';
 import type { SandboxRow } from '../../../node/store/sandbox.ts';
@@ -27,7 +27,7 @@ export const io = {
 export const create = {
   async run({ ctx, row, sandbox, shim }: ContainerStart): Promise<void> {
     const runtime = runtimeOf(sandbox, ctx);
-    const owner = rootOf(sandbox.config);
+    const owner = usernsRootOwner(sandbox.config);
     ctx.containerStates.starting(row);
     row.pid = await shim.task.create({
       id: row.id,

@@ -8,8 +8,9 @@ export interface ExecRequest {
 }
 
 /**
- * A further process in a container: the first one's user, capabilities, environment, folder and confinement with another command
- * line. A terminal gets TERM=xterm unless the container has a TERM of its own. Throws INVALID_REQUEST for an empty command.
+ * The `process` of an exec: the container's own with another command line, so user, capabilities, environment, working
+ * directory and confinement are the same. With a terminal, TERM is xterm unless the container sets it.
+ * Throws INVALID_REQUEST for an empty command and for NUL bytes.
  */
 export function buildExecProcess(spec: Pick<Spec, 'process'>, { cmd, tty }: ExecRequest): Process {
   if (cmd.length === 0 || cmd.some((arg) => arg.includes('\0'))) {
