@@ -130,7 +130,7 @@ test('an address that is malformed or taken is an error of the configuration', a
   const taken = it.url.slice('http://'.length);
   await assert.rejects(setUp(taken), (error: Error & { code?: string }) => {
     assert.equal(error.code, 'CONFIG_INVALID');
-    assert.match(error.message, /taken/);
+    assert.match(error.message, /in use/);
     return true;
   });
   await assert.rejects(setUp('nonsense'), /is not host:port/);
