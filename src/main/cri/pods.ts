@@ -63,7 +63,7 @@ export const podVerbs = (services: CriServices) =>
         ...row.config,
         linux: { ...linux, overhead: overhead ?? linux.overhead, resources: resources ?? linux.resources },
       };
-      services.store.sandboxes.put(row);
+      services.store.sandboxes.update(row);
       return {};
     },
   }) satisfies Partial<RuntimeVerbs>;

@@ -153,7 +153,7 @@ export class Containers {
       spec.linux.resources = { ...spec.linux.resources, ...oci };
     });
     row.config = { ...row.config, linux: { ...linux, resources } };
-    ctx.store.containers.put(row);
+    ctx.store.containers.update(row);
   }
 
   /** Kills all containers of a pod, a few at a time. The caller holds the pod's lock. */
@@ -236,7 +236,7 @@ export class Containers {
     if (row.taskKept === undefined) return;
     await create.undo(row, this.#ctx);
     row.taskKept = undefined;
-    this.#ctx.store.containers.put(row);
+    this.#ctx.store.containers.update(row);
   }
 
   async #stop(row: ContainerRow, graceSeconds: number, caller: Caller | typeof PART_OF_POD): Promise<void> {

@@ -47,7 +47,7 @@ export const image = {
     state.image = found;
     row.image = found.id;
     row.stopSignal = stopSignal(row.config.stopSignal, found.config.StopSignal);
-    ctx.store.containers.put(row);
+    ctx.store.containers.update(row);
   },
 };
 
