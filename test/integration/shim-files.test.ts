@@ -158,7 +158,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     const snapshot = join(dir, 'snap');
     handlers.prepareSnapshot({ dir: snapshot });
     const options = [`lowerdir=${layers.join(':')}`, `upperdir=${snapshot}/fs`, `workdir=${snapshot}/work`];
-    handlers.mountRootfs({
+    handlers.mountImageVolume({
       target,
       mounts: [
         { type: 'overlay', source: 'overlay', options },
@@ -179,9 +179,9 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
   test('a mount that fails takes those before it along', () => {
     const target = join(dir, 'm');
     mkdirSync(target);
-    const fails = (mounts: Parameters<typeof handlers.mountRootfs>[0]['mounts'], words: RegExp) => {
+    const fails = (mounts: Parameters<typeof handlers.mountImageVolume>[0]['mounts'], words: RegExp) => {
       assert.throws(
-        () => handlers.mountRootfs({ target, mounts }),
+        () => handlers.mountImageVolume({ target, mounts }),
         (error) =>
           error instanceof SluiceError &&
           error.code === 'NAMESPACE_FAILED' &&
@@ -210,7 +210,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     const lowerdir = layers.map((layer) => layer.replaceAll(':', '\\:')).join(':');
     const options = ['index=off', `lowerdir=${lowerdir}`, `upperdir=${snapshot}/fs`, `workdir=${snapshot}/work`];
     const before = readdirSync('/proc/self/fd').length;
-    handlers.mountRootfs({ target, mounts: [{ type: 'overlay', source: 'overlay', options }] });
+    handlers.mountImageVolume({ target, mounts: [{ type: 'overlay', source: 'overlay', options }] });
     assert.equal(readdirSync('/proc/self/fd').length, before);
     assert.equal(readdirSync(target).length, 129);
     assert.equal(readFileSync(join(target, 'top'), 'utf8'), '0');
@@ -222,7 +222,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
       .replaceAll('a:b', 'a\\:b');
     assert.throws(
       () =>
-        handlers.mountRootfs({
+        handlers.mountImageVolume({
           target,
           mounts: [{ type: 'overlay', source: 'overlay', options: [`lowerdir=${tooMany}`] }],
         }),

@@ -25,6 +25,8 @@ export const kill = {
 
 async function killContainer({ ctx, row, shim, graceSeconds }: ContainerStop): Promise<void> {
   if (row.state !== 'running') return;
+  // A recovery that found the shim late may not have come to this container yet. Unwatched, it would count as ended.
+  if (shim && !ctx.exits.watches(row.id)) ctx.exits.watchContainer(row, shim);
   const ended = ctx.exits.containerEnded(row.id);
   // The watcher of the container (exits.ts) cleans up after the dead shim.
   if (!shim) {
