@@ -6,8 +6,8 @@
 import { SluiceError } from '../../errors.ts';
 import { isObject, type Json } from '../json.ts';
 import { isIPv6Cidr } from './cidr.ts';
+import { atLeast, isKnownVersion, NEWEST_VERSION } from './cni-version.ts';
 import type { CniResult } from './types.ts';
-import { atLeast, isKnownVersion, NEWEST_VERSION } from './version.ts';
 
 type Ip = NonNullable<CniResult['ips']>[number];
 type Route = NonNullable<CniResult['routes']>[number];
