@@ -192,7 +192,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     const good = { type: 'bind', source: dir, options: [] };
     fails([good, { type: 'bind', source: '/no/such', options: [] }], /no such file/);
     fails([good, { type: 'bind', source: dir, target: 'missing', options: [] }], /no such file/);
-    fails([{ type: 'bind', source: dir, options: ['ro', 'uidmap=0:1:2'] }], /no options uidmap/);
+    fails([{ type: 'bind', source: dir, options: ['ro', 'uidmap=0:1:2'] }], /does not take the options uidmap/);
     fails([{ type: 'nofs', source: 'x', options: [] }], /no such device/);
   });
 
