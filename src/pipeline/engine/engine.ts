@@ -1,6 +1,7 @@
 import PQueue from 'p-queue';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import { STAGE_NAMES, type StageName } from '../../stages.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { JobObserver, JobRun } from './observer.ts';
 import type { JobState, JobTable, Stage } from './stage.ts';
 
@@ -134,11 +135,7 @@ function stageError(stage: StageName, cause: unknown, what = 'stage'): SluiceErr
 
 /** Stops waiting for `work` after `ms`. The work itself goes on; an undo is idempotent, so a second try does no harm. */
 async function withLimit(ms: number, work: () => Promise<void> | void): Promise<void> {
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new SluiceError('TIMED_OUT', `no end within ${ms / 1000} s`)), ms);
-  try {
-    await Promise.race([work(), late]);
-  } finally {
-    clearTimeout(timer);
-  }
+  await withTimeLimit(Promise.resolve(work()), ms, () => {
+    throw new SluiceError('TIMED_OUT', `no end within ${ms / 1000} s`);
+  });
 }

@@ -4,7 +4,7 @@ import { SluiceError } from '../../errors.ts';
 import { usernsPath } from '../../node/oci/pod-userns.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
-import { within } from '../../sys/in-root.ts';
+import { resolveInRoot } from '../../sys/in-root.ts';
 import type { MountRootfs } from '../../workers/shim/rootfs.ts';
 import type { JobContext } from './context.ts';
 
@@ -68,7 +68,7 @@ function mountOnce(view: MountRootfs, ctx: JobContext): Promise<void> {
 
 /** A folder inside an image, found without following any link out of it. */
 async function subFolder(root: string, subPath: string): Promise<string> {
-  const path = within(root, subPath);
+  const path = resolveInRoot(root, subPath);
   if (!(await stat(path)).isDirectory())
     throw new SluiceError('INVALID_REQUEST', `"${subPath}" is no folder in the image`);
   return path;
