@@ -19,6 +19,7 @@ import { SluiceError } from '../../src/errors.ts';
 import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
 import { mountsBelow } from '../../src/sys/mountinfo.ts';
+import { mountRootfs, unmountRootfs } from '../../src/workers/shim/rootfs.ts';
 import { handlers } from '../../src/workers/shim.ts';
 
 const TMPFS_MAGIC = 0x01021994;
@@ -158,7 +159,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     const snapshot = join(dir, 'snap');
     handlers.prepareSnapshot({ dir: snapshot });
     const options = [`lowerdir=${layers.join(':')}`, `upperdir=${snapshot}/fs`, `workdir=${snapshot}/work`];
-    handlers.mountImageVolume({
+    mountRootfs({
       target,
       mounts: [
         { type: 'overlay', source: 'overlay', options },
@@ -170,18 +171,18 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     assert.throws(() => writeFileSync(join(target, 'sub', 'both'), 'x'), { code: 'EROFS' });
     writeFileSync(join(target, 'both'), 'changed');
     assert.equal(readFileSync(join(snapshot, 'fs', 'both'), 'utf8'), 'changed');
-    handlers.unmountRootfs({ target });
+    unmountRootfs({ target });
     assert.deepEqual(mountsBelow(dir), []);
-    handlers.unmountRootfs({ target });
-    handlers.unmountRootfs({ target: join(dir, 'nothing') });
+    unmountRootfs({ target });
+    unmountRootfs({ target: join(dir, 'nothing') });
   });
 
   test('a mount that fails detaches the ones before it', () => {
     const target = join(dir, 'm');
     mkdirSync(target);
-    const fails = (mounts: Parameters<typeof handlers.mountImageVolume>[0]['mounts'], words: RegExp) => {
+    const fails = (mounts: Parameters<typeof mountRootfs>[0]['mounts'], words: RegExp) => {
       assert.throws(
-        () => handlers.mountImageVolume({ target, mounts }),
+        () => mountRootfs({ target, mounts }),
         (error) =>
           error instanceof SluiceError &&
           error.code === 'NAMESPACE_FAILED' &&
@@ -210,19 +211,19 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     const lowerdir = layers.map((layer) => layer.replaceAll(':', '\\:')).join(':');
     const options = ['index=off', `lowerdir=${lowerdir}`, `upperdir=${snapshot}/fs`, `workdir=${snapshot}/work`];
     const before = readdirSync('/proc/self/fd').length;
-    handlers.mountImageVolume({ target, mounts: [{ type: 'overlay', source: 'overlay', options }] });
+    mountRootfs({ target, mounts: [{ type: 'overlay', source: 'overlay', options }] });
     assert.equal(readdirSync('/proc/self/fd').length, before);
     assert.equal(readdirSync(target).length, 129);
     assert.equal(readFileSync(join(target, 'top'), 'utf8'), '0');
     writeFileSync(join(target, 'new'), 'x');
     assert.ok(existsSync(join(snapshot, 'fs', 'new')));
-    handlers.unmountRootfs({ target });
+    unmountRootfs({ target });
     const tooMany = Array.from({ length: 300 }, () => layers[0] ?? '')
       .join(':')
       .replaceAll('a:b', 'a\\:b');
     assert.throws(
       () =>
-        handlers.mountImageVolume({
+        mountRootfs({
           target,
           mounts: [{ type: 'overlay', source: 'overlay', options: [`lowerdir=${tooMany}`] }],
         }),
