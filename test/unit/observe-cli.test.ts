@@ -162,7 +162,7 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
     };
     assert.match(await run('web-1'), /^RunPodSandbox default\/web-1 {2}ok/);
     assert.match(await run('web-10'), /error CNI_FAILED[\s\S]*reserve: no bridge/);
-    assert.match(await run('default/web'), /web-10[\s\S]*\(1 other pods fit "default\/web"/);
+    assert.match(await run('default/web'), /web-10[\s\S]*\(1 other pods match "default\/web"/);
     const list = (await run()).trim().split('\n');
     assert.equal(list.length, 3);
     assert.match(list[1] ?? '', /error .*reserve .* default\/web-10$/);
@@ -175,8 +175,8 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
     } finally {
       rmSync(file, { force: true });
     }
-    await assert.rejects(run('nobody'), /no launch of "nobody" is remembered/);
-    await assert.rejects(run('x', '--job', 'Nope'), /no job "Nope"/);
+    await assert.rejects(run('nobody'), /no launch that matches "nobody"/);
+    await assert.rejects(run('x', '--job', 'Nope'), /unknown job "Nope"/);
   });
   await assert.rejects(trace(['web', '--metrics', '127.0.0.1:1'], new Memory()), /no daemon answers at 127.0.0.1:1/);
 });
@@ -256,6 +256,6 @@ test('sluice log-level shows and changes', async () => {
     await logLevel(['debug', ...args], out);
     assert.equal(out.text, 'info\ndebug\n');
     assert.equal(all.log.currentLevel, 'debug');
-    await assert.rejects(logLevel(['loud', ...args], out), /no log level "loud"/);
+    await assert.rejects(logLevel(['loud', ...args], out), /unknown log level "loud"/);
   });
 });

@@ -28,7 +28,7 @@ test('the level changes while it runs, for children that exist already too', () 
   assert.equal(log.currentLevel, 'debug');
   log.toggleDebug();
   assert.equal(log.currentLevel, 'info');
-  assert.throws(() => log.setLevel('loud' as LogLevel), /no log level "loud"/);
+  assert.throws(() => log.setLevel('loud' as LogLevel), /unknown log level "loud"/);
 });
 
 test('lines are JSON with the level as a word and the time as text', () => {

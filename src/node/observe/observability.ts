@@ -8,28 +8,32 @@ import { type JobShape, MetricsServer } from './metrics-server.ts';
 import { Observer } from './observer.ts';
 import { Tracer } from './tracing.ts';
 
-export interface ObservabilityOptions {
+interface ObservabilityOptions {
   config: Pick<Config, 'metrics' | 'tracing' | 'log'>;
-  /** The tables of all jobs: which series exist, and what `sluice trace` draws between the stages. */
+  /** The tables of all jobs. They determine which series exist and which dependencies `sluice trace` draws. */
   jobs: readonly JobShape[];
-  /** Reasons why /healthz says no. */
+  /** Reasons why the daemon is unhealthy, for /healthz; empty when it is healthy. */
   health?: () => string[];
-  /** A log that exists already (made before the configuration's other parts). */
+  /** The daemon's log, if it exists already; else one is created. */
   log?: Log;
 }
 
-/** All that watches one daemon. */
+/** Log, metrics, job records, spans and the HTTP endpoint of one daemon. */
 export interface Observability extends AsyncDisposable {
   log: Log;
   metrics: Metrics;
   launches: Launches;
-  /** For the engine. */
+  /** Passed to the engine, which reports job events to it. */
   observer: Observer;
   /** Absent when metrics.listen is "". */
   server?: MetricsServer;
 }
 
-/** Puts the parts together; nothing listens yet (`server.listen()`). SIGUSR2 toggles debug logging. Dispose it last: it writes out what is buffered. */
+/**
+ * Creates and connects the parts. The endpoint does not listen before `server.listen()`. Installs a handler for
+ * SIGUSR2, which toggles debug logging. Dispose of it last: disposal sends buffered spans and writes buffered log
+ * lines.
+ */
 export function createObservability(options: ObservabilityOptions): Observability {
   const { config, jobs } = options;
   const log = options.log ?? createLog({ level: config.log.level });
@@ -52,8 +56,8 @@ export function createObservability(options: ObservabilityOptions): Observabilit
           onSpans: (outcome, count) => metrics.inc('spans', { outcome }, count),
           onState: (error) =>
             error
-              ? log.warn({ err: error, endpoint }, 'the trace collector takes no spans; trying on')
-              : log.info({ endpoint }, 'the trace collector takes spans again'),
+              ? log.warn({ err: error, endpoint }, 'the trace collector does not accept spans; trying again')
+              : log.info({ endpoint }, 'the trace collector accepts spans again'),
         });
   const { containerd } = metrics;
   const onEnded = containerd && ((record: JobRecord) => containerd.jobEnded(record));
