@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type Mount as CriMount, MountPropagation } from '../../proto/gen/cri.ts';
-import { mountOf } from '../../src/node/oci/mount-table.ts';
 import {
   cgroupMount,
   containerMounts,
   destinationOf,
   type MountInput,
+  mountOf,
   needsMountTable,
 } from '../../src/node/oci/mounts.ts';
 import type { Mount } from '../../src/node/oci/types.ts';

@@ -1,5 +1,5 @@
 import { duration, printable } from '../../node/observe/gantt.ts';
-import type { JobRecord } from '../../node/observe/job-record.ts';
+import { endOf, type JobRecord } from '../../node/observe/job-record.ts';
 import type { NowView } from '../../node/observe/metrics-server.ts';
 import { ADMIT, type QueueName, type StageName } from '../../stages.ts';
 import { painter } from './gantt-text.ts';
@@ -175,7 +175,6 @@ function slowestRows(minute: LastMinute, room: number): string[] {
     });
 }
 
-const endOf = (job: JobRecord) => job.at + (job.ended ?? 0);
 const ascending = (a: number, b: number) => a - b;
 
 /** A quantile of sorted durations in milliseconds, formatted. */

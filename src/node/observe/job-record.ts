@@ -64,3 +64,6 @@ export interface JobRecord extends JobStart {
   /** 32 hex digits; undefined when no spans are made for the job. */
   traceId?: string;
 }
+
+/** End of an ended job, in milliseconds since the epoch. */
+export const endOf = ({ at, ended = 0 }: JobRecord): number => at + ended;

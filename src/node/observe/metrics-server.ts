@@ -6,8 +6,8 @@ import { SluiceError } from '../../errors.ts';
 import { JOB_NAMES, type JobName, STAGES, type StageName } from '../../stages.ts';
 import { listenError, parseListen } from '../config/address.ts';
 import { CONTENT_TYPES } from './exposition.ts';
+import type { JobHistory } from './job-history.ts';
 import type { JobRecord } from './job-record.ts';
-import type { Launches } from './launches.ts';
 import { LOG_LEVELS, type Log, type LogLevel } from './log.ts';
 import type { Metrics, NowUse } from './metrics.ts';
 import { proportionalBytes } from './process-use.ts';
@@ -27,7 +27,7 @@ interface MetricsServerOptions {
   /** host:port; port 0 means any free port. */
   listen: string;
   metrics: Metrics;
-  launches: Launches;
+  history: JobHistory;
   log: Log;
   jobs: readonly JobShape[];
   /** Reasons why the daemon is unhealthy; empty when it is healthy. */
@@ -149,12 +149,12 @@ export class MetricsServer implements AsyncDisposable {
   }
 
   async #debug(request: IncomingMessage, url: URL): Promise<Answer> {
-    const { launches, jobs, metrics } = this.#options;
+    const { history, jobs, metrics } = this.#options;
     if (url.pathname === '/debug/log-level') return this.#logLevel(request, url);
     if (request.method !== 'GET') return text(405, 'GET only');
     switch (url.pathname) {
       case '/debug/jobs':
-        return json({ now: Date.now(), jobs: launches.running });
+        return json({ now: Date.now(), jobs: history.running });
       case '/debug/launches': {
         const job = url.searchParams.get('job');
         if (job !== null && !isJob(job)) return text(400, `unknown job "${job}"; the jobs are ${JOB_NAMES.join(', ')}`);
@@ -164,10 +164,10 @@ export class MetricsServer implements AsyncDisposable {
         const after = url.searchParams.get('since');
         const since = after === null ? undefined : Number(after);
         if (Number.isNaN(since)) return text(400, 'since must be milliseconds since the epoch');
-        return json({ now: Date.now(), launches: launches.find({ job: job ?? undefined, match, since, limit }) });
+        return json({ now: Date.now(), launches: history.find({ job: job ?? undefined, match, since, limit }) });
       }
       case '/debug/now':
-        return json({ now: Date.now(), jobs: launches.running, ...metrics.now() } satisfies NowView);
+        return json({ now: Date.now(), jobs: history.running, ...metrics.now() } satisfies NowView);
       case '/debug/tables':
         return json({ jobs: jobs.map(({ name, stages }) => ({ name, stages: stages.map(shape) })) });
       case '/debug/memory':

@@ -1,5 +1,6 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { ADMIT, type Lane, type PoolName, type StageName } from '../../stages.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import { ContainerdNames } from './containerd-names.ts';
 import { render } from './exposition.ts';
 import { LoopDelay } from './loop-delay.ts';
@@ -72,7 +73,7 @@ export interface NowUse {
 }
 
 interface MetricsOptions {
-  /** The stages that each job has, as its table says; only their series are made. */
+  /** Pairs of each job and each of its stages: the series that exist from the start. */
   stages: readonly (readonly [job: string, stage: string])[];
   version: string;
   /** Trace ids on histograms, for OpenMetrics scrapes; only worth its memory while tracing is on. */
@@ -288,8 +289,10 @@ export class Metrics implements Disposable {
    * A worker that restarts or does not answer within the limit must not fail the scrape: its values stay as they were.
    */
   async #collectStdio(): Promise<void> {
-    const late = new Promise<undefined>((resolve) => setTimeout(resolve, STDIO_WAIT_MS, undefined).unref());
-    const stdio = await Promise.race([this.#sources.stdio?.().catch(() => undefined), late]);
+    const read = this.#sources.stdio;
+    if (!read) return;
+    const answer = read().catch(() => undefined);
+    const stdio = await withTimeLimit(answer, STDIO_WAIT_MS, () => undefined);
     if (!stdio) return;
     this.#setAll('streams', 'kind', stdio.sessions);
     const { bytes, entries } = stdio.totals;

@@ -1,7 +1,7 @@
 import { VERSION } from '../../version.ts';
 import type { Config } from '../config/config.ts';
+import { JobHistory } from './job-history.ts';
 import type { JobRecord } from './job-record.ts';
-import { Launches } from './launches.ts';
 import { createLog, type Log } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { type JobShape, MetricsServer } from './metrics-server.ts';
@@ -22,7 +22,7 @@ interface ObservabilityOptions {
 export interface Observability extends AsyncDisposable {
   log: Log;
   metrics: Metrics;
-  launches: Launches;
+  history: JobHistory;
   /** Passed to the engine, which reports job events to it. */
   observer: Observer;
   /** Absent when metrics.listen is "". */
@@ -45,7 +45,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
     exemplars: endpoint !== '',
     containerdNames: config.metrics.containerd_names,
   });
-  const launches = new Launches();
+  const history = new JobHistory();
   const tracer =
     endpoint === ''
       ? undefined
@@ -61,7 +61,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
         });
   const { containerd } = metrics;
   const onEnded = containerd && ((record: JobRecord) => containerd.jobEnded(record));
-  const observer = new Observer({ metrics, launches, log, tracer, onEnded });
+  const observer = new Observer({ metrics, history, log, tracer, onEnded });
   const toggle = () => {
     log.toggleDebug();
     log.warn({ level: log.currentLevel }, 'log level changed by SIGUSR2');
@@ -69,11 +69,11 @@ export function createObservability(options: ObservabilityOptions): Observabilit
   process.on('SIGUSR2', toggle);
   const { listen } = config.metrics;
   const server =
-    listen === '' ? undefined : new MetricsServer({ listen, metrics, launches, log, jobs, health: options.health });
+    listen === '' ? undefined : new MetricsServer({ listen, metrics, history, log, jobs, health: options.health });
   return {
     log,
     metrics,
-    launches,
+    history,
     observer,
     server,
     async [Symbol.asyncDispose]() {

@@ -2,8 +2,8 @@ import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { codeOf, explain } from '../../errors.ts';
 import { JOBS, STAGES, type StageName } from '../../stages.ts';
+import type { JobHistory } from './job-history.ts';
 import type { JobRecord, JobRun, JobStart, StageRecord } from './job-record.ts';
-import type { Launches } from './launches.ts';
 import type { Metrics } from './metrics.ts';
 
 /** Makes the spans of ended jobs (tracing.ts). */
@@ -15,7 +15,7 @@ export interface JobTracer {
 
 interface ObserverOptions {
   metrics: Metrics;
-  launches: Launches;
+  history: JobHistory;
   log: Logger;
   /** Undefined when tracing is off. */
   tracer?: JobTracer;
@@ -55,7 +55,7 @@ export class Observer {
       traceId: this.#options.tracer?.traceId(start.traceparent),
       [ZERO]: performance.now(),
     };
-    this.#options.launches.add(job);
+    this.#options.history.add(job);
     return job;
   }
 
@@ -109,7 +109,7 @@ export class Observer {
   }
 
   jobEnded(run: JobRun, error: Error | undefined): void {
-    const { metrics, launches, tracer, onEnded } = this.#options;
+    const { metrics, history, tracer, onEnded } = this.#options;
     const job = run as Job;
     if (job.ended !== undefined) return;
     job.ended = since(job);
@@ -118,7 +118,7 @@ export class Observer {
       job.code = codeOf(error);
       job.error = explain(error);
     }
-    launches.ended(job);
+    history.ended(job);
     // A job that admission refused or dropped has not started; sluice_admission_total counts it.
     if (counts(job) && job.started !== undefined) {
       metrics.observe('jobDuration', { job: job.job, outcome: job.outcome }, job.ended / 1000, job.traceId);

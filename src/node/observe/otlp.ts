@@ -1,5 +1,6 @@
 import { request as httpRequest } from 'node:http';
 import { request as httpsRequest } from 'node:https';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** A finished span. Ids are hexadecimal; times are milliseconds since the epoch, with fractions. */
 export interface Span {
@@ -137,7 +138,8 @@ export class OtlpExporter implements AsyncDisposable {
           return;
         }
         const pause = error instanceof CollectorError ? error.retryAfterMs : undefined;
-        await sleepUnref(pause ?? this.#options.intervalMs * 2 ** attempt * (0.5 + Math.random()));
+        const backOff = this.#options.intervalMs * 2 ** attempt * (0.5 + Math.random());
+        await sleep(pause ?? backOff, undefined, { ref: false });
       }
     }
   }
@@ -201,5 +203,3 @@ function attributes(values: Record<string, string | number | boolean | undefined
     return [{ key, value: Number.isInteger(value) ? { intValue: String(value) } : { doubleValue: value } }];
   });
 }
-
-const sleepUnref = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms).unref());

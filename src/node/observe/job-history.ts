@@ -1,5 +1,5 @@
 import type { JobName } from '../../stages.ts';
-import type { JobRecord, JobRun } from './job-record.ts';
+import { endOf, type JobRecord, type JobRun } from './job-record.ts';
 
 /** Ring buffer of the last `size` items. */
 class Ring<T> {
@@ -25,7 +25,7 @@ class Ring<T> {
   }
 }
 
-interface LaunchFilter {
+interface JobFilter {
   /** Only this job; all by default. For RunPodSandbox without recoveries and clean-ups, which run its undos. */
   job?: JobName;
   /** Part of "namespace/name" or of the image, or beginning of a sandbox, container or request id. */
@@ -39,7 +39,7 @@ interface LaunchFilter {
  * Records of running and ended jobs, for `sluice trace` and `sluice top`. Pod launches have a ring buffer of their own,
  * because each pod has several other jobs, which would displace them. A record takes about 3 KB.
  */
-export class Launches {
+export class JobHistory {
   readonly #pods: Ring<JobRecord>;
   readonly #others: Ring<JobRecord>;
   readonly #running = new Set<JobRecord>();
@@ -65,7 +65,7 @@ export class Launches {
   }
 
   /** The jobs that fit the filter: those in flight first, then the ended ones; each part newest first. */
-  find({ job, match, since, limit = 100 }: LaunchFilter): JobRecord[] {
+  find({ job, match, since, limit = 100 }: JobFilter): JobRecord[] {
     const found: JobRecord[] = [];
     const fits = (record: JobRecord) =>
       (job === undefined || record.job === job) &&
@@ -86,8 +86,6 @@ export class Launches {
     return [...this.#pods.newest(), ...this.#others.newest()].sort((a, b) => endOf(b) - endOf(a));
   }
 }
-
-const endOf = (record: JobRecord) => record.at + (record.ended ?? 0);
 
 function matches({ id, pod, sandbox, container, image }: JobRun, text: string): boolean {
   return (
