@@ -96,7 +96,7 @@ test('a failure names its stage, keeps the chain of causes, and the undos are co
   assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '1');
 });
 
-test('a job that admission turned away is logged and kept, but is no job duration', async () => {
+test('a job that admission refused is logged and kept, but not in the job duration', async () => {
   const it = setUp();
   using _ = it.metrics;
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
@@ -106,7 +106,7 @@ test('a job that admission turned away is logged and kept, but is no job duratio
   assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '0');
 });
 
-test('clean-ups and recoveries are no launches', async () => {
+test('clean-ups and recoveries do not count as launches', async () => {
   const it = setUp();
   using _ = it.metrics;
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', origin: 'cleanup', pod: 'a/b' });
@@ -118,7 +118,7 @@ test('clean-ups and recoveries are no launches', async () => {
   assert.equal(it.history.find({}).length, 1);
 });
 
-test('a second caller of the same launch is a joined verdict', async () => {
+test('a second caller of the same launch counts as joined', async () => {
   const it = setUp();
   using _ = it.metrics;
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
@@ -128,7 +128,7 @@ test('a second caller of the same launch is a joined verdict', async () => {
   assert.equal(it.lines[0]?.joined, 1);
 });
 
-test('the ring keeps the newest pod launches, whatever else happens', () => {
+test('the history keeps the newest pod launches, however many other jobs there are', () => {
   const it = setUp(undefined, 3);
   using _ = it.metrics;
   for (let i = 0; i < 5; i++) {
@@ -144,7 +144,7 @@ test('the ring keeps the newest pod launches, whatever else happens', () => {
   assert.equal(it.history.find({ match: flying.id.slice(0, 8) })[0]?.pod, 'ns/now');
 });
 
-test('the tracer gives the trace, and gets the whole record', () => {
+test('the tracer provides the trace id and receives the whole record', () => {
   const ended: unknown[] = [];
   const it = setUp({
     traceId: (parent) => (parent === 'tp' ? 'f'.repeat(32) : undefined),
