@@ -61,7 +61,7 @@ const FAILED: JobRecord = {
   undos: [{ stage: 'netns', started: 91, ended: 99 }],
 };
 
-test('the bars know what waited for what, and which chain made the launch long', () => {
+test('bars: dependencies and the critical path', () => {
   const all = bars(RECORD, SHAPE, RECORD.at + 100);
   assert.deepEqual(
     all.filter(({ critical }) => critical).map(({ name }) => name),
@@ -72,7 +72,7 @@ test('the bars know what waited for what, and which chain made the launch long',
   assert.equal(after.ready, 'network');
 });
 
-test('a skipped stage hands its needs on', () => {
+test('a skipped stage is replaced by those it needs', () => {
   const hostNetwork = {
     ...RECORD,
     stages: RECORD.stages.filter(({ stage }) => stage !== 'netns' && stage !== 'network'),
@@ -83,7 +83,7 @@ test('a skipped stage hands its needs on', () => {
   assert.equal(lone.find(({ name }) => name === 'create')?.after, 'reserve');
 });
 
-test('the chart for the terminal: rows in order, waiting and work to scale, no escape sequences of others', () => {
+test('the text chart: rows in order, waiting and work to scale, no escape sequences from names', () => {
   const text = ganttText(RECORD, SHAPE, { width: 100, color: false, now: 0 });
   const lines = text.split('\n');
   assert.match(lines[0] ?? '', /^RunPodSandbox default\/web {2}ok {2}100.0 ms/);
@@ -100,7 +100,7 @@ test('the chart for the terminal: rows in order, waiting and work to scale, no e
   assert.ok(!failed.includes('\x1b[2J'));
 });
 
-test('the chart as SVG is well-formed and escapes what others wrote', () => {
+test('the SVG chart is well-formed and escapes texts', () => {
   for (const record of [
     RECORD,
     FAILED,
@@ -151,7 +151,7 @@ async function launch({ observer }: Observability, pod: string, error?: SluiceEr
   observer.jobEnded(job, error);
 }
 
-test('sluice trace: one launch, the list, the picture, JSON, and what is not there', async () => {
+test('sluice trace: one launch, the list, SVG, JSON, and launches that do not exist', async () => {
   await withDaemon(async (all, args) => {
     await launch(all, 'default/web-1');
     await launch(all, 'default/web-10', new SluiceError('CNI_FAILED', 'no bridge'));
@@ -162,7 +162,7 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
     };
     assert.match(await run('web-1'), /^RunPodSandbox default\/web-1 {2}ok/);
     assert.match(await run('web-10'), /error CNI_FAILED[\s\S]*reserve: no bridge/);
-    assert.match(await run('default/web'), /web-10[\s\S]*\(1 other pods fit "default\/web"/);
+    assert.match(await run('default/web'), /web-10[\s\S]*\(1 other pods match "default\/web"/);
     const list = (await run()).trim().split('\n');
     assert.equal(list.length, 3);
     assert.match(list[1] ?? '', /error .*reserve .* default\/web-10$/);
@@ -175,13 +175,13 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
     } finally {
       rmSync(file, { force: true });
     }
-    await assert.rejects(run('nobody'), /no launch of "nobody" is remembered/);
-    await assert.rejects(run('x', '--job', 'Nope'), /no job "Nope"/);
+    await assert.rejects(run('nobody'), /no launch that matches "nobody"/);
+    await assert.rejects(run('x', '--job', 'Nope'), /unknown job "Nope"/);
   });
   await assert.rejects(trace(['web', '--metrics', '127.0.0.1:1'], new Memory()), /no daemon answers at 127.0.0.1:1/);
 });
 
-test('sluice top --once: one picture of the daemon', async () => {
+test('sluice top --once: one view of the daemon', async () => {
   await withDaemon(async (all, args) => {
     all.metrics.readFrom({
       stage: (stage) =>
@@ -256,6 +256,6 @@ test('sluice log-level shows and changes', async () => {
     await logLevel(['debug', ...args], out);
     assert.equal(out.text, 'info\ndebug\n');
     assert.equal(all.log.currentLevel, 'debug');
-    await assert.rejects(logLevel(['loud', ...args], out), /no log level "loud"/);
+    await assert.rejects(logLevel(['loud', ...args], out), /unknown log level "loud"/);
   });
 });

@@ -1,7 +1,7 @@
 import { SluiceError } from '../../errors.ts';
 import { loadConfig } from '../../node/config/load.ts';
 
-/** Options that `sluice top`, `trace` and `log-level` share, for node:util parseArgs. */
+/** Common options of `sluice top`, `trace` and `log-level`, for parseArgs of node:util. */
 export const CLIENT_OPTIONS = {
   metrics: { type: 'string' },
   config: { type: 'string' },
@@ -9,20 +9,23 @@ export const CLIENT_OPTIONS = {
 } as const;
 
 export const CLIENT_HELP = `  --metrics HOST:PORT  address of the daemon's metrics endpoint (default: metrics.listen of the configuration)
-  --config FILE        configuration to take it from (default /etc/sluice/config.toml)`;
+  --config FILE        configuration file with that key (default /etc/sluice/config.toml)`;
 
-/** Talks to a daemon's /debug endpoints. */
+/** HTTP client of a daemon's /debug endpoints. */
 export class DebugClient {
   readonly address: string;
 
   constructor(options: { metrics?: string; config?: string }) {
     this.address = options.metrics ?? loadConfig(options.config).metrics.listen;
     if (this.address === '') {
-      throw new SluiceError('CONFIG_INVALID', 'metrics.listen is empty: this daemon has no metrics endpoint to ask');
+      throw new SluiceError('CONFIG_INVALID', 'metrics.listen is empty: this daemon has no metrics endpoint');
     }
   }
 
-  /** The JSON answer. Throws NOT_READY when no daemon answers, INVALID_REQUEST with the daemon's words when it says no. */
+  /**
+   * Resolves to the parsed JSON answer. Rejects with NOT_READY when no daemon answers within 10 s, and with
+   * INVALID_REQUEST and the text of the answer when its status is not 2xx.
+   */
   async call<T>(path: string, method: 'GET' | 'PUT' = 'GET'): Promise<T> {
     let response: Response;
     try {

@@ -4,12 +4,12 @@ import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
 const HELP = `usage: sluice log-level [LEVEL] [options]
 
 Prints the daemon's log level, or changes it while the daemon runs: trace, debug, info, warn, error.
-A restart goes back to log.level of the configuration.
+After a restart, the level is log.level of the configuration again.
 
 ${CLIENT_HELP}
 `;
 
-/** `sluice log-level [LEVEL]`; the result is the exit status. */
+/** `sluice log-level [LEVEL]`. Resolves to the exit status; rejects as {@link DebugClient.call} does. */
 export async function logLevel(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<number> {
   const { values, positionals } = parseArgs({ args, options: CLIENT_OPTIONS, allowPositionals: true });
   if (values.help) {

@@ -11,12 +11,12 @@ const USAGE = `usage: sluice COMMAND
 
   config default          print the default configuration, with comments
   config check [FILE]     check a configuration (default ${DEFAULT_PATH})
-  top                     stages, limits and launches, live
+  top                     live view of stages, limits and launches
   trace POD [--svg FILE]  one launch as a Gantt chart
   log-level [LEVEL]       show or change the log level of a running daemon
   version
 
-top, trace and log-level find the daemon by --metrics HOST:PORT or --config FILE.`;
+top, trace and log-level take the daemon's address from --metrics HOST:PORT or --config FILE.`;
 
 /** Runs a command; returns the exit status. */
 async function main([command, ...args]: string[]): Promise<number> {
@@ -39,7 +39,7 @@ async function main([command, ...args]: string[]): Promise<number> {
       console.log(USAGE);
       return 0;
     default:
-      console.error(command === undefined ? USAGE : `sluice: there is no command "${command}"\n\n${USAGE}`);
+      console.error(command === undefined ? USAGE : `sluice: unknown command "${command}"\n\n${USAGE}`);
       return 2;
   }
 }
@@ -54,7 +54,7 @@ function config(args: string[]): number {
   if (what === 'check') {
     const problems = checkConfig(file);
     for (const problem of problems) console.error(problem);
-    if (problems.length === 0) console.log(`${file}: good`);
+    if (problems.length === 0) console.log(`${file}: valid`);
     return problems.length === 0 ? 0 : 1;
   }
   console.error(USAGE);

@@ -8,15 +8,16 @@ import { LastMinute, topView } from './top-view.ts';
 
 const HELP = `usage: sluice top [options]
 
-A live view of the daemon: stages with what runs and waits, times over the last minute, the jobs of this moment and where each one
-is, and the slowest launches. q ends it.
+A live view of the daemon: running and waiting stages, their times over the last minute, the current jobs with their progress,
+and the slowest launches. q quits.
 
-  --once               print one picture and end (also when standard output is no terminal)
-  --interval SECONDS   time between pictures (default 1)
+  --once               print one view and exit (also when standard output is not a terminal)
+  --interval SECONDS   time between views (default 1)
 ${CLIENT_HELP}
 `;
 
 const ENTER = '\x1b[?1049h\x1b[?25l'; // alternate screen, no cursor
+// the same in reverse
 const LEAVE = '\x1b[?25h\x1b[?1049l';
 
 interface Terminal {
@@ -25,7 +26,10 @@ interface Terminal {
   isTTY?: boolean;
 }
 
-/** `sluice top`; the result is the exit status. Ends on q, Ctrl-C or SIGTERM, and leaves the terminal as it was. Throws NOT_READY when no daemon answers at the start. */
+/**
+ * `sluice top`. Resolves to the exit status after q, Ctrl-C or SIGTERM, with the terminal restored. Rejects with
+ * NOT_READY when no daemon answers at the start; later it tries again.
+ */
 export async function top(args: string[], out: NodeJS.WritableStream & Terminal = process.stdout): Promise<number> {
   const { values } = parseArgs({
     args,
@@ -36,16 +40,17 @@ export async function top(args: string[], out: NodeJS.WritableStream & Terminal 
     return 0;
   }
   const interval = Number(values.interval ?? 1);
-  if (!(interval >= 0.1 && interval <= 60)) throw new SluiceError('INVALID_REQUEST', '--interval is 0.1 to 60 seconds');
+  if (!(interval >= 0.1 && interval <= 60))
+    throw new SluiceError('INVALID_REQUEST', '--interval must be from 0.1 to 60 seconds');
   const client = new DebugClient(values);
-  const look = looker(client);
+  const view = viewer(client);
   const color = out.isTTY === true && process.env.NO_COLOR === undefined;
   if (values.once || out.isTTY !== true) {
-    const lines = await look({ width: out.columns ?? 120, height: out.rows ?? 60, color });
+    const lines = await view({ width: out.columns ?? 120, height: out.rows ?? 60, color });
     out.write(`${lines.map((line) => line.trimEnd()).join('\n')}\n`);
     return 0;
   }
-  const first = await look({ width: out.columns ?? 120, height: out.rows ?? 40, color });
+  const first = await view({ width: out.columns ?? 120, height: out.rows ?? 40, color });
   const ended = new AbortController();
   const restore = keyboard(() => ended.abort());
   out.write(ENTER);
@@ -55,7 +60,7 @@ export async function top(args: string[], out: NodeJS.WritableStream & Terminal 
       await sleep(interval * 1000, undefined, { signal: ended.signal }).catch(() => undefined); // aborted: the loop ends
       if (ended.signal.aborted) break;
       const size = { width: out.columns ?? 120, height: out.rows ?? 40, color };
-      lines = await look(size).catch((error: Error) => [`${error.message}; trying again`]);
+      lines = await view(size).catch((error: Error) => [`${error.message}; trying again`]);
     }
   } finally {
     out.write(LEAVE);
@@ -64,13 +69,13 @@ export async function top(args: string[], out: NodeJS.WritableStream & Terminal 
   return 0;
 }
 
-/** Asks the daemon for what is new since the last time, and draws. */
-function looker(client: DebugClient) {
+/** Returns a function that reads the present state and the newly ended jobs from the daemon, and formats a view. */
+function viewer(client: DebugClient) {
   const minute = new LastMinute();
   let before: { cpu: number; up: number } | undefined;
   return async (size: { width: number; height: number; color: boolean }): Promise<string[]> => {
     const now = await client.call<NowView>('/debug/now');
-    // A second back: a job may end between two looks with an earlier end than one that was seen.
+    // One second earlier than the newest known end, because ends are not recorded in their order.
     const since = Math.max(now.now - 60_000, (minute.newest ?? 0) - 1000);
     const { launches } = await client.call<{ launches: JobRecord[] }>(`/debug/launches?since=${since}&limit=2000`);
     minute.add(launches, now.now);
@@ -82,7 +87,7 @@ function looker(client: DebugClient) {
   };
 }
 
-/** Calls `end` for q, Ctrl-C and SIGTERM; the result puts the keyboard back. */
+/** Calls `end` for q, Ctrl-C and SIGTERM. Returns a function that restores the terminal's input mode. */
 function keyboard(end: () => void): () => void {
   const { stdin } = process;
   const onKey = (key: Buffer) => {

@@ -11,23 +11,26 @@ import { ganttText } from './gantt-text.ts';
 
 const HELP = `usage: sluice trace [POD] [options]
 
-Shows where a launch spent its time: which stage ran when, and what waited for what. POD is (part of) namespace/name, or the
-beginning of a sandbox, container or request id; the newest launch that fits is shown. Without POD: a list of the last ones.
-The daemon remembers the last 1000 launches.
+Shows the stages of a launch over time, and which stage waited for which. POD is (part of) namespace/name, or the beginning of a
+sandbox, container or request id; of several launches that match, the newest is shown. Without POD: a list of the last launches.
+The daemon keeps the last 1000 launches.
 
-  --svg FILE           also write the chart as a picture; - is standard output, without the text
-  --job NAME           another job than RunPodSandbox: ${JOB_NAMES.slice(1).join(', ')}
-  --all                every job of the pod that is remembered, oldest first
-  --slowest            the list is ordered by time taken
-  --json               what the daemon knows, as JSON
+  --svg FILE           also write the chart as SVG; - writes it to standard output, without the text
+  --job NAME           a job other than RunPodSandbox: ${JOB_NAMES.slice(1).join(', ')}
+  --all                all kept jobs of the pod, oldest first
+  --slowest            sort the list by duration
+  --json               print the records as JSON
 ${CLIENT_HELP}
 
-░ waiting for the stage's limit   █ work   ▒ undo   * the stages that made it as long as it was
+░ waiting for the stage's limit   █ work   ▒ undo   * longest chain of stages
 `;
 
 const LISTED = 20;
 
-/** `sluice trace [POD]`; the result is the exit status. Throws NOT_READY when no daemon answers, SANDBOX_NOT_FOUND when nothing fits. */
+/**
+ * `sluice trace [POD]`. Resolves to the exit status. Rejects with NOT_READY when no daemon answers, and with
+ * SANDBOX_NOT_FOUND when no launch matches.
+ */
 export async function trace(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<number> {
   const { values, positionals } = parseArgs({
     args,
@@ -67,7 +70,8 @@ export async function trace(args: string[], out: NodeJS.WritableStream = process
   const color = 'isTTY' in out && out.isTTY === true && process.env.NO_COLOR === undefined;
   if (values.svg !== undefined) {
     const [first] = chosen;
-    if (!first || chosen.length > 1) throw new SluiceError('INVALID_REQUEST', '--svg draws one job; leave out --all');
+    if (!first || chosen.length > 1)
+      throw new SluiceError('INVALID_REQUEST', '--svg draws one job and cannot be combined with --all');
     const svg = ganttSvg(first, shapeOf(first), now);
     if (values.svg === '-') {
       out.write(svg);
@@ -77,25 +81,28 @@ export async function trace(args: string[], out: NodeJS.WritableStream = process
   }
   out.write(chosen.map((record) => ganttText(record, shapeOf(record), { width, color, now })).join('\n'));
   const others = values.all ? 0 : new Set(launches.map(({ pod: other }) => other)).size - 1;
-  if (others > 0) out.write(`(${others} other pods fit "${pod}"; give more of the name or id)\n`);
+  if (others > 0) out.write(`(${others} other pods match "${pod}"; give more of the name or id)\n`);
   return 0;
 }
 
-/** Newest first in; the newest, or one whose name is exactly what was asked for. */
+/**
+ * The newest launch (of `launches`, newest first), or the newest whose name or id is exactly `pod`; with `all`, all
+ * jobs of that pod.
+ */
 function choose(launches: JobRecord[], pod: string, all: boolean): JobRecord[] {
   const exact = launches.filter(
     (one) => one.pod === pod || one.pod?.endsWith(`/${pod}`) || one.sandbox === pod || one.id === pod,
   );
   const fitting = exact.length > 0 ? exact : launches;
   const [newest] = fitting;
-  if (!newest) throw new SluiceError('SANDBOX_NOT_FOUND', `no launch of "${pod}" is remembered`);
+  if (!newest) throw new SluiceError('SANDBOX_NOT_FOUND', `the daemon has no launch that matches "${pod}"`);
   return all ? fitting.filter((one) => one.pod === newest.pod).reverse() : [newest];
 }
 
 function list(launches: JobRecord[], slowest: boolean, now: number): string {
   const took = (one: JobRecord) => one.ended ?? now - one.at;
   const rows = (slowest ? launches.toSorted((a, b) => took(b) - took(a)) : launches).slice(0, LISTED);
-  if (rows.length === 0) return 'no launch is remembered yet\n';
+  if (rows.length === 0) return 'no launch yet\n';
   const longest = ({ stages }: JobRecord) => {
     const [first] = stages
       .filter(({ ended }) => ended !== undefined)

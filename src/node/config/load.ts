@@ -9,7 +9,7 @@ import { suggest } from './suggest.ts';
 
 export const DEFAULT_PATH = '/etc/sluice/config.toml';
 
-export interface Problem {
+interface Problem {
   /** Line number, from 1; absent when the problem has no position in the file. */
   line?: number;
   /** Dotted key; "" for the whole file. */
@@ -30,7 +30,7 @@ export class ConfigError extends SluiceError {
 }
 
 /** Formats a problem as `/etc/sluice/config.toml:12: cni.conf_dir must be an absolute path`. */
-export function formatProblem(file: string, { line, key, message }: Problem): string {
+function formatProblem(file: string, { line, key, message }: Problem): string {
   return `${file}${line === undefined ? '' : `:${line}`}: ${key === '' ? '' : `${key} `}${message}`;
 }
 

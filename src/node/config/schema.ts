@@ -16,7 +16,7 @@ type Leaves<T, P extends string = ''> = {
   [K in keyof T & string]: T[K] extends Leaf ? `${P}${K}` : Leaves<T[K], `${P}${K}.`>;
 }[keyof T & string];
 
-export type KeyType = 'string' | 'integer' | 'number' | 'boolean' | 'strings';
+type KeyType = 'string' | 'integer' | 'number' | 'boolean' | 'strings';
 export type KeyValue = string | number | boolean | string[];
 
 export interface Key {

@@ -3,7 +3,6 @@ import { type ContainerConfig, type Mount as CriMount, MountPropagation } from '
 import { SluiceError } from '../../errors.ts';
 import type { MountPoint } from '../../sys/mountinfo.ts';
 import type { RuntimeFeatures } from './host.ts';
-import { isUnder, mountOf } from './mount-table.ts';
 import type { IdMapping, Linux, Mount } from './types.ts';
 import { idMappings } from './userns.ts';
 
@@ -220,4 +219,21 @@ function notPropagated(mount: CriMount, source: string, on: MountPoint | undefin
 
 function refused(mount: CriMount, what: string): SluiceError {
   return new SluiceError('INVALID_REQUEST', `mounts: ${mount.containerPath}: ${what}`);
+}
+
+/**
+ * The mount that contains `path` (absolute, without symlinks): the longest mount point that is a prefix, and of equals
+ * the last.
+ */
+export function mountOf(table: readonly MountPoint[], path: string): MountPoint | undefined {
+  let best: MountPoint | undefined;
+  for (const mount of table) {
+    if (isUnder(path, mount.mountPoint) && mount.mountPoint.length >= (best?.mountPoint.length ?? 0)) best = mount;
+  }
+  return best;
+}
+
+/** Whether `path` is `folder` or lies below it. Both must be absolute and normalised. */
+function isUnder(path: string, folder: string): boolean {
+  return path === folder || path.startsWith(folder.endsWith('/') ? folder : `${folder}/`);
 }
