@@ -39,7 +39,8 @@ function container(state: ContainerState): ContainerRow {
   };
 }
 
-function make() {
+/** A row in this state, stored; `writes` has what comes after. */
+function make(state: ContainerState) {
   const { table, writes } = memoryTable<ContainerRow>(({ id, state, exitCode, reason, message, cleanup }) => ({
     id,
     state,
@@ -49,7 +50,10 @@ function make() {
     cleanup,
   }));
   const events = new Events(nowNs, () => {});
-  return { table, writes, published: follow(events), states: new ContainerStates(table, events) };
+  const row = container(state);
+  table.put(row);
+  writes.length = 0;
+  return { row, table, writes, published: follow(events), states: new ContainerStates(table, events) };
 }
 
 const END = { exitCode: 3, reason: 'Error', message: 'three', at: 5n };
@@ -94,8 +98,7 @@ for (const [transition, { apply, from, to, event }] of Object.entries(ALLOWED)) 
     if (from.includes(state)) {
       const path = to === undefined ? `leaves a container ${state}` : `takes a container from ${state} to ${to}`;
       test(`${transition} ${path}, stored before it is published`, async () => {
-        const { table, writes, published, states } = make();
-        const row = container(state);
+        const { row, table, writes, published, states } = make(state);
         apply(states, row);
         assert.equal(row.state, to ?? state);
         assert.equal(table.get('ctr1'), row);
@@ -107,8 +110,7 @@ for (const [transition, { apply, from, to, event }] of Object.entries(ALLOWED)) 
       });
     } else {
       test(`${transition} refuses a container that is ${state}, and changes nothing`, async () => {
-        const { writes, published, states } = make();
-        const row = container(state);
+        const { row, writes, published, states } = make(state);
         const before = structuredClone(row);
         assert.throws(
           () => apply(states, row),
@@ -123,8 +125,7 @@ for (const [transition, { apply, from, to, event }] of Object.entries(ALLOWED)) 
 }
 
 test('each time is set when its event is published, and by nothing else', () => {
-  const { states } = make();
-  const row = container('creating');
+  const { row, states } = make('creating');
   const times = () => [row.createdAt > 0n, row.startedAt > 0n, row.finishedAt > 0n];
   states.creating(row);
   assert.deepEqual(times(), [false, false, false]);
@@ -139,8 +140,7 @@ test('each time is set when its event is published, and by nothing else', () => 
 });
 
 test('an end that was noted is the one that is recorded, unless another one is given', () => {
-  const { writes, states } = make();
-  const row = container('running');
+  const { row, writes, states } = make('running');
   states.noteEnd(row, END);
   states.exited(row);
   assert.deepEqual([row.exitCode, row.reason, row.message, row.finishedAt], [3, 'Error', 'three', 5n]);
@@ -154,8 +154,7 @@ test('an end that was noted is the one that is recorded, unless another one is g
 });
 
 test('a start that is about to be taken back keeps why; a second one without words keeps the first one’s', () => {
-  const { writes, states } = make();
-  const row = container('created');
+  const { row, writes, states } = make('created');
   states.starting(row);
   states.starting(row, 'runc refused');
   states.starting(row);
@@ -167,8 +166,7 @@ test('a start that is about to be taken back keeps why; a second one without wor
 
 for (const state of ['creating', 'created', 'exited', 'removing'] as const) {
   test(`a removal that fails goes back to ${state}, from where it can be tried again`, () => {
-    const { states } = make();
-    const row = container(state);
+    const { row, states } = make(state);
     const before = states.removing(row);
     assert.equal(before, state);
     states.notRemoved(row, before);
@@ -178,8 +176,7 @@ for (const state of ['creating', 'created', 'exited', 'removing'] as const) {
 }
 
 test('a pending clean-up is stored with its reason; the count of retries stays until a retry changes it', () => {
-  const { writes, states } = make();
-  const row = container('creating');
+  const { row, writes, states } = make('creating');
   states.cleanUpPending(row, 'busy');
   states.cleanUpPending(row, 'still busy', 1);
   states.cleanUpPending(row, 'the daemon ended');
@@ -194,9 +191,7 @@ test('a pending clean-up is stored with its reason; the count of retries stays u
 });
 
 test('what is forgotten has no row; its removal is published apart, once all of it is gone', async () => {
-  const { table, published, states } = make();
-  const row = container('exited');
-  table.put(row);
+  const { row, table, published, states } = make('exited');
   states.removing(row);
   states.forget(row);
   states.forget(row);
@@ -206,10 +201,26 @@ test('what is forgotten has no row; its removal is published apart, once all of 
 });
 
 test('a store that cannot write keeps the event from being published', async () => {
-  const { table, published, states } = make();
-  table.put = () => {
+  const { row, table, published, states } = make('running');
+  table.update = () => {
     throw new Error('database or disk is full');
   };
-  assert.throws(() => states.exited(container('running'), END), /disk is full/);
+  assert.throws(() => states.exited(row, END), /disk is full/);
   assert.deepEqual(await published(), []);
+});
+
+test('a container that was removed meanwhile is not stored again by what still holds its row', () => {
+  const { row, table, writes, states } = make('removing');
+  states.forget(row);
+  states.cleanUpPending(row, 'the undo ended after its time limit');
+  assert.equal(table.get('ctr1'), undefined);
+  assert.deepEqual(writes, [undefined]);
+});
+
+test('the row of a creation is stored when the creation begins', () => {
+  const { table, writes, states } = make('creating');
+  const row = { ...container('creating'), id: 'ctr2' };
+  states.creating(row);
+  assert.equal(table.get('ctr2'), row);
+  assert.equal(writes.length, 1);
 });

@@ -27,10 +27,14 @@ function sandbox(state: SandboxState): SandboxRow {
   };
 }
 
-function make() {
+/** A row in this state, stored; `writes` has what comes after. */
+function make(state: SandboxState) {
   const { table, writes } = memoryTable<SandboxRow>(({ id, state, cleanup }) => ({ id, state, cleanup }));
   const events = new Events(nowNs, () => {});
-  return { table, writes, published: follow(events), states: new SandboxStates(table, events) };
+  const row = sandbox(state);
+  table.put(row);
+  writes.length = 0;
+  return { row, table, writes, published: follow(events), states: new SandboxStates(table, events) };
 }
 
 type Transition = 'creating' | 'ready' | 'notReady' | 'stopped' | 'removing' | 'cleanUpPending';
@@ -53,8 +57,7 @@ for (const [name, { from, to, events }] of Object.entries(ALLOWED)) {
   for (const state of SANDBOX_STATES) {
     if (from.includes(state)) {
       test(`${transition} takes a sandbox from ${state} to ${to}, stored before it is published`, async () => {
-        const { table, writes, published, states } = make();
-        const row = sandbox(state);
+        const { row, table, writes, published, states } = make(state);
         apply(states, transition, row);
         assert.equal(row.state, to);
         assert.equal(table.get('pod1'), row);
@@ -70,8 +73,7 @@ for (const [name, { from, to, events }] of Object.entries(ALLOWED)) {
       });
     } else {
       test(`${transition} refuses a sandbox that is ${state}, and changes nothing`, async () => {
-        const { writes, published, states } = make();
-        const row = sandbox(state);
+        const { row, writes, published, states } = make(state);
         const before = structuredClone(row);
         assert.throws(
           () => apply(states, transition, row),
@@ -86,8 +88,7 @@ for (const [name, { from, to, events }] of Object.entries(ALLOWED)) {
 }
 
 test('a sandbox has a time of creation when it is ready, and not before', () => {
-  const { states } = make();
-  const row = sandbox('creating');
+  const { row, states } = make('creating');
   states.creating(row);
   assert.equal(row.createdAt, 0n);
   const before = nowNs();
@@ -96,8 +97,7 @@ test('a sandbox has a time of creation when it is ready, and not before', () => 
 });
 
 test('a pending clean-up is stored with its reason; the count of retries stays until a retry changes it', () => {
-  const { writes, states } = make();
-  const row = sandbox('creating');
+  const { row, writes, states } = make('creating');
   states.cleanUpPending(row, 'DEL failed');
   states.cleanUpPending(row, 'DEL failed again', 1);
   states.cleanUpPending(row, 'the daemon ended');
@@ -112,9 +112,7 @@ test('a pending clean-up is stored with its reason; the count of retries stays u
 });
 
 test('what is forgotten has no row; its removal is published apart, once all of it is gone', async () => {
-  const { table, writes, published, states } = make();
-  const row = sandbox('stopped');
-  table.put(row);
+  const { row, table, writes, published, states } = make('stopped');
   states.removing(row);
   states.forget(row);
   states.forget(row);
@@ -125,10 +123,26 @@ test('what is forgotten has no row; its removal is published apart, once all of 
 });
 
 test('a store that cannot write keeps the event from being published', async () => {
-  const { table, published, states } = make();
-  table.put = () => {
+  const { row, table, published, states } = make('creating');
+  table.update = () => {
     throw new Error('database or disk is full');
   };
-  assert.throws(() => states.ready(sandbox('creating')), /disk is full/);
+  assert.throws(() => states.ready(row), /disk is full/);
   assert.deepEqual(await published(), []);
+});
+
+test('a sandbox that was removed meanwhile is not stored again by what still holds its row', () => {
+  const { row, table, writes, states } = make('removing');
+  states.forget(row);
+  states.cleanUpPending(row, 'the undo ended after its time limit');
+  assert.equal(table.get('pod1'), undefined);
+  assert.deepEqual(writes, [undefined]);
+});
+
+test('the row of a launch is stored when the launch begins', () => {
+  const { table, writes, states } = make('creating');
+  const row = { ...sandbox('creating'), id: 'pod2' };
+  states.creating(row);
+  assert.equal(table.get('pod2'), row);
+  assert.equal(writes.length, 1);
 });

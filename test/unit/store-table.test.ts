@@ -57,6 +57,29 @@ test('a row that cannot be written is not in memory either, and one that cannot 
   assert.equal(table.get('a')?.size, 1);
 });
 
+test('a row that was deleted, or replaced by another one of its id, is not written back', () => {
+  const { table, writes } = make();
+  const row = { id: 'a', size: 1 };
+  table.update(row);
+  assert.equal(table.get('a'), undefined, 'never stored');
+  table.put(row);
+  table.delete('a');
+  table.update(row);
+  assert.equal(table.get('a'), undefined, 'deleted');
+  const next = { id: 'a', size: 2 };
+  table.put(next);
+  table.update(row);
+  assert.equal(table.get('a'), next, 'replaced');
+  next.size = 3;
+  table.update(next);
+  assert.deepEqual(writes, [
+    'insert a {"id":"a","size":1}',
+    'delete a',
+    'insert a {"id":"a","size":2}',
+    'update a {"id":"a","size":3}',
+  ]);
+});
+
 test('an exact id wins over longer ones that begin so', () => {
   const { table } = make();
   table.put({ id: 'ab', size: 1 });
