@@ -6,12 +6,13 @@ import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { GRPC } from '../../src/errors.ts';
 import { containerConfig, podConfig } from '../rig/cri.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { findProgram, privateFolder } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { CODE, type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP } from './lab.ts';
 
 const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
 const BUSYBOX = 'docker.io/library/busybox:latest';
@@ -45,7 +46,7 @@ async function leftLaunch(name: string): Promise<string> {
   const { cri } = lab.daemon;
   lab.plugin.mode('takes a second');
   await assert.rejects(cri.runPodSandbox({ config: config(name) }, { timeoutMs: 500 }), {
-    code: CODE.DEADLINE_EXCEEDED,
+    code: GRPC.DEADLINE_EXCEEDED,
   });
   const ready = await waitFor('the launch to finish without its caller', 10_000, async () => {
     const { items } = await cri.listPodSandbox();
@@ -136,7 +137,7 @@ test('a pod whose StopPodSandbox fails in its network is not ready, and takes no
   assert.notEqual((await cri.podSandboxStatus({ podSandboxId })).status?.state, READY);
   const container = containerConfig('half', BUSYBOX, ['sleep', '600']);
   await assert.rejects(cri.createContainer({ podSandboxId, config: container, sandboxConfig: config('half') }), {
-    code: CODE.FAILED_PRECONDITION,
+    code: GRPC.FAILED_PRECONDITION,
   });
   lab.plugin.mode('works');
   await lab.stopAndRemove(podSandboxId);

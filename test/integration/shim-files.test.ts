@@ -21,12 +21,13 @@ import { mount, unmount } from '../../src/sys/mount.ts';
 import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { mountRootfs, unmountRootfs } from '../../src/workers/shim/rootfs.ts';
 import { handlers } from '../../src/workers/shim.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
 
 const TMPFS_MAGIC = 0x01021994;
 
 let dir: string;
 
-suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !== 0 && 'needs root' }, () => {
+suite('bundles, pod files, snapshots and mounts', { skip: skipUnlessRoot() }, () => {
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), 'slc-files-'));
   });

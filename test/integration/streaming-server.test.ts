@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocket } from 'ws';
 import { runExecSync } from '../../src/node/streaming/exec-sync.ts';
 import { createNetns, removeNetns } from '../../src/sys/netns.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
 import { Rig } from './streaming-rig.ts';
 
 const HANDSHAKE_MS = 500;
@@ -261,7 +262,7 @@ test('WebSocket port-forward: two channels per port, each named by its first mes
 });
 
 test('port-forward reaches into a network namespace: IPv4 first, then IPv6', {
-  skip: process.getuid?.() !== 0,
+  skip: skipUnlessRoot(),
 }, async () => {
   const netns = join(rig.folder, 'netns');
   createNetns(netns, { loopback: true });
