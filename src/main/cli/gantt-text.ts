@@ -18,7 +18,7 @@ export function painter(color: boolean): (text: string, ...how: (keyof typeof CO
     color && how.length > 0 ? `\x1b[${how.map((one) => COLORS[one]).join(';')}m${text}\x1b[0m` : text;
 }
 
-/** Draws one job as a text chart: `░` waiting for the limit, `█` work, `▒` undo, `*` stages of the critical path. */
+/** Draws one job as text: `░` waiting for the limit, `█` work, `▒` undo, `*` stages of the critical path. */
 export function ganttText(record: JobRecord, shape: JobShape | undefined, options: TextOptions): string {
   const paint = painter(options.color);
   const rows = bars(record, shape, options.now);

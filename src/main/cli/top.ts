@@ -57,7 +57,7 @@ export async function top(args: string[], out: NodeJS.WritableStream & Terminal 
   try {
     for (let lines = first; !ended.signal.aborted; ) {
       out.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
-      await sleep(interval * 1000, undefined, { signal: ended.signal }).catch(() => undefined); // aborted: the loop ends
+      await sleep(interval * 1000, undefined, { signal: ended.signal }).catch(() => undefined); // aborted
       if (ended.signal.aborted) break;
       const size = { width: out.columns ?? 120, height: out.rows ?? 40, color };
       lines = await view(size).catch((error: Error) => [`${error.message}; trying again`]);

@@ -1,6 +1,6 @@
 /**
- * The table of configuration keys: type, default, explanation and check of each. The loader, the printed default file and
- * docs/operate/config.md are made from it. A key of {@link Config} that is missing here is a type error.
+ * The table of configuration keys: type, default, explanation and check of each. The loader, the printed default file
+ * and docs/operate/config.md are made from it. A key of {@link Config} that is missing here is a type error.
  */
 import { availableParallelism } from 'node:os';
 import { STAGE_NAMES, STAGES, type StageName } from '../../stages.ts';

@@ -45,7 +45,8 @@ export function needsMountTable(config: Pick<ContainerConfig, 'mounts'>): boolea
  * other at its path and all defaults below it, so that a request which brings its own /dev or /sys gets nothing else
  * there.
  *
- * Throws INVALID_REQUEST for combinations that the node cannot offer, with the kubelet reason RROUnsupported where that is the cause.
+ * Throws INVALID_REQUEST for combinations that the node cannot offer, with the kubelet reason RROUnsupported where that
+ * is the cause.
  */
 export function containerMounts(input: MountInput): Pick<Linux, 'rootfsPropagation'> & { mounts: Mount[] } {
   let rootfsPropagation: Linux['rootfsPropagation'];
