@@ -172,6 +172,13 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
   };
 }
 
+/** The pause process of a pod, from the verbose PodSandboxStatus. Never 0, which kill(2) takes for the caller's process group. */
+export function pausePid(info: Record<string, string>): number {
+  const { pid } = JSON.parse(info.info ?? '{}') as { pid?: number };
+  assert.ok(pid, 'the pod has a pause process');
+  return pid;
+}
+
 const equal = (a: string[], b: string[]): true | undefined => (a.join('\n') === b.join('\n') ? true : undefined);
 
 /** Every file and folder of the daemon, and the number of rows of each table. Contents of images are named by their digest. */

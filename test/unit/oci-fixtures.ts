@@ -22,6 +22,7 @@ export const HOST: HostFacts = {
   arch: 'x64',
   kernel: '6.1.0-13-amd64',
   hostname: 'node-1',
+  bootId: '00000000-0000-4000-8000-000000000000',
   cgroupVersion: 2,
   cgroupDriver: 'systemd',
   cgroupMountOptions: ['nsdelegate'],

@@ -5,7 +5,7 @@ export interface RuntimeConfig {
   binary: string;
   shim: string;
   shim_start: 'auto' | 'command';
-  sandbox_mode: 'pause';
+  sandbox_mode: 'auto' | 'pause' | 'pinned';
   /** Never "": loading fills in <state>/runc. */
   runtime_root: string;
   privileged_without_host_devices: boolean;

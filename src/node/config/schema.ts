@@ -81,9 +81,10 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
   },
   sandbox_mode: {
     type: 'string',
-    default: 'pause',
-    comment: '"pause": a pause process holds the namespaces of a pod.',
-    check: check.oneOf('pause'),
+    default: 'auto',
+    comment:
+      '"pinned": bind mounts hold the namespaces of a pod, which has no process of its own; its shim starts with its first container. "pause": a pause process holds them. Pods that share a PID namespace, have a user namespace, or use another shim than containerd-shim-runc-v2 have a pause process in any mode. "auto": pinned.',
+    check: check.oneOf('auto', 'pause', 'pinned'),
   },
   runtime_root: {
     type: 'string',

@@ -24,6 +24,7 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
     arch: process.arch,
     kernel: release(),
     hostname: hostname(),
+    bootId: (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim(),
     cgroupVersion,
     cgroupDriver: cgroupDriver === 'auto' ? (systemd ? 'systemd' : 'cgroupfs') : cgroupDriver,
     cgroupMountOptions: await cgroupMountOptions(),

@@ -49,6 +49,7 @@ export async function containerSpec(
         id: sandbox.id,
         config: sandbox.config,
         pid: sandbox.pid,
+        pinned: sandbox.pinned,
         netns: sandbox.netns,
         userns: sandbox.userns,
         files: podFiles(sandbox),

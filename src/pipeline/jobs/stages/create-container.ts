@@ -12,6 +12,7 @@ import { required } from '../../engine/stage.ts';
 import { containerSpec } from '../container-spec.ts';
 import type { JobContext, JobState } from '../context.ts';
 import { imageVolumes } from '../image-volumes.ts';
+import { pinnedShim } from '../pod-shim.ts';
 import { copyUp, undoCopyUp } from '../volumes.ts';
 
 /** The state of a container's creation. */
@@ -95,6 +96,14 @@ export const spec = {
     const image = required(state.image, 'image');
     const user = required(state.user, 'user');
     state.spec = await containerSpec({ row, sandbox, image, user, imageVolumes }, ctx);
+  },
+};
+
+/** The shim of a pinned sandbox starts with its first container; another sandbox has had one since its launch. */
+export const shim = {
+  skip: ({ sandbox }: ContainerCreation): boolean => sandbox.pinned === undefined,
+  async run({ ctx, sandbox }: ContainerCreation): Promise<void> {
+    await pinnedShim(sandbox, ctx);
   },
 };
 

@@ -8,6 +8,7 @@ import {
   ready,
   reserve,
   rootfs,
+  shim,
   spec,
   user,
   volumes,
@@ -16,9 +17,10 @@ import {
 /**
  * A container's creation: everything but a process. The user is read from the image's own files while its folders are made.
  *
- *     reserve → image → ┬→ user ────┬→ spec → files → ready
- *                       ├→ volumes ─┤
- *                       └→ rootfs ──┴→
+ *     reserve → ┬→ image → ┬→ user ────┬→ spec ─┬→ files → ready
+ *               │          └→ volumes ─┘        │            │
+ *               ├→ shim (pinned sandboxes) ─────┘            │
+ *               └→ rootfs ───────────────────────────────────┘
  */
 export const createContainer = jobTable<ContainerCreation, ContainerRow, JobContext>('CreateContainer', [
   { name: 'reserve', needs: [], ...reserve },
@@ -27,6 +29,7 @@ export const createContainer = jobTable<ContainerCreation, ContainerRow, JobCont
   { name: 'volumes', needs: ['image'], ...volumes },
   { name: 'rootfs', needs: ['reserve'], ...rootfs },
   { name: 'spec', needs: ['user', 'volumes'], ...spec },
-  { name: 'files', needs: ['spec'], ...bundle },
+  { name: 'shim', needs: ['reserve'], ...shim },
+  { name: 'files', needs: ['spec', 'shim'], ...bundle },
   { name: 'ready', needs: ['files', 'rootfs'], ...ready },
 ]);
