@@ -146,6 +146,7 @@ export class FakeShim {
         return exit;
       },
       update: async (id, resources) => void (await did('task.update', { id, resources })),
+      exec: async (exec) => void (await did('task.exec', exec)),
     });
     this.shim = fake<Shim>('shim', { pod, row, task, open: true });
   }

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { syncBuiltinESMExports } from 'node:module';
 import { mock, type TestContext, test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
 import { eventually, type JobLab, openJobLab } from './job-fixture.ts';
@@ -173,7 +174,11 @@ test('a clean-up after a dead shim that fails is logged, and the end recorded al
 /** Moves the clock from look to look at a shim. */
 function lookTimer(t: TestContext) {
   mock.timers.enable({ apis: ['setTimeout'] });
-  t.after(() => mock.timers.reset());
+  syncBuiltinESMExports(); // for those who imported `setTimeout` of node:timers/promises by name
+  t.after(() => {
+    mock.timers.reset();
+    syncBuiltinESMExports();
+  });
   const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
   return async (ms: number) => {
     await turn();
