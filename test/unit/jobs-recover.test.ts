@@ -108,6 +108,19 @@ for (const state of ['creating', 'removing'] as const) {
   });
 }
 
+test('a pod that took the name of one whose clean-up was pending keeps it', async () => {
+  using lab = openJobLab();
+  const { sandbox } = await left(lab, 'removing');
+  const next = await lab.launch();
+  lab.ctx.sandboxNames.release(next.name, next.id);
+  assert.equal(next.name, sandbox.name);
+  assert.deepEqual(await start(lab), { ...NONE, alive: 1, undone: 1 });
+  assert.equal(lab.ctx.sandboxNames.owner(next.name), next.id);
+  await eventually(() => lab.services.retries.pending === 0);
+  assert.deepEqual([...lab.ctx.store.sandboxes.values()], [next]);
+  assert.equal(lab.ctx.sandboxNames.owner(next.name), next.id);
+});
+
 for (const state of ['creating', 'removing'] as const) {
   test(`a container that the daemon left ${state} in a living pod is undone in the background`, async () => {
     using lab = openJobLab();
