@@ -232,6 +232,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
     store,
     sandboxStates: new SandboxStates(tables.sandboxes, events),
     containerStates: new ContainerStates(tables.containers, events),
+    unclaimed: new Set(),
     sandboxNames: new ReservedNames('sandbox'),
     containerNames: new ReservedNames('container'),
     pools: fake<JobContext['pools']>('pools', {

@@ -248,11 +248,44 @@ test('a pod whose shim dies is not ready any more', async () => {
   await eventually(() => sandbox.state === 'notready');
 });
 
-test('a pause process that ends while its pod is being stopped is no news', async () => {
+test('a pause process that ends while its pod is being stopped makes it not ready, without a warning', async () => {
   using lab = openJobLab();
   const sandbox = await lab.launch();
   using _exclusive = await lab.locks.take(sandbox.id, 'exclusive');
   lab.shims.get(sandbox.id)?.exit(sandbox.id, 0);
+  await eventually(() => sandbox.state === 'notready');
+  assert.deepEqual(
+    lab.lines.filter(({ level }) => level === 'warn'),
+    [],
+  );
+});
+
+test('a daemon that ends leaves its pods ready: the broken connection is its own doing', async () => {
+  using lab = openJobLab();
+  const sandbox = await lab.launch();
+  lab.ending.abort();
+  lab.shims.get(sandbox.id)?.die();
   await new Promise((resolve) => setImmediate(resolve));
   assert.equal(sandbox.state, 'ready');
+});
+
+for (const call of ['stdio.drain', 'stdio.removeIo', 'shim.oomKills']) {
+  test(`a ${call} that fails at a container’s end changes neither its exit code nor its state, and is logged`, async () => {
+    using lab = openJobLab();
+    const { row, end } = await running(lab);
+    lab.hooks.set(call, new SluiceError('INTERNAL', 'the worker died'));
+    await end(137);
+    assert.deepEqual([row.state, ...ended(row)], ['exited', 137, 'Error', '']);
+    assert.ok(lab.lines.some(({ level, message }) => level === 'warn' && /container’s end/.test(message)));
+    await lab.containers.remove(row.id, {});
+    assert.equal(lab.ctx.store.containers.size, 0);
+  });
+}
+
+test('an end is not noted when the daemon ends while the log is drained', async () => {
+  using lab = openJobLab();
+  const { row, end } = await running(lab);
+  lab.hooks.set('stdio.drain', () => lab.ending.abort());
+  await end(0);
+  assert.deepEqual([row.state, row.finishedAt], ['running', 0n]);
 });

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { NamespaceMode } from '../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../../src/errors.ts';
 import { JobError } from '../../src/pipeline/engine/engine.ts';
+import { getSandbox } from '../../src/pipeline/jobs/lookup.ts';
 import { eventually, openJobLab } from './job-fixture.ts';
 import { namespaces, podWith } from './oci-fixtures.ts';
 
@@ -245,4 +246,35 @@ test('a shim that cannot be started without its start command is started with it
   assert.equal((await lab.launch()).state, 'ready');
   assert.deepEqual(asked, [true, false]);
   assert.equal(directStarts.eligible(shim), undefined, 'and not tried again');
+});
+
+test('whoever uses the id of a launch without callers claims it: it is not removed', async () => {
+  using lab = openJobLab({ claimTtlMs: 15 });
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<void>();
+  lab.hooks.set('network.add', () => gate.promise);
+  const call = lab.pods.run(lab.podRequest(), { left: caller.signal });
+  await eventually(() => lab.calls.includes('network.add'));
+  caller.abort('deadline');
+  await assert.rejects(call);
+  gate.resolve();
+  await eventually(() => lab.ctx.unclaimed.size === 1);
+  const [id = ''] = lab.ctx.unclaimed;
+  getSandbox(id, lab.ctx);
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  assert.equal(lab.ctx.store.sandboxes.get(id)?.state, 'ready');
+});
+
+test('a pod whose processes have ended is not ready, although its network cannot be released yet', async () => {
+  using lab = openJobLab();
+  const row = await lab.launch();
+  lab.hooks.set('network.del', async () => {
+    await eventually(() => row.shimEnded === true);
+    throw failure;
+  });
+  await assert.rejects(lab.pods.stop(row.id, {}), /network/);
+  assert.equal(row.state, 'notready');
+  lab.hooks.delete('network.del');
+  await lab.pods.stop(row.id, {});
+  assert.equal(row.state, 'stopped');
 });

@@ -163,17 +163,32 @@ test('a stopped pod keeps its state and its name', async () => {
   assert.deepEqual([lab.ctx.sandboxNames.owner(sandbox.name), row.state], [sandbox.id, 'exited']);
 });
 
-test('a container that cannot be recovered keeps neither the others nor the daemon from going on', async () => {
+test('a container whose log cannot be opened is watched all the same; opening it is tried again', async () => {
   using lab = openJobLab();
   const { sandbox, row } = await left(lab, 'ready', 'running');
-  const second = { ...row, id: 'second', name: 'second' };
-  lab.ctx.store.containers.put(second);
-  lab.hooks.set('stdio.openIo', (io) => {
-    if ((io as { id: string }).id === row.id) throw new Error('no such FIFO');
+  let refusals = 2;
+  lab.hooks.set('stdio.openIo', () => {
+    if (refusals-- > 0) throw new Error('no such device');
   });
   assert.deepEqual(await start(lab), { ...NONE, alive: 1 });
   assert.equal(sandbox.state, 'ready');
-  assert.equal(lab.exits.stopSignalled('second'), false, 'the second one is watched');
+  assert.equal(lab.exits.watches(row.id), true);
+  await eventually(() => lab.services.retries.pending === 0);
+  assert.equal(lab.calls.filter((call) => call === 'stdio.openIo').length, 3);
+  assert.ok(lab.lines.some(({ level, message }) => level === 'warn' && /cannot be opened yet/.test(message)));
+});
+
+test('a container that cannot be recovered keeps neither the others nor the daemon from going on', async () => {
+  using lab = openJobLab();
+  const { sandbox, row, shim } = await left(lab, 'ready', 'running');
+  const second = { ...row, id: 'second', name: 'second' };
+  lab.ctx.store.containers.put(second);
+  shim.state = 'dead';
+  lab.hooks.set('shim.cleanupShim', (input) => {
+    if ((input as { id: string }).id === row.id) throw new Error('the worker died');
+  });
+  assert.deepEqual(await start(lab), { ...NONE, dead: 1 });
+  assert.deepEqual([sandbox.state, row.state, second.state], ['notready', 'running', 'exited']);
   assert.ok(
     lab.lines.some(({ level, message }) => level === 'error' && /container could not be recovered/.test(message)),
   );

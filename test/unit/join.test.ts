@@ -169,3 +169,56 @@ test('keys do not join each other', async () => {
   const ids = await Promise.all(['a', 'b'].map((key) => joins.run(key, {}, 'tag', async () => `id-${key}`)));
   assert.deepEqual(ids, ['id-a', 'id-b']);
 });
+
+test('a result whose last caller leaves at the moment it is there waits for the retry like any other', async () => {
+  const { joins, unclaimed } = make(10);
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
+  caller.abort('deadline');
+  gate.resolve('id-1');
+  await assert.rejects(first, (error) => codeOf(error) === 'DEADLINE_PASSED');
+  await sleep(30);
+  assert.deepEqual(unclaimed, ['id-1']);
+  assert.equal(joins.has('pod'), false);
+});
+
+test('a result that somebody has claimed by its value is not undone, and a retry still gets it', async () => {
+  const undone: string[] = [];
+  const unclaimed = new Set<string>();
+  const joins = new Joins<string, string>({ claimTtlMs: 20, onUnclaimed: (_key, id) => undone.push(id), unclaimed });
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
+  caller.abort('deadline');
+  await assert.rejects(first);
+  gate.resolve('id-1');
+  await sleep(1);
+  assert.deepEqual([...unclaimed], ['id-1']);
+  unclaimed.delete('id-1');
+  assert.equal(await joins.run('pod', {}, 'tag', () => Promise.reject(new Error('started twice'))), 'id-1');
+  await sleep(40);
+  assert.deepEqual(undone, []);
+});
+
+test('a result that was removed, and whose key has been used again, does not stay among the unclaimed', async () => {
+  const there = new Set(['id-1', 'id-2']);
+  const unclaimed = new Set<string>();
+  const joins = new Joins<string, string>({
+    claimTtlMs: 10,
+    onUnclaimed: () => assert.fail('nothing is to be undone'),
+    exists: (id) => there.has(id),
+    unclaimed,
+  });
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
+  caller.abort('deadline');
+  await assert.rejects(first);
+  gate.resolve('id-1');
+  await sleep(1);
+  there.delete('id-1');
+  assert.equal(await joins.run('pod', {}, 'tag', async () => 'id-2'), 'id-2');
+  await sleep(20);
+  assert.deepEqual([...unclaimed], []);
+});
