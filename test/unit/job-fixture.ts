@@ -46,6 +46,7 @@ import type { CniAttachment } from '../../src/workers/net/types.ts';
 import type { handlers as netHandlers } from '../../src/workers/net.ts';
 import type { Handlers } from '../../src/workers/serve.ts';
 import type { handlers as shimHandlers } from '../../src/workers/shim.ts';
+import { imageSpec } from '../rig/messages.ts';
 import { fake } from './fake.ts';
 import { type JobLog, logJobs } from './job-log.ts';
 import { container, FEATURES, HOST, pod } from './oci-fixtures.ts';
@@ -339,7 +340,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
   const containerRequest: JobLab['containerRequest'] = (podSandboxId, over) => ({
     podSandboxId,
     config: container({
-      image: { image: IMAGE, userSpecifiedImage: '', annotations: {}, runtimeHandler: '', imageRef: '' },
+      image: imageSpec(IMAGE),
       ...over,
     }),
     sandboxConfig: undefined,

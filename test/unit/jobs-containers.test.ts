@@ -1,10 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { LinuxContainerConfig } from '../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../../src/errors.ts';
 import { JobError } from '../../src/pipeline/engine/engine.ts';
+import { containerLinux, imageSpec, mount, resources } from '../rig/messages.ts';
 import { eventually, type JobLab, openJobLab } from './job-fixture.ts';
-import { mount, resources } from './oci-fixtures.ts';
 
 const failure = new SluiceError('RUNTIME_FAILED', 'runc refused');
 const shimOf = (lab: JobLab, sandbox: { id: string }) => lab.shims.get(sandbox.id) ?? assert.fail('no shim');
@@ -36,8 +35,7 @@ test('a creation is refused for an unknown pod, one that is not ready, and an im
   using lab = openJobLab();
   const sandbox = await lab.launch();
   const create = (pod: string, image = 'app:1') => {
-    const spec = { image, userSpecifiedImage: '', annotations: {}, runtimeHandler: '', imageRef: '' };
-    return lab.containers.create(lab.containerRequest(pod, { image: spec }), {});
+    return lab.containers.create(lab.containerRequest(pod, { image: imageSpec(image) }), {});
   };
   await assert.rejects(create('nobody'), (error) => codeOf(error) === 'SANDBOX_NOT_FOUND');
   await assert.rejects(create(sandbox.id, 'absent:1'), (error) => codeOf(error) === 'IMAGE_NOT_FOUND');
@@ -282,10 +280,7 @@ test('a pod’s containers are killed four at a time', async () => {
 
 test('an update changes the runtime of a running container, and keeps what it does not name', async () => {
   using lab = openJobLab();
-  const linux = {
-    ...LinuxContainerConfig.decode(new Uint8Array()),
-    resources: resources({ cpuShares: 512n, cpuPeriod: 100n }),
-  };
+  const linux = containerLinux({ resources: resources({ cpuShares: 512n, cpuPeriod: 100n }) });
   const row = await lab.add(await lab.launch(), { linux });
   const updated: unknown[] = [];
   lab.hooks.set('task.update', (input) => void updated.push(input));

@@ -8,8 +8,9 @@ import { planContainer } from '../../src/pipeline/jobs/plan-container.ts';
 import { planPod } from '../../src/pipeline/jobs/plan-pod.ts';
 import { launchPriority, PRIORITY } from '../../src/pipeline/jobs/priority.ts';
 import { ReservedNames } from '../../src/pipeline/jobs/reserved-names.ts';
+import { namespaces } from '../rig/messages.ts';
 import { openJobLab } from './job-fixture.ts';
-import { namespaces, pod, podWith, userns } from './oci-fixtures.ts';
+import { pod, podWith, userns } from './oci-fixtures.ts';
 
 const refuses = (code: ErrorCode, words: RegExp) => (error: unknown) =>
   codeOf(error) === code && words.test(explain(error));

@@ -4,8 +4,9 @@ import { NamespaceMode } from '../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../../src/errors.ts';
 import { JobError } from '../../src/pipeline/engine/engine.ts';
 import { getSandbox } from '../../src/pipeline/jobs/lookup.ts';
+import { namespaces } from '../rig/messages.ts';
 import { eventually, openJobLab } from './job-fixture.ts';
-import { namespaces, podWith } from './oci-fixtures.ts';
+import { podWith } from './oci-fixtures.ts';
 
 const failure = new SluiceError('CNI_FAILED', 'no bridge');
 
