@@ -1,8 +1,8 @@
 /** What the comparison measures: each row one number of one daemon, on an empty node, with its target. */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 import type { RigDaemon } from '../rig/daemon.ts';
+import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 import { load, phase } from './load.ts';
 import { loopDelayDuring } from './loop-delay.ts';
 import { execThroughput, forwardThroughput, MIB } from './streams.ts';
@@ -199,7 +199,6 @@ export const ROWS: readonly Row[] = [
 const SLEEP = ['sleep', '3600'];
 /** Zeros without end to whoever connects to port 7000. */
 const ZEROS = ['sh', '-c', 'while :; do nc -l -p 7000 -e cat /dev/zero; done'];
-
 
 async function launchPod(daemon: RigDaemon, name: string, logs = false): Promise<string> {
   const logDirectory = logs ? join(daemon.folder, 'logs', name) : '';
