@@ -14,8 +14,8 @@ import { parseArgs } from 'node:util';
 import { closeUplink } from '../src/workers/net/uplink.ts';
 import { phase } from '../test/bench/load.ts';
 import { latencies } from '../test/bench/statistics.ts';
-import { podConfig } from '../test/rig/cri.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
+import { podConfig } from '../test/rig/messages.ts';
 import { processes, processesOf, run } from '../test/rig/proc.ts';
 
 /** What /debug/launches says of a launch; milliseconds since it was queued. */

@@ -34,6 +34,7 @@ import { run } from '../../src/sys/spawn.ts';
 import type { CniAttachment, CniResult, PluginRun } from '../../src/workers/net/types.ts';
 import { closeUplink } from '../../src/workers/net/uplink.ts';
 import type { NetHandlers } from '../../src/workers/net.ts';
+import { emptyPod } from '../rig/messages.ts';
 
 // Threads inherit the namespace of the thread that starts them, so the workers run in the new one.
 check('unshare', libc.unshare(C.CLONE_NEWNET));
@@ -106,7 +107,7 @@ async function rig(
       Array.from({ length: count }, (_, index) => {
         const id = `pod${made.length}`;
         const metadata = { name: `p${index}`, namespace: 'test', uid: id, attempt: 0 };
-        const pod = network.attachment({ id, netns: network.netnsPath(), config: { ...POD, metadata, ...config } });
+        const pod = network.attachment({ id, netns: network.netnsPath(), config: emptyPod({ metadata, ...config }) });
         made.push(pod);
         return pod;
       }),
@@ -120,18 +121,6 @@ async function rig(
     records: () => listed(join(dir, 'cache', 'results')),
   };
 }
-
-const POD: PodSandboxConfig = {
-  metadata: undefined,
-  hostname: '',
-  logDirectory: '',
-  dnsConfig: undefined,
-  portMappings: [],
-  labels: {},
-  annotations: {},
-  linux: undefined,
-  windows: undefined,
-};
 
 const listed = (folder: string): string[] => (existsSync(folder) ? readdirSync(folder) : []);
 

@@ -1,19 +1,6 @@
 /** A CRI client for tests, the load generator and the demo: each call of both services as an async function. */
 import { Client, credentials, Metadata, type MethodDefinition, type ServiceError } from '@grpc/grpc-js';
-import {
-  ContainerConfig,
-  ContainerMetadata,
-  ImageServiceDefinition,
-  ImageSpec,
-  LinuxContainerConfig,
-  LinuxContainerSecurityContext,
-  LinuxPodSandboxConfig,
-  LinuxSandboxSecurityContext,
-  NamespaceMode,
-  NamespaceOption,
-  PodSandboxConfig,
-  RuntimeServiceDefinition,
-} from '../../proto/gen/cri.ts';
+import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { grpcService } from '../../src/main/cri/service.ts';
 
 const runtimeService = grpcService(RuntimeServiceDefinition);
@@ -108,67 +95,6 @@ function stream(client: Client, method: AnyMethod) {
     } finally {
       call.cancel();
     }
-  };
-}
-
-const empty = new Uint8Array();
-
-export interface PodOptions extends Partial<Omit<PodSandboxConfig, 'linux' | 'metadata'>> {
-  uid?: string;
-  namespace?: string;
-  attempt?: number;
-  cgroupParent?: string;
-  sysctls?: Record<string, string>;
-  /** Share the node's namespaces. */
-  host?: { network?: boolean; pid?: boolean; ipc?: boolean };
-}
-
-/** A complete pod config: network and IPC of its own, containers with a pid namespace each, unless said otherwise. */
-export function podConfig(name: string, options: PodOptions = {}): PodSandboxConfig {
-  const { uid, namespace, attempt, cgroupParent, sysctls, host, ...rest } = options;
-  const mode = (shared: boolean | undefined) => (shared ? NamespaceMode.NODE : NamespaceMode.POD);
-  return {
-    ...PodSandboxConfig.decode(empty),
-    metadata: { name, uid: uid ?? `uid-${name}`, namespace: namespace ?? 'rig', attempt: attempt ?? 0 },
-    hostname: host?.network ? '' : name.slice(0, 63),
-    linux: {
-      ...LinuxPodSandboxConfig.decode(empty),
-      cgroupParent: cgroupParent ?? '',
-      sysctls: sysctls ?? {},
-      securityContext: {
-        ...LinuxSandboxSecurityContext.decode(empty),
-        namespaceOptions: {
-          ...NamespaceOption.decode(empty),
-          network: mode(host?.network),
-          pid: host?.pid ? NamespaceMode.NODE : NamespaceMode.CONTAINER,
-          ipc: mode(host?.ipc),
-        },
-      },
-    },
-    ...rest,
-  };
-}
-
-/** A complete container config that runs `command` of `image`. */
-export function containerConfig(
-  name: string,
-  image: string,
-  command: string[],
-  options: Partial<ContainerConfig> = {},
-): ContainerConfig {
-  return {
-    ...ContainerConfig.decode(empty),
-    metadata: { ...ContainerMetadata.decode(empty), name },
-    image: { ...ImageSpec.decode(empty), image },
-    command,
-    linux: {
-      ...LinuxContainerConfig.decode(empty),
-      securityContext: {
-        ...LinuxContainerSecurityContext.decode(empty),
-        namespaceOptions: { ...NamespaceOption.decode(empty), pid: NamespaceMode.CONTAINER },
-      },
-    },
-    ...options,
   };
 }
 

@@ -9,6 +9,7 @@ import { SluiceError } from '../../src/errors.ts';
 import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/daemon-id.ts';
 import { type Loaded, type NetPool, Network, type NetworkOptions } from '../../src/node/network/network.ts';
 import type { NetworkConf, PluginRun } from '../../src/workers/net/types.ts';
+import { podConfig } from '../rig/messages.ts';
 
 interface Setup {
   dir: string;
@@ -77,17 +78,7 @@ const conf = (name: string, more: object = {}) => ({
   ...more,
 });
 
-const POD: PodSandboxConfig = {
-  metadata: { name: 'web', namespace: 'shop', uid: 'u-1', attempt: 0 },
-  hostname: '',
-  logDirectory: '',
-  dnsConfig: undefined,
-  portMappings: [],
-  labels: {},
-  annotations: {},
-  linux: undefined,
-  windows: undefined,
-};
+const POD = podConfig('web', { namespace: 'shop', uid: 'u-1' });
 
 async function until(condition: () => boolean, what: string): Promise<void> {
   for (let waited = 0; !condition(); waited += 20) {

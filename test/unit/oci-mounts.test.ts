@@ -11,7 +11,8 @@ import {
 } from '../../src/node/oci/mounts.ts';
 import type { Mount } from '../../src/node/oci/types.ts';
 import { parseMountinfo } from '../../src/sys/mountinfo.ts';
-import { FEATURES, mount } from './oci-fixtures.ts';
+import { mount } from '../rig/messages.ts';
+import { FEATURES } from './oci-fixtures.ts';
 
 const { PROPAGATION_BIDIRECTIONAL: BOTH, PROPAGATION_HOST_TO_CONTAINER: IN } = MountPropagation;
 

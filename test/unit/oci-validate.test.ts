@@ -17,7 +17,8 @@ import { selinuxLabels } from '../../src/node/oci/selinux.ts';
 import { criSignal, signalName, signalNumber, stopSignal } from '../../src/node/oci/signals.ts';
 import { containerName, sandboxName } from '../../src/node/oci/unique-names.ts';
 import { logPathOf, validateContainer, validateSandbox } from '../../src/node/oci/validate.ts';
-import { container, containerWith, mount, namespaces, pod, podWith, userns } from './oci-fixtures.ts';
+import { mount, namespaces } from '../rig/messages.ts';
+import { container, containerWith, pod, podWith, userns } from './oci-fixtures.ts';
 
 const { CONTAINER, NODE, POD, TARGET } = NamespaceMode;
 
