@@ -82,6 +82,7 @@ async function rig(
     netns_dir: join(dir, 'netns'),
     timeout_seconds: 30,
     loopback: 'builtin' as const,
+    in_process: false as const,
     builtin_subnet: subnet,
   };
   const network = await Network.start({ cni, root, pool, onPlugin: (each) => runs.push(each) });

@@ -23,6 +23,8 @@ export interface NetworkOptions {
   pool: NetPool;
   /** Called after each run of a plugin, failed or not. */
   onPlugin?: (run: PluginRun) => void;
+  /** Called with each distinct note of the workers about a network, for the log. */
+  onNote?: (note: string) => void;
   /** Called when the configuration in use has changed, also to none. */
   onChange?: (loaded: Loaded) => void;
 }
@@ -66,6 +68,7 @@ export class Network implements AsyncDisposable {
    */
   #sawFiles = false;
   #loading: Promise<void> = Promise.resolve();
+  readonly #noted = new Set<string>();
   /** The STATUS call in progress and the last result, both of the present configuration. */
   #statusCall: Promise<NetworkStatus> | undefined;
   #lastStatus: NetworkStatus | undefined;
@@ -147,8 +150,15 @@ export class Network implements AsyncDisposable {
       const loopback = { ...attachment, network: LOOPBACK, ifName: 'lo', capabilityArgs: {} };
       await this.#reportRuns(this.#options.pool.call('cniAdd', { ...this.#call(loopback), cacheDir: '' }));
     }
-    const { result } = await this.#reportRuns(this.#options.pool.call('cniAdd', this.#call(attachment)));
+    const { result, notes } = await this.#reportRuns(this.#options.pool.call('cniAdd', this.#call(attachment)));
+    for (const note of notes) this.#note(note);
     return result;
+  }
+
+  #note(note: string): void {
+    if (this.#noted.has(note)) return;
+    this.#noted.add(note);
+    this.#options.onNote?.(note);
   }
 
   /** Runs CNI DEL; idempotent. Throws CNI_FAILED or TIMED_OUT, after which the caller tries again. */
@@ -170,7 +180,13 @@ export class Network implements AsyncDisposable {
 
   #call(attachment: CniAttachment): CniCall {
     const { cni } = this.#options;
-    return { attachment, binDirs: cni.bin_dirs, cacheDir: cni.cache_dir, timeoutMs: cni.timeout_seconds * 1000 };
+    return {
+      attachment,
+      binDirs: cni.bin_dirs,
+      cacheDir: cni.cache_dir,
+      timeoutMs: cni.timeout_seconds * 1000,
+      inProcess: cni.in_process,
+    };
   }
 
   /** Passes the plugin runs of a call, from its answer or from its error, to `onPlugin`. */

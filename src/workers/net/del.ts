@@ -2,11 +2,14 @@ import { SluiceError } from '../../errors.ts';
 import { netnsExists } from '../../sys/netns.ts';
 import type { Json } from '../json.ts';
 import { atLeast } from './cni-version.ts';
+import { planLater } from './in-process/plan.ts';
+import { confOf, delStep } from './in-process/step.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
+import { findProgram } from './programs.ts';
 import { awaitUnlocked, readRecord, removeRecord } from './record.ts';
-import { inVersion, parseResult } from './result.ts';
-import type { CniCall, PluginConf, PluginRun } from './types.ts';
+import { inVersion, type ParsedResult, parseResult } from './result.ts';
+import type { CniCall, PluginRun } from './types.ts';
 
 /** Messages of plugins that fail because the namespace or the interface no longer exists. */
 const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown container/i;
@@ -18,18 +21,32 @@ const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown contai
  */
 export function cniDel(call: CniCall): Promise<{ plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {
-    const { attachment, binDirs, cacheDir, timeoutMs } = call;
+    const { attachment, binDirs, cacheDir, timeoutMs, inProcess = false } = call;
     const { network } = attachment;
     const record = await readRecord(cacheDir, attachment);
     const finished = record === undefined || (record !== 'damaged' && record.result !== undefined);
     if (!finished) await awaitUnlocked(cacheDir, attachment, timeoutMs);
-    const prevResult = record && record !== 'damaged' ? previous(record.result, network.cniVersion) : undefined;
+    const intact = record === 'damaged' ? undefined : record;
+    const last = previous(intact?.result, network.cniVersion);
+    // Plugins receive the result of ADD since 0.4.0.
+    const prevResult = last && atLeast(network.cniVersion, '0.4.0') ? inVersion(last, network.cniVersion) : undefined;
+    const works = planLater(
+      { network, binDirs, inProcess, confOf: (plugin) => confOf(plugin, network, attachment), asksMac: false },
+      // A record without the key is of an ADD that ran processes only.
+      intact ? (intact.inProcess ?? []) : undefined,
+    );
     const alive = netnsExists(attachment.netns);
 
     const errors: Error[] = [];
-    for (const plugin of network.plugins.toReversed()) {
+    for (const [index, plugin] of [...network.plugins.entries()].reverse()) {
       const netns = alive ? attachment.netns : '';
+      const work = works[index];
       try {
+        if (work) {
+          await delStep(work, { plugin, network, attachment, netns, prevResult: last, binDirs, timeoutMs }, runs);
+          // Without a valid record it is unknown which of the two has run ADD.
+          if (record !== 'damaged' || findProgram(plugin.type, binDirs) === undefined) continue;
+        }
         await callPlugin({ command: 'DEL', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs }, runs);
       } catch (error) {
         if (!(error instanceof Error)) throw error;
@@ -52,11 +69,11 @@ function isGone(error: Error, { alive, recorded }: { alive: boolean; recorded: b
   return !alive && error.code !== 'TIMED_OUT' && NOT_THERE.test(error.words);
 }
 
-/** The recorded result as `prevResult`, which DEL receives since 0.4.0. An invalid one is omitted, as in libcni. */
-function previous(result: Json | undefined, version: PluginConf['type']): Json | undefined {
-  if (!result || !atLeast(version, '0.4.0')) return undefined;
+/** The recorded result; an invalid one is omitted, as in libcni. */
+function previous(result: Json | undefined, version: string): ParsedResult | undefined {
+  if (!result) return undefined;
   try {
-    return inVersion(parseResult(JSON.stringify(result), version), version);
+    return parseResult(JSON.stringify(result), version);
   } catch {
     return undefined;
   }

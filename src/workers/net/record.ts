@@ -4,6 +4,7 @@
  * Sluice also writes it before the first plugin runs, without a result, so that a daemon that is killed during ADD
  * leaves a record to DEL.
  */
+import { existsSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -28,6 +29,8 @@ export interface CniRecord {
   capabilityArgs: Json;
   /** The result of the last plugin in the configuration's version; absent until ADD has succeeded. */
   result?: Json;
+  /** Types of the plugins that ADD has run without a process; their DEL runs without one too. libcni ignores this key. */
+  inProcess?: string[];
 }
 
 function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttachment): string {
@@ -35,7 +38,11 @@ function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttac
 }
 
 /** Writes the record atomically, by a rename. */
-export async function writeRecord(cacheDir: string, attachment: CniAttachment, result?: Json): Promise<void> {
+export async function writeRecord(
+  cacheDir: string,
+  attachment: CniAttachment,
+  more: Pick<CniRecord, 'result' | 'inProcess'> = {},
+): Promise<void> {
   if (cacheDir === '') return;
   const { source: _, ...network } = attachment.network;
   const record: CniRecord = {
@@ -47,7 +54,7 @@ export async function writeRecord(cacheDir: string, attachment: CniAttachment, r
     netns: attachment.netns,
     cniArgs: attachment.args,
     capabilityArgs: attachment.capabilityArgs,
-    result,
+    ...more,
   };
   const path = recordPath(cacheDir, attachment);
   const text = JSON.stringify(record);
@@ -85,6 +92,10 @@ export async function awaitUnlocked(cacheDir: string, attachment: CniAttachment,
   using file = openFd(path, C.O_RDONLY);
   while (libc.flock(file.number, LOCK.EXCLUSIVE | LOCK.NO_WAIT) < 0 && performance.now() < deadline) await sleep(20);
 }
+
+/** Whether an ADD of this attachment has begun and not been deleted. */
+export const hasRecord = (cacheDir: string, attachment: CniAttachment): boolean =>
+  existsSync(recordPath(cacheDir, attachment));
 
 /** Reads the record; undefined when there is none, `"damaged"` when its text is not a valid record. */
 export async function readRecord(
