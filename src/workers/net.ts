@@ -7,6 +7,7 @@ import * as netns from '../sys/netns.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
 import { cniDel } from './net/del.ts';
+import { cniRelease } from './net/release.ts';
 import { cniStatus } from './net/status.ts';
 import { openUplink } from './net/uplink.ts';
 import { serve } from './serve.ts';
@@ -43,7 +44,7 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
   }
 }
 
-export const handlers = { createNetns, removeNetns, cniAdd, cniDel, cniStatus, openUplink };
+export const handlers = { createNetns, removeNetns, cniAdd, cniDel, cniRelease, cniStatus, openUplink };
 export type NetHandlers = typeof handlers;
 
 export default serve(handlers);

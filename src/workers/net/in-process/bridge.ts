@@ -33,10 +33,20 @@ import { type Call, cniArg, type Work } from './call.ts';
 import { checkBridge, checkPod, checkPort, podInterfaceOf, resultToCheck } from './check.ts';
 import { COMMON, cniArgs, Fields, NotOurs } from './fields.ts';
 import { isMasqueraded, masquerade, release } from './firewall.ts';
-import { addressesAtDel, dnsOf, type Ipam, type IsOurs, ipamAdd, ipamCheck, ipamDel, readIpam } from './ipam.ts';
+import {
+  addressesAtDel,
+  dnsOf,
+  type Ipam,
+  type IsOurs,
+  ipamAdd,
+  ipamCanWait,
+  ipamCheck,
+  ipamDel,
+  readIpam,
+} from './ipam.ts';
 import { configureInterface, enableForwarding, inPod, tryWriteSysctl } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
-import { deletePodLink, makePodVeth, randomVethName } from './veth.ts';
+import { deletePodLink, hostEnd, makePodVeth, randomVethName } from './veth.ts';
 
 const KEYS = [
   ...COMMON,
@@ -104,6 +114,7 @@ export const bridgeWork = (bridge: Bridge): Work => ({
   add: (call) => add(bridge, call),
   del: (call) => del(bridge, call),
   check: (call) => check(bridge, call),
+  heldLink: (call) => (ipamCanWait(bridge.ipam) ? hostEnd(call) : undefined),
 });
 
 async function add(settings: Bridge, call: Call): Promise<CniResult> {

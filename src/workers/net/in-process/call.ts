@@ -32,6 +32,10 @@ export interface Work {
   add(call: Call): Promise<CniResult | ParsedResult>;
   del(call: Call): Promise<void>;
   check(call: Call): Promise<void>;
+  /**
+   * Index, on the host, of the link after whose end DEL may run, without deleting it itself; undefined when DEL has to run now.
+   */
+  heldLink?(call: Call): number | undefined;
   /** Gives back what belongs to none of the attachments (specification 1.1, GC). */
   gc?(call: GcCall): Promise<void>;
 }

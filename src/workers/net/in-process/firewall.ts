@@ -20,6 +20,7 @@ import {
   parsePrefix,
   prefixText,
 } from '../../../sys/ip.ts';
+import { SysError } from '../../../sys/libc.ts';
 import { NetlinkError, type NetlinkSocket, type Request } from '../../../sys/netlink.ts';
 import {
   addChain,
@@ -341,13 +342,23 @@ export const isMasqueraded = (socket: NetlinkSocket, network: string, owner: Own
   findElement(socket, { family: familyOf(address), table: tableName(network), set: 'pods' }, address)?.comment ===
   ownerText(owner);
 
-/** Deletes all that was made for a network; no table is fine. */
+/** Deletes all that was made for a network. A kernel without tables, or without nf_tables, is fine. */
 export function removeTables(network: string): void {
-  using socket = openNftables();
+  using socket = openIfSupported();
+  if (!socket) return;
   for (const family of families) {
     if (hasTable(socket, family, tableName(network))) commit(socket, [deleteTable(family, tableName(network))]);
   }
   forget(network);
+}
+
+function openIfSupported(): NetlinkSocket | undefined {
+  try {
+    return openNftables();
+  } catch (error) {
+    if (error instanceof SysError) return undefined;
+    throw error;
+  }
 }
 
 /** Where a mapping stands; undefined when its host address is of the other family. */

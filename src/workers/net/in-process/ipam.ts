@@ -70,6 +70,9 @@ export async function addressesAtDel({ inProcess }: Ipam, call: Call): Promise<A
   return hostLocalHolds(call);
 }
 
+/** Can DEL wait until the pod's link is gone? A process would have to be called then. */
+export const ipamCanWait = ({ type, inProcess }: Ipam): boolean => type === '' || inProcess;
+
 /** The families in which the pod will have addresses; those of other plugins than host-local are taken to be IPv4. */
 export const ipamFamilies = ({ inProcess }: Ipam, network: string, conf: Json): (4 | 6)[] =>
   inProcess ? familiesOf(network, conf) : [4];

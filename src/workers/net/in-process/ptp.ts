@@ -8,10 +8,20 @@ import type { Call, Work } from './call.ts';
 import { checkPod, podInterfaceOf, resultToCheck } from './check.ts';
 import { COMMON, Fields, NotOurs } from './fields.ts';
 import { isMasqueraded, masquerade, release } from './firewall.ts';
-import { addressesAtDel, dnsOf, type Ipam, type IsOurs, ipamAdd, ipamCheck, ipamDel, readIpam } from './ipam.ts';
+import {
+  addressesAtDel,
+  dnsOf,
+  type Ipam,
+  type IsOurs,
+  ipamAdd,
+  ipamCanWait,
+  ipamCheck,
+  ipamDel,
+  readIpam,
+} from './ipam.ts';
 import { configureInterface, enableForwarding, inPod } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
-import { deletePodLink, makePodVeth } from './veth.ts';
+import { deletePodLink, hostEnd, makePodVeth } from './veth.ts';
 
 const KEYS = [...COMMON, 'ipMasq', 'ipMasqBackend', 'mtu'];
 
@@ -35,6 +45,7 @@ export const ptpWork = (ptp: Ptp): Work => ({
   add: (call) => add(ptp, call),
   del: (call) => del(ptp, call),
   check: (call) => check(ptp, call),
+  heldLink: (call) => (ipamCanWait(ptp.ipam) ? hostEnd(call) : undefined),
 });
 
 interface PodAddress {

@@ -34,6 +34,16 @@ export function addStep(work: Work, step: Step, runs: PluginRun[]): Promise<Pars
 export const delStep = (work: Work, step: Step, runs: PluginRun[]): Promise<void> =>
   measured('DEL', step, runs, () => work.del(callOf(step, runs)));
 
+/** See {@link Work.heldLink}. Where it can't be found out, the answer is that DEL has to run now. */
+export function heldLinkStep(work: Work, step: Step, runs: PluginRun[]): number | undefined {
+  try {
+    return work.heldLink?.(callOf(step, runs));
+  } catch (error) {
+    if (error instanceof StrandedThread) throw error;
+    return undefined;
+  }
+}
+
 /** CHECK. Throws PluginFailure. */
 export const checkStep = (work: Work, step: Step, runs: PluginRun[]): Promise<void> =>
   measured('CHECK', step, runs, () => work.check(callOf(step, runs)));

@@ -3,6 +3,7 @@ import { openFd } from '../../../sys/fd.ts';
 import { C, SysError } from '../../../sys/libc.ts';
 import { NetlinkError, type NetlinkSocket } from '../../../sys/netlink.ts';
 import { addVeth, deleteLink, findLink, isMac, type Link } from '../../../sys/rtnetlink.ts';
+import type { Call } from './call.ts';
 import { inPod, tryWriteSysctl } from './pod-interface.ts';
 import { Refusal, reasonOf } from './refusal.ts';
 
@@ -55,6 +56,20 @@ function openNetns(netns: string) {
       cause: error,
     });
   }
+}
+
+/** Index of the host's end of the pod's veth; undefined when there is none any more. `prevResult` names it when the pod is gone. */
+export function hostEnd({ host, netns, attachment, prevResult }: Call): number | undefined {
+  if (netns !== '') {
+    const link = inPod(netns, (socket) => findLink(socket, attachment.ifName));
+    return link?.kind === 'veth' && link.peer > 0 ? link.peer : undefined;
+  }
+  for (const { name, mac, sandbox } of prevResult?.result.interfaces ?? []) {
+    if (sandbox || !name.startsWith('veth')) continue;
+    const link = findLink(host, name);
+    if (link?.kind === 'veth' && link.mac === mac) return link.index;
+  }
+  return undefined;
 }
 
 /** Deletes the pod's end, and with it the one on the host; what is not there is fine. Throws Refusal. */
