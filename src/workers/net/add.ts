@@ -34,7 +34,7 @@ export function cniAdd(call: CniCall): Promise<Added> {
     for (const [index, { type }] of network.plugins.entries()) if (!works[index]) findPlugin(type, binDirs);
     const isNew = cacheDir !== '' && !hasRecord(cacheDir, attachment);
     const mark = types.length > 0 ? { inProcess: types } : {};
-    await writeRecord(cacheDir, attachment, mark);
+    writeRecord(cacheDir, attachment, mark);
     using locked = cacheDir === '' ? undefined : lockRecord(cacheDir, attachment);
     const lock = locked?.number;
 
@@ -60,7 +60,7 @@ export function cniAdd(call: CniCall): Promise<Added> {
       }
     }
     if (!last) throw new SluiceError('CNI_FAILED', `network ${network.name} has no plugins`);
-    await writeRecord(cacheDir, attachment, { result: inVersion(last, network.cniVersion), ...mark });
+    writeRecord(cacheDir, attachment, { result: inVersion(last, network.cniVersion), ...mark });
     return { result: last.result, notes };
   });
 }

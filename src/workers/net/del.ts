@@ -26,7 +26,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
   return collectRuns(async (runs) => {
     const { attachment, binDirs, cacheDir, timeoutMs, inProcess = false, lazy = false } = call;
     const { network } = attachment;
-    const record = await readRecord(cacheDir, attachment);
+    const record = readRecord(cacheDir, attachment);
     const finished = record === undefined || (record !== 'damaged' && record.result !== undefined);
     if (!finished) await awaitUnlocked(cacheDir, attachment, timeoutMs);
     const intact = record === 'damaged' ? undefined : record;
@@ -66,7 +66,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
     const [first, ...others] = errors;
     if (first) throw others.length === 0 ? first : together(first, others);
     if (deferred) return { deferred };
-    await removeRecord(cacheDir, attachment);
+    removeRecord(cacheDir, attachment);
     return {};
   });
 }

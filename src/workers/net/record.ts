@@ -3,9 +3,10 @@
  * libcni's, so that other programs (cnitool, another runtime after a migration) can DEL the attachment. Unlike libcni,
  * Sluice also writes it before the first plugin runs, without a result, so that a daemon that is killed during ADD
  * leaves a record to DEL.
+ *
+ * All of it is synchronous on the worker's thread: the folder is the user's and must not hold up libuv's shared threads.
  */
-import { existsSync } from 'node:fs';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../sys/fd.ts';
@@ -38,11 +39,11 @@ function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttac
 }
 
 /** Writes the record atomically, by a rename. */
-export async function writeRecord(
+export function writeRecord(
   cacheDir: string,
   attachment: CniAttachment,
   more: Pick<CniRecord, 'result' | 'inProcess'> = {},
-): Promise<void> {
+): void {
   if (cacheDir === '') return;
   const { source: _, ...network } = attachment.network;
   const record: CniRecord = {
@@ -59,13 +60,13 @@ export async function writeRecord(
   const path = recordPath(cacheDir, attachment);
   const text = JSON.stringify(record);
   try {
-    await writeFile(draft(path), text, { mode: 0o600 });
+    writeFileSync(draft(path), text, { mode: 0o600 });
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    await mkdir(join(cacheDir, 'results'), { recursive: true, mode: 0o700 });
-    await writeFile(draft(path), text, { mode: 0o600 });
+    mkdirSync(join(cacheDir, 'results'), { recursive: true, mode: 0o700 });
+    writeFileSync(draft(path), text, { mode: 0o600 });
   }
-  await rename(draft(path), path);
+  renameSync(draft(path), path);
 }
 
 /**
@@ -98,14 +99,11 @@ export const hasRecord = (cacheDir: string, attachment: CniAttachment): boolean 
   existsSync(recordPath(cacheDir, attachment));
 
 /** Reads the record; undefined when there is none, `"damaged"` when its text is not a valid record. */
-export async function readRecord(
-  cacheDir: string,
-  attachment: CniAttachment,
-): Promise<CniRecord | 'damaged' | undefined> {
+export function readRecord(cacheDir: string, attachment: CniAttachment): CniRecord | 'damaged' | undefined {
   if (cacheDir === '') return undefined;
   let text: string;
   try {
-    text = await readFile(recordPath(cacheDir, attachment), 'utf8');
+    text = readFileSync(recordPath(cacheDir, attachment), 'utf8');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
@@ -125,11 +123,11 @@ export function parseRecord(text: string): CniRecord | undefined {
   return fits ? (value as unknown as CniRecord) : undefined;
 }
 
-export async function removeRecord(cacheDir: string, attachment: CniAttachment): Promise<void> {
+export function removeRecord(cacheDir: string, attachment: CniAttachment): void {
   if (cacheDir === '') return;
   const path = recordPath(cacheDir, attachment);
-  await rm(path, { force: true });
-  await rm(draft(path), { force: true });
+  rmSync(path, { force: true });
+  rmSync(draft(path), { force: true });
 }
 
 /** Temporary name beside the record; libcni never reads it. */

@@ -4,9 +4,9 @@
  * waiting, many namespaces in one go. So DEL leaves the link to the end of the namespace, and the address, the masquerading and
  * the record are given up here, once the link is gone: neither can meet the pod's successor.
  */
-import { NETLINK, NetlinkSocket } from '../../sys/netlink.ts';
 import { deleteLink, findLink } from '../../sys/rtnetlink.ts';
 import { planLater } from './in-process/plan.ts';
+import { routeSocket } from './in-process/sockets.ts';
 import { confOf, delStep } from './in-process/step.ts';
 import { collectRuns } from './plugin-runs.ts';
 import { readRecord, removeRecord } from './record.ts';
@@ -34,7 +34,7 @@ export interface Release {
  */
 export function cniRelease({ releases }: { releases: Release[] }): Promise<{ left: number[]; plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {
-    using host = new NetlinkSocket(NETLINK.ROUTE);
+    const host = routeSocket();
     const left: number[] = [];
     for (const [index, { call, deferred, force }] of releases.entries()) {
       if (force) deleteLink(host, deferred.link);
@@ -48,7 +48,7 @@ export function cniRelease({ releases }: { releases: Release[] }): Promise<{ lef
 async function release(call: CniCall, { plugins }: Deferred, runs: PluginRun[]): Promise<void> {
   const { attachment, binDirs, cacheDir, timeoutMs } = call;
   const { network } = attachment;
-  const record = await readRecord(cacheDir, attachment);
+  const record = readRecord(cacheDir, attachment);
   if (record === undefined) return; // another DEL of the same attachment has done it
   const intact = record === 'damaged' ? undefined : record;
   const last = previousResult(intact?.result, network.cniVersion);
@@ -61,5 +61,5 @@ async function release(call: CniCall, { plugins }: Deferred, runs: PluginRun[]):
     if (!work || !plugin) continue;
     await delStep(work, { plugin, network, attachment, netns: '', prevResult: last, binDirs, timeoutMs }, runs);
   }
-  await removeRecord(cacheDir, attachment);
+  removeRecord(cacheDir, attachment);
 }

@@ -12,7 +12,6 @@ import {
   prefixText,
 } from '../../../sys/ip.ts';
 import { NetlinkError, type NetlinkSocket } from '../../../sys/netlink.ts';
-import { openNftables } from '../../../sys/nftables.ts';
 import {
   addAddress,
   addBridge,
@@ -46,6 +45,7 @@ import {
 } from './ipam.ts';
 import { configureInterface, enableForwarding, inPod, tryWriteSysctl } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
+import { nftablesSocket } from './sockets.ts';
 import { deletePodLink, hostEnd, makePodVeth, randomVethName } from './veth.ts';
 
 const KEYS = [
@@ -190,7 +190,7 @@ async function connect(
     },
   });
   if (bridge.ipMasq) {
-    using nftables = openNftables();
+    const nftables = nftablesSocket();
     during('failed to set up masquerading', () => {
       for (const { prefix } of prefixes) masquerade(nftables, call.network.name, attachment, prefix);
     });
@@ -342,7 +342,7 @@ async function del(bridge: Bridge, call: Call): Promise<void> {
   const addresses = await addressesAtDel(bridge.ipam, call);
   if (call.netns !== '') deletePodLink(call.netns, call.attachment.ifName);
   if (bridge.ipMasq) {
-    using nftables = openNftables();
+    const nftables = nftablesSocket();
     release(nftables, call.network.name, call.attachment, addresses, []);
   }
   await ipamDel(bridge.ipam, call, addresses);
@@ -357,7 +357,7 @@ async function check(bridge: Bridge, call: Call): Promise<void> {
   const pod = inPod(netns, (socket) => checkPod(socket, expected, result));
   checkPort(host, result, link, pod);
   if (!bridge.ipMasq || bridge.ipam.type === '') return;
-  using nftables = openNftables();
+  const nftables = nftablesSocket();
   for (const { address } of result.ips ?? []) {
     if (isMasqueraded(nftables, network.name, attachment, mustPrefix(address))) continue;
     throw new Refusal(`${address} is not masqueraded any more`);

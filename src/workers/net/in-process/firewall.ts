@@ -41,12 +41,12 @@ import {
   HOOK,
   hasTable,
   listElements,
-  openNftables,
   PRIORITY,
   ruleComments,
   type SetName,
   TYPE,
 } from '../../../sys/nftables.ts';
+import { nftablesSocket } from './sockets.ts';
 
 export type Protocol = 'tcp' | 'udp' | 'sctp';
 
@@ -354,7 +354,7 @@ export function removeTables(network: string): void {
 
 function openIfSupported(): NetlinkSocket | undefined {
   try {
-    return openNftables();
+    return nftablesSocket();
   } catch (error) {
     if (error instanceof SysError) return undefined;
     throw error;

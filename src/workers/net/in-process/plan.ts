@@ -1,5 +1,5 @@
 /** Who carries out each plugin of a list: a thread of ours, or the plugin's own program. */
-import { FAMILY, openNftables } from '../../../sys/nftables.ts';
+import { FAMILY } from '../../../sys/nftables.ts';
 import type { Json } from '../../json.ts';
 import { findProgram } from '../programs.ts';
 import type { NetworkConf, PluginConf } from '../types.ts';
@@ -14,6 +14,7 @@ import { mapsPorts, portmapWork, readPortmap } from './portmap.ts';
 import { ptpWork, readPtp } from './ptp.ts';
 import { isReferencePlugin } from './reference.ts';
 import { reasonOf } from './refusal.ts';
+import { nftablesSocket } from './sockets.ts';
 import { readTuning, tuningWork } from './tuning.ts';
 
 /** `[cni] in_process`: "auto" leaves programs alone that are not the reference plugins. */
@@ -143,7 +144,7 @@ const ipamTypes = ({ type, inProcess }: Ipam): string[] => (inProcess ? [type] :
 function refusedTables(network: string, families: readonly (4 | 6)[]): string | undefined {
   if (families.length === 0) return undefined;
   try {
-    using socket = openNftables();
+    const socket = nftablesSocket();
     for (const family of families) prepareTable(socket, family === 4 ? FAMILY.IPV4 : FAMILY.IPV6, network);
     return undefined;
   } catch (error) {

@@ -2,7 +2,6 @@
 
 import { deleteUdpFlows } from '../../../sys/conntrack.ts';
 import { type Address, isSix, type Prefix, parseAddress, parsePrefix } from '../../../sys/ip.ts';
-import { openNftables } from '../../../sys/nftables.ts';
 import { findLink, linkTowards } from '../../../sys/rtnetlink.ts';
 import { isObject, type Json } from '../../json.ts';
 import type { CniResult } from '../types.ts';
@@ -12,6 +11,7 @@ import { COMMON, Fields, NotOurs } from './fields.ts';
 import { isMapped, mapPorts, type PortMapping, type Protocol, release } from './firewall.ts';
 import { writeSysctl } from './pod-interface.ts';
 import { during, Refusal } from './refusal.ts';
+import { nftablesSocket } from './sockets.ts';
 
 const KEYS = [...COMMON, 'snat', 'markMasqBit', 'backend'];
 const DEFAULT_BIT = 13;
@@ -53,7 +53,7 @@ async function add(portmap: Portmap, call: Call) {
   const mappings = validated(portmap);
   if (!prevResult) throw new Refusal('must be called as chained plugin');
   if (mappings.length === 0) return prevResult;
-  using nftables = openNftables();
+  const nftables = nftablesSocket();
   for (const ip of podAddresses(prevResult.result, attachment.ifName)) {
     if (snat && !isSix(ip.address)) {
       // Otherwise what comes from 127.0.0.1 may not leave by another interface than lo.
@@ -78,7 +78,7 @@ function linkName({ host }: Call, address: Address): string | undefined {
 
 async function del(portmap: Portmap, { network, attachment }: Call): Promise<void> {
   if (portmap.mappings.length === 0) return;
-  using nftables = openNftables();
+  const nftables = nftablesSocket();
   release(nftables, network.name, attachment, [], portmap.mappings.map(mappingOf));
 }
 
@@ -86,7 +86,7 @@ async function check(portmap: Portmap, call: Call): Promise<void> {
   const result = resultToCheck(call);
   const mappings = validated(portmap);
   if (mappings.length === 0) return;
-  using nftables = openNftables();
+  const nftables = nftablesSocket();
   for (const ip of podAddresses(result, call.attachment.ifName)) {
     const lost = mappings.find((mapping) => !isMapped(nftables, call.network.name, call.attachment, ip, mapping));
     const family = isSix(ip.address) ? 'ipv6' : 'ipv4';

@@ -1,6 +1,5 @@
 /** The ptp plugin: a veth pair without a bridge. All that the pod sends goes to its gateway, the host's end of the pair. */
 import { isSix, networkOf, type Prefix, parseAddress, parsePrefix } from '../../../sys/ip.ts';
-import { openNftables } from '../../../sys/nftables.ts';
 import { addAddress, addRoute, deleteRoute, SCOPE } from '../../../sys/rtnetlink.ts';
 import type { Json } from '../../json.ts';
 import type { CniResult } from '../types.ts';
@@ -21,6 +20,7 @@ import {
 } from './ipam.ts';
 import { configureInterface, enableForwarding, inPod } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
+import { nftablesSocket } from './sockets.ts';
 import { deletePodLink, hostEnd, makePodVeth } from './veth.ts';
 
 const KEYS = [...COMMON, 'ipMasq', 'ipMasqBackend', 'mtu'];
@@ -114,7 +114,7 @@ async function connect(ptp: Ptp, call: Call, ipam: Awaited<ReturnType<typeof ipa
     }
   }
   if (ptp.ipMasq) {
-    using nftables = openNftables();
+    const nftables = nftablesSocket();
     during('failed to set up masquerading', () => {
       for (const { prefix } of addresses) masquerade(nftables, network.name, attachment, prefix);
     });
@@ -149,7 +149,7 @@ async function del(ptp: Ptp, call: Call): Promise<void> {
   const addresses = await addressesAtDel(ptp.ipam, call);
   if (call.netns !== '') deletePodLink(call.netns, call.attachment.ifName);
   if (ptp.ipMasq) {
-    using nftables = openNftables();
+    const nftables = nftablesSocket();
     release(nftables, call.network.name, call.attachment, addresses, []);
   }
   await ipamDel(ptp.ipam, call, addresses);
@@ -161,7 +161,7 @@ async function check(ptp: Ptp, call: Call): Promise<void> {
   const expected = podInterfaceOf(result, call);
   inPod(call.netns, (socket) => checkPod(socket, expected, result));
   if (!ptp.ipMasq) return;
-  using nftables = openNftables();
+  const nftables = nftablesSocket();
   for (const { address } of result.ips ?? []) {
     const prefix = parsePrefix(address);
     if (prefix && isMasqueraded(nftables, call.network.name, call.attachment, prefix)) continue;

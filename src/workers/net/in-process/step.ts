@@ -1,14 +1,13 @@
 /** One plugin of a list carried out in this thread: measured, and failing, as its process would be. */
 
-import type { NetlinkSocket } from '../../../sys/netlink.ts';
 import { StrandedThread } from '../../../sys/netns.ts';
-import { openRoute } from '../../../sys/rtnetlink.ts';
 import type { Json } from '../../json.ts';
 import { callPlugin, PluginFailure, pluginConf } from '../plugin.ts';
 import { inVersion, type ParsedResult } from '../result.ts';
 import type { CniAttachment, CniResult, NetworkConf, PluginConf, PluginRun } from '../types.ts';
 import type { Call, GcCall, Work } from './call.ts';
 import { INTERNAL, reasonOf } from './refusal.ts';
+import { routeSocket } from './sockets.ts';
 
 export interface Step {
   plugin: PluginConf;
@@ -21,9 +20,6 @@ export interface Step {
   timeoutMs: number;
   lock?: number;
 }
-
-/** One socket of rtnetlink per thread; one that has failed is not used again. */
-let host: NetlinkSocket | undefined;
 
 /** ADD. Throws PluginFailure. */
 export function addStep(work: Work, step: Step, runs: PluginRun[]): Promise<ParsedResult> {
@@ -76,8 +72,6 @@ async function measured<T>(
     if (error instanceof StrandedThread) throw error;
     // Of an IPAM plugin that ran as a process: its own words are all there is to say.
     if (error instanceof PluginFailure) throw error;
-    host?.[Symbol.dispose]();
-    host = undefined;
     const said = `${reasonOf(error)} (CNI code ${INTERNAL})`;
     throw new PluginFailure(
       'CNI_FAILED',
@@ -93,7 +87,6 @@ async function measured<T>(
 
 function callOf(step: Step, runs: PluginRun[]): Call {
   const { plugin, network, attachment, netns, prevResult, binDirs, timeoutMs, lock, isNew = false } = step;
-  host ??= openRoute();
   const before = prevResult && inVersion(prevResult, network.cniVersion);
   return {
     network,
@@ -102,7 +95,7 @@ function callOf(step: Step, runs: PluginRun[]): Call {
     conf: confOf(plugin, network, attachment),
     prevResult,
     limitMs: timeoutMs,
-    host,
+    host: routeSocket(),
     isNew,
     delegate: (program, verb) =>
       callPlugin(
