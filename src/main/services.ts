@@ -190,6 +190,7 @@ function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Rep
       metrics.cni(plugin, command, outcome, seconds);
       metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
     },
+    onNote: (note) => log.warn(note),
     onChange: ({ network, problems }) => {
       if (network) metrics.cniPlugins(network.plugins.map(({ type }) => type));
       const about = { network: network?.name, source: network?.source, problems };

@@ -58,6 +58,8 @@ export const libc = {
   bind: lib.func('int bind(int fd, const void *addr, uint len)'),
   listen: lib.func('int listen(int fd, int backlog)'),
   connect: lib.func('int connect(int fd, const void *addr, uint len)'),
+  setsockopt: lib.func('int setsockopt(int fd, int level, int option, const void *value, uint len)'),
+  strerror: lib.func('const char *strerror(int errno)'),
 
   mknod: lib.func('int mknod(const char *path, uint mode, uint64_t dev)'),
   mkfifo: lib.func('int mkfifo(const char *path, uint mode)'),

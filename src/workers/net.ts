@@ -9,6 +9,7 @@ import * as netns from '../sys/netns.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
 import { cniDel } from './net/del.ts';
+import { cniRelease } from './net/release.ts';
 import { cniStatus } from './net/status.ts';
 import { openUplink } from './net/uplink.ts';
 import { serve } from './serve.ts';
@@ -101,6 +102,7 @@ export const handlers = {
   namespaceExists,
   cniAdd,
   cniDel,
+  cniRelease,
   cniStatus,
   openUplink,
 };

@@ -49,6 +49,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
       netns_dir: join(dir, 'netns'),
       timeout_seconds: 5,
       loopback: 'builtin',
+      in_process: false,
       builtin_subnet: '10.88.0.0/16',
       ...more,
     },
@@ -257,7 +258,7 @@ test('plugin runs are reported, those of a failed call too', async (t) => {
 });
 
 test('loopback = "plugin" runs that plugin first, without a record', async (t) => {
-  const { write, calls, start } = setup(t, () => ({ result: { cniVersion: '1.1.0' }, plugins: [] }), {
+  const { write, calls, start } = setup(t, () => ({ result: { cniVersion: '1.1.0' }, plugins: [], notes: [] }), {
     loopback: 'plugin',
   });
   write('1.conflist', conf('net'));

@@ -27,6 +27,8 @@ export interface Config {
     netns_dir: string;
     timeout_seconds: number;
     loopback: 'builtin' | 'plugin';
+    /** Whether plugins run inside the daemon; "auto": where their programs are the reference plugins. */
+    in_process: 'auto' | boolean;
     /** An IPv4 subnet, "auto", or "" for no built-in network. */
     builtin_subnet: string;
   };

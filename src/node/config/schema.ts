@@ -16,7 +16,7 @@ type Leaves<T, P extends string = ''> = {
   [K in keyof T & string]: T[K] extends Leaf ? `${P}${K}` : Leaves<T[K], `${P}${K}.`>;
 }[keyof T & string];
 
-type KeyType = 'string' | 'integer' | 'number' | 'boolean' | 'strings';
+type KeyType = 'string' | 'integer' | 'number' | 'boolean' | 'strings' | 'switch';
 export type KeyValue = string | number | boolean | string[];
 
 export interface Key {
@@ -201,6 +201,12 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       '"builtin" brings lo up without a process; "plugin" runs the CNI loopback plugin, for set-ups that need it.',
     check: check.oneOf('builtin', 'plugin'),
+  },
+  'cni.in_process': {
+    type: 'switch',
+    default: 'auto',
+    comment:
+      'Whether the plugins bridge, ptp, host-local, portmap, loopback, tuning and flannel run inside the daemon instead of as processes. "auto": in the built-in network, and where the programs in bin_dirs are the reference plugins. true: always. false: never.',
   },
   'cni.builtin_subnet': {
     type: 'string',
