@@ -62,10 +62,10 @@ export class Places {
 
   /** Resolves when nothing runs or waits. */
   async idle(): Promise<void> {
-    while (this.running + this.queued > 0) {
+    do {
       await this.#queue.onIdle();
       await Promise.all(this.#overtime);
-    }
+    } while (this.#running + this.#queue.size > 0);
   }
 
   async #holdPlace(ended: Promise<void>): Promise<void> {
