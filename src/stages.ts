@@ -72,6 +72,12 @@ export const STAGES = {
     limit: KERNEL,
     seconds: 60,
   },
+  paths: {
+    meaning: 'Looking at the paths of the host that the container names: mounts, devices, seccomp profile.',
+    pool: 'shim',
+    limit: 'free',
+    seconds: 60,
+  },
   volumes: { meaning: 'Image volumes and volumes the image declares.', pool: 'shim', limit: KERNEL, seconds: 900 },
   io: { meaning: 'FIFOs and the log file.', pool: 'stdio', limit: KERNEL, seconds: 60 },
   kill: { meaning: 'Signalling, and waiting for the end.', pool: 'main', limit: 'free', seconds: 300 },

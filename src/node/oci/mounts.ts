@@ -1,9 +1,8 @@
 import { posix } from 'node:path';
 import { type ContainerConfig, type Mount as CriMount, MountPropagation } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { MountPoint } from '../../sys/mountinfo.ts';
+import { isUnder, type MountPoint, mountOf } from '../../sys/mountinfo.ts';
 import type { RuntimeFeatures } from './host.ts';
-import { isUnder, mountOf } from './mount-table.ts';
 import type { IdMapping, Linux, Mount } from './types.ts';
 import { idMappings } from './userns.ts';
 
@@ -27,17 +26,12 @@ export interface MountInput {
   imageVolumes: Readonly<Record<string, string>>;
   /** Real paths by host_path, for every host_path that is or contains a symlink. */
   realPaths: Readonly<Record<string, string>>;
-  /** The present mount table; required when {@link needsMountTable} returns true. */
+  /** The mounts that contain the real paths of host_path, which mounts with propagation are checked against. */
   mountTable: readonly MountPoint[];
   readonlyRootfs: boolean;
   features: RuntimeFeatures;
   /** Mappings of the pod's own user namespace; undefined in the host's. */
   userns: { uids: IdMapping[]; gids: IdMapping[] } | undefined;
-}
-
-/** Whether {@link containerMounts} needs the mount table: only mounts with propagation do. */
-export function needsMountTable(config: Pick<ContainerConfig, 'mounts'>): boolean {
-  return config.mounts.some(({ propagation }) => propagation !== MountPropagation.PROPAGATION_PRIVATE);
 }
 
 /**

@@ -8,7 +8,6 @@ import { addresses } from '../../../node/network/addresses.ts';
 import { encodeSpec } from '../../../node/oci/encode.ts';
 import { podNamespaceOptions } from '../../../node/oci/namespaces.ts';
 import { idMapped, usernsRootOwner } from '../../../node/oci/pod-userns.ts';
-import { readSeccomp } from '../../../node/oci/read-seccomp.ts';
 import { buildSandboxSpec } from '../../../node/oci/sandbox.ts';
 import { userNamespace } from '../../../node/oci/userns.ts';
 import { needsUserFiles, resolveUser, sandboxUser } from '../../../node/oci/users.ts';
@@ -17,6 +16,7 @@ import type { SandboxRow } from '../../../node/store/sandbox.ts';
 import type { DirectStart } from '../../../workers/shim/direct.ts';
 import { required } from '../../engine/stage.ts';
 import { featuresOf, type JobContext, type JobState } from '../context.ts';
+import { localhostSeccomp } from '../host-paths.ts';
 import { unmountImageVolumes } from '../image-volumes.ts';
 import { cleanUpPodShim, endPodShim, shimCall } from '../pod-shim.ts';
 import { runtimeOptions } from '../runtime-options.ts';
@@ -148,7 +148,7 @@ export const spec = {
         resolvConf: join(row.rootDir, 'resolv.conf'),
         openFiles: ctx.openFiles,
         podAnnotations: runtime.pod_annotations,
-        seccomp: await readSeccomp(context?.seccomp, context?.seccompProfilePath ?? '', context?.privileged ?? false),
+        seccomp: await localhostSeccomp(context, ctx),
         features: featuresOf(row, ctx),
         host: ctx.host,
       }),

@@ -5,6 +5,7 @@ import {
   bundle,
   type ContainerCreation,
   image,
+  paths,
   ready,
   reserve,
   rootfs,
@@ -16,17 +17,19 @@ import {
 /**
  * A container's creation: everything but a process. The user is read from the image's own files while its folders are made.
  *
- *     reserve → image → ┬→ user ────┬→ spec → files → ready
- *                       ├→ volumes ─┤
- *                       └→ rootfs ──┴→
+ *     reserve → ┬→ image → ┬→ user ────┬→ spec → files ─┬→ ready
+ *               │          └→ volumes ─┤               │
+ *               ├→ paths ──────────────┘               │
+ *               └→ rootfs ─────────────────────────────┘
  */
 export const createContainer = jobTable<ContainerCreation, ContainerRow, JobContext>('CreateContainer', [
   { name: 'reserve', needs: [], ...reserve },
   { name: 'image', needs: ['reserve'], ...image },
   { name: 'user', needs: ['image'], ...user },
   { name: 'volumes', needs: ['image'], ...volumes },
+  { name: 'paths', needs: ['reserve'], ...paths },
   { name: 'rootfs', needs: ['reserve'], ...rootfs },
-  { name: 'spec', needs: ['user', 'volumes'], ...spec },
+  { name: 'spec', needs: ['user', 'volumes', 'paths'], ...spec },
   { name: 'files', needs: ['spec'], ...bundle },
   { name: 'ready', needs: ['files', 'rootfs'], ...ready },
 ]);
