@@ -150,8 +150,6 @@ describe('mounts of a container', () => {
     assert.equal(build(mixed.toReversed()).rootfsPropagation, 'rshared');
   });
 
-  test('the mount table is only wanted for propagation', () => {});
-
   test('idmapped mounts, where the runtime has them', () => {
     const ids = [{ hostId: 1000, containerId: 0, length: 10 }];
     const { mounts } = build([{ containerPath: '/d', hostPath: '/d', uidMappings: ids, gidMappings: ids }]);

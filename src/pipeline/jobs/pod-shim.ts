@@ -29,6 +29,12 @@ export async function findShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>):
   return found.state === 'alive' ? found.shim : undefined;
 }
 
+/** Waits for an answer of the pod's shim, unless it is dead. Throws SHIM_FAILED or TIMED_OUT when it hangs. */
+export async function probeShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>): Promise<void> {
+  const shim = await findShim(row, ctx);
+  if (shim) await ctx.shims.probe(shim);
+}
+
 /**
  * Ends the pause task and the pod's shim, in whatever state their start left them: through the shim where it answers, by its `delete`
  * action where it is dead or dies meanwhile.
