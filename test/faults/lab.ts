@@ -28,6 +28,7 @@ export type PluginMode =
   | 'prints nothing'
   | 'hangs'
   | 'takes a second'
+  | `reads ${string}`
   | 'refuses DEL'
   | 'refuses ADD and DEL';
 
@@ -51,6 +52,7 @@ if (command === 'VERSION') {
     console.error('the rig fell over');
     process.exit(3);
   }
+  if (mode.startsWith('reads ')) readFileSync(mode.slice(6));
   if (mode === 'hangs') await new Promise((resolve) => setTimeout(resolve, 600_000));
   if (mode === 'takes a second') await new Promise((resolve) => setTimeout(resolve, 1000));
   if (mode === 'prints garbage') console.log('Hello, I am no JSON {');

@@ -19,6 +19,7 @@ export interface Config {
   state: string;
   default_runtime: string;
   cgroup_driver: 'auto' | 'cgroupfs' | 'systemd';
+  refuse_missing_host_paths: string[];
   runtimes: Record<string, RuntimeConfig>;
   cni: {
     conf_dir: string;

@@ -162,6 +162,13 @@ export const SCHEMA: Record<KeyPath, Key> = {
       '"cgroupfs", "systemd", or "auto": systemd where systemd is PID 1. The kubelet reads it with RuntimeConfig and uses the same.',
     check: check.oneOf('auto', 'cgroupfs', 'systemd'),
   },
+  refuse_missing_host_paths: {
+    type: 'strings',
+    default: [],
+    comment:
+      'A hostPath that does not exist is made, as a folder with mode 0755, unless it is one of these paths or below one: then the container fails. For mount points whose disk may be absent at boot.',
+    check: check.each(check.absolute),
+  },
   ...runtimes,
   'cni.conf_dir': {
     type: 'string',

@@ -46,7 +46,7 @@ export interface ContainerSpecInput {
   imageVolumes?: Readonly<Record<string, string>>;
   /** Real paths by host_path, for every host_path that is or contains a symlink. */
   realPaths?: Readonly<Record<string, string>>;
-  /** Required when needsMountTable() returns true. */
+  /** The mounts that contain the real paths of host_path. */
   mountTable?: readonly MountPoint[];
   /** The devices of the request, with type and numbers read from the host. */
   devices?: readonly GrantedDevice[];

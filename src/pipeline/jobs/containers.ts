@@ -14,7 +14,7 @@ import { UNKNOWN_EXIT } from './exits.ts';
 import { startFailed, undoStart, undoStartLater } from './failed-start.ts';
 import { getContainer, getSandbox, requireReady, runningContainer } from './lookup.ts';
 import { planContainer } from './plan-container.ts';
-import { cleanUpContainer, findShim, pinnedShim } from './pod-shim.ts';
+import { cleanUpContainer, findShim, pinnedShim, probeShim } from './pod-shim.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
 import { create, ioOf } from './stages/start-container.ts';
 import { createContainer } from './tables/create-container.ts';
@@ -88,6 +88,8 @@ export class Containers {
   async start(id: string, caller: Caller): Promise<void> {
     const ctx = this.#ctx;
     const row = this.get(id);
+    const pod = ctx.store.sandboxes.get(row.sandbox);
+    if (pod) await probeShim(pod, ctx); // before the job takes a place
     const entry = this.#entry('StartContainer', row, caller);
     await this.#services.runner.job(entry, async (job) => {
       using _shared = await this.#services.locks.take(row.sandbox, 'shared');

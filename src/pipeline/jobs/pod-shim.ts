@@ -37,6 +37,12 @@ export async function findShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>):
   return found.state === 'alive' ? found.shim : undefined;
 }
 
+/** Waits for an answer of the pod's shim, unless it is dead. Throws SHIM_FAILED or TIMED_OUT when it hangs. */
+export async function probeShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>): Promise<void> {
+  const shim = await findShim(row, ctx);
+  if (shim) await ctx.shims.probe(shim);
+}
+
 /**
  * Writes the pod's bundle with `spec` (config.json, as text), starts its shim in it and waits for the first answer. Throws
  * SHIM_FAILED or TIMED_OUT.

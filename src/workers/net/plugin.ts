@@ -160,7 +160,8 @@ async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): P
   const stderr = ended.stderr.toString();
   const tail = stderr.trim() === '' ? '' : `; stderr: ${tailOf(stderr)}`;
   if (ended.timedOut) {
-    const message = `${what} did not end within ${limitMs / 1000} s and was killed${tail}`;
+    const unkillable = ended.abandoned ? `, but pid ${ended.pid} is in uninterruptible sleep and has not ended` : '';
+    const message = `${what} did not end within ${limitMs / 1000} s and was killed${unkillable}${tail}`;
     throw new PluginFailure('TIMED_OUT', message, { words: stderr });
   }
   if (ended.overflowed) {

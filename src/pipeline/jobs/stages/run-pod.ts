@@ -8,7 +8,6 @@ import { addresses } from '../../../node/network/addresses.ts';
 import { encodeSpec } from '../../../node/oci/encode.ts';
 import { ownNamespaces, podNamespaceOptions } from '../../../node/oci/namespaces.ts';
 import { idMapped, usernsRootOwner } from '../../../node/oci/pod-userns.ts';
-import { readSeccomp } from '../../../node/oci/read-seccomp.ts';
 import { buildSandboxSpec } from '../../../node/oci/sandbox.ts';
 import { podSysctls } from '../../../node/oci/sysctls.ts';
 import { userNamespace } from '../../../node/oci/userns.ts';
@@ -17,6 +16,7 @@ import type { Shim } from '../../../node/shims/shims.ts';
 import type { SandboxRow } from '../../../node/store/sandbox.ts';
 import { required } from '../../engine/stage.ts';
 import { featuresOf, type JobContext, type JobState } from '../context.ts';
+import { localhostSeccomp } from '../host-paths.ts';
 import { unmountImageVolumes } from '../image-volumes.ts';
 import { endPodShim, removePodBundle, startPodShim } from '../pod-shim.ts';
 import { runtimeOptions } from '../runtime-options.ts';
@@ -167,7 +167,7 @@ export const spec = {
         resolvConf: join(row.rootDir, 'resolv.conf'),
         openFiles: ctx.openFiles,
         podAnnotations: runtime.pod_annotations,
-        seccomp: await readSeccomp(context?.seccomp, context?.seccompProfilePath ?? '', context?.privileged ?? false),
+        seccomp: await localhostSeccomp(context, ctx),
         features: featuresOf(row, ctx),
         host: ctx.host,
       }),
