@@ -282,3 +282,18 @@ test('a pod whose processes have ended is not ready, although its network cannot
   await lab.pods.stop(row.id, {});
   assert.equal(row.state, 'stopped');
 });
+
+test('a pinned pod has no process: its shim starts with its first container, once', async () => {
+  using lab = openJobLab();
+  const row = await lab.launch(podWith({ namespaceOptions: namespaces({ pid: NamespaceMode.CONTAINER }) }));
+  assert.equal(row.state, 'ready');
+  assert.deepEqual([row.pid, row.shim], [0, undefined]);
+  assert.ok(!lab.calls.includes('task.create') && !lab.calls.includes('shim.startShim'));
+  await lab.add(row, { metadata: { name: 'first', attempt: 0 } });
+  await lab.add(row, { metadata: { name: 'second', attempt: 0 } });
+  assert.equal(lab.calls.filter((call) => call === 'shim.startShim').length, 1);
+  await lab.pods.remove(row.id, {});
+  assert.equal(lab.ctx.store.sandboxes.size, 0);
+  assert.equal(lab.shims.size, 0);
+  lab.jobs.assertClosed();
+});
