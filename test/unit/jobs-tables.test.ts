@@ -91,7 +91,8 @@ test('a container’s creation reads the user while the volumes and the snapshot
     volumes: ['image'],
     rootfs: ['reserve'],
     spec: ['user', 'volumes'],
-    files: ['spec'],
+    shim: ['reserve'],
+    files: ['shim', 'spec'],
     ready: ['files', 'rootfs'],
   });
   assert.deepEqual(withUndo(createContainer), ['reserve', 'volumes', 'rootfs', 'files']);
