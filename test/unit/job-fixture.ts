@@ -305,6 +305,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
         if (found.state === 'unknown') return { state: 'unknown', reason: 'no answer' };
         return { state: 'alive', shim: found.shim };
       },
+      probe: async () => {},
       async shutdown({ pod: id }) {
         await did('shims.shutdown', id);
         shims.get(id)?.die();

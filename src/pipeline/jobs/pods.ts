@@ -123,25 +123,23 @@ export class Pods {
   }
 
   async #launch({ row, runtime }: PodPlan, launch: Launch, caller: Caller, abandoned: AbortSignal): Promise<string> {
-    const { ctx, runner } = this.#services;
+    const { ctx, runner, locks } = this.#services;
     const pull = (image: string) => this.#pulls.pull({ image }, {});
-    try {
-      await runner.run(
-        runPod,
-        { ctx, row, runtime, pull },
-        {
-          start: jobStart('RunPodSandbox', row, caller),
-          priority: launchPriority(row.config.metadata?.namespace ?? ''),
-          admit: { abandoned },
-          onQueued: (job) => {
-            launch.job = job;
-          },
-        },
-      );
-    } catch (error) {
-      if (error instanceof JobError && error.stuck) this.cleanUp(row, explain(error.stuck));
-      throw error;
-    }
+    const priority = launchPriority(row.config.metadata?.namespace ?? '');
+    const start = jobStart('RunPodSandbox', row, caller);
+    const onQueued = (job: JobRun) => {
+      launch.job = job;
+    };
+    await runner.job({ start, priority, admit: { abandoned }, onQueued }, async (job) => {
+      // A stop or removal by id waits for the end of the launch.
+      using _exclusive = await locks.take(row.id, 'exclusive');
+      try {
+        await runner.engine.run(runPod, { ctx, row, runtime, pull }, job, priority);
+      } catch (error) {
+        if (error instanceof JobError && error.stuck) this.cleanUp(row, explain(error.stuck));
+        throw error;
+      }
+    });
     return row.id;
   }
 

@@ -190,7 +190,10 @@ export const shim = {
   },
 };
 
-/** Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. The undo of `shim` ends it. */
+/**
+ * Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. Its undo ends task and shim, so that the
+ * snapshot, on which `create` is built too, is removed after what has it mounted.
+ */
 export const create = {
   skip: isPinned,
   async run({ ctx, row, runtime, shim, image }: PodLaunch): Promise<void> {
@@ -201,6 +204,7 @@ export const create = {
       runtime: runtimeOptions(ctx, runtime),
     });
   },
+  undo: endPodShim,
 };
 
 /** Task.Start: `runc start`. */
