@@ -9,6 +9,7 @@ import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
 import { userFiles } from './image/read-file.ts';
 import { serve } from './serve.ts';
+import { endAbandoned } from './shim/abandoned.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
 import { removeBundle } from './shim/remove-bundle.ts';
@@ -21,6 +22,7 @@ import { statsHandlers } from './stats.ts';
 export const handlers = {
   startShim,
   writeBundle,
+  endAbandoned,
   cleanupShim,
   removeBundle,
   sandboxFiles,
