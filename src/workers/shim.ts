@@ -8,6 +8,7 @@ import { copyFromImage } from './copy-from-image.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
 import { userFiles } from './image/read-file.ts';
+import { findResources } from './leaks/find.ts';
 import { serve } from './serve.ts';
 import { endAbandoned } from './shim/abandoned.ts';
 import { writeBundle } from './shim/bundle.ts';
@@ -37,6 +38,7 @@ export const handlers = {
   userFiles,
   removeLayer,
   installPause,
+  findResources,
   ...statsHandlers,
 };
 
