@@ -3,7 +3,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { ImageSpec, PortMapping, Protocol } from '../../proto/gen/cri.ts';
 import { type Cri, containerConfig, podConfig } from '../rig/cri.ts';
-import { waitFor } from '../rig/proc.ts';
+import { GivenUp, waitFor } from '../rig/proc.ts';
 import {
   awaitEnd,
   type ContainerEntry,
@@ -27,6 +27,8 @@ export interface Scene {
   others: readonly string[];
   random: Random;
   report: Report;
+  /** False from the end of the daemon to its next start. */
+  alive: () => boolean;
   /** All pods that the daemon was asked for and that are not removed. */
   pods: Set<PodEntry>;
   /** Ids of pods and containers whose removal was acknowledged. */
@@ -129,7 +131,7 @@ export class Actor {
       case 'started':
         if (container.spoilt) return this.#removeContainer(pod, container);
         if (container.endsAlone) {
-          await awaitEnd(cri, container, 60_000);
+          await awaitEnd(cri, container, this.#scene.alive);
         } else {
           await this.#awaitLines(container);
           container.phase = 'stopping';
@@ -146,9 +148,15 @@ export class Actor {
     }
   }
 
-  /** A stop in between would cut the lines short. */
+  /** A stop in between would cut the lines short. What is missing then is found at the container's end. */
   async #awaitLines({ logFile, lines }: ContainerEntry): Promise<void> {
-    await waitFor(`${lines} lines in ${logFile}`, 20_000, () => wrongLog(logFile, lines) === undefined || undefined);
+    const look = () => {
+      if (!this.#scene.alive()) throw new GivenUp('the daemon has been killed');
+      return wrongLog(logFile, lines) === undefined || undefined;
+    };
+    await waitFor(`${lines} lines in ${logFile}`, 5000, look).catch((error: Error) => {
+      if (error instanceof GivenUp) throw error;
+    });
   }
 
   async #removeContainer(pod: PodEntry, container: ContainerEntry): Promise<void> {

@@ -14,7 +14,7 @@ import {
   PodSandboxState,
 } from '../../proto/gen/cri.ts';
 import type { Cri } from '../rig/cri.ts';
-import { waitFor } from '../rig/proc.ts';
+import { GivenUp, waitFor } from '../rig/proc.ts';
 
 /**
  * How far a pod or container has come. The forms in -ing stand for a request without an answer; each other one for a request that
@@ -175,9 +175,10 @@ async function endedByItself(cri: Cri, { id, exitCode }: ContainerEntry): Promis
   return status?.reason !== 'StartError' && status?.exitCode === exitCode;
 }
 
-/** Waits for the end of a container that ends by itself. */
-export function awaitEnd(cri: Cri, container: ContainerEntry, ms: number): Promise<ContainerStatus> {
-  return waitFor(`container ${container.config.metadata?.name} to end`, ms, async () => {
+/** Waits for the end of a container that ends by itself, as long as `alive` holds. */
+export function awaitEnd(cri: Cri, container: ContainerEntry, alive: () => boolean): Promise<ContainerStatus> {
+  return waitFor(`container ${container.config.metadata?.name} to end`, 60_000, async () => {
+    if (!alive()) throw new GivenUp('the daemon has been killed');
     const { status } = await cri.containerStatus({ containerId: container.id });
     return status?.state === ContainerState.CONTAINER_EXITED ? status : undefined;
   });

@@ -131,6 +131,7 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
     restarts: [],
     pssBytes: 0,
   };
+  let alive = true;
   let round: Round = { number: 0, how: '', restart: 0, problems: [] };
   const scene: Scene = {
     cri,
@@ -142,6 +143,7 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
     pods: new Set(),
     removed: new Set(),
     counts: outcome.counts,
+    alive: () => alive,
     report: (problem) => round.problems.push(problem),
   };
   const actors = Array.from({ length: options.parallel }, (_, number) => new Actor(scene, number));
@@ -157,6 +159,7 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
     round.how = reached ? nameOf(reached) : `a random moment (${limit} ms)`;
     if (alone !== undefined && alone !== 'SIGKILL') scene.report(`the daemon ended by itself: ${alone}`);
     end.abort();
+    alive = false;
     await daemon.stop('SIGKILL');
     outcome.kills++;
     if (reached) outcome.points.reached++;
@@ -170,6 +173,7 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
       try {
         await daemon.start();
         round.restart = (performance.now() - began) / 1000;
+        alive = true;
         await compare(cri, scene.pods, scene.removed, scene.report);
         break;
       } catch (error) {
