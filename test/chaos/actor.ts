@@ -1,8 +1,9 @@
 /** One of the parallel callers of a storm: takes a pod through its life, a request at a time, until the daemon dies under it. */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { ImageSpec, PortMapping, Protocol } from '../../proto/gen/cri.ts';
-import { type Cri, containerConfig, podConfig } from '../rig/cri.ts';
+import { PortMapping, Protocol } from '../../proto/gen/cri.ts';
+import type { Cri } from '../rig/cri.ts';
+import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 import { GivenUp, waitFor } from '../rig/proc.ts';
 import {
   awaitEnd,
@@ -191,7 +192,7 @@ export class Actor {
     const { cri, others, random, counts } = this.#scene;
     const reference = others[random.between(0, others.length - 1)];
     if (reference === undefined) return;
-    const image = { ...ImageSpec.decode(new Uint8Array()), image: reference };
+    const image = imageSpec(reference);
     if (random.chance(0.5)) {
       await cri.pullImage({ image }, TIMEOUT);
       counts.pulls++;

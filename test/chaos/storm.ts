@@ -6,12 +6,12 @@
 import { chmodSync, cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ImageSpec } from '../../proto/gen/cri.ts';
 import { JOB_TABLES } from '../../src/pipeline/jobs/tables/all.ts';
 import { inventory } from '../faults/lab.ts';
-import { containerConfig, podConfig, removePods } from '../rig/cri.ts';
+import { removePods } from '../rig/cri.ts';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
+import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 import { cniBinDirs, privateFolder } from '../rig/paths.ts';
 import { pss, waitFor } from '../rig/proc.ts';
 import { Actor, type Scene } from './actor.ts';
@@ -191,8 +191,7 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
     options.onRound?.(round);
   }
   await clearAway(daemon, env);
-  for (const reference of OTHERS)
-    await cri.removeImage({ image: { ...ImageSpec.decode(new Uint8Array()), image: reference } });
+  for (const reference of OTHERS) await cri.removeImage({ image: imageSpec(reference) });
   outcome.left = await leftOver(daemon, before);
   outcome.pssBytes = pss(daemon.pid());
   if (outcome.problems.length + outcome.left.length > 0) {
@@ -226,7 +225,7 @@ async function act(actor: Actor, daemon: SluiceDaemon, end: AbortSignal, report:
 
 /** The first pod unpacks the images and makes the bridge: what stays of that was there before the storm. */
 async function warmUp({ cri, cgroupParent }: SluiceDaemon): Promise<void> {
-  await cri.pullImage({ image: { ...ImageSpec.decode(new Uint8Array()), image: IMAGE } });
+  await cri.pullImage({ image: imageSpec(IMAGE) });
   const sandboxConfig = podConfig('warm-up', { cgroupParent });
   const { podSandboxId } = await cri.runPodSandbox({ config: sandboxConfig });
   const config = containerConfig('warm-up', IMAGE, ['true']);

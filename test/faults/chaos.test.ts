@@ -2,10 +2,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { storm } from '../chaos/storm.ts';
-import { findProgram } from '../rig/paths.ts';
-import { SKIP } from './lab.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
 
-const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
+const skip = skipUnlessRoot('runc', 'containerd-shim-runc-v2', 'docker-registry', 'iptables');
 
 test('a storm of kills loses nothing that was acknowledged and leaves nothing behind', {
   skip,

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { GRPC } from '../../src/errors.ts';
 import { overload } from '../overload/overload.ts';
-import { podConfig } from '../rig/cri.ts';
+import { podConfig } from '../rig/messages.ts';
 import { type Lab, openLab, SKIP } from './lab.ts';
 
 const skip = SKIP;

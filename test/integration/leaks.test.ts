@@ -11,7 +11,7 @@ import type { Config } from '../../src/node/config/config.ts';
 import { parseConfig } from '../../src/node/config/load.ts';
 import { placesOf } from '../../src/node/leaks/leaks.ts';
 import { sweepLeaks } from '../../src/pipeline/jobs/leaks.ts';
-import { createNetns, removeNetns } from '../../src/sys/netns.ts';
+import { createNetns, unpinNamespace } from '../../src/sys/netns.ts';
 import { findResources, type Places, type Resource } from '../../src/workers/leaks/find.ts';
 import { cgroupMounts } from '../../src/workers/stats/cgroups.ts';
 import { writeScript } from '../faults/lab.ts';
@@ -103,8 +103,8 @@ after(async () => {
   await run('rmdir', [join(cgroup('x'), '..')], { check: false });
   for (const id of [LEAKED, OWNED])
     await run('umount', ['-l', join(folder, 'state/sandboxes', id, 'shm')], { check: false });
-  for (const id of [LEAKED, OWNED]) removeNetns(netnsOf(id));
-  removeNetns(join(folder, 'netns/cni-00000000-other'));
+  for (const id of [LEAKED, OWNED]) unpinNamespace(netnsOf(id));
+  unpinNamespace(join(folder, 'netns/cni-00000000-other'));
   rmSync(folder, { recursive: true, force: true });
 });
 
@@ -178,10 +178,10 @@ test('the daemon’s own sweep counts each leak once, by kind', { skip }, async 
     ending: new AbortController().signal,
   };
   const known = new Set<string>();
-  for (let look = 0; look < 2; look++) await sweepLeaks(ctx as unknown as Parameters<typeof sweepLeaks>[0], known);
+  for (let look = 0; look < 2; look++) await sweepLeaks(ctx as unknown as Parameters<typeof sweepLeaks>[0], known, 100);
   assert.deepEqual(counted, ['snapshot']);
   assert.equal(logged.length, 1);
   rmSync(path, { recursive: true });
-  await sweepLeaks(ctx as unknown as Parameters<typeof sweepLeaks>[0], known);
+  await sweepLeaks(ctx as unknown as Parameters<typeof sweepLeaks>[0], known, 100);
   assert.equal(known.size, 0);
 });

@@ -9,8 +9,8 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GRPC } from '../../src/errors.ts';
 import { type Latencies, latencies } from '../bench/statistics.ts';
-import { podConfig } from '../rig/cri.ts';
 import type { SluiceDaemon } from '../rig/daemon.ts';
+import { podConfig } from '../rig/messages.ts';
 import { pss } from '../rig/proc.ts';
 import type { Probed } from './probe.ts';
 

@@ -6,7 +6,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GRPC } from '../../src/errors.ts';
-import { connectCri, podConfig } from '../rig/cri.ts';
+import { connectCri } from '../rig/cri.ts';
+import { podConfig } from '../rig/messages.ts';
 
 export interface Probed {
   lists: number[];

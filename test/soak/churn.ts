@@ -2,9 +2,8 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ImageSpec } from '../../proto/gen/cri.ts';
-import { containerConfig, podConfig } from '../rig/cri.ts';
 import type { SluiceDaemon } from '../rig/daemon.ts';
+import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 
 const IMAGE = 'docker.io/library/busybox:latest';
 const OTHERS = ['1', '2', '3'].map((n) => `registry.k8s.io/k8s-staging-cri-tools/test-image-${n}:latest`);
@@ -61,5 +60,4 @@ async function onePod({ cri, cgroupParent }: SluiceDaemon, folder: string, name:
   done.pods++;
 }
 
-const imageSpec = (image: string) => ({ ...ImageSpec.decode(new Uint8Array()), image });
 const pull = ({ cri }: SluiceDaemon, image: string) => cri.pullImage({ image: imageSpec(image) });

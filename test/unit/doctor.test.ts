@@ -10,6 +10,7 @@ const GOOD: HostFacts = {
   arch: 'x64',
   kernel: '6.18.0',
   hostname: 'n1',
+  bootId: '',
   cgroupVersion: 2,
   cgroupDriver: 'systemd',
   cgroupMountOptions: [],

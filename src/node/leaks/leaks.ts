@@ -44,7 +44,7 @@ export async function findLeaks(
   const stray = async () => {
     const resources = await look(places);
     const { ids, netns } = owners();
-    return resources.filter((one) => !(one.kind === 'netns' ? netns : ids).has(one.owner));
+    return resources.filter((one) => !ids.has(one.owner) && !netns.has(one.owner));
   };
   const first = await stray();
   if (first.length === 0) return [];

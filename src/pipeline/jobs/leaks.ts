@@ -8,8 +8,11 @@ const EVERY_MS = 10 * 60_000;
 
 type SweepContext = Pick<JobContext, 'config' | 'store' | 'pools' | 'metrics' | 'log' | 'ending'>;
 
+/** Longer than what is released in the background, after its row is gone, takes. */
+const SECOND_LOOK_MS = 10_000;
+
 /** One look. Leaks that `known` has are not counted again. A failure is logged. */
-export async function sweepLeaks(ctx: SweepContext, known: Set<string>): Promise<void> {
+export async function sweepLeaks(ctx: SweepContext, known: Set<string>, pauseMs = SECOND_LOOK_MS): Promise<void> {
   try {
     const owners = () => {
       const { sandboxes, containers } = ctx.store;
@@ -20,7 +23,7 @@ export async function sweepLeaks(ctx: SweepContext, known: Set<string>): Promise
       };
     };
     const look = (places: Places) => ctx.pools.shim.call('findResources', places);
-    const leaks = await findLeaks(placesOf(ctx.config), owners, look);
+    const leaks = await findLeaks(placesOf(ctx.config), owners, look, pauseMs);
     const names = new Set(leaks.map(nameOf));
     for (const name of known) if (!names.has(name)) known.delete(name);
     for (const leak of leaks) {

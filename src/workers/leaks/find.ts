@@ -37,6 +37,8 @@ export interface Places {
 
 /** Ids of pods and containers: 32 random bytes. */
 const ID = /^[0-9a-f]{64}$/;
+/** What is named after one: a leading dot marks what is being removed, an extension the kind of a namespace. */
+const NAMED = /^\.?([0-9a-f]{64})(?:\.\w+)?$/;
 
 /** Every resource of the daemon that can be found, owned or not. Throws when a folder cannot be read. */
 export async function findResources(places: Places): Promise<Resource[]> {
@@ -62,19 +64,21 @@ export async function findResources(places: Places): Promise<Resource[]> {
   return [...found, ...(await findCgroups(root, proven)).map((one) => ({ kind: 'cgroup', ...one }) as const)];
 }
 
-/** Folders that are named after a pod or container; a leading dot marks one that is being removed. */
+/** What is named after a pod or container. */
 function foldersOf(folder: string): { owner: string; path: string }[] {
   return list(folder).flatMap((name) => {
-    const owner = name.replace(/^\./, '');
-    return ID.test(owner) ? [{ owner, path: join(folder, name) }] : [];
+    const owner = NAMED.exec(name)?.[1];
+    return owner === undefined ? [] : [{ owner, path: join(folder, name) }];
   });
 }
 
-function findNetns({ netnsDir, netnsPrefix }: Places): Resource[] {
-  return list(netnsDir)
+/** Namespaces of all kinds: those of the network by their path, IPC and UTS of pods without a process by their pod. */
+function findNetns({ netnsDir, netnsPrefix, state }: Places): Resource[] {
+  const network = list(netnsDir)
     .filter((name) => name.startsWith(netnsPrefix))
     .map((name) => join(netnsDir, name))
-    .map((path) => ({ kind: 'netns', owner: path, path }));
+    .map((path) => ({ owner: path, path }));
+  return [...network, ...foldersOf(join(state, 'ns'))].map((one) => ({ kind: 'netns', ...one }));
 }
 
 /** Attachments in libcni's cache whose namespace is the daemon's. */
@@ -100,10 +104,8 @@ function findMounts({ root, state }: Places): Resource[] {
   const tops = [root, state, `${state}-userns`].map((top) => `${top}/`);
   return parseMountinfo(read('/proc/self/mountinfo')).flatMap(({ mountPoint }): Resource[] => {
     if (!tops.some((top) => mountPoint.startsWith(top))) return [];
-    const owner = mountPoint
-      .split('/')
-      .map((part) => part.replace(/^\./, ''))
-      .find((part) => ID.test(part));
+    if (mountPoint.startsWith(`${join(state, 'ns')}/`)) return []; // a namespace, which is a kind of its own
+    const [owner] = mountPoint.split('/').flatMap((part) => NAMED.exec(part)?.[1] ?? []);
     return owner === undefined ? [] : [{ kind: 'mount', owner, path: mountPoint }];
   });
 }

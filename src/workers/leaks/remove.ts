@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../errors.ts';
 import { unmount } from '../../sys/mount.ts';
-import { removeNetns } from '../../sys/netns.ts';
+import { unpinNamespace } from '../../sys/netns.ts';
 import { killPinned } from '../../sys/pidfd.ts';
 import { removeCgroupFolder } from '../cgroup.ts';
 import { cniDel } from '../net/del.ts';
@@ -30,7 +30,7 @@ export async function removeResource(leak: Resource, { cni }: RemoveOptions): Pr
       await cniDel({ ...cni, attachment: leak.attachment });
       return;
     case 'netns':
-      return removeNetns(leak.path);
+      return unpinNamespace(leak.path);
     case 'mount':
       return unmount(leak.path);
     case 'bundle':
