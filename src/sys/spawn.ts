@@ -62,7 +62,7 @@ export interface SpawnResult {
 export async function run(options: SpawnOptions): Promise<SpawnResult> {
   const { maxOutput = 4 << 20 } = options;
   const [outRead, outWrite] = pipe();
-  const [errRead, errWrite] = pipe();
+  const [errRead, errWrite] = secondPipe(outRead, outWrite);
   let pid: number;
   let spawnSeconds: number;
   try {
@@ -107,6 +107,16 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
     overflowed,
     spawnSeconds,
   };
+}
+
+/** A pipe; where there is no descriptor left for it (EMFILE), the ends of the first one are closed. */
+function secondPipe(...first: [Fd, Fd]): [read: Fd, write: Fd] {
+  try {
+    return pipe();
+  } catch (error) {
+    for (const end of first) end[Symbol.dispose]();
+    throw error;
+  }
 }
 
 type Startable = Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit' | 'keep'>;
