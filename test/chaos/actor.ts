@@ -39,6 +39,8 @@ export interface Scene {
 
 const TIMEOUT = { timeoutMs: 120_000 };
 const CONTAINERS = 2;
+/** The runtime handler of pods with a pause process; those of the default one do without. */
+export const PAUSE = 'pause';
 
 export class Actor {
   readonly #scene: Scene;
@@ -82,13 +84,14 @@ export class Actor {
     const port = { ...PortMapping.decode(new Uint8Array()), protocol: Protocol.TCP, containerPort: 80 };
     const portMappings = random.chance(0.2) ? [{ ...port, hostPort: 31000 + this.#number }] : [];
     const config = podConfig(name, { cgroupParent, logDirectory, portMappings });
-    return { phase: 'launching', config, id: '', address: '', createdAt: 0n, containers: [] };
+    const handler = random.chance(0.4) ? PAUSE : '';
+    return { phase: 'launching', config, handler, id: '', address: '', createdAt: 0n, containers: [] };
   }
 
   async #launch(pod: PodEntry): Promise<void> {
     const { cri, pods, counts } = this.#scene;
     pods.add(pod);
-    pod.id = (await cri.runPodSandbox({ config: pod.config }, TIMEOUT)).podSandboxId;
+    pod.id = (await cri.runPodSandbox({ config: pod.config, runtimeHandler: pod.handler }, TIMEOUT)).podSandboxId;
     pod.phase = 'ready';
     counts.launches++;
     await noteLaunch(cri, pod);

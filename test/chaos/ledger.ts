@@ -26,6 +26,7 @@ export type ContainerPhase = 'creating' | 'created' | 'starting' | 'started' | '
 export interface PodEntry {
   phase: PodPhase;
   config: PodSandboxConfig;
+  handler: string;
   id: string;
   address: string;
   createdAt: bigint;

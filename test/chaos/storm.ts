@@ -14,7 +14,7 @@ import { imageRegistry } from '../rig/images.ts';
 import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 import { cniBinDirs, privateFolder } from '../rig/paths.ts';
 import { pss, waitFor } from '../rig/proc.ts';
-import { Actor, type Scene } from './actor.ts';
+import { Actor, PAUSE, type Scene } from './actor.ts';
 import { type KillPoint, killAt } from './kill-points.ts';
 import { compare } from './ledger.ts';
 import { type Random, seeded } from './random.ts';
@@ -88,7 +88,10 @@ export async function storm(options: StormOptions): Promise<Outcome> {
         const bin = join(place, 'plugins');
         mkdirSync(bin);
         if (options.slowPlugins) slowDown(bin, ['bridge', 'portmap']);
-        return { cni: { bin_dirs: [bin, ...network.binDirs] } };
+        return {
+          cni: { bin_dirs: [bin, ...network.binDirs] },
+          runtimes: { [PAUSE]: { binary: 'runc', sandbox_mode: 'pause' } },
+        };
       },
     });
     return await run({ daemon, options, random, env, folder });
