@@ -5,6 +5,7 @@ import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability } from '../node/observe/observability.ts';
+import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
 import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
@@ -52,6 +53,7 @@ export class Daemon {
       metrics.set('restored', { state }, recovered[state]);
     }
     void sweepNetwork(services);
+    resources.use(sweepRegularly(services));
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,

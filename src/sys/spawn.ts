@@ -78,7 +78,7 @@ export const abandoned: ReadonlyMap<number, string> = new Map();
 export async function run(options: SpawnOptions): Promise<SpawnResult> {
   const { maxOutput = 4 << 20 } = options;
   const [outRead, outWrite] = pipe();
-  const [errRead, errWrite] = pipe();
+  const [errRead, errWrite] = secondPipe(outRead, outWrite);
   let pid: number;
   let spawnSeconds: number;
   try {
@@ -133,6 +133,16 @@ function decodeStatus(status: number | undefined): { code: number | null; signal
   if (status === undefined) return { code: null, signal: null };
   const signal = status & 0x7f;
   return signal === 0 ? { code: (status >> 8) & 0xff, signal: null } : { code: null, signal };
+}
+
+/** A pipe; where there is no descriptor left for it (EMFILE), the ends of the first one are closed. */
+function secondPipe(...first: [Fd, Fd]): [read: Fd, write: Fd] {
+  try {
+    return pipe();
+  } catch (error) {
+    for (const end of first) end[Symbol.dispose]();
+    throw error;
+  }
 }
 
 type Startable = Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit' | 'keep'>;

@@ -9,7 +9,9 @@ import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
 import { userFiles } from './image/read-file.ts';
+import { findResources } from './leaks/find.ts';
 import { serve } from './serve.ts';
+import { endAbandoned } from './shim/abandoned.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
 import { removeBundle } from './shim/remove-bundle.ts';
@@ -22,6 +24,7 @@ import { statsHandlers } from './stats.ts';
 export const handlers = {
   startShim,
   writeBundle,
+  endAbandoned,
   cleanupShim,
   removeBundle,
   sandboxFiles,
@@ -37,6 +40,7 @@ export const handlers = {
   removeLayer,
   installPause,
   ...hostPathHandlers,
+  findResources,
   ...statsHandlers,
 };
 

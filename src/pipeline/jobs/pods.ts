@@ -102,14 +102,18 @@ export class Pods {
     });
   }
 
-  /** Retries the undo of a pod that a failed undo, or a killed daemon, has left half-way. Its name is released at once. */
-  cleanUp(row: SandboxRow, reason: string, firstDelayMs?: number): void {
+  /**
+   * Retries the undo of a pod that a failed undo, or a killed daemon, has left half-way. Its name is released at once. The undo, and
+   * every other job on the pod, begins when `after` has resolved, which must not reject.
+   */
+  cleanUp(row: SandboxRow, reason: string, firstDelayMs?: number, after?: Promise<void>): void {
     const { ctx, runner, locks, retries } = this.#services;
     ctx.sandboxStates.cleanUpPending(row, reason);
     ctx.sandboxNames.release(row.name, row.id);
     ctx.log.warn({ sandbox: row.id, name: row.name, reason }, 'clean-up is pending and will be retried');
     const clean = async () => {
       using _exclusive = await locks.take(row.id, 'exclusive');
+      await after;
       if (!ctx.store.sandboxes.get(row.id)) return;
       await this.#containers.removeAll(row.id);
       await runner.undo(runPod, row, ctx, { ...jobStart('RunPodSandbox', row), origin: 'cleanup' });

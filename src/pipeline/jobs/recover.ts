@@ -7,6 +7,8 @@ import type { Pods } from './pods.ts';
 /** Milliseconds that one shim gets to answer when the daemon starts. */
 const REATTACH_MS = 2000;
 const LOOK_AGAIN_MS = 5000;
+/** Milliseconds that plugins of the dead daemon get to end by themselves. */
+const ABANDONED_MS = 2000;
 
 export interface Recovered {
   /** Pods found running. */
@@ -35,10 +37,11 @@ export async function recover(parts: Parts): Promise<Recovered> {
   const rows = [...ctx.store.sandboxes.values()];
   for (const row of rows) if (!halfWay(row)) ctx.sandboxNames.take(row.name, row.id);
   containers.recoverNames();
+  const ended = endAbandoned(rows, ctx);
   await Promise.all(
     rows.map(async (row) => {
       if (halfWay(row)) {
-        pods.cleanUp(row, row.cleanup?.failed ?? `the daemon ended while the pod was ${row.state}`, 0);
+        pods.cleanUp(row, row.cleanup?.failed ?? `the daemon ended while the pod was ${row.state}`, 0, ended);
         recovered.undone++;
       } else if (row.state !== 'stopped') recovered[await find(row, parts)]++;
       else await containers.recover(row.id, undefined);
@@ -70,6 +73,22 @@ export async function sweepNetwork(ctx: JobContext): Promise<void> {
     }
   } catch (err) {
     ctx.log.error({ err }, 'looking for strays in the network failed');
+  }
+}
+
+/**
+ * Ends what the dead daemon left running for these pods. A plugin that finished its ADD after the DEL of the recovery would leave
+ * an address and rules that nothing names. Never rejects: DEL waits for the record's lock besides.
+ */
+async function endAbandoned(rows: readonly SandboxRow[], ctx: JobContext): Promise<void> {
+  if (rows.length === 0) return;
+  try {
+    const pods = rows.map(({ id }) => id);
+    const { ended, killed } = await ctx.pools.shim.call('endAbandoned', { pods, graceMs: ABANDONED_MS });
+    if (killed.length > 0) ctx.log.warn({ killed }, 'killed what an earlier daemon had left running');
+    if (ended.length > 0) ctx.log.info({ ended }, 'what an earlier daemon had left running has ended');
+  } catch (err) {
+    ctx.log.error({ err }, 'looking for what an earlier daemon left running failed');
   }
 }
 
