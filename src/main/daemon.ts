@@ -5,6 +5,7 @@ import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability } from '../node/observe/observability.ts';
+import type { Store } from '../node/store/store.ts';
 import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
@@ -38,10 +39,13 @@ export class Daemon {
     for (const folder of [config.root, config.state]) mkdirSync(folder, { recursive: true, mode: 0o711 });
     resources.use(lockFile(join(config.state, 'sluiced.lock')));
     resources.use(lockFile(join(config.root, 'sluiced.lock')));
-    const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log }));
+    let store: Store | undefined;
+    const health = () => (store?.trouble === undefined ? [] : [`the store cannot be written: ${store.trouble}`]);
+    const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log, health }));
     const { metrics } = observability;
     const ending = new AbortController();
     const services = await makeServices(config, observability, resources, ending.signal);
+    store = services.store;
 
     const began = performance.now();
     await services.images.recover();

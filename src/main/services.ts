@@ -19,7 +19,7 @@ import { Stats } from '../node/stats/stats.ts';
 import { ContainerStates } from '../node/store/container.ts';
 import { Events } from '../node/store/events.ts';
 import { SandboxStates } from '../node/store/sandbox.ts';
-import { Store } from '../node/store/store.ts';
+import type { Store } from '../node/store/store.ts';
 import { Stdio } from '../node/streaming/stdio.ts';
 import { type Pools, startPools } from '../node/threads/pools.ts';
 import { Admission } from '../pipeline/engine/admission.ts';
@@ -36,12 +36,12 @@ import { Pulls } from '../pipeline/jobs/pulls.ts';
 import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
+import { openStore } from './open-store.ts';
 
 /** As `streaming.tls_cert`: a certificate made at start. */
 const SELF_SIGNED = 'self-signed';
 /** Seconds that one undo may take. */
 const UNDO_SECONDS = 120;
-const CHECKPOINT_MS = 30_000;
 /** Milliseconds before the first retry of a clean-up, and the longest pause between two. */
 const RETRY_MS = { firstDelayMs: 1000, lastDelayMs: 300_000 };
 
@@ -74,7 +74,7 @@ export async function makeServices(
   }
   if (host.apparmor) await loadDefaultAppArmorProfile();
   const pools = resources.use(startPools());
-  const store = openStore(config, pools, { metrics, log }, resources);
+  const store = openStore({ config, pools, metrics, log, resources });
   const events = new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped));
   const shimSocketDir = join(config.state, 's');
   mkdirSync(shimSocketDir, { recursive: true, mode: 0o711 });
@@ -161,24 +161,6 @@ export async function makeServices(
 interface Reports {
   metrics: Metrics;
   log: Log;
-}
-
-/** Opens the store and checkpoints it every {@link CHECKPOINT_MS}. */
-function openStore(config: Config, pools: Pools, { metrics, log }: Reports, resources: AsyncDisposableStack): Store {
-  const store = resources.use(
-    new Store(join(config.root, 'sluice.db'), (seconds) => metrics.observe('storeWrite', {}, seconds)),
-  );
-  const checkpoint = async () => {
-    try {
-      await pools.shim.call('checkpoint', { path: store.path });
-      store.restoreBallast();
-    } catch (err) {
-      log.error({ err }, 'the store’s checkpoint failed');
-    }
-  };
-  const timer = setInterval(checkpoint, CHECKPOINT_MS).unref();
-  resources.defer(() => clearInterval(timer));
-  return store;
 }
 
 function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {

@@ -3,7 +3,6 @@
  * daemon.
  */
 import { removeCgroups } from './cgroup.ts';
-import { checkpoint } from './checkpoint.ts';
 import { copyFromImage } from './copy-from-image.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
@@ -31,7 +30,6 @@ export const handlers = {
   unmountRootfs,
   copyFromImage,
   removeCgroups,
-  checkpoint,
   userFiles,
   removeLayer,
   installPause,

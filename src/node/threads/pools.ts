@@ -2,6 +2,7 @@ import type { handlers as imageHandlers } from '../../workers/image.ts';
 import type { handlers as netHandlers } from '../../workers/net.ts';
 import type { handlers as registryHandlers } from '../../workers/registry.ts';
 import type { handlers as shimHandlers } from '../../workers/shim.ts';
+import type { handlers as storeHandlers } from '../../workers/store.ts';
 import { Pool } from './pool.ts';
 
 /** The worker pools of one daemon. */
@@ -10,6 +11,7 @@ export interface Pools extends AsyncDisposable {
   shim: Pool<typeof shimHandlers>;
   image: Pool<typeof imageHandlers>;
   registry: Pool<typeof registryHandlers>;
+  store: Pool<typeof storeHandlers>;
 }
 
 const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.url);
@@ -17,7 +19,7 @@ const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.
 /**
  * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding a thread
  * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and the questions to
- * registries have one beside it.
+ * registries have one beside it. The store has one for what waits for the disk.
  */
 export function startPools(): Pools {
   const net = new Pool<typeof netHandlers>({
@@ -52,13 +54,22 @@ export function startPools(): Pools {
     callsPerThread: 64,
     maxQueue: 10_000,
   });
+  const store = new Pool<typeof storeHandlers>({
+    name: 'store',
+    file: entry('store'),
+    minThreads: 0,
+    maxThreads: 1,
+    callsPerThread: 1,
+    maxQueue: 10_000,
+  });
   return {
     net,
     shim,
     image,
     registry,
+    store,
     async [Symbol.asyncDispose]() {
-      await Promise.all([net, shim, image, registry].map((pool) => pool[Symbol.asyncDispose]()));
+      await Promise.all([net, shim, image, registry, store].map((pool) => pool[Symbol.asyncDispose]()));
     },
   };
 }
