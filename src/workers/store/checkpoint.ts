@@ -1,5 +1,8 @@
 import { DatabaseSync } from 'node:sqlite';
 
+/** Milliseconds to wait for a write of the daemon's main thread, which takes some microseconds. */
+const BUSY_MS = 1000;
+
 /** What a checkpoint found, in pages of the WAL. */
 export interface Checkpointed {
   /** Pages in the WAL. */
@@ -17,7 +20,7 @@ export interface Checkpointed {
  * this sync waits for it.
  */
 export function checkpoint({ path }: { path: string }): Checkpointed {
-  const db = new DatabaseSync(path);
+  const db = new DatabaseSync(path, { timeout: BUSY_MS });
   try {
     db.exec('PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0');
     const { busy, log, checkpointed } = db.prepare('PRAGMA wal_checkpoint(PASSIVE)').get() as Record<string, number>;
