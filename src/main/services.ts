@@ -73,7 +73,9 @@ export async function makeServices(
     );
   }
   if (host.apparmor) await loadDefaultAppArmorProfile();
-  const pools = resources.use(startPools());
+  const pools = resources.use(
+    startPools((pool, err) => log.error({ pool, err }, 'a worker thread failed and is replaced')),
+  );
   const store = openStore({ config, pools, metrics, log, resources });
   const events = new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped));
   const shimSocketDir = join(config.state, 's');
@@ -130,7 +132,11 @@ export async function makeServices(
     onVerdict: (lane, verdict) => metrics.inc('admission', { lane, verdict }),
   });
   const retries = resources.use(
-    new RetryQueue({ ...RETRY_MS, onRetry: (outcome) => metrics.inc('cleanups', { outcome }) }),
+    new RetryQueue({
+      ...RETRY_MS,
+      onRetry: (outcome) => metrics.inc('cleanups', { outcome }),
+      onProblem: (id, err) => log.error({ id, err }, 'a failed clean-up could not be noted'),
+    }),
   );
   const jobs: JobServices = { ctx, runner: new Runner({ engine, observer, admission }), locks, retries };
   const pulls = new Pulls(jobs);

@@ -1,3 +1,4 @@
+import type { PoolName } from '../../stages.ts';
 import type { handlers as imageHandlers } from '../../workers/image.ts';
 import type { handlers as netHandlers } from '../../workers/net.ts';
 import type { handlers as registryHandlers } from '../../workers/registry.ts';
@@ -21,9 +22,10 @@ const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.
  * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and the questions to
  * registries have one beside it. The store has one for what waits for the disk.
  */
-export function startPools(): Pools {
+export function startPools(onError?: (pool: PoolName, error: Error) => void): Pools {
   const net = new Pool<typeof netHandlers>({
     name: 'net',
+    onError: (error) => onError?.('net', error),
     file: entry('net'),
     minThreads: 1,
     maxThreads: 2,
@@ -32,6 +34,7 @@ export function startPools(): Pools {
   });
   const shim = new Pool<typeof shimHandlers>({
     name: 'shim',
+    onError: (error) => onError?.('shim', error),
     file: entry('shim'),
     minThreads: 1,
     maxThreads: 2,
@@ -40,6 +43,7 @@ export function startPools(): Pools {
   });
   const image = new Pool<typeof imageHandlers>({
     name: 'image',
+    onError: (error) => onError?.('image', error),
     file: entry('image'),
     minThreads: 0,
     maxThreads: 4,
@@ -48,6 +52,7 @@ export function startPools(): Pools {
   });
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',
+    onError: (error) => onError?.('registry', error),
     file: entry('registry'),
     minThreads: 0,
     maxThreads: 1,
@@ -56,6 +61,7 @@ export function startPools(): Pools {
   });
   const store = new Pool<typeof storeHandlers>({
     name: 'store',
+    onError: (error) => onError?.('store', error),
     file: entry('store'),
     minThreads: 0,
     maxThreads: 1,
