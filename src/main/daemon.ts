@@ -5,8 +5,9 @@ import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability } from '../node/observe/observability.ts';
+import type { Store } from '../node/store/store.ts';
 import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
-import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
+import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
 import { imageVerbs } from './cri/images.ts';
@@ -39,20 +40,30 @@ export class Daemon {
     for (const folder of [config.root, config.state]) mkdirSync(folder, { recursive: true, mode: 0o711 });
     resources.use(lockFile(join(config.state, 'sluiced.lock')));
     resources.use(lockFile(join(config.root, 'sluiced.lock')));
-    const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log }));
+    let store: Store | undefined;
+    const health = () => (store?.trouble === undefined ? [] : [`the store cannot be written: ${store.trouble}`]);
+    const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log, health }));
     const { metrics } = observability;
     const ending = new AbortController();
     const services = await makeServices(config, observability, resources, ending.signal);
+    store = services.store;
 
     const began = performance.now();
-    await services.images.recover();
+    const unknown = await unknownBundles(services);
+    if (unknown.length > 0) {
+      log.error(
+        { bundles: unknown },
+        'these pods or containers are in no record; what they may use is left alone, and no client sees them',
+      );
+    }
+    await services.images.recover({ keepUnknown: unknown.length > 0 });
     const { pods, containers } = services;
     const recovered = await recover({ ctx: services, pods, containers });
     metrics.set('restoreDuration', {}, (performance.now() - began) / 1000);
     for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
       metrics.set('restored', { state }, recovered[state]);
     }
-    void sweepNetwork(services);
+    if (unknown.length === 0) void sweepNetwork(services);
     resources.use(sweepRegularly(services));
     readGauges(services);
     const server = new CriServer({

@@ -19,7 +19,7 @@ import { Stats } from '../node/stats/stats.ts';
 import { ContainerStates } from '../node/store/container.ts';
 import { Events } from '../node/store/events.ts';
 import { SandboxStates } from '../node/store/sandbox.ts';
-import { Store } from '../node/store/store.ts';
+import type { Store } from '../node/store/store.ts';
 import { Stdio } from '../node/streaming/stdio.ts';
 import { type Pools, startPools } from '../node/threads/pools.ts';
 import { Admission } from '../pipeline/engine/admission.ts';
@@ -37,6 +37,7 @@ import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
+import { openStore } from './open-store.ts';
 
 /** As `streaming.tls_cert`: a certificate made at start. */
 const SELF_SIGNED = 'self-signed';
@@ -46,7 +47,6 @@ const UNDO_SECONDS = 120;
 const LEASE_MS = 10_000;
 /** Runs of CNI plugins in one ADD or DEL that may each take their whole time limit before the stage is given up. */
 const SLOW_PLUGIN_RUNS = 5;
-const CHECKPOINT_MS = 30_000;
 /** Milliseconds before the first retry of a clean-up, and the longest pause between two. */
 const RETRY_MS = { firstDelayMs: 1000, lastDelayMs: 300_000 };
 
@@ -78,8 +78,10 @@ export async function makeServices(
     );
   }
   if (host.apparmor) await loadDefaultAppArmorProfile();
-  const pools = resources.use(startPools());
-  const store = openStore(config, pools, { metrics, log }, resources);
+  const pools = resources.use(
+    startPools((pool, err) => log.error({ pool, err }, 'a worker thread failed and is replaced')),
+  );
+  const store = openStore({ config, pools, metrics, log, resources });
   const events = new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped));
   const shimSocketDir = join(config.state, 's');
   mkdirSync(shimSocketDir, { recursive: true, mode: 0o711 });
@@ -128,7 +130,11 @@ export async function makeServices(
   const ctx: JobContext = { ...basis, stdio, exits };
 
   const retries = resources.use(
-    new RetryQueue({ ...RETRY_MS, onRetry: (outcome) => metrics.inc('cleanups', { outcome }) }),
+    new RetryQueue({
+      ...RETRY_MS,
+      onRetry: (outcome) => metrics.inc('cleanups', { outcome }),
+      onProblem: (id, err) => log.error({ id, err }, 'a failed clean-up could not be noted'),
+    }),
   );
   const pluginRunsMs = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds * 1000;
   const engine = new Engine({
@@ -175,24 +181,6 @@ export async function makeServices(
 interface Reports {
   metrics: Metrics;
   log: Log;
-}
-
-/** Opens the store and checkpoints it every {@link CHECKPOINT_MS}. */
-function openStore(config: Config, pools: Pools, { metrics, log }: Reports, resources: AsyncDisposableStack): Store {
-  const store = resources.use(
-    new Store(join(config.root, 'sluice.db'), (seconds) => metrics.observe('storeWrite', {}, seconds)),
-  );
-  const checkpoint = async () => {
-    try {
-      await pools.shim.call('checkpoint', { path: store.path });
-      store.restoreBallast();
-    } catch (err) {
-      log.error({ err }, 'the store’s checkpoint failed');
-    }
-  };
-  const timer = setInterval(checkpoint, CHECKPOINT_MS).unref();
-  resources.defer(() => clearInterval(timer));
-  return store;
 }
 
 function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {

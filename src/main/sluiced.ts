@@ -27,6 +27,10 @@ async function main(): Promise<void> {
   }
   const config = loadConfig(values.config);
   const log = createLog(config.log);
+  // Every promise has its own handler; one that was forgotten must not end the pods' management.
+  process.on('unhandledRejection', (err) => {
+    log.error({ err }, 'a promise was rejected and nothing handled it: please report this');
+  });
   // libuv's pool threads inherit the namespace of the thread that first needs them: let it be main, before any worker.
   await Promise.all(Array.from({ length: 4 }, () => stat('/')));
 
@@ -48,9 +52,13 @@ async function main(): Promise<void> {
       log.error('running jobs did not finish in time');
       process.exit(1);
     }, SHUTDOWN_SECONDS * 1000);
-    await daemon.close();
+    try {
+      await daemon.close();
+      log.info('ended');
+    } catch (err) {
+      log.error({ err }, 'ending failed half-way; the next start finds the pods again');
+    }
     clearTimeout(timer);
-    log.info('ended');
     log.flush();
     process.exit(0);
   };

@@ -3,7 +3,6 @@
  * for other parts of the daemon.
  */
 import { removeCgroups } from './cgroup.ts';
-import { checkpoint } from './checkpoint.ts';
 import { copyFromImage } from './copy-from-image.ts';
 import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
@@ -35,7 +34,6 @@ export const handlers = {
   unmountRootfs,
   copyFromImage,
   removeCgroups,
-  checkpoint,
   userFiles,
   removeLayer,
   installPause,

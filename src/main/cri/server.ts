@@ -94,17 +94,19 @@ export class CriServer implements AsyncDisposable {
   #unary(method: string, verb: AnyVerb): handleUnaryCall<unknown, unknown> {
     return (call, callback) => {
       const ended = this.#began(method);
-      Promise.try(() => verb(call.request as never, callInfo(method, call))).then(
-        (response) => {
-          ended(status.OK);
-          callback(null, response);
-        },
-        (error: unknown) => {
-          const failure = this.#failure(method, error);
-          ended(failure.code);
-          callback(failure, null);
-        },
-      );
+      Promise.try(() => verb(call.request as never, callInfo(method, call)))
+        .then(
+          (response) => {
+            ended(status.OK);
+            callback(null, response);
+          },
+          (error: unknown) => {
+            const failure = this.#failure(method, error);
+            ended(failure.code);
+            callback(failure, null);
+          },
+        )
+        .catch((error: unknown) => this.#options.onError?.(method, error)); // the answer could not be sent
     };
   }
 

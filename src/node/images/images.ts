@@ -97,15 +97,18 @@ export class Images {
     });
   }
 
-  /** After a start: rows and folders are made to agree, and the built-in pause image is there. */
-  async recover(): Promise<void> {
+  /**
+   * After a start: rows and folders are made to agree, and the built-in pause image is there. `keepUnknown`: layers without a row stay,
+   * since containers that the store has lost may run from them.
+   */
+  async recover({ keepUnknown = false } = {}): Promise<void> {
     const { images, layers, log, config } = this.#options;
     for (const row of [...images.values()]) {
       if (row.layers.every((id) => layers.get(id)?.ready)) continue;
       log.warn({ image: row.id, names: row.names }, 'layers of this image are gone; it must be pulled again');
       images.delete(row.id);
     }
-    await this.layers.recover(this.#usedLayers());
+    await this.layers.recover(this.#usedLayers(), { keepUnknown });
     // A row whose folder somebody removed.
     for (const row of [...images.values()]) {
       if (!row.layers.every((id) => this.layers.has(id))) images.delete(row.id);
@@ -261,7 +264,10 @@ export class Images {
       this.#names.give(row, [BUILT_IN_PAUSE]);
       this.#builtIn = id;
     } catch (cause) {
-      throw new SluiceError('INTERNAL', `the built-in pause image cannot be installed: ${explain(cause)}`, { cause });
+      // On a full disk, say. It must not keep the daemon from starting: the disk is freed by removing pods and images.
+      const { log } = this.#options;
+      log.error({ reason: explain(cause) }, 'the built-in pause image cannot be installed; trying on');
+      setTimeout(() => void this.#installPause(), SWEEP_MS).unref();
     }
   }
 }

@@ -240,7 +240,7 @@ export class Network implements AsyncDisposable {
   /** Reads the configuration after any read in progress; never rejects. */
   #load(): Promise<void> {
     this.#loading = this.#loading.then(async () => {
-      const loaded = await this.#read();
+      const loaded = await this.#read().catch((error: unknown) => ({ ...this.#loaded, problems: [explain(error)] }));
       if (JSON.stringify(loaded) === JSON.stringify(this.#loaded)) return;
       this.#loaded = loaded;
       this.#lastStatus = undefined;

@@ -1,7 +1,9 @@
+import type { PoolName } from '../../stages.ts';
 import type { handlers as imageHandlers } from '../../workers/image.ts';
 import type { handlers as netHandlers } from '../../workers/net.ts';
 import type { handlers as registryHandlers } from '../../workers/registry.ts';
 import type { handlers as shimHandlers } from '../../workers/shim.ts';
+import type { handlers as storeHandlers } from '../../workers/store.ts';
 import { Pool } from './pool.ts';
 
 /** The worker pools of one daemon. */
@@ -10,6 +12,7 @@ export interface Pools extends AsyncDisposable {
   shim: Pool<typeof shimHandlers>;
   image: Pool<typeof imageHandlers>;
   registry: Pool<typeof registryHandlers>;
+  store: Pool<typeof storeHandlers>;
 }
 
 const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.url);
@@ -17,11 +20,12 @@ const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.
 /**
  * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding a thread
  * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and the questions to
- * registries have one beside it.
+ * registries have one beside it. The store has one for what waits for the disk.
  */
-export function startPools(): Pools {
+export function startPools(onError?: (pool: PoolName, error: Error) => void): Pools {
   const net = new Pool<typeof netHandlers>({
     name: 'net',
+    onError: (error) => onError?.('net', error),
     file: entry('net'),
     minThreads: 1,
     maxThreads: 2,
@@ -30,6 +34,7 @@ export function startPools(): Pools {
   });
   const shim = new Pool<typeof shimHandlers>({
     name: 'shim',
+    onError: (error) => onError?.('shim', error),
     file: entry('shim'),
     minThreads: 1,
     maxThreads: 2,
@@ -38,6 +43,7 @@ export function startPools(): Pools {
   });
   const image = new Pool<typeof imageHandlers>({
     name: 'image',
+    onError: (error) => onError?.('image', error),
     file: entry('image'),
     minThreads: 0,
     maxThreads: 4,
@@ -46,10 +52,20 @@ export function startPools(): Pools {
   });
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',
+    onError: (error) => onError?.('registry', error),
     file: entry('registry'),
     minThreads: 0,
     maxThreads: 1,
     callsPerThread: 64,
+    maxQueue: 10_000,
+  });
+  const store = new Pool<typeof storeHandlers>({
+    name: 'store',
+    onError: (error) => onError?.('store', error),
+    file: entry('store'),
+    minThreads: 0,
+    maxThreads: 1,
+    callsPerThread: 1,
     maxQueue: 10_000,
   });
   return {
@@ -57,8 +73,9 @@ export function startPools(): Pools {
     shim,
     image,
     registry,
+    store,
     async [Symbol.asyncDispose]() {
-      await Promise.all([net, shim, image, registry].map((pool) => pool[Symbol.asyncDispose]()));
+      await Promise.all([net, shim, image, registry, store].map((pool) => pool[Symbol.asyncDispose]()));
     },
   };
 }

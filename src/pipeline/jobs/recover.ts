@@ -1,3 +1,5 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { explain } from '../../errors.ts';
 import type { PinnedSandbox, SandboxRow } from '../../node/store/sandbox.ts';
 import type { Containers } from './containers.ts';
@@ -48,6 +50,21 @@ export async function recover(parts: Parts): Promise<Recovered> {
     }),
   );
   return recovered;
+}
+
+/**
+ * Ids of bundles without a row: of pods and containers that run on although the store and its copies were lost. What they use (layers,
+ * namespaces, addresses) has no row either, and must not be taken for a leftover.
+ */
+export async function unknownBundles({ config, store }: Pick<JobContext, 'config' | 'store'>): Promise<string[]> {
+  try {
+    const names = await readdir(join(config.state, 'bundles'));
+    const known = (id: string) => store.sandboxes.get(id) ?? store.containers.get(id);
+    return names.filter((name) => !name.startsWith('.') && !known(name)); // a leading dot: it is being removed
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw error;
+  }
 }
 
 /**
