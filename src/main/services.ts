@@ -82,7 +82,7 @@ export async function makeServices(
   const store = openStore(config, pools, { metrics, log }, resources);
   const events = new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped));
   const shimSocketDir = join(config.state, 's');
-  mkdirSync(shimSocketDir, { recursive: true, mode: 0o711 });
+  mkdirSync(shimSocketDir, { recursive: true, mode: 0o700 });
 
   const basis: ExecContext = {
     config,

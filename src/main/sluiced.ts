@@ -8,6 +8,8 @@ import { raiseMainPriority } from '../sys/nice.ts';
 import { VERSION } from '../version.ts';
 import { compileWorkers } from './compile-workers.ts';
 import { Daemon } from './daemon.ts';
+import { setUmask } from './folders.ts';
+import { handleSignals } from './signals.ts';
 
 /** Seconds that running jobs get to finish after SIGTERM. */
 const SHUTDOWN_SECONDS = 90;
@@ -25,8 +27,11 @@ async function main(): Promise<void> {
     console.log(`sluiced ${VERSION}`);
     return;
   }
+  setUmask();
   const config = loadConfig(values.config);
   const log = createLog(config.log);
+  let daemon: Daemon | undefined;
+  handleSignals(log, () => daemon);
   // libuv's pool threads inherit the namespace of the thread that first needs them: let it be main, before any worker.
   await Promise.all(Array.from({ length: 4 }, () => stat('/')));
 
@@ -37,7 +42,8 @@ async function main(): Promise<void> {
   if (refused)
     log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');
 
-  const daemon = await Daemon.start(config, log);
+  const started = await Daemon.start(config, log);
+  daemon = started;
   flushCompileCache(); // now, since a daemon seldom ends in a way that lets it be written then
   let ending = false;
   const end = async (signal: string) => {
@@ -48,7 +54,8 @@ async function main(): Promise<void> {
       log.error('running jobs did not finish in time');
       process.exit(1);
     }, SHUTDOWN_SECONDS * 1000);
-    await daemon.close();
+    daemon = undefined;
+    await started.close();
     clearTimeout(timer);
     log.info('ended');
     log.flush();

@@ -73,7 +73,7 @@ export const volumes = {
     !row.config.mounts.some((mount) => mount.image) && Object.keys(image?.config.Volumes ?? {}).length === 0,
   async run(state: ContainerCreation): Promise<void> {
     const { ctx, row, sandbox } = state;
-    await mkdir(row.rootDir, { recursive: true, mode: 0o755 });
+    await mkdir(row.rootDir, { recursive: true, mode: 0o700 });
     state.imageVolumes = await imageVolumes(row, sandbox, ctx);
     row.volumes = await copyUp(row, required(state.image, 'image'), ctx);
   },
