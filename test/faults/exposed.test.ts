@@ -6,16 +6,8 @@ import assert from 'node:assert/strict';
 import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import {
-  type ContainerLab,
-  imageSpec,
-  linux,
-  mount,
-  openContainerLab,
-  SKIP,
-  SLEEP,
-  sh,
-} from '../integration/container-lab.ts';
+import { type ContainerLab, openContainerLab, SKIP, SLEEP, sh } from '../integration/container-lab.ts';
+import { imageSpec, linux, mount, podConfig } from '../rig/messages.ts';
 import { allPaths, as, NOBODY, openTo } from '../rig/others.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import { pushImage } from '../rig/push.ts';
@@ -118,6 +110,45 @@ test('whatever the umask that the daemon was started with, containers’ users r
     ),
     'ok',
   );
+});
+
+test('mount options of CRI 1.37 restrict a mount, and are advertised', { skip }, async () => {
+  const { cri } = lab;
+  assert.equal((await cri.status({})).features?.mountOptions, true);
+  await using pod = await lab.pod('options');
+  const host = join(lab.folder, 'options');
+  mkdirSync(host, { mode: 0o777 });
+  writeFileSync(join(host, 'program'), readFileSync('/bin/busybox'), { mode: 0o755 });
+  const mounts = [
+    mount({ containerPath: '/plain', hostPath: host }),
+    mount({ containerPath: '/locked', hostPath: host, mountOptions: ['noexec', 'nosuid', 'nodev'] }),
+    mount({ containerPath: '/image', readonly: true, image: imageSpec(IMAGE), mountOptions: ['noexec'] }),
+  ];
+  const id = await pod.run('c', SLEEP, { mounts }, IMAGE);
+  assert.equal(await sh(cri, id, '/plain/program id -u'), '0');
+  assert.match(await sh(cri, id, '/locked/program id -u 2>&1; touch /locked/new && echo written'), /denied\nwritten/);
+  assert.match(await sh(cri, id, '/image/setuid id -u 2>&1; echo'), /denied/);
+  const table = await sh(cri, id, 'cat /proc/self/mountinfo');
+  assert.match(table, / \/locked rw,nosuid,nodev,noexec/);
+  const suid = [mount({ containerPath: '/x', hostPath: host, mountOptions: ['suid'] })];
+  await assert.rejects(pod.create('refused', SLEEP, { mounts: suid }, IMAGE), /"suid" is not supported/);
+});
+
+test('a privileged container gets the devices that the host has when it is made', { skip }, async () => {
+  const { cri, daemon } = lab;
+  const { linux: own } = podConfig('devices', { cgroupParent: daemon.cgroupParent });
+  assert.ok(own?.securityContext);
+  await using pod = await lab.pod('devices', {
+    linux: { ...own, securityContext: { ...own.securityContext, privileged: true } },
+  });
+  const device = `/dev/sluice-test-${process.pid}`;
+  await run('mknod', [device, 'c', '1', '3']); // another /dev/null, made while the daemon runs
+  try {
+    const id = await pod.run('c', SLEEP, { linux: linux({ security: { privileged: true } }) }, IMAGE);
+    assert.equal(await sh(cri, id, `stat -c %F ${device}; echo x > ${device}; echo ok`), 'character special file\nok');
+  } finally {
+    await run('rm', ['-f', device]);
+  }
 });
 
 test('SIGUSR1 writes a report to the log and opens no inspector; SIGHUP changes nothing', { skip }, async () => {

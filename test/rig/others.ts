@@ -26,9 +26,8 @@ export function allPaths(folder: string, most = 50_000): string[] {
  * each with the letters r, w and x in front.
  */
 export async function openTo(ids: { uid: number; gid: number }, paths: readonly string[]): Promise<string[]> {
-  // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
   const script =
-    'while IFS= read -r p; do m=; [ -r "$p" ] && m=r; [ -w "$p" ] && m=${m}w; [ -x "$p" ] && m=${m}x; [ -z "$m" ] || echo "$m $p"; done';
+    'while IFS= read -r p; do m=; [ -r "$p" ] && m=r; [ -w "$p" ] && m="$m"w; [ -x "$p" ] && m="$m"x; [ -z "$m" ] || echo "$m $p"; done';
   const { stdout } = await as(ids, script, `${paths.join('\n')}\n`);
   return stdout.split('\n').filter(Boolean);
 }

@@ -38,10 +38,11 @@ describe('the user of a container', () => {
     assert.deepEqual(resolve(''), [0, 0, [0, 1, 44]]);
     assert.deepEqual(resolve('app'), [1000, 1000, [1000, 1, 44, 50]]);
     assert.deepEqual(resolve('1000'), [1000, 1000, [1000, 1, 44, 50]]);
-    assert.deepEqual(resolve('app:web'), [1000, 33, [33, 1, 44, 50]]);
-    assert.deepEqual(resolve('1000:44'), [1000, 44, [44, 1, 50]]);
+    // The group `app` lists the user, so it counts although it has the user's name: it is not the primary group here.
+    assert.deepEqual(resolve('app:web'), [1000, 33, [33, 1, 44, 50, 1000]]);
+    assert.deepEqual(resolve('1000:44'), [1000, 44, [44, 1, 50, 1000]]);
     assert.deepEqual(resolve('lonely'), [1001, 777, [777]]);
-    assert.deepEqual(resolve(':50'), [0, 50, [50, 1, 44]]);
+    assert.deepEqual(resolve(':50'), [0, 50, [50, 0, 1, 44]]);
     assert.deepEqual(resolve('app:'), [1000, 1000, [1000, 1, 44, 50]]);
   });
 

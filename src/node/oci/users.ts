@@ -112,10 +112,9 @@ export function resolveUser(request: UserRequest, passwd: string, group: string)
   }
   const gid = groupPart === '' ? (entry?.gid ?? 0) : groupOf(groupPart, groups);
   const name = entry?.name;
-  // By convention a group with the user's name is its primary group, so it is not counted as a further one.
   const ofImage =
     request.mergeImageGroups && name !== undefined
-      ? groups.filter((g) => g.name !== name && g.members.includes(name)).map((g) => g.gid)
+      ? groups.filter(({ members }) => members.includes(name)).map((g) => g.gid)
       : [];
   const others = new Set([...ofImage, ...request.supplementalGroups]);
   others.delete(gid);
