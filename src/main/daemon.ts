@@ -5,6 +5,7 @@ import type { Config } from '../node/config/config.ts';
 import type { JobHistory } from '../node/observe/job-history.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability } from '../node/observe/observability.ts';
+import { LeakSweep } from '../pipeline/jobs/leaks.ts';
 import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
@@ -62,6 +63,7 @@ export class Daemon {
       metrics.set('restored', { state }, recovered[state]);
     }
     void sweepNetwork(services);
+    resources.use(new LeakSweep(services));
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,

@@ -9,6 +9,7 @@ import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
 import { userFiles } from './image/read-file.ts';
+import { scanLeftovers } from './leftovers.ts';
 import { serve } from './serve.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
@@ -32,6 +33,7 @@ export const handlers = {
   unmountRootfs,
   copyFromImage,
   removeCgroups,
+  scanLeftovers,
   checkpoint,
   userFiles,
   removeLayer,
