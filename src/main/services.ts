@@ -225,7 +225,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     log,
     usedImages: () => usedImages(store),
     diskUsage: (folder) => pools.shim.call('diskUsage', { folder }),
-    userFiles: (dirs) => pools.shim.call('userFiles', { dirs }),
+    lookUpUser: (input) => pools.shim.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),

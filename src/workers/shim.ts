@@ -8,7 +8,7 @@ import { copyFromImage } from './copy-from-image.ts';
 import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
-import { userFiles } from './image/read-file.ts';
+import { lookUpUser } from './image/look-up-user.ts';
 import { scanLeftovers } from './leftovers.ts';
 import { serve } from './serve.ts';
 import { writeBundle } from './shim/bundle.ts';
@@ -35,7 +35,7 @@ export const handlers = {
   removeCgroups,
   scanLeftovers,
   checkpoint,
-  userFiles,
+  lookUpUser,
   removeLayer,
   installPause,
   ...hostPathHandlers,

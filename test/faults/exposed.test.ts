@@ -118,15 +118,15 @@ test('mount options of CRI 1.37 restrict a mount, and are advertised', { skip },
   await using pod = await lab.pod('options');
   const host = join(lab.folder, 'options');
   mkdirSync(host, { mode: 0o777 });
-  writeFileSync(join(host, 'program'), readFileSync('/bin/busybox'), { mode: 0o755 });
+  writeFileSync(join(host, 'busybox'), readFileSync('/bin/busybox'), { mode: 0o755 });
   const mounts = [
     mount({ containerPath: '/plain', hostPath: host }),
     mount({ containerPath: '/locked', hostPath: host, mountOptions: ['noexec', 'nosuid', 'nodev'] }),
     mount({ containerPath: '/image', readonly: true, image: imageSpec(IMAGE), mountOptions: ['noexec'] }),
   ];
   const id = await pod.run('c', SLEEP, { mounts }, IMAGE);
-  assert.equal(await sh(cri, id, '/plain/program id -u'), '0');
-  assert.match(await sh(cri, id, '/locked/program id -u 2>&1; touch /locked/new && echo written'), /denied\nwritten/);
+  assert.equal(await sh(cri, id, '/plain/busybox id -u'), '0');
+  assert.match(await sh(cri, id, '/locked/busybox id -u 2>&1; touch /locked/new && echo written'), /denied\nwritten/);
   assert.match(await sh(cri, id, '/image/setuid id -u 2>&1; echo'), /denied/);
   const table = await sh(cri, id, 'cat /proc/self/mountinfo');
   assert.match(table, / \/locked rw,nosuid,nodev,noexec/);
