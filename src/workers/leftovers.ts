@@ -25,7 +25,8 @@ export interface Leftover {
   what: string;
 }
 
-const ID = /^\.?([0-9a-f]{64})$/;
+/** Also with an ending, as the pinned namespaces of a sandbox have it. */
+const ID = /^\.?([0-9a-f]{64})(?:\.\w+)?$/;
 
 /** All of it, owned by a row or not. Each entry of the daemon's folders for pods and containers counts, whatever its name. */
 export async function scanLeftovers(places: LeftoverPlaces): Promise<Leftover[]> {
