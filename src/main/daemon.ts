@@ -1,8 +1,8 @@
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
+import type { JobHistory } from '../node/observe/job-history.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability } from '../node/observe/observability.ts';
 import type { Store } from '../node/store/store.ts';
@@ -13,8 +13,10 @@ import { VERSION } from '../version.ts';
 import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
+import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
 import { lockFile } from './lock-file.ts';
+import { reportOf } from './report.ts';
 import { makeServices, type Services } from './services.ts';
 
 /** Milliseconds that endless streams (events, lists) get to end by themselves. */
@@ -26,20 +28,28 @@ export class Daemon {
   readonly #server: CriServer;
   readonly #ending: AbortController;
   readonly #resources: AsyncDisposableStack;
+  readonly #history: JobHistory;
 
-  private constructor(services: Services, server: CriServer, ending: AbortController, resources: AsyncDisposableStack) {
+  private constructor(
+    services: Services,
+    server: CriServer,
+    ending: AbortController,
+    resources: AsyncDisposableStack,
+    history: JobHistory,
+  ) {
     this.#services = services;
     this.#server = server;
     this.#ending = ending;
     this.#resources = resources;
+    this.#history = history;
   }
 
   /** Starts everything, finds earlier pods again, and listens. Throws when another daemon has the folder, socket or port. */
   static async start(config: Config, log: Log): Promise<Daemon> {
     await using resources = new AsyncDisposableStack();
-    for (const folder of [config.root, config.state]) mkdirSync(folder, { recursive: true, mode: 0o711 });
-    resources.use(lockFile(join(config.state, 'sluiced.lock')));
-    resources.use(lockFile(join(config.root, 'sluiced.lock')));
+    makeFolders(config);
+    resources.use(lockFile(join(config.state, LOCK_FILE)));
+    resources.use(lockFile(join(config.root, LOCK_FILE)));
     let store: Store | undefined;
     const health = () => (store?.trouble === undefined ? [] : [`the store cannot be written: ${store.trouble}`]);
     const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log, health }));
@@ -88,7 +98,12 @@ export class Daemon {
       },
       'sluice is ready',
     );
-    return new Daemon(services, server, ending, resources.move());
+    return new Daemon(services, server, ending, resources.move(), observability.history);
+  }
+
+  /** What it does at the moment: fields for a log line. */
+  report(): Promise<Record<string, unknown>> {
+    return reportOf(this.#services, this.#history.running);
   }
 
   /** Refuses new jobs and lets the running ones finish; pods stay up. */

@@ -9,7 +9,7 @@ const LOCK_NB = 4;
 
 /** Holds the lock of a folder as long as the daemon lives; the kernel drops it with the process. Throws CONFIG_INVALID when taken. */
 export function lockFile(path: string): Fd {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o711 });
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   using file = openLock(path);
   if (libc.flock(file.number, LOCK_EX | LOCK_NB) < 0) {
     throw new SluiceError('CONFIG_INVALID', `another daemon uses this folder: ${path} is locked`);

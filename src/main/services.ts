@@ -84,7 +84,7 @@ export async function makeServices(
   const store = openStore({ config, pools, metrics, log, resources });
   const events = new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped));
   const shimSocketDir = join(config.state, 's');
-  mkdirSync(shimSocketDir, { recursive: true, mode: 0o711 });
+  mkdirSync(shimSocketDir, { recursive: true, mode: 0o700 });
 
   const basis: ExecContext = {
     config,
@@ -213,7 +213,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     log,
     usedImages: () => usedImages(store),
     diskUsage: (folder) => pools.shim.call('diskUsage', { folder }),
-    userFiles: (dirs) => pools.shim.call('userFiles', { dirs }),
+    lookUpUser: (input) => pools.shim.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),

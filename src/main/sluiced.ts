@@ -8,6 +8,8 @@ import { raiseMainPriority } from '../sys/nice.ts';
 import { VERSION } from '../version.ts';
 import { compileWorkers } from './compile-workers.ts';
 import { Daemon } from './daemon.ts';
+import { setUmask } from './folders.ts';
+import { handleSignals } from './signals.ts';
 
 /** Seconds that running jobs get to finish after SIGTERM. */
 const SHUTDOWN_SECONDS = 90;
@@ -25,12 +27,15 @@ async function main(): Promise<void> {
     console.log(`sluiced ${VERSION}`);
     return;
   }
+  setUmask();
   const config = loadConfig(values.config);
   const log = createLog(config.log);
   // Every promise has its own handler; one that was forgotten must not end the pods' management.
   process.on('unhandledRejection', (err) => {
     log.error({ err }, 'a promise was rejected and nothing handled it: please report this');
   });
+  let daemon: Daemon | undefined;
+  handleSignals(log, () => daemon);
   // libuv's pool threads inherit the namespace of the thread that first needs them: let it be main, before any worker.
   await Promise.all(Array.from({ length: 4 }, () => stat('/')));
 
@@ -41,7 +46,8 @@ async function main(): Promise<void> {
   if (refused)
     log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');
 
-  const daemon = await Daemon.start(config, log);
+  const started = await Daemon.start(config, log);
+  daemon = started;
   flushCompileCache(); // now, since a daemon seldom ends in a way that lets it be written then
   let ending = false;
   const end = async (signal: string) => {
@@ -53,7 +59,8 @@ async function main(): Promise<void> {
       process.exit(1);
     }, SHUTDOWN_SECONDS * 1000);
     try {
-      await daemon.close();
+      daemon = undefined;
+      await started.close();
       log.info('ended');
     } catch (err) {
       log.error({ err }, 'ending failed half-way; the next start finds the pods again');

@@ -70,6 +70,8 @@ export const libc = {
 
   setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
   kill: lib.func('int kill(int pid, int signal)'),
+  sigaddset: lib.func('int sigaddset(void *set, int signal)'),
+  pthreadSigmask: lib.func('int pthread_sigmask(int how, const void *set, void *old)'),
   waitpid: lib.func('int waitpid(int pid, _Out_ int *status, int options)'),
   posixSpawn: lib.func(
     'int posix_spawn(_Out_ int *pid, const char *path, const void *actions, const void *attr, const char **argv, const char **envp)',

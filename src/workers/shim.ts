@@ -7,7 +7,7 @@ import { copyFromImage } from './copy-from-image.ts';
 import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
-import { userFiles } from './image/read-file.ts';
+import { lookUpUser } from './image/look-up-user.ts';
 import { findResources } from './leaks/find.ts';
 import { serve } from './serve.ts';
 import { endAbandoned } from './shim/abandoned.ts';
@@ -34,7 +34,7 @@ export const handlers = {
   unmountRootfs,
   copyFromImage,
   removeCgroups,
-  userFiles,
+  lookUpUser,
   removeLayer,
   installPause,
   ...hostPathHandlers,

@@ -21,7 +21,6 @@ const GOOD: HostFacts = {
   seccomp: true,
   apparmor: true,
   selinux: true,
-  devices: [],
 };
 const FILES: Record<string, string> = {
   '/proc/filesystems': 'nodev\ttmpfs\nnodev\toverlay',

@@ -266,3 +266,30 @@ function aliases(levels: number): string {
   const list = (level: number) => `k${level}: &k${level} [${Array(10).fill(level === 0 ? '1' : `*k${level - 1}`)}]`;
   return Array.from({ length: levels }, (_, level) => list(level)).join('\n');
 }
+
+test('a device without edits makes its file invalid, and the request for it says so', async () => {
+  const file = (edits: unknown) => ({
+    path: '/etc/cdi/v.json',
+    text: JSON.stringify({
+      cdiVersion: '0.6.0',
+      kind: 'v.com/c',
+      devices: [
+        { name: 'ok', containerEdits: { env: ['A=1'] } },
+        { name: 'empty', containerEdits: edits },
+      ],
+    }),
+    priority: 0,
+  });
+  for (const edits of [undefined, {}, { env: [], mounts: [] }, null]) {
+    const registry = await cdiRegistry([file(edits)]);
+    assert.deepEqual([...registry.devices.keys()], []);
+    assert.throws(() => cdiEdits(registry, ['v.com/c=ok']), {
+      code: 'INVALID_REQUEST',
+      message: /unresolvable CDI devices v\.com\/c=ok.*device "empty" has no containerEdits/,
+    });
+  }
+  assert.equal((await cdiRegistry([file({ intelRdt: {} })])).devices.size, 2);
+  assert.equal((await cdiRegistry([file({ additionalGids: [5] })])).devices.size, 2);
+  const none = { ...file({}), text: '{"cdiVersion":"0.6.0","kind":"v.com/c","devices":[]}' };
+  assert.match((await cdiRegistry([none])).errors.join(), /has no devices/);
+});

@@ -26,7 +26,7 @@ export const daemonVerbs = (services: CriServices) =>
           ? { config: JSON.stringify(config), cniconfig: JSON.stringify(services.network.current() ?? null) }
           : noInfo(),
         runtimeHandlers: [handler(services, '', config.default_runtime), ...handlers],
-        features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: false },
+        features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: true, mountOptions: true },
       };
     },
 

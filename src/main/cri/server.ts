@@ -61,16 +61,13 @@ export class CriServer implements AsyncDisposable {
     mkdirSync(dirname(socket), { recursive: true, mode: 0o711 });
     if (await answers(socket)) throw new SluiceError('INVALID_REQUEST', `another daemon listens on ${socket}`);
     rmSync(socket, { force: true });
-    const mask = process.umask(0o177);
-    try {
-      await new Promise<void>((resolve, reject) => {
-        this.#server.bindAsync(`unix:${socket}`, ServerCredentials.createInsecure(), (error) =>
-          error ? reject(error) : resolve(),
-        );
-      });
-    } finally {
-      process.umask(mask);
-    }
+    // connect(2) needs write permission on the socket, which the daemon's umask (src/main/folders.ts) denies to others from bind(2)
+    // on. A umask for this call alone would apply to the files that other threads make meanwhile.
+    await new Promise<void>((resolve, reject) => {
+      this.#server.bindAsync(`unix:${socket}`, ServerCredentials.createInsecure(), (error) =>
+        error ? reject(error) : resolve(),
+      );
+    });
     chmodSync(socket, 0o600);
   }
 

@@ -32,6 +32,7 @@ export interface Config {
     in_process: 'auto' | boolean;
     /** An IPv4 subnet, "auto", or "" for no built-in network. */
     builtin_subnet: string;
+    ip_ranges_annotation: boolean;
   };
   images: {
     /** "" means the built-in pause image. */

@@ -222,6 +222,12 @@ export const SCHEMA: Record<KeyPath, Key> = {
       'IPv4 subnet of the built-in bridge network, which is used while conf_dir contains no configuration. "auto": a free one of 10.192.0.0/16 to 10.243.0.0/16, stored under root. Empty: no built-in network; the node is not ready until conf_dir contains a configuration.',
     check: check.optional(check.either('auto', check.subnet)),
   },
+  'cni.ip_ranges_annotation': {
+    type: 'boolean',
+    default: false,
+    comment:
+      'If true, the pod annotation sluice/ip-ranges chooses the ranges of the pod’s addresses, where the CNI configuration declares the capability ipRanges. Whoever may create pods then chooses any address.',
+  },
   'images.sandbox_image': {
     type: 'string',
     default: '',

@@ -172,7 +172,7 @@ export class Layers {
   /** After a start: drops what a dead daemon left half-way, and what nobody has a record of. */
   async recover(used: ReadonlySet<string>, { keepUnknown = false } = {}): Promise<void> {
     const { rows, log } = this.#options;
-    await mkdir(this.folder, { recursive: true, mode: 0o711 });
+    await mkdir(this.folder, { recursive: true, mode: 0o700 });
     await mkdir(this.emptyDir, { recursive: true, mode: 0o755 });
     const folders = new Set(await readdir(this.folder));
     const known = [...rows.values()];

@@ -131,7 +131,7 @@ export class Network implements AsyncDisposable {
   attachment({ id, netns, config }: { id: string; netns: string; config: PodSandboxConfig }): CniAttachment {
     const network = this.#loaded.network;
     if (!network) throw new SluiceError('NETWORK_NOT_READY', `the pod network is not ready: ${this.#whyNone()}`);
-    const args = capabilityArgs(config, network);
+    const args = capabilityArgs(config, network, { ipRangesAllowed: this.#options.cni.ip_ranges_annotation });
     return {
       network: forPod(network, args),
       containerId: id,

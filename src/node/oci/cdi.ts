@@ -98,10 +98,13 @@ export async function parseCdiSpec(text: string, path: string): Promise<CdiSpec>
     throw bad(`kind "${spec.kind}" is not of the form vendor.com/class`);
   }
   if (!Array.isArray(spec.devices)) throw bad('has no devices');
+  if (spec.devices.length === 0) throw bad('has no devices');
   for (const device of spec.devices) {
     if (typeof device?.name !== 'string' || !/^[A-Za-z0-9][\w.:-]*$/.test(device.name)) {
       throw bad(`"${device?.name}" is not a valid device name`);
     }
+    // Mostly a driver that found no device when it wrote the file. The CDI project's own cache refuses such a file whole.
+    if (isEmpty(device.containerEdits)) throw bad(`device "${device.name}" has no containerEdits`);
   }
   for (const edits of [spec.containerEdits, ...spec.devices.map(({ containerEdits }) => containerEdits)]) {
     for (const { path: node } of edits?.deviceNodes ?? []) if (!node) throw bad('a device node has no path');
@@ -113,6 +116,11 @@ export async function parseCdiSpec(text: string, path: string): Promise<CdiSpec>
     }
   }
   return spec as CdiSpec;
+}
+
+/** True when the edits change nothing: absent, or every list in them empty. */
+function isEmpty(edits: RawEdits | undefined): boolean {
+  return Object.values(edits ?? {}).every((value) => value === null || (Array.isArray(value) && value.length === 0));
 }
 
 /**

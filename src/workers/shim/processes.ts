@@ -30,6 +30,12 @@ export function isShimOf(id: string, { argv }: Process): boolean {
   return flagValue(argv, '-id') === id && flagValue(argv, '-namespace') !== undefined;
 }
 
+/** The id of the pod whose shim the process is, when it was started by the daemon with this CRI socket. */
+export function shimOf(socket: string, { argv }: Process): string | undefined {
+  if (flagValue(argv, '-address') !== socket || flagValue(argv, '-namespace') === undefined) return undefined;
+  return flagValue(argv, '-id');
+}
+
 /**
  * Does the process belong to this bundle, as the shim that was started in it or a runtime that was called for it? A
  * process with the same id and another folder does not.
