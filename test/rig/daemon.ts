@@ -40,6 +40,8 @@ export interface SluiceOptions {
   index?: number;
   ipMasq?: boolean;
   env?: NodeJS.ProcessEnv;
+  /** Another sluiced than the tree's: a release's. */
+  program?: string;
   /** Use this folder, which the caller has made (a small tmpfs, say), for the daemon's root. */
   root?: string;
   /** Called before the first start, to write scripts and the like; its result is merged over `config`. */
@@ -103,7 +105,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const cri = connectCri(socket);
   let daemon: Started;
   const begin = async () => {
-    daemon = start('/bin/sh', [join(ROOT, 'bin/sluiced'), '--config', configFile], logFile, {
+    daemon = start('/bin/sh', [options.program ?? join(ROOT, 'bin/sluiced'), '--config', configFile], logFile, {
       ...process.env,
       ...options.env,
     });

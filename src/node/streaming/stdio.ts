@@ -16,9 +16,8 @@ import type {
   StreamRequest,
 } from '../../workers/stdio/protocol.ts';
 import type { handlers } from '../../workers/stdio.ts';
+import { workerEntry } from '../threads/worker-entry.ts';
 import { type Call, WorkerLink } from './link.ts';
-
-const WORKER = new URL('../../workers/stdio.ts', import.meta.url);
 
 export interface StdioOptions {
   /** Folder of this daemon for the FIFOs of execs; below the state folder. */
@@ -45,7 +44,7 @@ export class Stdio implements AsyncDisposable {
   constructor(options: StdioOptions) {
     this.#options = options;
     this.#link = new WorkerLink<typeof handlers>({
-      file: WORKER,
+      file: workerEntry('stdio'),
       workerData: { execDir: options.execDir } satisfies StdioWorkerData,
       onAsk: (op, input) => this.#answer(op, input),
       onEvent: options.onEvent,

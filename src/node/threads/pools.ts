@@ -3,6 +3,7 @@ import type { handlers as netHandlers } from '../../workers/net.ts';
 import type { handlers as registryHandlers } from '../../workers/registry.ts';
 import type { handlers as shimHandlers } from '../../workers/shim.ts';
 import { Pool } from './pool.ts';
+import { workerEntry } from './worker-entry.ts';
 
 /** The worker pools of one daemon. */
 export interface Pools extends AsyncDisposable {
@@ -12,8 +13,6 @@ export interface Pools extends AsyncDisposable {
   registry: Pool<typeof registryHandlers>;
 }
 
-const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.url);
-
 /**
  * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding a thread
  * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and the questions to
@@ -22,7 +21,7 @@ const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.
 export function startPools(): Pools {
   const net = new Pool<typeof netHandlers>({
     name: 'net',
-    file: entry('net'),
+    file: workerEntry('net'),
     minThreads: 1,
     maxThreads: 2,
     callsPerThread: 64,
@@ -30,7 +29,7 @@ export function startPools(): Pools {
   });
   const shim = new Pool<typeof shimHandlers>({
     name: 'shim',
-    file: entry('shim'),
+    file: workerEntry('shim'),
     minThreads: 1,
     maxThreads: 2,
     callsPerThread: 64,
@@ -38,7 +37,7 @@ export function startPools(): Pools {
   });
   const image = new Pool<typeof imageHandlers>({
     name: 'image',
-    file: entry('image'),
+    file: workerEntry('image'),
     minThreads: 0,
     maxThreads: 4,
     callsPerThread: 1,
@@ -46,7 +45,7 @@ export function startPools(): Pools {
   });
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',
-    file: entry('registry'),
+    file: workerEntry('registry'),
     minThreads: 0,
     maxThreads: 1,
     callsPerThread: 64,
