@@ -13,7 +13,7 @@ import { VERSION } from '../../src/version.ts';
 import { bundle } from './bundle.ts';
 import { type ReleasedPackage, releasedPackages, writeLicences } from './packages.ts';
 
-const ROOT = resolve(import.meta.dirname, '../..');
+export const ROOT = resolve(import.meta.dirname, '../..');
 export const DIST = join(ROOT, 'dist');
 
 export interface Release {
@@ -22,12 +22,15 @@ export interface Release {
   packages: ReleasedPackage[];
 }
 
-/** Makes a release in `folder`, which is emptied first. Throws when a part is missing; `binutils` is needed for strip. */
-export async function buildRelease(folder: string): Promise<Release> {
+/**
+ * Makes a release in `folder`, which is emptied first. The same tree gives the same bytes, whatever the folder. Throws when a part is
+ * missing; strip (binutils) is needed.
+ */
+export async function buildRelease(folder: string, version = VERSION): Promise<Release> {
   rmSync(folder, { recursive: true, force: true });
   const lib = join(folder, 'lib');
   mkdirSync(lib, { recursive: true });
-  const metafile = await bundle(lib);
+  const metafile = await bundle(lib, version);
 
   const { platform, arch } = process;
   const natives = [
@@ -40,7 +43,7 @@ export async function buildRelease(folder: string): Promise<Release> {
   ];
   for (const { from, to, mode } of natives) {
     copyFileSync(join(ROOT, from), to);
-    // 26 MiB of Node are names for debuggers. Native modules find Node by its dynamic symbols, which stay.
+    // Some 20 MiB of Node are names for debuggers. Native modules find Node by its dynamic symbols, which stay.
     execFileSync('strip', ['--strip-unneeded', to]);
     chmodSync(to, mode);
   }
@@ -51,13 +54,13 @@ export async function buildRelease(folder: string): Promise<Release> {
   }
   const packages = releasedPackages(metafile);
   writeLicences(packages, join(folder, 'licenses'));
-  return { folder, version: VERSION, packages };
+  return { folder, version, packages };
 }
 
 if (import.meta.main) {
   const { folder, version, packages } = await buildRelease(join(DIST, 'sluice'));
-  const size = statSync(join(folder, 'node')).size;
+  const { size } = statSync(join(folder, 'node'));
   console.log(
-    `sluice ${version} is in ${relative(process.cwd(), folder)}: ${packages.length} packages bundled, Node ${(size / 2 ** 20).toFixed(0)} MiB`,
+    `sluice ${version} is in ${relative(process.cwd(), folder)}: ${packages.length} packages, of which Node is ${Math.round(size / 2 ** 20)} MiB`,
   );
 }

@@ -1,8 +1,8 @@
 /** The JavaScript of a release: daemon, command line tool and every worker thread, bundled by esbuild into one folder. */
-import { resolve } from 'node:path';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
 import { build, type Metafile, type Plugin } from 'esbuild';
 import { WORKERS } from '../../src/node/threads/worker-entry.ts';
-import { VERSION } from '../../src/version.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 
@@ -24,9 +24,12 @@ const koffiBeside: Plugin = {
   },
 };
 
-/** Writes the bundle to `folder`; the result names every file that is in it. Throws when esbuild cannot resolve an import. */
-export async function bundle(folder: string): Promise<Metafile> {
-  const { metafile } = await build({
+/**
+ * Writes the bundle to `folder`; the result names every source file in it. Throws when esbuild cannot resolve an import. Maps name the
+ * sources as seen from dist/sluice/lib, wherever the folder is, so that the bytes do not depend on it.
+ */
+export async function bundle(folder: string, version: string): Promise<Metafile> {
+  const { metafile, outputFiles } = await build({
     absWorkingDir: ROOT,
     entryPoints: {
       sluiced: 'src/main/sluiced.ts',
@@ -35,7 +38,8 @@ export async function bundle(folder: string): Promise<Metafile> {
       worker: 'node_modules/piscina/dist/worker.js',
       ...Object.fromEntries(WORKERS.map((name) => [`worker-${name}`, `src/workers/${name}.ts`])),
     },
-    outdir: folder,
+    outdir: 'dist/sluice/lib',
+    write: false,
     bundle: true,
     splitting: true,
     format: 'esm',
@@ -46,12 +50,14 @@ export async function bundle(folder: string): Promise<Metafile> {
     sourcemap: 'linked',
     sourcesContent: false,
     metafile: true,
-    define: { SLUICE_RELEASE: JSON.stringify(VERSION) },
+    define: { SLUICE_RELEASE: JSON.stringify(version) },
     banner: { js: BANNER },
     // piscina loads @napi-rs/nice only when it is asked to renice its threads, which src/sys/nice.ts does here.
     external: ['*.node', '@napi-rs/nice'],
     plugins: [koffiBeside],
     logLevel: 'warning',
   });
+  mkdirSync(folder, { recursive: true });
+  for (const { path, contents } of outputFiles) writeFileSync(join(folder, basename(path)), contents);
   return metafile;
 }
