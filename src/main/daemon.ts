@@ -50,8 +50,11 @@ export class Daemon {
     this.#resources = resources;
   }
 
-  /** Starts everything, finds earlier pods again, and listens. Throws when another daemon has the folder, socket or port. */
-  static async start(config: Config, log: Log): Promise<Daemon> {
+  /**
+   * Starts everything, finds earlier pods again, and listens: on the configured socket, or on `listener`, a descriptor that listens
+   * already. Throws when another daemon has the folder, socket or port.
+   */
+  static async start(config: Config, log: Log, listener?: number): Promise<Daemon> {
     await using resources = new AsyncDisposableStack();
     for (const folder of [config.root, config.state]) mkdirSync(folder, { recursive: true, mode: 0o711 });
     resources.use(lockFile(join(config.state, 'sluiced.lock')));
@@ -70,6 +73,7 @@ export class Daemon {
     watchNode(node, watch);
     const server = new CriServer({
       socket: config.socket,
+      listener,
       services: [
         { definition: withEncodedMetrics(RuntimeServiceService), verbs: runtimeVerbs(node) },
         { definition: ImageServiceService, verbs: imageVerbs(node) },
@@ -93,10 +97,19 @@ export class Daemon {
     return new Daemon(node, server, resources.move());
   }
 
+  /** One line of what it has and does. */
+  get summary(): string {
+    const pods = [...this.#node.store.sandboxes.values()].filter(({ state }) => state === 'ready');
+    const lanes = Object.values(this.#node.admission.use);
+    const sum = (of: 'running' | 'queued') => lanes.reduce((total, lane) => total + lane[of], 0);
+    return `${pods.length} pods, ${sum('running')} jobs running, ${sum('queued')} queued`;
+  }
+
   /** No new jobs; running ones finish; pods stay up. */
   async close(): Promise<void> {
     await this.#node.admission.close();
     this.#node.closing = true;
+    this.#node.events.close();
     await this.#server.close(STREAM_GRACE_MS);
     await this.#resources.disposeAsync();
   }

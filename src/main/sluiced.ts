@@ -8,6 +8,7 @@ import { favourMain } from '../sys/nice.ts';
 import { VERSION } from '../version.ts';
 import { compileWorkers } from './compile-workers.ts';
 import { Daemon } from './daemon.ts';
+import { ServiceManager } from './service-manager.ts';
 
 /** Seconds that running jobs get to finish after SIGTERM. */
 const SHUTDOWN_SECONDS = 90;
@@ -27,6 +28,10 @@ async function main(): Promise<void> {
   }
   const config = loadConfig(values.config);
   const log = createLog(config.log);
+  const manager = new ServiceManager(process.env, {
+    onError: (err) => log.warn({ err }, 'the service manager could not be told'),
+  });
+  manager.status('starting');
   // libuv's pool threads inherit the namespace of the thread that first needs them: let it be main, before any worker.
   await Promise.all(Array.from({ length: 4 }, () => stat('/')));
 
@@ -37,13 +42,16 @@ async function main(): Promise<void> {
   if (refused)
     log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');
 
-  const daemon = await Daemon.start(config, log);
+  manager.status('finding earlier pods again');
+  const daemon = await Daemon.start(config, log, manager.listener);
+  manager.ready(() => daemon.summary);
   flushCompileCache(); // now, since a daemon seldom ends in a way that lets it be written then
   let ending = false;
   const end = async (signal: string) => {
     if (ending) return;
     ending = true;
     log.info({ signal }, 'ending: no new jobs, running ones finish, pods stay up');
+    manager.stopping();
     const timer = setTimeout(() => {
       log.error('running jobs did not finish in time');
       process.exit(1);

@@ -42,6 +42,10 @@ export interface SluiceOptions {
   env?: NodeJS.ProcessEnv;
   /** Another sluiced than the tree's: a release's. */
   program?: string;
+  /** A descriptor that the daemon gets as its number 3: a socket that listens for it. */
+  inherit?: number;
+  /** Its socket, where that is not in the daemon's private folder. */
+  socket?: string;
   /** Use this folder, which the caller has made (a small tmpfs, say), for the daemon's root. */
   root?: string;
   /** Called before the first start, to write scripts and the like; its result is merged over `config`. */
@@ -73,7 +77,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const network = await rigNetwork(folder, { index, ipMasq, builtinOf: options.builtinNetwork ? root : undefined });
   const state = await stateFolder(folder, options.stateInMemory);
   const netnsDir = join(folder, 'netns');
-  const socket = join(folder, 'sluice.sock');
+  const socket = options.socket ?? join(folder, 'sluice.sock');
   const configFile = join(folder, 'config.toml');
   const metrics = `127.0.0.1:${await freePort()}`;
   const cgroup = cgroupParent('rig', options.index ?? 0);
@@ -105,10 +109,8 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const cri = connectCri(socket);
   let daemon: Started;
   const begin = async () => {
-    daemon = start('/bin/sh', [options.program ?? join(ROOT, 'bin/sluiced'), '--config', configFile], logFile, {
-      ...process.env,
-      ...options.env,
-    });
+    const args = [options.program ?? join(ROOT, 'bin/sluiced'), '--config', configFile];
+    daemon = start('/bin/sh', args, logFile, { ...process.env, ...options.env }, options.inherit);
     await waitFor('sluiced to answer Version', 120_000, async () => {
       if (!daemon.running()) throw new GivenUp(`sluiced ended (${await daemon.ended}): ${tail(logFile)}`);
       return cri.version({}, { timeoutMs: 2000 });

@@ -1,5 +1,6 @@
+import { once } from 'node:events';
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, createServer, type Server as NetServer } from 'node:net';
 import { dirname } from 'node:path';
 import {
   type handleServerStreamingCall,
@@ -31,6 +32,8 @@ export type Verbs = { unary: Record<string, Unary<any, any>>; streams: Record<st
 
 export interface CriServerOptions {
   socket: string;
+  /** A descriptor that listens already, at whatever path: systemd's, which goes on listening when this server ends. */
+  listener?: number;
   services: { definition: ServiceDefinition; verbs: Verbs }[];
   /** Each call when it ends: RPC name, gRPC status number, seconds. */
   onCall?: (method: string, code: number, seconds: number) => void;
@@ -44,6 +47,7 @@ export class CriServer implements AsyncDisposable {
     'grpc.max_send_message_length': MAX_MESSAGE,
   });
   readonly #options: CriServerOptions;
+  #listener: NetServer | undefined;
 
   constructor(options: CriServerOptions) {
     this.#options = options;
@@ -59,7 +63,8 @@ export class CriServer implements AsyncDisposable {
 
   /** Binds the socket with mode 0600. A socket that a dead daemon left is replaced; one that answers is an error. */
   async listen(): Promise<void> {
-    const { socket } = this.#options;
+    const { socket, listener } = this.#options;
+    if (listener !== undefined) return this.#listenOn(listener);
     mkdirSync(dirname(socket), { recursive: true, mode: 0o711 });
     if (await answers(socket)) throw new SluiceError('INVALID_REQUEST', `another daemon listens on ${socket}`);
     rmSync(socket, { force: true });
@@ -76,9 +81,18 @@ export class CriServer implements AsyncDisposable {
     chmodSync(socket, 0o600);
   }
 
+  /** grpc-js binds by address only; connections that were accepted elsewhere are handed to it one by one. */
+  async #listenOn(fd: number): Promise<void> {
+    const injector = this.#server.createConnectionInjector(ServerCredentials.createInsecure());
+    this.#listener = createServer((connection) => injector.injectConnection(connection));
+    this.#listener.listen({ fd });
+    await once(this.#listener, 'listening');
+  }
+
   /** Stops taking calls, waits for the running ones, and cuts what is left (endless streams) after `graceMs`. */
   async close(graceMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
+    this.#listener?.close(); // who connects from now on waits in the socket's queue for the next daemon
     this.#server.tryShutdown(() => resolve());
     const timer = setTimeout(() => {
       this.#server.forceShutdown();
@@ -86,7 +100,7 @@ export class CriServer implements AsyncDisposable {
     }, graceMs);
     await promise;
     clearTimeout(timer);
-    rmSync(this.#options.socket, { force: true });
+    if (this.#options.listener === undefined) rmSync(this.#options.socket, { force: true });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
