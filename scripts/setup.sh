@@ -58,6 +58,8 @@ if [ -n "$test" ]; then
 	want libseccomp-dev any /usr/include/seccomp.h
 	want pkg-config command -v pkg-config
 	want crun command -v crun
+	want protobuf-compiler command -v protoc
+	want libprotobuf-dev any /usr/include/google/protobuf/any.proto
 	want ca-certificates any /etc/ssl/certs/ca-certificates.crt
 	want binutils command -v strip
 fi
@@ -97,7 +99,7 @@ if [ -n "$missing" ]; then
 	trap - EXIT INT TERM
 fi
 
-# ---- npm packages. Not `npm ci`: it refuses when a mirror lacks an optional package of some other platform.
+# ---- npm packages, exactly those of package-lock.json.
 
 node24() { [ -x node_modules/.bin/node ] && node_modules/.bin/node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 24 ? 0 : 1)' 2>/dev/null; }
 
@@ -111,7 +113,7 @@ if [ ! -f $stamp ] || [ "$(cat $stamp)" != "$sum" ] || [ ! -e node_modules/.bin/
 	have=$(PATH=$bare_path node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/')
 	[ "${have:-0}" -ge 20 ] || { say "npm needs Node 20 or newer to set this up, found ${have:-none}"; exit 1; }
 	say "installing npm packages"
-	PATH=$bare_path npm install --no-save --no-audit --no-fund --loglevel=error
+	PATH=$bare_path npm ci --no-audit --no-fund --loglevel=error
 	# Some npm settings (ignore-scripts) keep the package `node` from fetching its program: do by hand what its script does.
 	if ! node24; then
 		say "fetching Node 24"

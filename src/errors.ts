@@ -1,6 +1,6 @@
 /**
- * The one table of errors. Each code says what it means to the user and which gRPC status it becomes; docs/errors.md is
- * checked against it. It stands beside main, pipeline and workers because all three throw from it and it imports nothing.
+ * The one table of errors: for each code the gRPC status it becomes, its meaning to the user, and the text of those errors that are
+ * thrown in several places. docs/operate/errors.md is generated from it. Every layer throws from this table, so it imports nothing.
  */
 
 /** gRPC status codes, as numbers, so that nothing outside cri/ needs the gRPC library. */
@@ -18,9 +18,19 @@ export const GRPC = {
   UNAVAILABLE: 14,
 } as const;
 
+/**
+ * What kubelet looks for at the beginning of an error's text, to show it as the reason of a container that waits
+ * (k8s.io/cri-api/pkg/errors). src/main/cri/server.ts writes it out.
+ */
+export type KubeletReason = 'RegistryUnavailable' | 'RROUnsupported' | 'ImageVolumeMountFailed';
+
 interface ErrorKind {
   status: number;
   meaning: string;
+  /** The message, from what is particular to the case. Makes {@link SluiceError.of} available for the code. */
+  text?: (...details: never[]) => string;
+  /** The reason of every error of this code. */
+  kubeletReason?: KubeletReason;
 }
 
 export const ERRORS = {
@@ -28,17 +38,36 @@ export const ERRORS = {
     status: GRPC.INVALID_ARGUMENT,
     meaning: 'The request lacks a field or asks for something impossible; a retry fails alike.',
   },
-  UNKNOWN_RUNTIME: { status: GRPC.INVALID_ARGUMENT, meaning: 'The runtime handler is not in the configuration.' },
-  SANDBOX_NOT_FOUND: { status: GRPC.NOT_FOUND, meaning: 'No pod has this id.' },
-  CONTAINER_NOT_FOUND: { status: GRPC.NOT_FOUND, meaning: 'No container has this id.' },
-  IMAGE_NOT_FOUND: { status: GRPC.NOT_FOUND, meaning: 'The image is neither on the node nor in the registry.' },
+  UNKNOWN_RUNTIME: {
+    status: GRPC.INVALID_ARGUMENT,
+    meaning: 'The runtime handler is not in the configuration.',
+    text: (runtime: string) => `the runtime "${runtime}" is not configured any more`,
+  },
+  SANDBOX_NOT_FOUND: {
+    status: GRPC.NOT_FOUND,
+    meaning: 'No pod has this id.',
+    text: (id: string) => `no pod sandbox has the id "${id}"`,
+  },
+  CONTAINER_NOT_FOUND: {
+    status: GRPC.NOT_FOUND,
+    meaning: 'No container has this id.',
+    text: (id: string) => `no container has the id "${id}"`,
+  },
+  IMAGE_NOT_FOUND: {
+    status: GRPC.NOT_FOUND,
+    meaning: 'The image is neither on the node nor in the registry.',
+    text: (image: string) => `image "${image}" is not on this node`,
+  },
   NAME_TAKEN: {
     status: GRPC.ALREADY_EXISTS,
     meaning: 'A pod or container with the same name, namespace, uid and attempt exists.',
+    text: (kind: 'sandbox' | 'container', name: string, owner: string) =>
+      `the ${kind} name "${name}" belongs to ${owner}`,
   },
   NOT_READY: {
     status: GRPC.FAILED_PRECONDITION,
     meaning: 'The pod or container is not in the state that the call needs.',
+    text: (kind: 'pod' | 'container', id: string, wanted: 'ready' | 'running') => `${kind} ${id} is not ${wanted}`,
   },
   QUEUE_FULL: { status: GRPC.RESOURCE_EXHAUSTED, meaning: 'As many jobs wait as are allowed to; try again later.' },
   CALLER_GONE: { status: GRPC.CANCELLED, meaning: 'The caller hung up while the job was queued; nothing was done.' },
@@ -46,19 +75,23 @@ export const ERRORS = {
     status: GRPC.DEADLINE_EXCEEDED,
     meaning: 'The caller’s deadline passed while the job was queued; nothing was done.',
   },
-  TIMED_OUT: { status: GRPC.DEADLINE_EXCEEDED, meaning: 'A step took longer than its own time limit and was ended.' },
+  TIMED_OUT: { status: GRPC.DEADLINE_EXCEEDED, meaning: 'A stage took longer than its own time limit and was ended.' },
   SHUTTING_DOWN: { status: GRPC.UNAVAILABLE, meaning: 'The daemon is ending and takes no new jobs.' },
-  STARTING: { status: GRPC.UNAVAILABLE, meaning: 'The daemon is still finding its pods again.' },
+  STARTING: { status: GRPC.UNAVAILABLE, meaning: 'The daemon has not recovered its pods yet.' },
   NETWORK_NOT_READY: {
     status: GRPC.FAILED_PRECONDITION,
     meaning: 'There is no usable CNI configuration; pods on the host network still work.',
   },
   CNI_FAILED: {
     status: GRPC.INTERNAL,
-    meaning: 'A CNI plugin failed, is missing, or printed something that is no result.',
+    meaning: 'A CNI plugin failed, is missing, or printed something other than a CNI result.',
   },
   NAMESPACE_FAILED: { status: GRPC.INTERNAL, meaning: 'The kernel refused a namespace, mount or similar.' },
-  REGISTRY_UNAVAILABLE: { status: GRPC.UNAVAILABLE, meaning: 'No registry host answered; a later pull may succeed.' },
+  REGISTRY_UNAVAILABLE: {
+    status: GRPC.UNAVAILABLE,
+    meaning: 'No registry host answered; a later pull may succeed.',
+    kubeletReason: 'RegistryUnavailable',
+  },
   REGISTRY_DENIED: { status: GRPC.FAILED_PRECONDITION, meaning: 'The registry wants other credentials.' },
   IMAGE_INVALID: { status: GRPC.FAILED_PRECONDITION, meaning: 'The image breaks its own digests, or the format.' },
   DISK_FULL: { status: GRPC.RESOURCE_EXHAUSTED, meaning: 'The disk, or the inodes of it, are used up.' },
@@ -71,19 +104,39 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
-/** An error whose code is in {@link ERRORS}. Wrap with `cause` at each step: the chain reads as a path (see {@link explain}). */
+/** The codes whose text is in the table, with what the text is made from. */
+type TextDetails<C extends ErrorCode> = (typeof ERRORS)[C] extends { text: (...details: infer D) => string }
+  ? D
+  : never;
+
+export interface SluiceErrorOptions {
+  cause?: unknown;
+  stage?: string;
+  kubeletReason?: KubeletReason;
+}
+
+/** An error whose code is in {@link ERRORS}. Wrap with `cause` at each stage: the chain reads as a path (see {@link explain}). */
 export class SluiceError extends Error {
   override readonly name = 'SluiceError';
   readonly code: ErrorCode;
-  /** The pipeline stage in which it happened, once the engine knows it. */
+  /** The pipeline stage that failed; the engine sets it. */
   stage?: string;
-  /** Plain data for whoever catches it (the CNI plugins that ran, say); crosses from a worker to main. */
+  /** Plain data for whoever catches the error, for example the runs of CNI plugins; crosses from a worker to main. */
   details?: unknown;
+  /** Set where kubelet gives a reason of its own to a case of a broader code. */
+  kubeletReason?: KubeletReason;
 
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown; stage?: string }) {
-    super(message, options?.cause === undefined ? undefined : { cause: options.cause });
+  constructor(code: ErrorCode, message: string, options: SluiceErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
-    this.stage = options?.stage;
+    this.stage = options.stage;
+    this.kubeletReason = options.kubeletReason;
+  }
+
+  /** An error with the table's own text: `SluiceError.of('SANDBOX_NOT_FOUND', id)`. */
+  static of<C extends ErrorCode>(code: C, ...details: TextDetails<C>): SluiceError {
+    const { text } = ERRORS[code] as { text?: (...details: unknown[]) => string };
+    return new SluiceError(code, text?.(...details) ?? code);
   }
 }
 
@@ -93,12 +146,13 @@ export interface PlainError {
   message: string;
   stage?: string;
   details?: unknown;
-  /** What lies below, as text: the chain reads the same on the other side. */
+  kubeletReason?: KubeletReason;
+  /** The causes as one text: the chain reads the same on the other side. */
   cause?: string;
   stack?: string;
 }
 
-/** An error and its causes in one line: `network: plugin bridge failed: no such bridge`. A cause that repeats its parent is left out. */
+/** An error and its causes in one line: `network: plugin bridge failed: no such bridge`. A cause whose text its parent contains is left out. */
 export function explain(error: unknown): string {
   const parts: string[] = [];
   for (let e: unknown = error; e !== undefined && e !== null; e = e instanceof Error ? e.cause : undefined) {
@@ -108,7 +162,7 @@ export function explain(error: unknown): string {
   return parts.join(': ');
 }
 
-/** The nearest code in the chain; errors of the disk being full are recognised wherever they come from. */
+/** The nearest code in the chain; but DISK_FULL as soon as any error in it is ENOSPC, EDQUOT or SQLITE_FULL. */
 export function codeOf(error: unknown): ErrorCode {
   for (let e: unknown = error; e instanceof Error; e = e.cause) {
     const code = (e as NodeJS.ErrnoException).code;
@@ -118,9 +172,22 @@ export function codeOf(error: unknown): ErrorCode {
   return 'INTERNAL';
 }
 
+/** The reason that kubelet looks for: the nearest one set in the chain, or else that of the error's code. */
+export function kubeletReasonOf(error: unknown): KubeletReason | undefined {
+  const kind: ErrorKind = ERRORS[codeOf(error)];
+  return reasonInChain(error) ?? kind.kubeletReason;
+}
+
+function reasonInChain(error: unknown): KubeletReason | undefined {
+  for (let e: unknown = error; e instanceof Error; e = e.cause) {
+    if (e instanceof SluiceError && e.kubeletReason) return e.kubeletReason;
+  }
+  return undefined;
+}
+
 const SQLITE_FULL = 13;
 
-/** node:sqlite's error for a database that cannot grow. */
+/** SQLITE_FULL: the error of node:sqlite for a database that cannot grow. */
 export const isSqliteFull = (error: unknown): boolean => (error as { errcode?: number }).errcode === SQLITE_FULL;
 
 export function toPlain(error: unknown): PlainError {
@@ -130,6 +197,7 @@ export function toPlain(error: unknown): PlainError {
     message: top.message,
     stage: error instanceof SluiceError ? error.stage : undefined,
     details: error instanceof SluiceError ? error.details : undefined,
+    kubeletReason: reasonInChain(error),
     cause: top.cause === undefined ? undefined : explain(top.cause),
     stack: top.stack,
   };
@@ -139,6 +207,7 @@ export function fromPlain(plain: PlainError): SluiceError {
   const error = new SluiceError(plain.code, plain.message, {
     cause: plain.cause === undefined ? undefined : new Error(plain.cause),
     stage: plain.stage,
+    kubeletReason: plain.kubeletReason,
   });
   if (plain.stack) error.stack = plain.stack;
   if (plain.details !== undefined) error.details = plain.details;

@@ -1,47 +1,101 @@
 /**
- * The names of all stages and jobs, each once. A name is the metric label, the log field, the trace span and the error detail
- * at the same time; docs/stages.md is checked against the meanings here.
+ * The tables of stages, jobs, lanes and worker pools: one row each. A stage's name is the metric label, the log field, the trace span and the error detail at once.
+ * Metrics and configuration are made from these rows, which is why the tables stand beside errors.ts: every layer may import them, and they import nothing.
  */
-export const STAGES = {
-  admit: 'Waiting for a place among the running jobs.',
-  reserve: 'Taking the name and writing the record that every later undo works from.',
-  netns: 'Making (or removing) the pod’s network namespace.',
-  network: 'CNI ADD, or DEL on the way down.',
-  image: 'Finding the image on the node, pulling it when absent.',
-  rootfs: 'Preparing the writable snapshot and the mounts on top of the image’s layers.',
-  files: 'The pod’s folders, hostname, hosts, resolv.conf and shm.',
-  spec: 'Building the OCI runtime spec.',
-  shim: 'Writing the bundle and starting the shim, or ending it.',
-  create: 'Task.Create: the shim runs `runc create`.',
-  start: 'Task.Start: the shim runs `runc start`.',
-  ready: 'Marking the pod or container ready and telling the world.',
-  user: 'Looking the user and groups up in the image’s own passwd and group files.',
-  volumes: 'Image volumes and volumes the image declares.',
-  io: 'FIFOs and the log file.',
-  kill: 'Signalling, and waiting for the end.',
-  task: 'Deleting the task from the shim.',
-  forget: 'Deleting the record, which gives the name back.',
-  resolve: 'Asking the registry for the manifest and the config.',
-  layers: 'Downloading, verifying and unpacking layers.',
-  commit: 'Recording the image under its names.',
-} as const;
 
-export type StageName = keyof typeof STAGES;
-
-/** Jobs: the CRI calls that change something. */
-export const JOBS = [
-  'RunPodSandbox',
-  'StopPodSandbox',
-  'RemovePodSandbox',
-  'CreateContainer',
-  'StartContainer',
-  'StopContainer',
-  'RemoveContainer',
-  'PullImage',
-] as const;
-
-export type JobName = (typeof JOBS)[number];
-
-/** Where a stage's work is done. */
+/** Where the work of a stage is done. `main` is the main thread, `stdio` the thread that reads containers' output, the others are pools of threads. */
 export const POOLS = ['main', 'net', 'shim', 'image', 'registry', 'stdio'] as const;
 export type PoolName = (typeof POOLS)[number];
+
+/**
+ * How many of a stage run at once by default. `free`: only admission bounds it, because the stage does next to nothing or merely waits for others (a pull in flight, a
+ * container's grace period). `cores`: that many times the number of cores, but at least `least`.
+ */
+export type DefaultLimit = 'free' | { fixed: number } | { cores: number; least: number };
+
+interface StageKind {
+  meaning: string;
+  pool: PoolName;
+  limit: DefaultLimit;
+}
+
+/** Work in the kernel and CNI plugins: some more than cores, so that a lock of file, xtables or rtnl is never idle, but not so many that all queue on it. */
+const KERNEL = { cores: 4, least: 8 } as const;
+/** runc and shims compete for the CPU: more at once only makes each one slower. */
+const PROCESS = { cores: 2, least: 4 } as const;
+
+export const STAGES = {
+  reserve: {
+    meaning: 'Taking the name and writing the record that every later undo works from.',
+    pool: 'main',
+    limit: 'free',
+  },
+  netns: { meaning: 'Making (or removing) the pod’s network namespace.', pool: 'net', limit: KERNEL },
+  network: { meaning: 'CNI ADD, or DEL on the way down.', pool: 'net', limit: KERNEL },
+  image: { meaning: 'Finding the image on the node, pulling it when absent.', pool: 'main', limit: 'free' },
+  rootfs: {
+    meaning: 'Preparing the writable snapshot and the mounts on top of the image’s layers.',
+    pool: 'shim',
+    limit: KERNEL,
+  },
+  files: { meaning: 'The pod’s folders, hostname, hosts, resolv.conf and shm.', pool: 'shim', limit: KERNEL },
+  spec: { meaning: 'Building the OCI runtime spec.', pool: 'main', limit: KERNEL },
+  shim: { meaning: 'Writing the bundle and starting the shim, or ending it.', pool: 'shim', limit: PROCESS },
+  create: { meaning: 'Task.Create: the shim runs `runc create`.', pool: 'main', limit: PROCESS },
+  start: { meaning: 'Task.Start: the shim runs `runc start`.', pool: 'main', limit: PROCESS },
+  ready: { meaning: 'Recording the new state and publishing the event.', pool: 'main', limit: 'free' },
+  user: {
+    meaning: 'Looking the user and groups up in the image’s own passwd and group files.',
+    pool: 'shim',
+    limit: KERNEL,
+  },
+  volumes: { meaning: 'Image volumes and volumes the image declares.', pool: 'shim', limit: KERNEL },
+  io: { meaning: 'FIFOs and the log file.', pool: 'stdio', limit: KERNEL },
+  kill: { meaning: 'Signalling, and waiting for the end.', pool: 'main', limit: 'free' },
+  forget: { meaning: 'Deleting the record, which gives the name back.', pool: 'main', limit: 'free' },
+  resolve: {
+    meaning: 'Asking the registry for the manifest and the config.',
+    pool: 'registry',
+    limit: { fixed: 16 },
+  },
+  layers: {
+    meaning: 'Downloading, verifying and unpacking layers.',
+    pool: 'image',
+    limit: PROCESS,
+  },
+  commit: { meaning: 'Recording the image under its names.', pool: 'main', limit: { fixed: 16 } },
+} as const satisfies Record<string, StageKind>;
+
+export type StageName = keyof typeof STAGES;
+export const STAGE_NAMES = Object.keys(STAGES) as StageName[];
+
+/** The wait for admission, measured like the queue of a stage and shown before the first one. */
+export const ADMIT = { name: 'admit', meaning: 'Waiting for a place among the running jobs.' } as const;
+/** What a queue wait is measured for: admission, or a stage. */
+export type QueueName = StageName | typeof ADMIT.name;
+
+/**
+ * Lanes of admission. Each has its own limit and its own queue: teardowns never wait behind launches (their finishing is what makes room for launches, and most of them
+ * only wait out a grace period), and a pull of minutes takes no launch's place.
+ */
+export const LANES = ['launch', 'teardown', 'image'] as const;
+export type Lane = (typeof LANES)[number];
+
+/** What admission does with a job that asks for a place. */
+export const VERDICTS = ['admitted', 'queued', 'refused', 'expired', 'gone'] as const;
+export type Verdict = (typeof VERDICTS)[number];
+
+/** Jobs: the CRI calls that change something, each with its lane. Their tables of stages are in src/pipeline/jobs/tables. */
+export const JOBS = {
+  RunPodSandbox: { lane: 'launch' },
+  StopPodSandbox: { lane: 'teardown' },
+  RemovePodSandbox: { lane: 'teardown' },
+  CreateContainer: { lane: 'launch' },
+  StartContainer: { lane: 'launch' },
+  StopContainer: { lane: 'teardown' },
+  RemoveContainer: { lane: 'teardown' },
+  PullImage: { lane: 'image' },
+} as const satisfies Record<string, { lane: Lane }>;
+
+export type JobName = keyof typeof JOBS;
+export const JOB_NAMES = Object.keys(JOBS) as JobName[];

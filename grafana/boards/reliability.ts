@@ -12,7 +12,7 @@ export const reliability = board({
         number({
           title: 'Clean-ups pending',
           description:
-            'Clean-ups that failed and are retried. Each may hold an address, a mount or a shim. Above 0 for long: see SluiceCleanupPending in docs/alerts.md.',
+            'Clean-ups that failed and are retried. Each may hold an address, a mount or a shim. Above 0 for long: see SluiceCleanupPending in docs/operate/alerts.md.',
           unit: 'short',
           thresholds: [1, 10],
           targets: [{ expr: gauge('cleanupsPending'), legend: 'pending' }],

@@ -7,7 +7,7 @@ export const stages = board({
   name: 'stages',
   title: 'Sluice / Stages',
   description:
-    'Which stage of a launch takes the time, and whether it works or waits. docs/stages.md says what each stage does.',
+    'Which stage of a launch takes the time, and whether it works or waits. docs/operate/stages.md says what each stage does.',
   choose: [
     { name: 'call', label: 'Call', metric: 'stageDuration', values: 'job' },
     { name: 'stage', label: 'Stage', metric: 'stageQueue', values: 'stage' },

@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util';
 import { explain } from '../errors.ts';
 import { loadConfig } from '../node/config/load.ts';
 import { createLog } from '../node/observe/log.ts';
-import { favourMain } from '../sys/nice.ts';
+import { raiseMainPriority } from '../sys/nice.ts';
 import { VERSION } from '../version.ts';
 import { compileWorkers } from './compile-workers.ts';
 import { Daemon } from './daemon.ts';
@@ -38,7 +38,7 @@ async function main(): Promise<void> {
   const uncompiled = await compileWorkers();
   if (uncompiled)
     log.warn({ reason: uncompiled }, 'worker threads compile for themselves: more memory, a slower start');
-  const refused = favourMain();
+  const refused = raiseMainPriority();
   if (refused)
     log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');
 

@@ -1,7 +1,7 @@
-/** What Node's fs cannot set, or not exactly: times in nanoseconds, extended attributes, device nodes. */
+/** What Node's fs does not cover: times in nanoseconds, extended attributes, device nodes. */
 import { check, errno, libc, SysError } from './libc.ts';
 
-/** A path as text, or as the bytes it consists of (without a final NUL) where it is not UTF-8. */
+/** A path as text, or as bytes (without the final NUL) where it is not UTF-8. */
 export type BytePath = string | Buffer;
 
 const AT_FDCWD = -100;
@@ -9,7 +9,7 @@ const AT_SYMLINK_NOFOLLOW = 0x100;
 const ENODATA = 61;
 const ENOTSUP = 95;
 
-/** Seconds since the epoch (before it: negative), and nanoseconds upwards from there. */
+/** Seconds since the epoch (negative before it), and nanoseconds that are added to them. */
 export interface TimeSpec {
   seconds: number;
   nanoseconds: number;
@@ -30,13 +30,15 @@ export function setTimesOf(fd: number, atime: TimeSpec, mtime: TimeSpec): void {
   check('futimens', libc.futimens(fd, fill(atime, mtime)));
 }
 
-/** Sets the times of what is at `path` itself: a link is not followed. */
+/** Sets the times of the entry at `path`; a symbolic link is not followed. */
 export function setTimes(path: BytePath, atime: TimeSpec, mtime: TimeSpec): void {
   const result = libc.utimensat(AT_FDCWD, terminated(path), fill(atime, mtime), AT_SYMLINK_NOFOLLOW);
   check('utimensat', result, shown(path));
 }
 
-/** Sets an attribute of what is at `path` itself. False where the file system has no such attributes. */
+/**
+ * Sets an extended attribute of the entry at `path` (no link is followed). False where the file system supports none.
+ */
 export function setXattr(path: BytePath, name: BytePath, value: Buffer): boolean {
   if (libc.lsetxattr(terminated(path), terminated(name), value, value.length, 0) === 0) return true;
   const code = errno();
@@ -44,7 +46,7 @@ export function setXattr(path: BytePath, name: BytePath, value: Buffer): boolean
   throw new SysError('lsetxattr', code, `${shown(name)} ${shown(path)}`);
 }
 
-/** An attribute of what is at `path` itself, which has `limit` bytes at most; undefined when there is none. */
+/** An extended attribute of the entry at `path`, `limit` bytes at most; undefined when there is none. */
 export function getXattr(path: BytePath, name: string, limit: number): Buffer | undefined {
   const value = Buffer.alloc(limit);
   const size = Number(libc.lgetxattr(terminated(path), name, value, limit));
@@ -54,7 +56,7 @@ export function getXattr(path: BytePath, name: string, limit: number): Buffer | 
   throw new SysError('lgetxattr', code, `${name} ${shown(path)}`);
 }
 
-/** Makes a device or FIFO; `mode` holds its type (S_IF*) and is subject to the umask. */
+/** Makes a device node or FIFO; `mode` contains the type (S_IF*) and is subject to the umask. */
 export function makeNode(path: BytePath, mode: number, major = 0, minor = 0): void {
   check('mknod', libc.mknod(terminated(path), mode, deviceNumber(major, minor)), shown(path));
 }
@@ -65,6 +67,6 @@ function deviceNumber(major: number, minor: number): bigint {
   return ((a & 0xfffff000n) << 32n) | ((a & 0xfffn) << 8n) | ((b & 0xffffff00n) << 12n) | (b & 0xffn);
 }
 
-/** Bytes need their own NUL; koffi adds it to text alone. */
+/** koffi appends the NUL to strings only; a Buffer needs it explicitly. */
 const terminated = (path: BytePath) => (typeof path === 'string' ? path : Buffer.concat([path, Buffer.alloc(1)]));
 const shown = (path: BytePath) => (typeof path === 'string' ? path : path.toString());

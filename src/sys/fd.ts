@@ -1,6 +1,6 @@
 import { C, check, libc } from './libc.ts';
 
-/** An open descriptor that closes itself: `using f = openFd(path, C.O_RDONLY)`. Always close-on-exec. */
+/** An open descriptor with O_CLOEXEC that `using` closes: `using f = openFd(path, C.O_RDONLY)`. */
 export class Fd {
   #fd: number;
 
@@ -8,20 +8,20 @@ export class Fd {
     this.#fd = fd;
   }
 
-  /** The descriptor's number; throws once it was closed or handed on. */
+  /** The descriptor's number. Throws once the descriptor was closed or released. */
   get number(): number {
     if (this.#fd < 0) throw new Error('the descriptor is closed');
     return this.#fd;
   }
 
-  /** Gives the descriptor away: the caller closes it from now on. */
+  /** Returns the descriptor without closing it; from now on the caller must close it. */
   release(): number {
     const fd = this.number;
     this.#fd = -1;
     return fd;
   }
 
-  /** Gives the descriptor to another owner, out of the scope that would close it. */
+  /** Moves the descriptor into a new owner that outlives the scope of this one. */
   move(): Fd {
     return new Fd(this.release());
   }
@@ -33,7 +33,7 @@ export class Fd {
   }
 }
 
-/** Opens `path`; `mode` counts when `flags` create the file. Throws {@link SysError}. */
+/** Opens `path`; `mode` applies when `flags` create the file. Throws {@link SysError}. */
 export function openFd(path: string, flags: number, mode = 0o600): Fd {
   return new Fd(check('open', libc.open(path, flags | C.O_CLOEXEC, mode), path));
 }
@@ -43,14 +43,17 @@ export function keepFromChildren(fd: number): void {
   check('fcntl', libc.fcntl(fd, C.F_SETFD, C.FD_CLOEXEC));
 }
 
-/** A pipe as its read and its write end. */
+/** Makes a pipe and returns its read and its write end. */
 export function pipe(): [read: Fd, write: Fd] {
   const fds: [number, number] = [-1, -1];
   check('pipe2', libc.pipe2(fds, C.O_CLOEXEC));
   return [new Fd(fds[0]), new Fd(fds[1])];
 }
 
-/** An anonymous file that holds `data`, its offset at the start: input of any size for a process, without a writer. */
+/**
+ * An anonymous file (memfd) that contains `data`, with its offset at the start. As a process's stdin it needs no
+ * writer, whatever the size.
+ */
 export function memoryFile(data: Uint8Array): Fd {
   using file = new Fd(check('memfd_create', libc.memfdCreate('sluice-stdin', C.MFD_CLOEXEC)));
   for (let at = 0; at < data.length; ) {

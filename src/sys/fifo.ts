@@ -6,7 +6,7 @@ import { C, check, errno, libc, SysError } from './libc.ts';
 const EEXIST = 17;
 const FIONREAD = 0x541b;
 
-/** Makes a FIFO (mode 0700, as shims expect) and the folders above it; one that is there already is taken as it is. */
+/** Makes a FIFO (mode 0700, which shims expect) and its parent folders. An existing one is kept. */
 export function makeFifo(path: string): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o711 });
   if (libc.mkfifo(path, 0o700) < 0) {
@@ -16,16 +16,16 @@ export function makeFifo(path: string): void {
 }
 
 /**
- * Opens the end we read. The open succeeds without a writer, and epoll stays silent until there has been one; the end of the
- * stream is the moment when the last writer closes. Throws {@link SysError}; a file that is no FIFO is refused.
+ * Opens the read end. The open does not wait for a writer, and epoll reports nothing until the first writer has opened;
+ * EOF comes when the last writer closes. Throws {@link SysError}, and Error for a file that is not a FIFO.
  */
 export function openFifoReader(path: string): Fd {
   return openFifo(path, C.O_RDONLY);
 }
 
 /**
- * Opens the end we write. Read and write access, so that the open needs no reader to be there and no write fails with EPIPE
- * between two readers.
+ * Opens the write end, with read and write access: the open needs no reader, and no write fails with EPIPE between two
+ * readers.
  */
 export function openFifoWriter(path: string): Fd {
   return openFifo(path, C.O_RDWR);
@@ -39,7 +39,7 @@ function openFifo(path: string, access: number): Fd {
   return new Fd(fd.release());
 }
 
-/** Bytes that wait in a FIFO or socket to be read. */
+/** The number of bytes that a read of this FIFO or socket would return now. */
 export function bytesReady(fd: number): number {
   const count = Buffer.alloc(4);
   check('ioctl', libc.ioctl(fd, FIONREAD, count), 'FIONREAD');

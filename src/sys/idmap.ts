@@ -1,8 +1,8 @@
-/** Idmapped mounts (Linux 5.12): files of the disk seen with the owners that a user namespace gives them. */
+/** Idmapped mounts (Linux 5.12): the mount shows the files' owners translated by the mappings of a user namespace. */
 import { Fd, openFd } from './fd.ts';
 import { C, check, libc } from './libc.ts';
 
-/** These numbers are the same on every architecture. */
+/** System call numbers, the same on every architecture. */
 const OPEN_TREE = 428;
 const MOVE_MOUNT = 429;
 const MOUNT_SETATTR = 442;
@@ -18,11 +18,14 @@ const EMPTY = Buffer.from('\0');
 export interface IdMappedMount {
   source: string;
   target: string;
-  /** Path of the user namespace whose mappings count: pinned, or below /proc. */
+  /** Path of the user namespace with the mappings: a pinned one, or /proc/<pid>/ns/user. */
   userns: string;
 }
 
-/** Mounts the folder `source` on `target`, read-only. Throws {@link SysError}: EINVAL where the file system does not take mappings. */
+/**
+ * Mounts the folder `source` on `target`, read-only. Throws {@link SysError}; EINVAL where the file system does not
+ * support idmapped mounts.
+ */
 export function mountIdMapped({ source, target, userns }: IdMappedMount): void {
   using namespace = openFd(userns, C.O_RDONLY);
   const flags = OPEN_TREE_CLONE | C.O_CLOEXEC;

@@ -1,12 +1,13 @@
 import { lstatSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The kernel's own limit for symbolic links in one path. */
+/** The kernel's limit for symbolic links in one path (MAXSYMLINKS). */
 const MAX_LINKS = 40;
 
 /**
- * The real path of `path` below `root`, as chroot would see it: links are followed inside the root, absolute ones from the root,
- * and `..` never leads above it. What is missing stays as it is written. Good for trees that nobody changes meanwhile.
+ * Resolves `path` below `root` as chroot would: links are followed inside the root, absolute ones start at the root,
+ * and `..` does not leave it. Components that do not exist are kept as written. It looks at one component after the
+ * other, so it is safe only in trees that nobody changes at the same time. Throws ELOOP after 40 links.
  */
 export function within(root: string, path: string): string {
   const todo = path.split('/');

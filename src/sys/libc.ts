@@ -1,14 +1,14 @@
 /**
- * The only door to libc. Everything here is a plain synchronous call on the calling thread, which is the point: `unshare`,
- * `setns` and `mount` act on that thread, so a pool worker can visit a namespace without the rest of the process noticing.
- * koffi's asynchronous calls run on threads of its own and are never used (research: koffi's pool is not pinned to a thread).
+ * The only file that calls libc. Each function is a synchronous call on the calling thread: `unshare`, `setns` and
+ * `mount` change the namespaces of that thread alone, so a pool worker can enter a namespace without an effect on the
+ * rest of the process. koffi's asynchronous calls run on threads of its own and are not used for this reason.
  */
 import { getSystemErrorMessage, getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
 
 const lib = koffi.load('libc.so.6');
 
-/** A libc call that failed. `code` is the errno's name (`EBUSY`), as in Node's own system errors. */
+/** A failed libc call. `code` is the errno's name (`EBUSY`), as in Node's own system errors. */
 export class SysError extends Error {
   override readonly name = 'SysError';
   readonly syscall: string;
@@ -23,13 +23,16 @@ export class SysError extends Error {
   }
 }
 
-/** Returns a non-negative result as it is, and throws the errno of the call otherwise. `detail` names the object (a path). */
+/**
+ * Returns a result that is not negative, and throws the errno as {@link SysError} otherwise. `detail` names the object
+ * (a path).
+ */
 export function check(syscall: string, result: number, detail?: string): number {
   if (result < 0) throw new SysError(syscall, koffi.errno(), detail);
   return result;
 }
 
-/** The errno of the last call on this thread, for the calls whose failure is part of the plan. */
+/** The errno of the last call on this thread, for callers that handle some failures themselves. */
 export const errno = (): number => koffi.errno();
 
 export const libc = {
@@ -84,7 +87,10 @@ export const libc = {
   attrSetSigdefault: lib.func('int posix_spawnattr_setsigdefault(void *attr, const void *set)'),
 };
 
-/** Constants of <fcntl.h>, <sched.h>, <sys/mount.h> and friends, as Linux defines them on every architecture we run on. */
+/**
+ * Constants of <fcntl.h>, <sched.h>, <sys/mount.h> and others, with Linux's values on the architectures that Node
+ * supports.
+ */
 export const C = {
   O_RDONLY: 0,
   O_WRONLY: 1,
@@ -114,7 +120,6 @@ export const C = {
   UMOUNT_NOFOLLOW: 8,
 
   WNOHANG: 1,
-  SIGKILL: 9,
 
   AF_UNIX: 1,
   AF_INET: 2,

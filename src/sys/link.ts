@@ -6,7 +6,10 @@ const NAME_SIZE = 16;
 const ENODEV = 19;
 const ENXIO = 6;
 
-/** Sets an interface of the namespace this thread is in up or down. Throws {@link SysError} that names it. */
+/**
+ * Sets an interface of the thread's current network namespace up or down. Throws {@link SysError} with the interface's
+ * name.
+ */
 export function setLink(name: string, up: boolean): void {
   withSocket((socket) => {
     const ifreq = Buffer.alloc(IFREQ_SIZE); // struct ifreq: 16 bytes of name, then the flags
@@ -18,7 +21,7 @@ export function setLink(name: string, up: boolean): void {
   });
 }
 
-/** Takes a bridge down and deletes it; its ports stay, without a bridge. One that is not there is fine. */
+/** Sets a bridge down and deletes it; its ports remain, without a master. An absent bridge is fine. */
 export function removeBridge(name: string): void {
   try {
     setLink(name, false);
@@ -33,7 +36,10 @@ export function removeBridge(name: string): void {
   });
 }
 
-/** The ioctls of interfaces go through any socket; it also decides the namespace: that of this thread. */
+/**
+ * Interface ioctls work on any socket and act on the network namespace in which the socket was made: that of this
+ * thread.
+ */
 function withSocket(use: (socket: number) => void): void {
   const socket = check('socket', libc.socket(C.AF_INET, C.SOCK_DGRAM | C.SOCK_CLOEXEC, 0));
   try {

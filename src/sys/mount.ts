@@ -10,21 +10,21 @@ export interface MountCall {
   target: string;
   /** File system type; left out for bind mounts and remounts. */
   type?: string;
-  /** MS_* bits of {@link C}. */
+  /** MS_* flags of {@link C}. */
   flags?: number;
-  /** Comma-separated file system options, at most a page of them. */
+  /** Comma-separated options of the file system, at most one page. */
   data?: string;
 }
 
-/** mount(2). Throws {@link SysError} that names the target. */
+/** mount(2). Throws {@link SysError} with the target. */
 export function mount({ source, target, type, flags = 0, data }: MountCall): void {
   const options = data === undefined ? null : Buffer.from(`${data}\0`);
   if (libc.mount(source, target, type ?? null, flags, options) < 0) throw new SysError('mount', errno(), target);
 }
 
 /**
- * Detaches every mount that is stacked on `target` (MNT_DETACH: a busy one goes when its last user does).
- * A path that is no mount point, or not there, is fine: the result is the same.
+ * Detaches every mount that is stacked on `target` (MNT_DETACH: the kernel frees a busy one when its last user closes
+ * it). A path that is no mount point, or absent, is fine.
  */
 export function unmount(target: string): void {
   for (;;) {
@@ -35,7 +35,7 @@ export function unmount(target: string): void {
   }
 }
 
-/** Is `path` a pinned namespace (a file of the kernel's nsfs)? */
+/** Is `path` a pinned namespace, that is a file of nsfs? */
 export function isNsfs(path: string): boolean {
   try {
     return statfsSync(path).type === NSFS_MAGIC;

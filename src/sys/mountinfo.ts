@@ -1,21 +1,63 @@
 import { readFileSync } from 'node:fs';
 
+/** One line of /proc/<pid>/mountinfo (proc_pid_mountinfo(5)). */
+export interface MountPoint {
+  /** Device of the file system, as `major:minor`. */
+  device: string;
+  /** Path inside the file system that is mounted: "/" unless it is a bind mount or a cgroup. */
+  root: string;
+  mountPoint: string;
+  type: string;
+  /** Options of the file system, not those of the mount (nosuid and the like). */
+  superOptions: string[];
+  /** In a peer group: mounts below it propagate to the peers, and theirs to it. */
+  shared: boolean;
+  /** Receives the mounts of its master. */
+  slave: boolean;
+}
+
 /**
- * Mount points at or below `path`, the last mounted first, as this thread sees them. Reads the whole mount table, which is
- * long on a full node: for clean-up that met something unexpected, not for the way every pod goes.
+ * Parses the text of a mountinfo file, in the kernel's order: a later line with the same mount point lies on top. Lines
+ * of another form are left out.
+ */
+export function parseMountinfo(text: string): MountPoint[] {
+  const table: MountPoint[] = [];
+  for (const line of text.split('\n')) {
+    const fields = line.split(' ');
+    // The number of optional fields (shared:N, master:N) varies; a single hyphen ends them.
+    const hyphen = fields.indexOf('-', 6);
+    const [, , device, root, mountPoint] = fields;
+    if (device === undefined || root === undefined || mountPoint === undefined || hyphen < 0) continue;
+    const optional = fields.slice(6, hyphen);
+    table.push({
+      device,
+      root: unescapeOctal(root),
+      mountPoint: unescapeOctal(mountPoint),
+      type: fields[hyphen + 1] ?? '',
+      superOptions: (fields[hyphen + 3] ?? '').split(','),
+      shared: optional.some((field) => field.startsWith('shared:')),
+      slave: optional.some((field) => field.startsWith('master:')),
+    });
+  }
+  return table;
+}
+
+/**
+ * The mount points at or below `path`, the last mounted first, as this thread sees them. It reads the whole mount
+ * table, which has some lines for each container of the node, so it belongs to clean-up that met something unexpected
+ * and not to the launch.
  */
 export function mountsBelow(path: string, table = readFileSync('/proc/self/mountinfo', 'utf8')): string[] {
-  const found: string[] = [];
-  // The kernel writes space, tab, newline and backslash as octal. Mostly there is nothing to find, and then no line is taken apart.
+  // Most calls find nothing, and one search in the text shows that without parsing a line.
   const written = path.replace(/[ \t\n\\]/g, (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, '0')}`);
-  if (!table.includes(` ${written}`)) return found;
-  for (const line of table.split('\n')) {
-    const field = line.split(' ', 5)[4];
-    if (field === undefined) continue;
-    const mountPoint = field.replace(/\\([0-7]{3})/g, (_match, octal: string) =>
-      String.fromCharCode(parseInt(octal, 8)),
-    );
-    if (mountPoint === path || mountPoint.startsWith(`${path}/`)) found.push(mountPoint);
-  }
-  return found.reverse();
+  if (!table.includes(` ${written}`)) return [];
+  return parseMountinfo(table)
+    .map(({ mountPoint }) => mountPoint)
+    .filter((mountPoint) => mountPoint === path || mountPoint.startsWith(`${path}/`))
+    .reverse();
+}
+
+/** The kernel writes space, tab, newline and backslash in paths as three octal digits: `\040`. */
+function unescapeOctal(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_match, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }

@@ -3,21 +3,22 @@ import { getPriority } from 'node:os';
 import { errno, libc } from './libc.ts';
 
 const PRIO_PROCESS = 0;
-/** Between the daemon's threads: how the worker learns what the process started with. */
+/** Environment variable in which the main thread records the process's original nice value for the workers. */
 const BASE = 'SLUICE_BASE_NICE';
 /**
- * Ahead of the runc and plugin processes of a burst, which all want the processor at once. At -10 the thread still had to wait for
- * 3 ms and more thirteen times a second while 32 pods were launched on two cores, at -20 five times.
+ * Above the runc and plugin processes of a burst, which compete for the processor. At -10 the main thread waited 3 ms
+ * and more thirteen times a second while 32 pods were launched on two cores, at -20 five times.
  */
 const MAIN_NICE = -20;
 
 /**
- * Puts the main thread ahead of the processes it starts: it uses a tenth of a core, but whoever asks it something (kubelet's
- * list, once a second) would wait behind dozens of runcs. V8's own threads come along: main waits for their share of each
- * garbage collection, and collections of 40 ms and more were seen (in a client on the same node) when they queued for a processor. On Linux a nice value is a
- * thread's own. Returns why it could not be done, which costs latency and nothing else.
+ * Raises the priority of the main thread over the processes that the daemon starts: it uses a tenth of a core, and
+ * kubelet's list calls would otherwise wait behind dozens of runc processes. V8's helper threads are raised too, since
+ * main waits for their part of each garbage collection (pauses of 40 ms and more were measured when they queued for a
+ * processor). On Linux a nice value belongs to a thread. Returns the reason when it fails; then only the latency
+ * suffers.
  */
-export function favourMain(): string | undefined {
+export function raiseMainPriority(): string | undefined {
   process.env[BASE] = String(getPriority());
   for (const thread of [0, ...v8Threads()]) {
     if (libc.setpriority(PRIO_PROCESS, thread, MAIN_NICE) !== 0) return `setpriority failed with errno ${errno()}`;
@@ -25,7 +26,10 @@ export function favourMain(): string | undefined {
   return undefined;
 }
 
-/** The threads on which V8 collects garbage and compiles, for all isolates of the process; Node starts them before any of our code. */
+/**
+ * V8's threads for garbage collection and compilation, shared by all isolates of the process. Node starts them before
+ * it runs our code.
+ */
 function v8Threads(): number[] {
   const tasks = '/proc/self/task';
   return readdirSync(tasks)
@@ -33,8 +37,11 @@ function v8Threads(): number[] {
     .map(Number);
 }
 
-/** Takes a worker thread back to where the daemon started: it inherits main's place, and what it spawns would inherit its own. */
-export function joinTheRest(): void {
+/**
+ * Restores the nice value that the daemon started with, in a worker thread: the thread inherited main's value, and the
+ * processes it spawns would inherit it too.
+ */
+export function restoreNice(): void {
   const base = Number(process.env[BASE]);
   if (Number.isInteger(base)) libc.setpriority(PRIO_PROCESS, 0, base);
 }

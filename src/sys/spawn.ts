@@ -1,13 +1,15 @@
 /**
- * Processes by posix_spawn. `child_process` forks the whole daemon (14 ms at 450 MiB, all threads stalled); posix_spawn costs
- * 0.1 to 0.6 ms whatever the size. A child gets stdin, stdout, stderr and nothing else (all our descriptors are
- * close-on-exec), an empty signal mask, default signal handlers (Node ignores SIGPIPE, and a container would inherit that)
- * and a process group of its own, so that a timeout ends its children too.
+ * Starts processes with posix_spawn. `child_process` forks the whole daemon (14 ms at 450 MiB, during which all threads
+ * stall); posix_spawn takes 0.1 to 0.6 ms whatever the size. A child gets stdin, stdout, stderr and no other descriptor
+ * (all of ours are O_CLOEXEC), an empty signal mask, default signal handlers (Node ignores SIGPIPE, and a container
+ * would inherit that) and its own process group, so that a timeout kills its children too.
  */
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { withTimeLimit } from '../time-limit.ts';
 import { type Fd, memoryFile, pipe } from './fd.ts';
 import { C, libc, SysError } from './libc.ts';
+import { SIGKILL } from './signals.ts';
 
 const FILE_ACTIONS_SIZE = 80; // sizeof(posix_spawn_file_actions_t), glibc, 64 bit
 const ATTR_SIZE = 336; // sizeof(posix_spawnattr_t)
@@ -21,20 +23,20 @@ export interface SpawnOptions {
   path: string;
   /** argv, the program's own name first. */
   argv: readonly string[];
-  /** The whole environment; nothing is inherited. */
+  /** The complete environment; nothing is inherited. */
   env: Readonly<Record<string, string>>;
   cwd?: string;
-  /** Everything the program can read; /dev/null when left out. */
+  /** The program's whole standard input; /dev/null when left out. */
   stdin?: Uint8Array;
-  /** The process group is killed after this many milliseconds. */
+  /** Milliseconds after which the process group gets SIGKILL. */
   timeoutMs: number;
-  /** Bytes of stdout and of stderr that are kept, each; a program that prints more is killed. Default 4 MiB. */
+  /** Limit of stdout and of stderr, each, in bytes; a program that prints more is killed. Default 4 MiB. */
   maxOutput?: number;
-  /** A descriptor that the program inherits as its number 3; everything else of ours stays closed to it. */
+  /** A descriptor that the program gets as its number 3; all others of ours stay closed to it. */
   inherit?: number;
   /** Descriptors that the program inherits under their own numbers. */
   keep?: readonly number[];
-  /** Hears the pid as soon as there is one, for those who need the process while it runs. */
+  /** Called with the pid once the process exists, for callers that need it while it runs. */
   onStart?: (pid: number) => void;
 }
 
@@ -47,15 +49,15 @@ export interface SpawnResult {
   stdout: Buffer;
   stderr: Buffer;
   timedOut: boolean;
-  /** Printed more than `maxOutput`, and was killed for it. */
+  /** It printed more than `maxOutput` and was killed. */
   overflowed: boolean;
-  /** What posix_spawn itself took, in seconds: the time this thread was blocked. */
+  /** Seconds that posix_spawn took, for which this thread was blocked. */
   spawnSeconds: number;
 }
 
 /**
- * Runs a program to its end without holding a thread: the output arrives through the event loop, the exit is collected with
- * waitpid once the pipes have closed. Throws {@link SysError} when it cannot be started (no such file, no permission).
+ * Runs a program to its end. No thread waits: the event loop reads the output, and waitpid with WNOHANG collects the
+ * exit status once the pipes have closed. Throws {@link SysError} when the program cannot be started (ENOENT, EACCES).
  */
 export async function run(options: SpawnOptions): Promise<SpawnResult> {
   const { maxOutput = 4 << 20 } = options;
@@ -80,7 +82,7 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
   options.onStart?.(pid);
   let timedOut = false;
   let overflowed = false;
-  const kill = () => libc.kill(-pid, C.SIGKILL);
+  const kill = () => libc.kill(-pid, SIGKILL);
   const timer = setTimeout(() => {
     timedOut = true;
     kill();
@@ -91,10 +93,10 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
   };
   const out = collect(outRead, maxOutput, onOverflow);
   const err = collect(errRead, maxOutput, onOverflow);
-  const status = await ended(pid, Promise.all([out.done, err.done]));
+  const status = await waitStatus(pid, Promise.all([out.done, err.done]));
   clearTimeout(timer);
-  // A grandchild that outlives the program may hold the pipes open; what the program itself wrote is there by now.
-  await Promise.race([Promise.all([out.done, err.done]), sleep(100)]);
+  // A grandchild may hold the pipes open after the program has ended; what the program itself wrote is in them by now.
+  await withTimeLimit(Promise.all([out.done, err.done]), 100, () => undefined);
   return {
     pid,
     code: (status & 0x7f) === 0 ? (status >> 8) & 0xff : null,
@@ -109,14 +111,14 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
 
 type Startable = Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit' | 'keep'>;
 
-/** A program that goes on by itself: no time limit, and /dev/null where no descriptor is given. */
+/** For a program without a time limit; stdio without a descriptor is /dev/null. */
 export interface LaunchOptions extends Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit'> {
   stderr?: number;
 }
 
 /**
- * Starts a program and leaves it to itself, in a process group of its own. Whoever hears of its end collects it with {@link reap}; the
- * kernel gives it to init when the daemon ends first. Throws {@link SysError}.
+ * Starts a program in its own process group and does not wait for it. The caller collects its exit status with
+ * {@link reap}; init does when the daemon ends first. Throws {@link SysError}.
  */
 export function launch({ stderr, ...options }: LaunchOptions): { pid: number; spawnSeconds: number } {
   const began = performance.now();
@@ -124,7 +126,9 @@ export function launch({ stderr, ...options }: LaunchOptions): { pid: number; sp
   return { pid, spawnSeconds: (performance.now() - began) / 1000 };
 }
 
-/** Collects a child that has ended. False while it lives; true also for a pid that is no child of this process. */
+/**
+ * Collects a child's exit status. False while the child runs; true also for a pid that is not a child of this process.
+ */
 export function reap(pid: number): boolean {
   return libc.waitpid(pid, [0], C.WNOHANG) !== 0;
 }
@@ -145,7 +149,7 @@ function start(options: Startable, stdin?: number, stdout?: number, stderr?: num
       else libc.actionsDup2(actions, fd, number + 1);
     }
     if (options.inherit !== undefined) libc.actionsDup2(actions, options.inherit, 3);
-    // A descriptor duplicated onto itself loses its close-on-exec flag, in the child alone (POSIX, glibc from 2.29 on).
+    // dup2 of a descriptor onto itself clears its FD_CLOEXEC, in the child alone (POSIX; glibc since 2.29).
     for (const fd of options.keep ?? []) libc.actionsDup2(actions, fd, fd);
     libc.attrSetFlags(attr, SETPGROUP | SETSIGDEF | SETSIGMASK);
     libc.attrSetSigmask(attr, none);
@@ -161,7 +165,7 @@ function start(options: Startable, stdin?: number, stdout?: number, stderr?: num
   }
 }
 
-/** Reads a pipe to its end through the event loop, keeping at most `max` bytes. */
+/** Reads a pipe to its end on the event loop; keeps at most `max` bytes. */
 function collect(pipe: Fd, max: number, onOverflow: () => void): { done: Promise<void>; take: () => Buffer } {
   const chunks: Buffer[] = [];
   let size = 0;
@@ -174,13 +178,14 @@ function collect(pipe: Fd, max: number, onOverflow: () => void): { done: Promise
   const socket = new Socket({ fd, readable: true, writable: false });
   const { promise, resolve } = Promise.withResolvers<void>();
   socket.on('data', keep);
-  // A pipe can only fail to be read when its descriptor is bad, which the missing output then shows.
+  // A read from a pipe fails only when its descriptor is bad; the caller then sees the output missing.
   socket.on('error', () => resolve());
   socket.on('close', () => resolve());
   return {
     done: promise,
     take: () => {
-      // On a busy machine a timer may come before the event loop has looked at the pipe, which holds all there is by then.
+      // On a busy machine the timer may fire before the event loop has polled the pipe, which contains the program's
+      // output by then.
       if (!socket.destroyed) for (const chunk of drain(fd)) keep(chunk);
       socket.destroy();
       return Buffer.concat(chunks);
@@ -188,7 +193,7 @@ function collect(pipe: Fd, max: number, onOverflow: () => void): { done: Promise
   };
 }
 
-/** What a pipe holds right now. The descriptor does not block: libuv has made it so. */
+/** The bytes that are in a pipe now. libuv has made the descriptor non-blocking, so the last read returns EAGAIN. */
 function* drain(fd: number): Generator<Buffer> {
   for (;;) {
     const chunk = Buffer.alloc(64 << 10);
@@ -199,10 +204,10 @@ function* drain(fd: number): Generator<Buffer> {
 }
 
 /**
- * The wait status of a child. Its pipes close a moment before it can be reaped, so the looks are close together then; a child
- * that closed its pipes early, or left them to a grandchild, is found by a slow look.
+ * Waits for a child's wait status. A child can be reaped a moment after its pipes close, so the polls are close
+ * together then; a child that closed its pipes early, or left them to a grandchild, is found by a poll every 50 ms.
  */
-async function ended(pid: number, pipesClosed: Promise<unknown>): Promise<number> {
+async function waitStatus(pid: number, pipesClosed: Promise<unknown>): Promise<number> {
   const status: [number] = [0];
   let closed = false;
   const closing = pipesClosed.then(() => {
@@ -211,7 +216,7 @@ async function ended(pid: number, pipesClosed: Promise<unknown>): Promise<number
   for (let look = 0; ; look++) {
     const got = libc.waitpid(pid, status, C.WNOHANG);
     if (got === pid) return status[0];
-    if (got < 0) throw new SysError('waitpid', 10, `of pid ${pid}`); // ECHILD: somebody else reaped it
+    if (got < 0) throw new SysError('waitpid', 10, `of pid ${pid}`); // ECHILD: something else has reaped it
     if (!closed) {
       await Promise.race([closing, sleep(50)]);
       look = 0;

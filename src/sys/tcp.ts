@@ -10,7 +10,7 @@ const ETIMEDOUT = 110;
 const EALREADY = 114;
 const EINPROGRESS = 115;
 
-/** sockaddr_in and sockaddr_in6 of the loopback address. */
+/** The loopback address as sockaddr_in or sockaddr_in6. */
 function loopback(family: number, port: number): Buffer {
   const address = Buffer.alloc(family === AF_INET6 ? 28 : 16);
   if (process.arch === 's390x') address.writeUInt16BE(family, 0);
@@ -22,9 +22,10 @@ function loopback(family: number, port: number): Buffer {
 }
 
 /**
- * A TCP connection to a port on the loopback of the network namespace at `netns`: the IPv4 address first, then IPv6. The socket is made
- * inside the namespace, on this thread, and belongs to it for good; this thread is back before anything else runs. Throws {@link SysError}
- * (ECONNREFUSED, ETIMEDOUT after `timeoutMs`), and StrandedThread when it could not come back.
+ * Connects to a TCP port on the loopback of the network namespace at `netns`, over IPv4 first and then over IPv6. The
+ * socket is made inside the namespace and belongs to it from then on; this thread has left the namespace before any
+ * other task runs. Throws {@link SysError} (ECONNREFUSED, ETIMEDOUT after `timeoutMs`), and StrandedThread when the
+ * thread could not return.
  */
 export async function connectInNetns(netns: string, port: number, timeoutMs: number): Promise<Fd> {
   try {
@@ -34,7 +35,7 @@ export async function connectInNetns(netns: string, port: number, timeoutMs: num
     try {
       return await connectTo(netns, AF_INET6, port, timeoutMs);
     } catch {
-      throw error; // that of IPv4 says what is wrong; IPv6 may be off altogether
+      throw error; // the IPv4 error gives the cause; IPv6 may be disabled altogether
     }
   }
 }
@@ -45,7 +46,7 @@ async function connectTo(netns: string, family: number, port: number, timeoutMs:
   try {
     const address = loopback(family, port);
     const began = performance.now();
-    // On a loopback the first call says all as a rule; a full backlog makes it take its time.
+    // On a loopback the first connect usually settles it; with a full backlog the kernel retries.
     for (let wait = 1; ; wait = Math.min(wait * 2, 50)) {
       if (libc.connect(fd.number, address, address.length) === 0) return fd;
       const code = errno();

@@ -2,13 +2,14 @@ import { chmodSync } from 'node:fs';
 import { Fd } from './fd.ts';
 import { C, check, libc } from './libc.ts';
 
-/** sun_path with its final NUL. */
+/** Size of sun_path, with the final NUL. */
 const MAX_PATH = 108;
 const BACKLOG = 128;
 
 /**
- * A unix socket that listens at `path`, for a process that inherits it: clients may connect, and send, before that process has
- * begun. Only root can open it. Throws {@link SysError} (EADDRINUSE when the path exists), RangeError when it is too long.
+ * A unix socket that listens at `path`, for a process that inherits it: clients can connect and send before that
+ * process has started. Mode 0600. Throws {@link SysError} (EADDRINUSE when the path exists), RangeError when the path
+ * is too long.
  */
 export function listenUnix(path: string): Fd {
   const address = unixAddress(path);

@@ -1,6 +1,7 @@
 /**
- * A user namespace with a network namespace that it owns, both pinned. A thread of a process with several can't make a user
- * namespace (unshare(2): EINVAL), so a small process makes the pair, is held by its pid while ours are pinned, and ends.
+ * Makes a user namespace and a network namespace that it owns, and pins both. A process with several threads cannot
+ * unshare a user namespace (unshare(2): EINVAL), so a small helper process makes the pair; it is killed once both are
+ * bind-mounted.
  */
 import { closeSync, mkdirSync, openSync, readlinkSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -9,6 +10,7 @@ import { C, libc } from './libc.ts';
 import { setLink } from './link.ts';
 import { mount } from './mount.ts';
 import { inNetns, removeNetns } from './netns.ts';
+import { SIGKILL } from './signals.ts';
 import { run, type SpawnResult } from './spawn.ts';
 
 /** One line of uid_map or gid_map. */
@@ -19,7 +21,7 @@ export interface IdMapping {
 }
 
 export interface UserNamespace {
-  /** Where it is pinned; nothing may be there yet. */
+  /** Path at which it is pinned; must not exist. */
   path: string;
   uids: readonly IdMapping[];
   gids: readonly IdMapping[];
@@ -29,8 +31,8 @@ const LIMIT_MS = 20_000;
 const PATHS = '/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin';
 
 /**
- * Pins a user namespace at `userns.path` and a network namespace that belongs to it at `path`. Costs about 5 ms. Throws what the
- * kernel or the helper said, and leaves nothing then; undone by removing both like any pinned namespace.
+ * Pins a user namespace at `userns.path` and a network namespace that it owns at `path`. Takes about 5 ms. Throws the
+ * error of the kernel or of the helper, and leaves nothing behind then. removeNetns removes either of them.
  */
 export async function createUserNetns(
   path: string,
@@ -53,11 +55,11 @@ export async function createUserNetns(
   undo.move();
 }
 
-/** Runs `work` while a process sits in a new user and network namespace. */
+/** Runs `work` while a helper process is in a new user namespace and a new network namespace. */
 async function whileUnshared(work: (held: { pid: number }) => void): Promise<void> {
   let pid = 0;
   let ended: SpawnResult | undefined;
-  // util-linux is on every node: mount and nsenter come from it too. `env` finds it, and becomes it.
+  // util-linux is on every node, since mount and nsenter belong to it. `env` finds it in PATH and execs it.
   const argv = ['env', 'unshare', '--user', '--net', '--', 'sleep', String(LIMIT_MS / 1000)];
   const onStart = (started: number) => {
     pid = started;
@@ -68,18 +70,19 @@ async function whileUnshared(work: (held: { pid: number }) => void): Promise<voi
     },
   );
   try {
-    // One system call enters both namespaces, the network first: once the user namespace is another one, both are.
-    while (!ended && !hasLeft(pid)) await Promise.race([sleep(1), process]);
+    // unshare(2) switches the network namespace before the user namespace: once the latter differs from ours, both are
+    // new.
+    while (!ended && !isUnshared(pid)) await Promise.race([sleep(1), process]);
     if (ended) throw new Error(`unshare ended: ${ended.stderr.toString().trim() || `status ${ended.code}`}`);
     work({ pid });
   } finally {
-    if (pid !== 0 && !ended) libc.kill(-pid, C.SIGKILL);
+    if (pid !== 0 && !ended) libc.kill(-pid, SIGKILL);
     await process;
   }
 }
 
-/** Is the process in another user namespace than ours? One that ended is not: its exit is told elsewhere. */
-function hasLeft(pid: number): boolean {
+/** Is the process in a user namespace other than ours? False for one that has ended, whose exit the caller sees. */
+function isUnshared(pid: number): boolean {
   try {
     return pid !== 0 && readlinkSync(`/proc/${pid}/ns/user`) !== readlinkSync('/proc/self/ns/user');
   } catch {

@@ -1,22 +1,23 @@
 import { readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { C, libc } from '../sys/libc.ts';
+import { libc } from '../sys/libc.ts';
+import { SIGKILL } from '../sys/signals.ts';
 import { type CgroupPaths, cgroupsOfSpec } from './stats/cgroups.ts';
 
 const TRIES = 40;
 const PAUSE_MS = 50;
 
 /**
- * Removes what is left of a container's cgroups, with the processes in them: the runtime does that itself, unless it was killed
- * between making them and writing down that it had. The caller knows that the container is over; the cgroups carry its id.
- * Throws what the kernel says when a process in one does not end within two seconds.
+ * Removes a container's cgroups and kills the processes in them. The runtime does this itself, unless it was killed
+ * after it made the cgroups and before it recorded them. The caller has made sure that the container is over; the
+ * cgroups contain its id in their names. Throws EBUSY when a process in one of them has not ended after two seconds.
  */
 export async function removeCgroups({ cgroupsPath }: { cgroupsPath: string }): Promise<void> {
   for (const folder of foldersOf(cgroupsOfSpec(cgroupsPath))) {
     for (let tries = 1; ; tries++) {
       try {
-        removeTree(folder);
+        removeCgroup(folder);
         break;
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || tries === TRIES) throw error;
@@ -27,11 +28,11 @@ export async function removeCgroups({ cgroupsPath }: { cgroupsPath: string }): P
   }
 }
 
-/** SIGKILL to the processes that are in a cgroup; one that has ended meanwhile is fine. */
+/** Sends SIGKILL to the processes of a cgroup; one that has ended meanwhile is fine. */
 function killAll(folder: string): void {
   for (const pid of readFileSync(join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
-    // 0 stands for a process of another pid namespace, and to kill(2) for everybody in our own group.
-    if (Number(pid) > 1) libc.kill(Number(pid), C.SIGKILL);
+    // cgroup.procs shows 0 for a process of another pid namespace, and kill(0) would signal our own process group.
+    if (Number(pid) > 1) libc.kill(Number(pid), SIGKILL);
   }
 }
 
@@ -39,8 +40,8 @@ function foldersOf(paths: CgroupPaths): Set<string> {
   return new Set([...Object.values(paths.v1), paths.unified].filter((path): path is string => !!path));
 }
 
-/** A cgroup goes after the cgroups in it; its files are the kernel's. */
-function removeTree(folder: string): void {
+/** Removes a cgroup, the ones below it first. Only rmdir works here: the files in a cgroup belong to the kernel. */
+function removeCgroup(folder: string): void {
   let entries: { name: string; isDirectory(): boolean }[];
   try {
     entries = readdirSync(folder, { withFileTypes: true });
@@ -48,7 +49,7 @@ function removeTree(folder: string): void {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
     throw error;
   }
-  for (const entry of entries) if (entry.isDirectory()) removeTree(join(folder, entry.name));
+  for (const entry of entries) if (entry.isDirectory()) removeCgroup(join(folder, entry.name));
   try {
     rmdirSync(folder);
   } catch (error) {

@@ -1,8 +1,9 @@
 import { DatabaseSync } from 'node:sqlite';
 
 /**
- * Moves what the daemon wrote from the WAL into the database file, with the syncs that make a power cut harmless. In a worker,
- * on a connection of its own, because a sync may take as long as the disk likes. Busy readers or writers are left alone.
+ * Copies what the daemon wrote from the WAL into the database file, with the fsyncs that keep it consistent after a
+ * power cut. It runs in a worker, on its own connection, because an fsync may take long. PASSIVE does not wait for
+ * readers or writers.
  */
 export function checkpoint({ path }: { path: string }): void {
   const db = new DatabaseSync(path);

@@ -7,7 +7,7 @@ import { type MountSpec, mountRootfs, unmountRootfs } from './shim/rootfs.ts';
 const COPY_SECONDS = 600;
 
 export interface CopyFromImage {
-  /** Folder to mount the image on meanwhile; made and removed here. */
+  /** Folder on which the image is mounted for the time of the copy; made and removed here. */
   scratch: string;
   /** Read-only mounts of the image. */
   mounts: MountSpec[];
@@ -16,8 +16,9 @@ export interface CopyFromImage {
 }
 
 /**
- * Copies folders out of an image, with owners, modes, times, links, devices and xattrs. By coreutils' cp: what it gets right is long,
- * and a process of its own keeps a large volume off the worker's thread. A path the image does not have leaves `to` empty.
+ * Copies folders out of an image, with owners, modes, times, links, devices and xattrs. It runs coreutils' cp, which
+ * preserves all of these, as a separate process, so that a large volume does not block the worker's thread. A path that
+ * the image does not contain leaves `to` empty. Throws DISK_FULL or INTERNAL with the words of cp.
  */
 export async function copyFromImage({ scratch, mounts, copies }: CopyFromImage): Promise<void> {
   mkdirSync(scratch, { recursive: true, mode: 0o700 });
@@ -41,7 +42,7 @@ async function copy(source: string, to: string): Promise<void> {
     timeoutMs: COPY_SECONDS * 1000,
   });
   if (code === 0) return;
-  const why = timedOut ? `no end within ${COPY_SECONDS} s` : stderr.toString().trim();
+  const why = timedOut ? `cp did not end within ${COPY_SECONDS} s` : stderr.toString().trim();
   throw new SluiceError(
     /No space left/.test(why) ? 'DISK_FULL' : 'INTERNAL',
     `copying a volume out of the image failed: ${why}`,

@@ -1,11 +1,12 @@
 /**
- * The worker side of a call: an entry file hands its functions to {@link serve} and exports the result as default, main calls
- * them by name (src/node/threads/pool.ts). Input and output are plain data; errors travel as plain data too.
+ * The worker side of a call: an entry file passes its functions to {@link serve} and exports the result as default;
+ * main calls them by name (src/node/threads/pool.ts). Inputs and outputs are plain data, and so are errors on the way
+ * ({@link PlainError}).
  */
 import { isMainThread } from 'node:worker_threads';
 import { type PlainError, toPlain } from '../errors.ts';
 import { StrandedThread } from '../sys/netns.ts';
-import { joinTheRest } from '../sys/nice.ts';
+import { restoreNice } from '../sys/nice.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: the parameter type of a handler is its own business; Pool.call checks it
 export type Handlers = Record<string, (input: any) => unknown>;
@@ -17,9 +18,12 @@ export interface Call {
 
 export type Reply = { ok: true; value: unknown; seconds: number } | { ok: false; error: PlainError; seconds: number };
 
-/** Makes the function a piscina worker exports. `seconds` in the reply is the work itself, without any queueing. */
+/**
+ * Makes the function that a piscina worker exports. `seconds` in the reply is the duration of the work, without the
+ * time in the queue.
+ */
 export function serve(handlers: Handlers): (call: Call) => Promise<Reply> {
-  if (!isMainThread) joinTheRest();
+  if (!isMainThread) restoreNice();
   return async ({ op, input }) => {
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
@@ -28,7 +32,7 @@ export function serve(handlers: Handlers): (call: Call) => Promise<Reply> {
       if (!handler) throw new Error(`this worker has no "${op}"`);
       return { ok: true, value: await handler(input), seconds: seconds() };
     } catch (error) {
-      // A thread in a foreign namespace must not run one more task: the pool replaces it.
+      // A thread in the wrong namespace must not run another task: it exits, and the pool replaces it.
       if (error instanceof StrandedThread) process.exit(1);
       return { ok: false, error: toPlain(error), seconds: seconds() };
     }

@@ -1,4 +1,7 @@
-/** The `shim` pool: bundles, shims, snapshot folders and the mounts on top of them. */
+/**
+ * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, and short file work for other parts of the
+ * daemon.
+ */
 import { removeCgroups } from './cgroup.ts';
 import { checkpoint } from './checkpoint.ts';
 import { copyFromImage } from './copy-from-image.ts';

@@ -1,7 +1,6 @@
-/** Stats on demand: cgroup files, /proc and du. Every function is a read; nothing is polled and nothing is kept. */
+/** Handlers that read stats on demand: cgroup files, /proc and the size of folders. Nothing is polled or cached. */
 import { explain } from '../errors.ts';
-import { type Handlers, serve } from './serve.ts';
-import { breather } from './stats/breathe.ts';
+import type { Handlers } from './serve.ts';
 import {
   anyFolder,
   type CgroupPaths,
@@ -16,68 +15,69 @@ import { type InterfaceReading, readNetwork } from './stats/network.ts';
 import { type ProcessesReading, pidsIn, readProcesses } from './stats/processes.ts';
 import { readCgroup, readOomKills } from './stats/read.ts';
 import type { CgroupReading } from './stats/reading.ts';
+import { yielder } from './yield.ts';
 
-/** A cgroup, by what a row knows of it. */
+/** How to find the cgroup of a container or pod. */
 export interface CgroupTarget {
-  /** linux.cgroupsPath of the OCI spec; "" when it is unknown. */
+  /** linux.cgroupsPath of the OCI spec; "" or left out when unknown. */
   cgroupsPath?: string;
   /** The CRI's cgroup_parent, for a pod's own cgroup. */
   cgroupParent?: string;
-  /** First process, the fall-back; 0 when there is none. */
+  /** Pid of the first process, used when the paths lead nowhere; 0 when there is none. */
   pid: number;
 }
 
 export interface ReadTarget extends CgroupTarget {
-  /** "usage": the cgroup alone; "full": also its processes and what they hold open, for the metrics API. */
+  /** "usage": the cgroup alone. "full" (for ListPodSandboxMetrics): also its processes and their open descriptors. */
   detail: 'usage' | 'full';
-  /** With "usage": count the processes. */
+  /** Fills `processCount`, for "usage". */
   countProcesses?: boolean;
-  /** Path of the pod's pinned network namespace; left out where there is none to read. */
+  /** Path of the pod's pinned network namespace; left out where its interfaces are not to be read. */
   netns?: string;
-  /** Folder whose file system is wanted. */
+  /** Folder whose file system is to be described. */
   folder?: string;
 }
 
 export interface Sample {
   cgroup?: CgroupReading;
   processes?: ProcessesReading;
-  /** Answers `countProcesses`. */
+  /** Set for `countProcesses`. */
   processCount?: bigint;
   network?: InterfaceReading[];
   filesystem?: FilesystemReading;
-  /** Why the rest is missing, when a read failed in a way that is not just "gone". */
+  /** The error that made the rest of the sample missing; a cgroup that is gone is not an error. */
   problem?: string;
 }
 
 export const statsHandlers = {
-  /** One sample for each target, in order; one whose cgroup is gone is empty. */
+  /** One sample per target, in their order; empty for a target whose cgroup is gone. */
   readStats: async ({ targets }: { targets: ReadTarget[] }): Promise<Sample[]> => {
-    const breathe = breather();
+    const yieldThread = yielder();
     const samples: Sample[] = [];
     for (const target of targets) {
-      // One target's trouble must not cost the others their stats.
+      // A target that fails must not make the others lose their stats.
       samples.push(await sample(target).catch((error) => ({ problem: explain(error) })));
-      await breathe();
+      await yieldThread();
     }
     return samples;
   },
 
-  /** The size of a folder; undefined when it is gone. */
+  /** The disk use of a folder; undefined when it is gone. */
   diskUsage: ({ folder }: { folder: string }): Promise<DiskReading | undefined> => readDisk(folder),
 
-  /** Processes that the OOM killer has ended in the cgroup; undefined when it is gone. */
+  /** How many processes of the cgroup the OOM killer has killed; undefined when the cgroup is gone. */
   oomKills: (target: CgroupTarget): bigint | undefined => {
     const paths = pathsOf(target);
     return paths && readOomKills(paths);
   },
 
-  /** The same for a cgroup that is gone, from the kernel's log; undefined when that may not be read. */
+  /** Whether the kernel's log reports an OOM kill in a cgroup that is gone; undefined when the log cannot be read. */
   oomKillLogged: (victim: Victim): boolean | undefined => oomInKernelLog(victim),
 } satisfies Handlers;
 
 /**
- * The spec's path is surer than the process: a container's init may have moved itself to a cgroup below (systemd does), and the
- * pid may be another's by now. So a process found by its pid must be in a cgroup of the right name.
+ * The spec's path is more reliable than the pid: a container's init may have moved itself to a cgroup below (systemd
+ * does), and the pid may belong to another process by now. So a cgroup found by the pid must have the container's name.
  */
 function pathsOf({ cgroupsPath, cgroupParent, pid }: CgroupTarget): CgroupPaths | undefined {
   if (cgroupParent) return cgroupsOfParent(cgroupParent);
@@ -102,5 +102,3 @@ async function sample(target: ReadTarget): Promise<Sample> {
     filesystem: target.folder ? readFilesystem(target.folder) : undefined,
   };
 }
-
-export default serve(statsHandlers);

@@ -1,7 +1,7 @@
 /**
  * The thread that holds the bytes of all containers: their FIFOs and logs, and the streaming server for exec, attach and
  * port-forward. One thread, since a container's FIFO, its log and its attached clients must be in one place, and since the event
- * loop of one thread moves more than the containers of a node write. Main supervises it (src/node/streaming/link.ts).
+ * loop of one thread moves more than the containers of a node write. Main supervises it (src/node/streaming/restarting-worker.ts).
  */
 import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
@@ -25,7 +25,7 @@ import type {
   StreamRequest,
   ToWorker,
 } from './stdio/protocol.ts';
-import { StreamServer } from './stdio/server.ts';
+import { StreamServer } from './stdio/streaming-server.ts';
 
 const DRAIN_QUIET_MS = 500;
 const DRAIN_MAX_MS = 10_000;
@@ -34,28 +34,28 @@ if (isMainThread || !parentPort) throw new Error('this file is a worker threadâ€
 const port: MessagePort = parentPort;
 const { execDir } = workerData as StdioWorkerData;
 
-const tell = (message: FromWorker, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
-const event = (event: StdioEvent) => tell({ kind: 'event', event });
+const post = (message: FromWorker, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
+const event = (event: StdioEvent) => post({ kind: 'event', event });
 
-const questions = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
-let asked = 0;
+const pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+let lastId = 0;
 
-/** Asks main, which asks the shim. */
-function ask(op: AskOp, input: unknown): Promise<unknown> {
+/** Sends a request to main, which calls the shim, and resolves with the answer. */
+function request(op: AskOp, input: unknown): Promise<unknown> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-  const id = ++asked;
-  questions.set(id, { resolve, reject });
-  tell({ kind: 'ask', id, op, input });
+  const id = ++lastId;
+  pending.set(id, { resolve, reject });
+  post({ kind: 'ask', id, op, input });
   return promise;
 }
 
 const backend: ExecBackend = {
-  startExec: async (start) => void (await ask('startExec', start)),
-  waitExec: async (exec) => (await ask('waitExec', exec)) as number,
-  killExec: async (exec) => void (await ask('killExec', exec)),
-  endExec: async (exec) => void (await ask('endExec', exec)),
-  resize: async (size) => void (await ask('resize', size)),
-  closeStdin: async (process) => void (await ask('closeStdin', process)),
+  startExec: async (start) => void (await request('startExec', start)),
+  waitExec: async (exec) => (await request('waitExec', exec)) as number,
+  killExec: async (exec) => void (await request('killExec', exec)),
+  endExec: async (exec) => void (await request('endExec', exec)),
+  resize: async (size) => void (await request('resize', size)),
+  closeStdin: async (process) => void (await request('closeStdin', process)),
 };
 
 const containers = new IoTable({
@@ -70,20 +70,22 @@ const keeper = new Keeper({
 const captures = new Captures(execDir);
 const server = new StreamServer({ containers, backend, execDir, onEvent: event });
 
-/** What main can call. Inputs and outputs are plain data. */
+/** The calls that main makes. Inputs and outputs are plain data. */
 export const handlers = {
-  /** Makes the FIFOs, opens them and the log, and starts copying. Again for the same id: fine. */
+  /** Makes and opens the FIFOs, opens the log, and starts copying. Idempotent per id. */
   openIo: (registration: IoRegistration): Promise<void> => containers.open(registration),
-  /** Reads what is left, closes all. The FIFOs stay. Idempotent. */
+  /** Reads what is left in the FIFOs and closes everything. The FIFOs remain. Idempotent. */
   closeIo: ({ id }: { id: string }): Promise<void> => containers.close(id),
-  /** {@link handlers.closeIo}, and removes the FIFOs. Idempotent; works for a container that is not open. */
+  /** {@link handlers.closeIo}, then removes the FIFOs. Idempotent; works for a container that is not open. */
   removeIo: (io: { id: string; fifos: Fifos }): Promise<void> => containers.remove(io),
-  /** Goes on in a new file of the same path. Throws NOT_READY when the container's IO is not open. */
+  /** Continues the log in a new file of the same path. Throws NOT_READY when the container's IO is not open. */
   reopenLog: async ({ id }: { id: string }): Promise<void> => (await containers.get(id)).reopenLog(),
-  /** After the container ended: resolves when all it wrote is in the log. Always ends within `maxMs` and one write. */
+  /**
+   * For a container that has ended: resolves when all its output is in the log, after at most `maxMs` and one write.
+   */
   drain: async ({ id, quietMs = DRAIN_QUIET_MS, maxMs = DRAIN_MAX_MS }: DrainInput): Promise<{ complete: boolean }> =>
     (await containers.get(id)).drain(quietMs, maxMs),
-  /** Sums for the metrics. */
+  /** Totals for the metrics. */
   stats: (_: null): StdioStats => ({
     containers: containers.stats(),
     totals: containers.totals,
@@ -97,9 +99,9 @@ export const handlers = {
 
   /** Starts the streaming server. */
   listen: (input: ListenInput) => server.listen(input),
-  /** A path with a one-time token for the request. Throws QUEUE_FULL when too many are unused. */
+  /** Returns a URL path with a one-time token for the request. Throws QUEUE_FULL when too many are unused. */
   issue: (request: StreamRequest): { path: string } => ({ path: server.issue(request) }),
-  /** Ends the server and all connections, writes what is read of logs, and leaves the rest in the FIFOs. */
+  /** Closes the server and all connections, writes buffered log lines, and leaves unread output in the FIFOs. */
   shutdown: async (_: null): Promise<void> => {
     await server.close();
     await keeper.close();
@@ -110,17 +112,17 @@ export const handlers = {
 const run = serve(handlers);
 
 port.on('message', async (message: ToWorker) => {
-  if (message.kind === 'ping') return tell({ kind: 'pong' });
+  if (message.kind === 'ping') return post({ kind: 'pong' });
   if (message.kind === 'answer') {
-    const question = questions.get(message.id);
-    questions.delete(message.id);
-    if (message.ok) question?.resolve(message.value);
-    else question?.reject(fromPlain(message.error));
+    const request = pending.get(message.id);
+    pending.delete(message.id);
+    if (message.ok) request?.resolve(message.value);
+    else request?.reject(fromPlain(message.error));
     return;
   }
   const reply = await run({ op: message.op, input: message.input });
   const transfer = message.op === 'finishCapture' && reply.ok ? buffersOf(reply.value) : [];
-  tell({ kind: 'reply', id: message.id, reply }, transfer);
+  post({ kind: 'reply', id: message.id, reply }, transfer);
 });
 
 function buffersOf(value: unknown): ArrayBuffer[] {
@@ -134,4 +136,4 @@ try {
 } catch (cause) {
   throw new SluiceError('INTERNAL', `cannot prepare the folder for exec FIFOs (${toPlain(cause).message})`, { cause });
 }
-tell({ kind: 'ready' });
+post({ kind: 'ready' });

@@ -14,7 +14,7 @@ if (isMainThread) {
   Object.assign(Observer.prototype, NO_OBSERVER);
 
   const nothing = () => {};
-  const { watch } = Metrics.prototype;
+  const { readFrom } = Metrics.prototype;
   Object.assign(Metrics.prototype, {
     inc: nothing,
     set: nothing,
@@ -23,8 +23,8 @@ if (isMainThread) {
     shimCall: nothing,
     cni: nothing,
     // Called once, when the daemon is put together: the moment to end the timer that looks at the event loop, and the watch on GC.
-    watch(this: InstanceType<typeof Metrics>, ...sources: Parameters<typeof watch>) {
-      watch.apply(this, sources);
+    readFrom(this: InstanceType<typeof Metrics>, ...sources: Parameters<typeof readFrom>) {
+      readFrom.apply(this, sources);
       this[Symbol.dispose]();
     },
   });

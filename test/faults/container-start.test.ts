@@ -194,7 +194,11 @@ test('a task that cannot be taken away yet: the daemon starts, tells no end, and
   await inPod('stuck', async (pod) => {
     const { cri } = lab.daemon;
     const containerId = await cutStart(pod, 'stuck', 'create later', 'refuse delete');
-    await waitFor('the first try to fail', 10_000, () => /could not be taken back/.test(lab.daemon.log()) || undefined);
+    await waitFor(
+      'the first try to fail',
+      10_000,
+      () => /the undo of a failed start failed/.test(lab.daemon.log()) || undefined,
+    );
     assert.equal((await statusOf(containerId)).state, ContainerState.CONTAINER_CREATED);
     await assert.rejects(cri.removeContainer({ containerId }), /the rig refuses delete/);
     assert.equal((await statusOf(containerId)).state, ContainerState.CONTAINER_CREATED);

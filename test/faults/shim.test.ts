@@ -75,7 +75,7 @@ const FAULTS: [handler: string, words: RegExp][] = [
   ['shim-refuses', /shim.*the rig has no shim today/s],
   ['shim-hangs', /shim/],
   ['shim-nobody', /shim/],
-  ['shim-mute', /no answer within/],
+  ['shim-mute', /no response within/],
   ['runc-missing', /create.*no-such-runc/s],
   ['runc-create', /create.*the rig refuses create/s],
   ['runc-start', /start.*the rig refuses start/s],

@@ -513,7 +513,7 @@ test('redirects are followed, and secrets stay with their host', async () => {
 
   await handlers.removeLayer({ dir });
   serve = (_request, response) => response.writeHead(301, { location: `/again${hops++}` }).end();
-  await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', /^RegistryUnavailable: .* redirects more than 10 times/);
+  await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', / redirects more than 10 times/);
   assert.equal(hops, 11);
   serve = (_request, response) => response.writeHead(301, { location: 'file:///etc/passwd' }).end();
   await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', /redirects to file:/);
@@ -546,7 +546,7 @@ test('TLS: authorities, client certificates, and what is not trusted is not trie
     const url = `https://127.0.0.1:${(secure.address() as AddressInfo).port}/x`;
     const archive = tarball([{ path: 'x' }]);
     const began = performance.now();
-    await fails(fetch(archive, archive, { url }), 'REGISTRY_UNAVAILABLE', /^RegistryUnavailable: .*self-signed/);
+    await fails(fetch(archive, archive, { url }), 'REGISTRY_UNAVAILABLE', /self-signed/);
     assert.ok(performance.now() - began < 2000);
     await fetch(archive, archive, { url, tls: { rejectUnauthorized: false } });
     await fetch(archive, archive, { url, tls: { ca: [pem('server.crt')] } });
@@ -582,7 +582,7 @@ test('refusals: 401 with its challenge, 403, 404, and the registry’s own words
   refuse(404);
   await fails(fetch(archive), 'IMAGE_NOT_FOUND', /answers 404: OOPS my words/);
   refuse(410);
-  await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', /^RegistryUnavailable: .*answers 410/);
+  await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', /answers 410/);
   assert.equal(asked.length, 4, 'none of these is worth a second try');
 });
 
@@ -599,11 +599,11 @@ test('429 and 5xx are tried again, at most five times', async () => {
   await handlers.removeLayer({ dir });
   asked = [];
   serve = (_request, response) => response.writeHead(500).end('sorry');
-  await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', /^RegistryUnavailable: 127.*answers 500: sorry, after 6 tries/);
+  await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', /^127.*answers 500: sorry, after 6 tries/);
   assert.equal(asked.length, 6);
 
   const nobody = { url: 'http://127.0.0.1:1/x' };
-  await fails(fetch(archive, archive, nobody), 'REGISTRY_UNAVAILABLE', /^RegistryUnavailable: .*ECONNREFUSED/);
+  await fails(fetch(archive, archive, nobody), 'REGISTRY_UNAVAILABLE', /ECONNREFUSED/);
 });
 
 /** Serves ranges, and breaks the connection after so many bytes of each answer. */
@@ -643,7 +643,7 @@ test('broken connections go on from the byte that was reached', async () => {
   await handlers.removeLayer({ dir });
   asked = [];
   serve = breaking(1000);
-  await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', /^RegistryUnavailable: .*after 6 tries/);
+  await fails(fetch(archive), 'REGISTRY_UNAVAILABLE', /after 6 tries/);
   assert.equal(asked.length, 6);
 
   // The end of the connection as the end of the body, too early.

@@ -60,8 +60,6 @@ before(async () => {
     images: new Table<ImageRow>(),
     layers: new Table<LayerRow>(),
     log: createLog({ level: 'error' }),
-  });
-  images.watch({
     usedImages: async () => new Set(),
     diskUsage: async () => undefined,
     userFiles: (dirs) => pools.image.call('userFiles', { dirs }),

@@ -1,4 +1,4 @@
-/** The worker against plugins that misbehave: shell scripts in a folder of their own. No root needed beyond the machine's /proc. */
+/** The net worker with plugins that misbehave: shell scripts in a temporary folder. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -59,7 +59,7 @@ function rig(t: TestContext): Rig {
   };
 }
 
-/** What a call fails with: code, the whole chain as one line, and how its plugins went. */
+/** The failure of a call: its code, the chain of causes as one line, and its plugin runs. */
 async function failure(work: Promise<unknown>): Promise<{ code: string; text: string; runs: PluginRun[] }> {
   try {
     await work;
@@ -72,7 +72,7 @@ async function failure(work: Promise<unknown>): Promise<{ code: string; text: st
 
 const outcomes = (runs: PluginRun[]) => runs.map(({ plugin, command, outcome }) => `${plugin} ${command} ${outcome}`);
 
-test('each plugin gets the orders, its capabilities and the result of the one before; DEL runs backwards with the last', async (t) => {
+test('each plugin gets its parameters, capabilities and the previous result; DEL runs in reverse order with the last', async (t) => {
   const { call, log, records } = rig(t);
   const note =
     'echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_ARGS [$CNI_NETNS] $GOMAXPROCS $(basename $CNI_PATH) $CONF" >> $LOG';
@@ -116,7 +116,7 @@ test('before 0.4.0 DEL gets no result', async (t) => {
   );
 });
 
-test('the record is there before the first plugin runs, and says how to DEL', async (t) => {
+test('the record is written before the first plugin runs, with what DEL needs', async (t) => {
   const { dir, call } = rig(t);
   await handlers.cniAdd(call({ first: `cp $DIR/cache/results/net-pod1-eth0 $DIR/early; echo '${RESULT}'` }));
   const early = JSON.parse(readFileSync(join(dir, 'early'), 'utf8'));
@@ -139,7 +139,7 @@ test('a missing plugin: no other one is run, the folders are named, and DEL has 
   await handlers.cniDel(broken);
 });
 
-test('a plugin that vanished after ADD fails DEL until it is back; the others are not left out', async (t) => {
+test('a plugin that vanished after ADD fails DEL until it is back; the others still run', async (t) => {
   const { dir, call, log, records } = rig(t);
   const body = `echo "$CNI_COMMAND" >> $LOG; echo '${RESULT}'`;
   const pod = call({ first: body, second: body });
@@ -168,15 +168,18 @@ test('failures without the error object: plain text, silence, a signal', async (
     (await failure(handlers.cniAdd(call({ first: 'echo panic: nil map; exit 2' })))).text,
     /failed: panic: nil map$/,
   );
-  assert.match((await failure(handlers.cniAdd(call({ first: 'exit 3' })))).text, /exit status 3, and it said nothing/);
+  assert.match(
+    (await failure(handlers.cniAdd(call({ first: 'exit 3' })))).text,
+    /exit status 3, and it printed nothing/,
+  );
   assert.match((await failure(handlers.cniAdd(call({ first: 'kill -9 $$' })))).text, /was ended by signal 9/);
 });
 
-test('success with garbage on stdout is a failure that shows it', async (t) => {
+test('success with invalid output is a failure that quotes it', async (t) => {
   const { call } = rig(t);
   const { code, text, runs } = await failure(handlers.cniAdd(call({ first: 'echo "Error: not a result"' })));
   assert.equal(code, 'CNI_FAILED');
-  assert.match(text, /plugin first \(ADD, network net\): printed something that is no JSON: Error: not a result/);
+  assert.match(text, /plugin first \(ADD, network net\): printed something that is not JSON: Error: not a result/);
   assert.deepEqual(outcomes(runs), ['first ADD error']);
   assert.match((await failure(handlers.cniAdd(call({ first: 'true' })))).text, /printed no result/);
   const flood = call({ first: 'yes | head -c 3000000' });
@@ -217,7 +220,7 @@ for (const [how, refusal] of [
     '{"code":999,"msg":"unable to create endpoint: [PUT /endpoint/{id}][429] putEndpointIdTooManyRequests"}',
   ],
 ]) {
-  test(`"later, please" (${how}) is tried again, after a DEL`, async (t) => {
+  test(`"try again later" (${how}) is retried after a DEL`, async (t) => {
     const { call, log } = rig(t);
     const body = `echo $CNI_COMMAND >> $LOG
       [ $CNI_COMMAND = DEL ] && exit 0
@@ -229,7 +232,7 @@ for (const [how, refusal] of [
   });
 }
 
-test('a plugin that always says "later" fails inside the time limit, with its words', async (t) => {
+test('a plugin that always returns "try again later" fails within the time limit, with its message', async (t) => {
   const { call, log } = rig(t);
   const began = performance.now();
   const body = `echo x >> $LOG; [ $CNI_COMMAND = DEL ] || { echo '{"code":11,"msg":"busy"}'; exit 1; }`;
@@ -240,7 +243,7 @@ test('a plugin that always says "later" fails inside the time limit, with its wo
   assert.ok(log().length >= 3);
 });
 
-test('other errors are not tried again', async (t) => {
+test('other errors are not retried', async (t) => {
   const { call, log } = rig(t);
   await failure(handlers.cniAdd(call({ first: `echo x >> $LOG; echo '{"code":5,"msg":"no"}'; exit 1` })));
   assert.equal(log().length, 1);
@@ -263,7 +266,7 @@ test('DEL: all plugins run though the first fails; its error comes first, and th
   assert.deepEqual(records(), []);
 });
 
-test('DEL of what is gone is done: code 3, or "not found" once the namespace is gone', async (t) => {
+test('DEL succeeds when there is nothing to delete: code 3, or "not found" without the namespace', async (t) => {
   const { call, records } = rig(t);
   const says = (error: string) => `[ $CNI_COMMAND = ADD ] && { echo '${RESULT}'; exit 0; }; echo '${error}'; exit 1`;
   for (const error of ['{"code":3,"msg":"who?"}', '{"code":100,"msg":"failed to Statfs: no such file or directory"}']) {
@@ -272,14 +275,14 @@ test('DEL of what is gone is done: code 3, or "not found" once the namespace is 
     await handlers.cniDel(pod);
     assert.deepEqual(records(), []);
   }
-  // The namespace is alive: the same words are a failure.
+  // While the namespace exists, the same message is a failure.
   const alive = call({ first: says('{"code":100,"msg":"link not found"}') });
   alive.attachment.netns = '/proc/self/ns/net';
   await handlers.cniAdd(alive);
   assert.match((await failure(handlers.cniDel(alive))).text, /link not found/);
 });
 
-test('DEL after the daemon was killed in the middle of ADD waits for the plugin that lives on', async (t) => {
+test('DEL after the daemon was killed during ADD waits for the plugin that is still running', async (t) => {
   const { dir, call, log } = rig(t);
   const slow = `[ $CNI_COMMAND = ADD ] && { echo started >> $LOG; sleep 0.7; echo made >> $LOG; exit 0; }; echo deleted >> $LOG`;
   const pod = call({ first: slow });
@@ -295,7 +298,7 @@ test('DEL after the daemon was killed in the middle of ADD waits for the plugin 
   await handlers.cniDel(pod);
   assert.deepEqual(log(), ['started', 'made', 'deleted']);
 
-  // One that never ends holds DEL up for the time limit and no longer.
+  // A plugin that never ends delays DEL for the time limit at most.
   rmSync(join(dir, 'log'));
   const stuck = call(
     { first: `[ $CNI_COMMAND = ADD ] && { (sleep 5 >/dev/null 2>&1 & ); exit 1; }; echo deleted >> $LOG` },
@@ -308,7 +311,7 @@ test('DEL after the daemon was killed in the middle of ADD waits for the plugin 
   assert.deepEqual(log(), ['deleted']);
 });
 
-test('a damaged record does not keep DEL from working', async (t) => {
+test('a damaged record does not prevent DEL', async (t) => {
   const { dir, call, log, records } = rig(t);
   const pod = call({ first: `echo "$CNI_COMMAND $CONF" >> $LOG; echo '${RESULT}'` });
   await handlers.cniAdd(pod);
@@ -318,7 +321,7 @@ test('a damaged record does not keep DEL from working', async (t) => {
   assert.deepEqual(records(), []);
 });
 
-test('a program that is being replaced right now (ETXTBSY) is tried again', async (t) => {
+test('a program that is being replaced (ETXTBSY) is retried', async (t) => {
   const { dir, call } = rig(t);
   const pod = call({ first: '' });
   writeFileSync(join(dir, 'script'), `cat > /dev/null; echo '${RESULT}'`);
@@ -328,13 +331,13 @@ test('a program that is being replaced right now (ETXTBSY) is tried again', asyn
   const argv = ['sh', '-c', `cp /bin/echo ${dir}/bin/first; exec 9>>${dir}/bin/first; touch ${dir}/held; sleep 0.5`];
   const holder = run({ path: '/bin/sh', argv, env: { PATH: '/usr/bin:/bin' }, timeoutMs: 5000 });
   while (!existsSync(join(dir, 'held'))) await sleep(5);
-  const { text, runs } = await failure(handlers.cniAdd(pod)); // echo prints an empty line: no result, but it was run
+  const { text, runs } = await failure(handlers.cniAdd(pod)); // echo prints an empty line, which is not a result, but the plugin was run
   assert.match(text, /printed no result/);
   assert.ok(runs.length >= 2, 'an attempt before the one that worked');
   await holder;
 });
 
-test('STATUS: asked since 1.1.0; plugins that do not know it have no objection; the first refusal counts', async (t) => {
+test('STATUS: run since 1.1.0; plugins without it count as ready; the first failure is thrown', async (t) => {
   const { dir, call, log } = rig(t);
   const status = ({ attachment, binDirs }: CniCall, timeoutMs = 5000) =>
     handlers.cniStatus({ network: attachment.network, binDirs, timeoutMs });

@@ -1,6 +1,6 @@
 /**
- * Namespaces and the real plugins, through a real worker pool. All of it happens in a network namespace of this process, so that
- * neither the machine's bridges nor its iptables are touched.
+ * Namespaces and the real plugins, through a real worker pool. Everything runs in a network namespace of this process,
+ * so that neither the bridges nor the iptables rules of the machine change.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -24,7 +24,7 @@ import { type TestContext, test } from 'node:test';
 import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { explain, type SluiceError } from '../../src/errors.ts';
 import { addresses } from '../../src/node/network/addresses.ts';
-import { removeBuiltin } from '../../src/node/network/builtin.ts';
+import { daemonId } from '../../src/node/network/daemon-id.ts';
 import { Network } from '../../src/node/network/network.ts';
 import { Pool } from '../../src/node/threads/pool.ts';
 import { C, check, libc } from '../../src/sys/libc.ts';
@@ -32,9 +32,10 @@ import { setLink } from '../../src/sys/link.ts';
 import { netnsExists } from '../../src/sys/netns.ts';
 import { run } from '../../src/sys/spawn.ts';
 import type { CniAttachment, CniResult, PluginRun } from '../../src/workers/net/types.ts';
+import { closeUplink } from '../../src/workers/net/uplink.ts';
 import type { NetHandlers } from '../../src/workers/net.ts';
 
-// Threads that this one starts from now on, workers above all, are born in the new namespace.
+// Threads inherit the namespace of the thread that starts them, so the workers run in the new one.
 check('unshare', libc.unshare(C.CLONE_NEWNET));
 setLink('lo', true);
 
@@ -49,7 +50,7 @@ interface Rig {
   pods: (count: number, config?: Partial<PodSandboxConfig>) => CniAttachment[];
   up: (pod: CniAttachment) => Promise<CniResult>;
   down: (pod: CniAttachment) => Promise<void>;
-  /** Addresses that host-local holds. */
+  /** Addresses that host-local has given out. */
   leases: () => string[];
   records: () => string[];
 }
@@ -92,7 +93,7 @@ async function rig(
   t.after(async () => {
     for (const pod of made) await down(pod);
     await network[Symbol.asyncDispose]();
-    await removeBuiltin(pool, { root, subnet });
+    await closeUplink({ bridge: `sluice${daemonId(root)}`, subnets: [subnet] });
     await pool[Symbol.asyncDispose]();
     rmSync(dir, { recursive: true });
   });
@@ -145,7 +146,7 @@ async function sh(command: string[], netns?: string): Promise<string> {
 const links = async (): Promise<string[]> =>
   (await sh(['ip', '-br', 'link'])).split('\n').flatMap((line) => (line.startsWith('veth') ? [line] : []));
 
-test('a namespace: lo is up in it, it is pinned, and goes for good; no thread of ours is left in another one', async (t) => {
+test('a namespace: lo is up, it is pinned and removed; no thread of the daemon stays in another namespace', async (t) => {
   const { dir, pool } = await rig(t);
   const home = readlinkSync('/proc/thread-self/ns/net');
   const path = join(dir, 'netns', 'one');
@@ -175,7 +176,7 @@ test('a namespace: lo is up in it, it is pinned, and goes for good; no thread of
   assert.doesNotMatch(readFileSync('/proc/self/mounts', 'utf8'), new RegExp(`${dir}/netns`));
 });
 
-test('a user namespace: it has its mappings, owns the network namespace, and both go', async (t) => {
+test('a user namespace: it has its mappings, owns the network namespace, and both are removed', async (t) => {
   const { dir, pool } = await rig(t);
   const path = join(dir, 'netns', 'net');
   const userns = {
@@ -190,7 +191,7 @@ test('a user namespace: it has its mappings, owns the network namespace, and bot
     (await inside('cat /proc/self/uid_map /proc/self/gid_map')).trim().split(/\s+/).map(Number),
     [0, 100_000, 65_536, 0, 200_000, 65_536],
   );
-  // Only who owns the namespace may change its links.
+  // Only a process in the owning user namespace may change the links.
   assert.equal(await inside('ip link add dummy0 type bridge && echo made'), 'made\n');
 
   const [NS_GET_USERNS, fd] = [0xb701, openSync(path, 'r')];
@@ -211,7 +212,7 @@ test('a user namespace: it has its mappings, owns the network namespace, and bot
   assert.deepEqual(readdirSync(join(dir, 'netns')), []);
 });
 
-test('many pods at once on the built-in bridge: an address each, and nothing is left afterwards', async (t) => {
+test('many pods at once on the built-in bridge get an address each, and nothing is left afterwards', async (t) => {
   const { network, runs, pods, up, down, leases, records } = await rig(t);
   assert.deepEqual(await network.status(), { ready: true, reason: '', message: '' });
   const all = pods(16);
@@ -234,7 +235,7 @@ test('many pods at once on the built-in bridge: an address each, and nothing is 
   );
 });
 
-test('a host port leads into the pod, a bandwidth limit is set, and both go with it', async (t) => {
+test('a host port leads into the pod, a bandwidth limit is set, and both are removed with it', async (t) => {
   const { pods, up, down } = await rig(t);
   const [server] = pods(1, {
     portMappings: [{ protocol: 0, containerPort: 80, hostPort: 18_080, hostIp: '' }],
@@ -256,7 +257,7 @@ test('a host port leads into the pod, a bandwidth limit is set, and both go with
   assert.match(nat, /-A POSTROUTING -s 10\.232\.0\.0\/16 ! -d 10\.232\.0\.0\/16 ! -o sluice\S+ .*-j MASQUERADE/);
 });
 
-/** What a TCP server sends; tried for a moment, until it listens. */
+/** What a TCP server sends; connecting is retried until the server listens. */
 async function reply(host: string, port: number): Promise<string> {
   for (let attempt = 0; ; attempt++) {
     try {
@@ -270,15 +271,15 @@ async function reply(host: string, port: number): Promise<string> {
   }
 }
 
-test('removing the built-in network leaves neither bridge nor rules, once and twice', async (t) => {
-  const { dir, pool, network, pods, up, down } = await rig(t);
+test('removing the built-in network leaves neither bridge nor rules, also the second time', async (t) => {
+  const { network, pods, up, down } = await rig(t);
   const [pod] = pods(1, { portMappings: [{ protocol: 0, containerPort: 80, hostPort: 18_081, hostIp: '' }] });
   assert.ok(pod);
   await up(pod);
   await down(pod);
   const bridge = network.current()?.name ?? '';
   assert.match(await sh(['ip', '-br', 'link']), new RegExp(bridge));
-  for (let time = 0; time < 2; time++) await removeBuiltin(pool, { root: join(dir, 'root'), subnet: '10.232.0.0/16' });
+  for (let time = 0; time < 2; time++) await closeUplink({ bridge, subnets: ['10.232.0.0/16'] });
   assert.doesNotMatch(await sh(['ip', '-br', 'link']), new RegExp(bridge));
   for (const table of ['nat', 'filter']) {
     assert.doesNotMatch(await sh(['iptables', '-t', table, '-S']), /-A |CNI/);
@@ -292,7 +293,7 @@ test('a forwarding chain that drops by default does not cut pods off', async (t)
   const [pod] = pods(1);
   assert.ok(pod);
   await up(pod);
-  // Somewhere else: a namespace behind a link of this node, which knows no way back to the pods.
+  // Another network: a namespace behind a link of this node, without a route back to the pods.
   const far = join(dir, 'far');
   await pool.call('createNetns', { path: far, loopback: true });
   try {
@@ -322,7 +323,7 @@ test('two address families: IPv4 comes first, and both can be used', async (t) =
   assert.match(routes, /default via fd99:1::1/);
 });
 
-test('an ADD that fails late gives the address back by the same DEL, with the namespace and without', async (t) => {
+test('the DEL after an ADD that failed late frees the address, with the namespace and without', async (t) => {
   const conf = (dir: string) => ({
     name: 'late',
     cniVersion: '1.0.0',
@@ -348,21 +349,21 @@ test('an ADD that fails late gives the address back by the same DEL, with the na
   await pool.call('removeNetns', { path: two.netns });
   await down(two);
   assert.deepEqual([leases(), records()], [[], []]);
-  // The kernel takes a namespace and its links apart after the last reference is gone.
+  // The kernel deletes a namespace and its links asynchronously, after the last reference is dropped.
   for (let waited = 0; (await links()).length > 0; waited += 20) {
     assert.ok(waited < 3000, 'a veth is left');
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 });
 
-test('strays are found by what is on the machine alone, and DEL works from them', async (t) => {
+test('strays are found without the store, and DEL works with them', async (t) => {
   const { pool, network, pods, up, leases } = await rig(t);
   const [kept, lost] = pods(2);
   assert.ok(kept && lost);
   await Promise.all([up(kept), up(lost)]);
   const strays = await network.strays({
-    knowsSandbox: (id) => id === kept.containerId,
-    knowsNetns: (path) => path === kept.netns,
+    hasSandbox: (id) => id === kept.containerId,
+    hasNetns: (path) => path === kept.netns,
   });
   assert.deepEqual(strays.netns, [lost.netns]);
   assert.deepEqual(

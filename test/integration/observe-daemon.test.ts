@@ -4,7 +4,8 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
-import { type RunPodSandboxRequest, RuntimeServiceService } from '../../proto/gen/cri.ts';
+import { type RunPodSandboxRequest, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
+import { grpcService } from '../../src/main/cri/service.ts';
 import { load } from '../bench/load.ts';
 import { podConfig } from '../rig/cri.ts';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
@@ -59,7 +60,7 @@ function launchWithTrace(name: string, handler = ''): Promise<string> {
   const client = new Client(`unix:${sluice.socket}`, credentials.createInsecure());
   const metadata = new Metadata();
   metadata.set('traceparent', `00-${TRACE}-${PARENT}-01`);
-  const method = RuntimeServiceService.runPodSandbox;
+  const method = grpcService(RuntimeServiceDefinition).runPodSandbox;
   const config = podConfig(name, { cgroupParent: sluice.cgroupParent });
   const request: RunPodSandboxRequest = { config, runtimeHandler: handler };
   return new Promise<string>((resolve, reject) => {

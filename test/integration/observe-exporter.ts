@@ -4,7 +4,7 @@ import { SluiceError } from '../../src/errors.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { createObservability } from '../../src/node/observe/observability.ts';
 import { JOB_TABLES } from '../../src/pipeline/jobs/tables/all.ts';
-import type { JobName, PoolName, StageName } from '../../src/stages.ts';
+import type { JobName, StageName } from '../../src/stages.ts';
 
 const all = createObservability({
   config: {
@@ -17,7 +17,7 @@ const all = createObservability({
   log: createLog({ level: 'error', stream: { write() {} } }),
 });
 const { observer, metrics } = all;
-metrics.watch({
+metrics.readFrom({
   stage: () => ({ running: 1, queued: 0, limit: 8 }),
   lanes: () => ({
     launch: { running: 1, queued: 1, limit: 8 },
@@ -32,7 +32,7 @@ metrics.cniPlugins(['bridge', 'portmap']);
 
 interface Shape {
   name: JobName;
-  stages: readonly { name: StageName; needs: readonly StageName[]; pool: PoolName }[];
+  stages: readonly { name: StageName; needs: readonly StageName[] }[];
 }
 
 let count = 0;
@@ -44,10 +44,10 @@ async function job({ name, stages }: Shape): Promise<void> {
   observer.jobStarted(run);
   const done = new Map<string, Promise<void>>();
   const error = count % 5 === 0 ? new SluiceError('CNI_FAILED', 'made up') : undefined;
-  for (const [index, { name: stage, needs, pool }] of stages.entries()) {
+  for (const [index, { name: stage, needs }] of stages.entries()) {
     const work = async () => {
       await Promise.all(needs.map((need) => done.get(need)));
-      observer.stageReady(run, stage, pool);
+      observer.stageReady(run, stage);
       observer.stageStarted(run, stage);
       await sleep(Math.random() * 10);
       observer.stageEnded(run, stage, index === stages.length - 1 ? error : undefined);

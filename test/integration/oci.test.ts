@@ -38,10 +38,8 @@ import {
 import { cdiEdits, cdiRegistry } from '../../src/node/oci/cdi.ts';
 import { buildContainerSpec, type ContainerSpecInput } from '../../src/node/oci/container.ts';
 import { encodeSpec } from '../../src/node/oci/encode.ts';
+import { buildExecProcess } from '../../src/node/oci/exec-process.ts';
 import type { HostFacts, RuntimeFeatures } from '../../src/node/oci/host.ts';
-import { parseMountTable } from '../../src/node/oci/mount-table.ts';
-import { cgroupParent } from '../../src/node/oci/names.ts';
-import { buildExecProcess } from '../../src/node/oci/process.ts';
 import { resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
 import { readDevices } from '../../src/node/oci/read-devices.ts';
 import { readHostFacts, readRuntimeFeatures } from '../../src/node/oci/read-host.ts';
@@ -51,6 +49,7 @@ import { parseSeccompProfile } from '../../src/node/oci/seccomp.ts';
 import type { Spec, User } from '../../src/node/oci/types.ts';
 import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
+import { parseMountinfo } from '../../src/sys/mountinfo.ts';
 import * as cri from '../unit/oci-fixtures.ts';
 
 const ROOT: User = { uid: 0, gid: 0, additionalGids: [0] };
@@ -283,7 +282,7 @@ function suite(binary: string): void {
       const peers = (path: string) =>
         `grep " ${path} " /proc/self/mountinfo | grep -oE "shared:|master:"; echo of ${path}`;
       const probe = `for f in ${files.join(' ')}; do touch $f 2>/dev/null && echo $f; done; ${peers('/data')}; ${peers('/slave')}`;
-      const mountTable = parseMountTable(read('/proc/self/mountinfo'));
+      const mountTable = parseMountinfo(read('/proc/self/mountinfo'));
       const out = await rig.output(pod, { ...shell(probe), mounts }, { mountTable });
       assert.deepEqual(out.trim().split('\n'), [
         '/data/a',
@@ -422,7 +421,7 @@ containerEdits:
     path: ${BUSYBOX}
     args: [busybox, touch, ${join(folder, 'hooked')}]
 `;
-    const registry = cdiRegistry([{ path: '/etc/cdi/gpu.yaml', text, priority: 0 }]);
+    const registry = await cdiRegistry([{ path: '/etc/cdi/gpu.yaml', text, priority: 0 }]);
     const edits = await resolveCdiEdits(cdiEdits(registry, ['example.com/gpu=0']));
     const out = await rig.output(pod, shell('head -c 2 /dev/gpu0 | wc -c; echo $GPU $HOSTNAME; cat /usr/lib/lib.so'), {
       cdi: edits,
@@ -464,7 +463,8 @@ class Rig {
     this.features = features;
     this.#command = [...commandOf(binary, host), '--root', join(this.dir, 'state')];
     if (host.cgroupDriver === 'systemd') this.#command.push('--systemd-cgroup');
-    this.parent = cgroupParent(`sluice-oci-${process.pid}`, host.cgroupDriver);
+    const name = `sluice-oci-${process.pid}`;
+    this.parent = host.cgroupDriver === 'systemd' ? `/${name}.slice` : `/${name}`;
     chmodSync(this.dir, 0o711); // user namespaces must get through
     this.#rootfs = this.folder('rootfs');
     for (const name of ['bin', 'tmp', 'etc', 'proc', 'sys', 'dev', 'usr/lib'])

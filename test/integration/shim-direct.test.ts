@@ -1,11 +1,11 @@
-/** Shims without their start command: what comes up is the same shim, as a child of ours, and a program that cannot is given its command. */
+/** Shims started without their `start` command: as children of the daemon, with a fall-back to the command. */
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, suite, test } from 'node:test';
 import { serveEvents } from '../../src/node/shims/events.ts';
-import type { TtrpcServer } from '../../src/node/shims/server.ts';
 import { Shims } from '../../src/node/shims/shims.ts';
+import type { TtrpcServer } from '../../src/node/shims/ttrpc-server.ts';
 import { mayStartDirectly } from '../../src/workers/shim/direct.ts';
 import { podConfig } from '../rig/cri.ts';
 import { startSluice } from '../rig/daemon.ts';
@@ -17,7 +17,7 @@ let lab: Lab;
 let shims: Shims;
 let events: TtrpcServer;
 
-/** What the start command teaches, from a pod that is started by it and ended. */
+/** The parameters of a direct start, from a pod that is started by the `start` command and stopped. */
 async function learn(binary: string): Promise<{ key: string; version: 2 | 3 }> {
   const pod = lab.pod();
   const { key, child, ...row } = await lab.start(pod, binary);
@@ -37,7 +37,7 @@ async function startDirectly(pod: Pod, binary: string) {
   return { started, child: started.child, shim: await shims.connect(pod.id, started, { child: started.child }) };
 }
 
-/** Also false for a process that has ended and that nobody has collected. */
+/** True also for a zombie, so false means that the process has been reaped. */
 const exists = (pid: number) => existsSync(`/proc/${pid}`);
 
 for (const binary of shimBinaries) {
@@ -45,7 +45,7 @@ for (const binary of shimBinaries) {
     beforeEach(async () => {
       lab = new Lab();
       shims = new Shims({ onLost: () => {} });
-      // An older shim that cannot tell its events puts its end off.
+      // An older shim that cannot deliver its events delays its exit.
       events = await serveEvents({ path: lab.events, onEvent: () => {}, onError: (error) => assert.ifError(error) });
     });
     afterEach(async () => {
@@ -72,16 +72,16 @@ for (const binary of shimBinaries) {
       await lab.remove(pod);
     });
 
-    test('takes its socket with it also when its bundle is not asked for it', async () => {
+    test('removes its socket when it exits by itself', async () => {
       const pod = lab.pod();
       const { started, child } = await startDirectly(pod, binary);
-      process.kill(child, 'SIGTERM'); // it ends by itself: nobody here removes the socket
+      process.kill(child, 'SIGTERM'); // the shim exits by itself, so no code here removes the socket
       await until('the shim is collected', () => !exists(child));
       assert.ok(!existsSync(started.address));
       await lab.remove(pod);
     });
 
-    test('is collected when it is killed, and found dead', async () => {
+    test('is reaped when it is killed, and found dead', async () => {
       const pod = lab.pod();
       const { started, child } = await startDirectly(pod, binary);
       process.kill(child, 'SIGKILL');
@@ -92,7 +92,7 @@ for (const binary of shimBinaries) {
       await lab.remove(pod);
     });
 
-    test('a program that was replaced is asked by its start command again', async () => {
+    test('a program that was replaced is started by its start command again', async () => {
       const { version } = await learn(binary);
       const pod = lab.pod();
       const started = await lab.start(pod, binary, ['true'], { direct: { key: 'another program', version } });
@@ -101,7 +101,7 @@ for (const binary of shimBinaries) {
       await lab.remove(pod);
     });
 
-    test('a daemon gives a program its start command back that cannot do without', async () => {
+    test('a daemon falls back to the start command for a program that fails a direct start', async () => {
       const folder = join(lab.dir, 'program');
       mkdirSync(folder);
       const fake = join(folder, 'containerd-shim-runc-v2');
@@ -123,7 +123,7 @@ esac
         const { status } = await daemon.cri.podSandboxStatus({ podSandboxId });
         assert.equal(status?.state, 0);
       }
-      // (A shim before 2.3 is asked twice the first time: with parameters, which it refuses, and without.)
+      // (For a shim before 2.3 the command runs twice the first time: with parameters, which it refuses, and without.)
       assert.match(readFileSync(calls, 'utf8'), /^(start\n){1,2}direct\nstart\nstart\n$/);
       await until('the log says so', () => /cannot be started without its start command/.test(daemon.log()));
       const { items } = await daemon.cri.listPodSandbox();
@@ -133,7 +133,7 @@ esac
   });
 }
 
-test('only the shim that is known goes without its start command, and not with core scheduling', () => {
+test('only containerd-shim-runc-v2 is started directly, and not with core scheduling', () => {
   assert.equal(mayStartDirectly('/usr/bin/containerd-shim-runc-v2', {}), true);
   assert.equal(mayStartDirectly('containerd-shim-runc-v2', { SCHED_CORE: '' }), true);
   assert.equal(mayStartDirectly('containerd-shim-runc-v2', { SCHED_CORE: '1' }), false);

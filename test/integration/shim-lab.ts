@@ -1,4 +1,6 @@
-/** A place to run real shims in: temp folders, a busybox rootfs, specs for cgroup v1 and v2, and a check that nothing stays. */
+/**
+ * Runs real shims: temporary folders, a busybox rootfs, specs for cgroup v1 and v2, and a check that nothing is left.
+ */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import {
@@ -78,8 +80,8 @@ export class Lab {
   }
 
   /**
-   * The runtime's program. crun refuses a machine where a controller sits in the v2 half of a hybrid set-up; there it
-   * gets a view without that half.
+   * Path of the runtime's program. crun fails on a hybrid cgroup set-up with a controller in the v2 hierarchy; there it
+   * runs in a mount namespace without that hierarchy.
    */
   runtime(name: string): string {
     const controllers = '/sys/fs/cgroup/unified/cgroup.controllers';
@@ -169,12 +171,12 @@ export class Lab {
     this.pods.splice(this.pods.indexOf(pod), 1);
   }
 
-  /** Processes that name the pod, whatever they are. */
+  /** All processes with the pod's id in their command line. */
   async processes(pod: Pod): Promise<Process[]> {
     return (await listProcesses()).filter(({ argv }) => argv.some((arg) => arg.includes(pod.id)));
   }
 
-  /** Leaves the machine as it was, then says what a test had left behind. */
+  /** Cleans up, and returns what a test has left behind. */
   async end(): Promise<void> {
     const left: string[] = [];
     for (const pod of this.pods) {
@@ -209,7 +211,7 @@ function removeCgroup(folder: string): void {
   rmdirSync(folder);
 }
 
-/** Polls for what comes soon; fails after five seconds. */
+/** Polls a condition; fails after five seconds. */
 export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
   for (let tries = 0; tries < 250; tries++) {
     if (await holds()) return;

@@ -1,4 +1,4 @@
-/** Stats of a real container that runc made, read through a real pool, against what du, /proc and runc themselves say. */
+/** Stats of a real container of runc, read through a real pool and compared with du, /proc and runc. */
 import assert from 'node:assert/strict';
 import {
   existsSync,
@@ -15,14 +15,14 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PodSandboxMetrics } from '../../proto/gen/cri.ts';
-import { cgroupsOfProcess, cgroupsOfSpec } from '../../src/node/stats/cgroup-paths.ts';
 import { metricDescriptors } from '../../src/node/stats/metrics.ts';
 import { Stats } from '../../src/node/stats/stats.ts';
 import type { ContainerSubject, PodSubject } from '../../src/node/stats/subjects.ts';
 import { Pool } from '../../src/node/threads/pool.ts';
-import { C, libc } from '../../src/sys/libc.ts';
+import { libc } from '../../src/sys/libc.ts';
+import { SIGKILL } from '../../src/sys/signals.ts';
 import { run } from '../../src/sys/spawn.ts';
-import { cgroupMounts } from '../../src/workers/stats/cgroups.ts';
+import { cgroupMounts, cgroupsOfProcess, cgroupsOfSpec } from '../../src/workers/stats/cgroups.ts';
 import { pidsIn, readProcesses } from '../../src/workers/stats/processes.ts';
 import { readCgroup } from '../../src/workers/stats/read.ts';
 import type { statsHandlers } from '../../src/workers/stats.ts';
@@ -38,7 +38,7 @@ const PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
 
 const pool = new Pool<typeof statsHandlers>({
   name: 'shim',
-  file: new URL('../../src/workers/stats.ts', import.meta.url),
+  file: new URL('../../src/workers/shim.ts', import.meta.url),
   minThreads: 1,
   maxThreads: 1,
   callsPerThread: 4,
@@ -93,7 +93,7 @@ before(async () => {
     assert.ok(i < 1200, 'the container is not ready after a minute');
     await sleep(50);
   }
-  // A pair of interfaces in the container's own namespace, and a packet that leaves through one of them (ARP for .9).
+  // A veth pair in the container's namespace, and a packet that leaves through one end (ARP for .9).
   const inside = `nsenter -t ${pid} -n`;
   await sh(`${inside} ip link add eth0 type veth peer name peer0 && ${inside} ip link set peer0 up && ${inside} ip link set eth0 up
     ${inside} ip addr add 198.18.77.1/24 dev eth0 && { ${inside} ping -c 1 -W 1 198.18.77.9 >/dev/null || true; }`);
@@ -146,7 +146,7 @@ test('the paths of the spec and those of the process are the same', () => {
   assert.deepEqual(cgroupsOfSpec(cgroupsPath), cgroupsOfProcess(pid));
 });
 
-test('container stats say what runc and du say', async () => {
+test('container stats agree with runc and du', async () => {
   const [one] = await stats.containers([container()]);
   const events = JSON.parse(await sh(runc(`events --stats ${id}`))).data;
   assert.ok(one);
@@ -163,7 +163,7 @@ test('container stats say what runc and du say', async () => {
   assert.deepEqual(problems, []);
 });
 
-test('the second look has a rate, and it is the load', async () => {
+test('the second call returns a rate, and it is the load', async () => {
   const command = `exec ${id} /bin/busybox sh -c 'i=0; while [ $i -lt 100000000 ]; do i=$((i+1)); done'`;
   const burner = run({ path: '/bin/sh', argv: ['sh', '-c', runc(command)], env: { PATH }, timeoutMs: 2500 });
   await sleep(300);
@@ -171,7 +171,7 @@ test('the second look has a rate, and it is the load', async () => {
   await sleep(1200);
   const [one] = await stats.containers([container()]);
   const rate = Number(number(one?.cpu?.usageNanoCores)) / 1e9;
-  // The machine is shared: the load gets some of its 0.9 cores.
+  // The machine is shared, so the load gets less than its 0.9 cores.
   assert.ok(rate > 0.05 && rate < 1.3, `${rate} cores`);
   await sh(`kill -9 $(${runc(`ps -f json ${id}`)} | tr -d '[]' | tr ',' '\\n' | tail -n 1)`);
   await burner;
@@ -191,7 +191,7 @@ test('pod stats: the parent cgroup, processes and interfaces', async () => {
   assert.ok(number(one.linux.network?.defaultInterface?.txBytes) >= 42n, 'an ARP request');
   assert.equal(one.linux.containers.length, 1);
 
-  // Without a pod cgroup it is the sum, and a pid that lives elsewhere (reused) tells nothing about this pod's network.
+  // Without a pod cgroup it is the sum; a pid in another namespace (reused) gives no network numbers.
   const [sum] = await stats.pods([pod({ cgroupParent: '', pid: process.pid, cgroupsPath: '/nope' })]);
   assert.ok(number(sum?.linux?.memory?.usageBytes) > 20n * MIB);
   assert.equal(sum?.linux?.network, undefined);
@@ -256,14 +256,14 @@ test('a real v2 cgroup gives CPU time, pressure and processes', {
     const { processes, threads, descriptors } = await readProcesses(folder, first);
     assert.ok(processes >= 1n && threads >= processes && descriptors >= 3n);
   } finally {
-    for (const process of pidsIn(folder)) libc.kill(process, C.SIGKILL);
+    for (const process of pidsIn(folder)) libc.kill(process, SIGKILL);
     await child;
     for (let i = 0; pidsIn(folder).length > 0 && i < 100; i++) await sleep(20);
     rmdirSync(folder);
   }
 });
 
-test('a container that is gone has no stats, and is no error', async () => {
+test('a container that no longer exists has no stats and is not an error', async () => {
   await sh(runc(`delete -f ${id}`));
   assert.deepEqual(await stats.containers([container()]), []);
   assert.equal(await pool.call('oomKills', { cgroupsPath, pid }), undefined);

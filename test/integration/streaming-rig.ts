@@ -11,9 +11,10 @@ import {
   ContainerState,
   ContainerStatus,
   ContainerStatusResponse,
-  ImageServiceService,
-  RuntimeServiceService,
+  ImageServiceDefinition,
+  RuntimeServiceDefinition,
 } from '../../proto/gen/cri.ts';
+import { grpcService } from '../../src/main/cri/service.ts';
 import { Stdio } from '../../src/node/streaming/stdio.ts';
 import type {
   ExecBackend,
@@ -177,7 +178,7 @@ export class Rig implements AsyncDisposable {
         );
       };
     };
-    this.#grpc.addService(RuntimeServiceService, {
+    this.#grpc.addService(grpcService(RuntimeServiceDefinition), {
       version: unary(async () => ({
         version: '0.1.0',
         runtimeName: 'sluice',
@@ -203,7 +204,7 @@ export class Rig implements AsyncDisposable {
         url: await this.issue({ kind: 'portforward', sandboxId: podSandboxId, netns: this.netns, ports: port }),
       })),
     } as never);
-    this.#grpc.addService(ImageServiceService, {
+    this.#grpc.addService(grpcService(ImageServiceDefinition), {
       imageFsInfo: unary(async () => ({ imageFilesystems: [], containerFilesystems: [] })),
     } as never);
     await new Promise<void>((resolve, reject) => {

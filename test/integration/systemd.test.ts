@@ -167,7 +167,7 @@ describe('cgroup v2 with systemd', { skip }, () => {
   });
 
   test('a parent that is no slice is refused', async () => {
-    await assert.rejects(lab.pod('wrong', { cgroupParent: '/kubepods/pod1' }), /is no systemd slice/);
+    await assert.rejects(lab.pod('wrong', { cgroupParent: '/kubepods/pod1' }), /is not a systemd slice/);
   });
 
   test('after the removal no scope is left, in systemd or in the file system, and nothing failed', async () => {

@@ -1,7 +1,7 @@
 /** A CNI network of the rig's own: bridge, host-local and portmap under private names, so that nothing else on the machine meets it. */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { daemonId } from '../../src/node/network/identity.ts';
+import { daemonId } from '../../src/node/network/daemon-id.ts';
 import { closeUplink } from '../../src/workers/net/uplink.ts';
 import { cniBinDirs } from './paths.ts';
 import { run } from './proc.ts';

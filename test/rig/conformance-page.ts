@@ -1,5 +1,5 @@
 /**
- * docs/conformance.md as data: one table of specs with a column for each environment, one of reasons. A cell is `pass`, `-` (never
+ * docs/develop/conformance.md as data: one table of specs with a column for each environment, one of reasons. A cell is `pass`, `-` (never
  * run there), or `skip a` and `fail b`, where the letters name a reason.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -140,6 +140,6 @@ function shorten(why: string): string {
 function replaceSection(text: string, [from, to]: readonly [string, string], body: string): string {
   const start = text.indexOf(from);
   const end = text.indexOf(to);
-  if (start < 0 || end < start) throw new Error(`docs/conformance.md has no ${from} … ${to}`);
+  if (start < 0 || end < start) throw new Error(`docs/develop/conformance.md has no ${from} … ${to}`);
   return `${text.slice(0, start + from.length)}\n${body}\n${text.slice(end)}`;
 }

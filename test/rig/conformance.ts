@@ -1,5 +1,5 @@
 /**
- * critest against a Sluice (or a containerd) of its own, and the outcome of each spec beside what docs/conformance.md says.
+ * critest against a Sluice (or a containerd) of its own, and the outcome of each spec beside what docs/develop/conformance.md says.
  *
  *   npm run conformance -- [--focus REGEX] [--runtime runc-1.4|crun] [--shim PATH] [--containerd]
  *     [--vm] [--websocket] [--write]
@@ -10,7 +10,7 @@
  *   --containerd the same against containerd 2.3.4, for the columns to compare with
  *   --vm         in the workplace's VM (cgroup v2, systemd, AppArmor), where its script exists
  *   --websocket  exec, attach and port-forward over WebSocket instead of SPDY
- *   --write      put the outcome into docs/conformance.md instead of comparing
+ *   --write      put the outcome into docs/develop/conformance.md instead of comparing
  *
  * Ends with status 1 when a spec does worse than the page says.
  */
@@ -25,7 +25,7 @@ import { imageRegistry } from './images.ts';
 import { CACHE, findProgram, privateFolder, program, ROOT, SYSTEMD } from './paths.ts';
 import { run } from './proc.ts';
 
-const PAGE = join(ROOT, 'docs/conformance.md');
+const PAGE = join(ROOT, 'docs/develop/conformance.md');
 const VM = '/work/shared/rig/vm';
 /** What critest and the daemon printed, for each column of the page. */
 const LOGS = join(CACHE, 'conformance');
@@ -187,13 +187,13 @@ async function main(): Promise<number> {
   const page = parsePage(existsSync(PAGE) ? readFileSync(PAGE, 'utf8') : '');
   if (options.write) {
     writePage(PAGE, page, column(), found);
-    console.log('written to docs/conformance.md');
+    console.log('written to docs/develop/conformance.md');
     return 0;
   }
   const { worse, other } = compare(page, column(), found);
   for (const line of other) console.log(`  differs: ${line}`);
   for (const line of worse) console.log(`  WORSE: ${line}`);
-  if (worse.length === 0) console.log('as docs/conformance.md says, or better');
+  if (worse.length === 0) console.log('as docs/develop/conformance.md says, or better');
   return worse.length > 0 ? 1 : 0;
 }
 

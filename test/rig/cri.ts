@@ -3,7 +3,7 @@ import { Client, credentials, Metadata, type MethodDefinition, type ServiceError
 import {
   ContainerConfig,
   ContainerMetadata,
-  ImageServiceService,
+  ImageServiceDefinition,
   ImageSpec,
   LinuxContainerConfig,
   LinuxContainerSecurityContext,
@@ -12,10 +12,14 @@ import {
   NamespaceMode,
   NamespaceOption,
   PodSandboxConfig,
-  RuntimeServiceService,
+  RuntimeServiceDefinition,
 } from '../../proto/gen/cri.ts';
+import { grpcService } from '../../src/main/cri/service.ts';
 
-type Services = typeof RuntimeServiceService & typeof ImageServiceService;
+const runtimeService = grpcService(RuntimeServiceDefinition);
+const imageService = grpcService(ImageServiceDefinition);
+
+type Services = typeof runtimeService & typeof imageService;
 type Request<M> = M extends { requestDeserialize: (value: Buffer) => infer Q } ? Q : never;
 type Response<M> = M extends { responseDeserialize: (value: Buffer) => infer S } ? S : never;
 type UnaryName = { [K in keyof Services]: Services[K] extends { responseStream: false } ? K : never }[keyof Services];
@@ -51,7 +55,7 @@ export function connectCri(path: string): Cri {
     'grpc.max_reconnect_backoff_ms': 200,
   });
   const calls: Record<string, unknown> = {};
-  for (const [name, method] of Object.entries({ ...RuntimeServiceService, ...ImageServiceService })) {
+  for (const [name, method] of Object.entries({ ...runtimeService, ...imageService })) {
     calls[name] = method.responseStream ? stream(client, widen(method)) : unary(client, widen(method));
   }
   const close = () => client.close();

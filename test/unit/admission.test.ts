@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../../src/errors.ts';
-import { Admission, type Verdict } from '../../src/pipeline/engine/admission.ts';
+import { Admission } from '../../src/pipeline/engine/admission.ts';
+import type { Verdict } from '../../src/stages.ts';
 
 const hold = () => Promise.withResolvers<void>();
 

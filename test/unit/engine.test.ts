@@ -5,16 +5,17 @@ import { codeOf, explain, SluiceError } from '../../src/errors.ts';
 import { Engine, JobError } from '../../src/pipeline/engine/engine.ts';
 import { type JobObserver, NO_OBSERVER } from '../../src/pipeline/engine/observer.ts';
 import { type JobState, jobTable, type Stage, takeDown } from '../../src/pipeline/engine/stage.ts';
-import type { Node } from '../../src/pipeline/jobs/context.ts';
-import { STAGES, type StageName } from '../../src/stages.ts';
+import { STAGE_NAMES, type StageName } from '../../src/stages.ts';
 
 interface Row {
   log: string[];
 }
 
-const node = {} as Node; // the engine only hands it on
+/** The engine only passes it on. */
+const ctx = { services: 'of the test' };
+type Context = typeof ctx;
 const limits = (limit: number) =>
-  Object.fromEntries(Object.keys(STAGES).map((name) => [name, limit])) as Record<StageName, number>;
+  Object.fromEntries(STAGE_NAMES.map((name) => [name, limit])) as Record<StageName, number>;
 const engine = (limit = 10, observer: JobObserver = NO_OBSERVER) =>
   new Engine({ limits: limits(limit), observer, undoTimeoutMs: 50 });
 const job = NO_OBSERVER.jobQueued({ job: 'RunPodSandbox' });
@@ -22,12 +23,11 @@ const job = NO_OBSERVER.jobQueued({ job: 'RunPodSandbox' });
 function stage(
   name: StageName,
   needs: StageName[],
-  more: Partial<Stage<JobState<Row>, Row>> = {},
-): Stage<JobState<Row>, Row> {
+  more: Partial<Stage<JobState<Row, Context>, Row, Context>> = {},
+): Stage<JobState<Row, Context>, Row, Context> {
   return {
     name,
     needs,
-    pool: 'main',
     run: ({ row }) => void row.log.push(name),
     undo: (row) => void row.log.push(`-${name}`),
     ...more,
@@ -40,7 +40,7 @@ const fail = (message: string) => () => {
 
 test('stages start when their needs are done, branches side by side', async () => {
   const row: Row = { log: [] };
-  const slow = async ({ row }: JobState<Row>) => {
+  const slow = async ({ row }: JobState<Row, Context>) => {
     row.log.push('network…');
     await sleep(20);
     row.log.push('network');
@@ -52,7 +52,7 @@ test('stages start when their needs are done, branches side by side', async () =
     stage('create', ['shim']),
     stage('ready', ['network', 'create']),
   ]);
-  await engine().run(table, { node, row }, job, 0);
+  await engine().run(table, { ctx, row }, job, 0);
   assert.deepEqual(row.log, ['reserve', 'network…', 'shim', 'create', 'network', 'ready']);
 });
 
@@ -70,7 +70,7 @@ test('a failure names its stage, waits for what runs, and undoes what was starte
     }),
     stage('create', ['shim']),
   ]);
-  await assert.rejects(engine().run(table, { node, row }, job, 0), (error: unknown) => {
+  await assert.rejects(engine().run(table, { ctx, row }, job, 0), (error: unknown) => {
     assert(error instanceof JobError);
     assert.equal(error.stage, 'network');
     assert.equal(codeOf(error), 'CNI_FAILED');
@@ -93,7 +93,7 @@ test('an undo that fails keeps what it stands on, the rest is undone, and the jo
     stage('shim', ['reserve']),
     stage('ready', ['network', 'shim'], { run: fail('boom'), undo: undefined }),
   ]);
-  await assert.rejects(engine().run(table, { node, row }, job, 0), (error: unknown) => {
+  await assert.rejects(engine().run(table, { ctx, row }, job, 0), (error: unknown) => {
     assert(error instanceof JobError);
     assert.match(explain(error), /boom/);
     assert.match(explain(error.stuck), /undo of stage network: DEL failed/);
@@ -108,7 +108,7 @@ test('an undo that never ends is given up after its own limit', async () => {
   const table = jobTable('RunPodSandbox', [
     stage('reserve', [], { run: fail('boom'), undo: () => new Promise(() => {}) }),
   ]);
-  await assert.rejects(engine().run(table, { node, row }, job, 0), (error: unknown) => {
+  await assert.rejects(engine().run(table, { ctx, row }, job, 0), (error: unknown) => {
     assert(error instanceof JobError && codeOf(error.stuck) === 'TIMED_OUT');
     return true;
   });
@@ -122,7 +122,7 @@ test('a skipped stage lets the next ones go on, also on the way down', async () 
     stage('create', ['netns']),
     stage('ready', ['create'], { run: fail('boom') }),
   ]);
-  await assert.rejects(engine().run(table, { node, row }, job, 0));
+  await assert.rejects(engine().run(table, { ctx, row }, job, 0));
   assert.deepEqual(row.log, ['reserve', 'create', '-ready', '-create', '-reserve']);
 });
 
@@ -136,7 +136,7 @@ test('a stage’s limit holds over all jobs', async () => {
   };
   const table = jobTable('RunPodSandbox', [stage('network', [], { run })]);
   const shared = engine(2);
-  await Promise.all(Array.from({ length: 8 }, () => shared.run(table, { node, row: { log: [] } }, job, 0)));
+  await Promise.all(Array.from({ length: 8 }, () => shared.run(table, { ctx, row: { log: [] } }, job, 0)));
   assert.equal(most, 2);
 });
 
@@ -147,7 +147,7 @@ test('undo of a whole table takes the row alone and goes through all stages', as
     stage('netns', ['reserve']),
     stage('network', ['netns']),
   ]);
-  await engine().undo(table, row, node, job);
+  await engine().undo(table, row, ctx, job);
   assert.deepEqual(row.log, ['-network', '-netns', '-reserve']);
 });
 
@@ -169,7 +169,7 @@ test('takeDown turns a table round: each undo is a stage, in the opposite order'
       ['forget', ['netns', 'shim']],
     ],
   );
-  await engine().run(down, { node, row }, job, 0);
+  await engine().run(down, { ctx, row }, job, 0);
   assert.deepEqual(row.log, ['-shim', '-netns', '-reserve']);
 });
 

@@ -1,15 +1,7 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { errorRows } from '../../scripts/errors-doc.ts';
 import { codeOf, explain, fromPlain, SluiceError, toPlain } from '../../src/errors.ts';
-import { kubeletText } from '../../src/main/cri/server.ts';
-
-test('docs/errors.md has every error as the table has it', () => {
-  const page = readFileSync(new URL('../../docs/errors.md', import.meta.url), 'utf8');
-  const rows = page.split('\n').filter((line) => /^\| [A-Z_]+ \|/.test(line));
-  assert.deepEqual(rows, errorRows(), 'run: node scripts/errors-doc.ts');
-});
+import { statusText } from '../../src/main/cri/server.ts';
 
 test('a chain of causes reads as a path, repetitions left out', () => {
   const error = new SluiceError('CNI_FAILED', 'stage network', {
@@ -35,10 +27,32 @@ test('an error crosses threads with its code, stage and path', () => {
   assert.equal(explain(copy), explain(error));
 });
 
-test('what kubelet looks for at the start of a message comes first', () => {
-  const error = new SluiceError('REGISTRY_UNAVAILABLE', 'stage resolve', {
-    cause: new Error('RegistryUnavailable: connection refused'),
+test('what kubelet looks for is the first word of the status, wherever in the chain it was set', () => {
+  const asked = new SluiceError('INVALID_REQUEST', 'no recursive read-only mounts', {
+    kubeletReason: 'RROUnsupported',
   });
-  assert.equal(kubeletText(error), 'RegistryUnavailable: connection refused (stage resolve)');
-  assert.equal(kubeletText(new Error('plain')), 'plain');
+  const wrapped = new SluiceError('INVALID_REQUEST', 'stage spec', { cause: asked });
+  assert.equal(statusText(wrapped), 'RROUnsupported: stage spec: no recursive read-only mounts');
+  assert.equal(statusText(fromPlain(structuredClone(toPlain(wrapped)))), statusText(wrapped), 'also from a worker');
+  const unavailable = new SluiceError('REGISTRY_UNAVAILABLE', 'connection refused');
+  assert.equal(
+    statusText(new SluiceError('REGISTRY_UNAVAILABLE', 'stage resolve', { cause: unavailable })),
+    'RegistryUnavailable: stage resolve: connection refused',
+  );
+  const full = Object.assign(new Error('write'), { code: 'ENOSPC', cause: unavailable });
+  assert.equal(statusText(full), 'write: connection refused', 'a full disk is not the registry');
+  assert.equal(statusText(new Error('plain')), 'plain');
+});
+
+test('texts that are thrown in several places come from the table', () => {
+  const error = SluiceError.of('NAME_TAKEN', 'sandbox', 'web_default_1_0', 'abc');
+  assert.equal(error.code, 'NAME_TAKEN');
+  assert.equal(error.message, 'the sandbox name "web_default_1_0" belongs to abc');
+  const refusedByTheCompiler = [
+    // @ts-expect-error a code without a text of its own
+    () => SluiceError.of('INTERNAL'),
+    // @ts-expect-error a detail is missing
+    () => SluiceError.of('NOT_READY', 'pod', 'abc'),
+  ];
+  assert.equal(refusedByTheCompiler.length, 2);
 });

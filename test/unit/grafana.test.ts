@@ -3,8 +3,6 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { dashboardFiles } from '../../grafana/generate.ts';
-import { PAGES, renewPage } from '../../grafana/pages.ts';
 import { METRICS, type MetricDefinition } from '../../src/node/observe/table.ts';
 
 const HERE = new URL('../../', import.meta.url);
@@ -63,21 +61,6 @@ const PANELS = BOARDS.flatMap((board) =>
     .map((panel) => ({ board, panel, name: `${board.uid} / ${panel.title}` })),
 );
 const TARGETS = PANELS.flatMap(({ name, panel }) => (panel.targets ?? []).map((target) => ({ name, target })));
-
-test('the committed dashboards are what the TypeScript makes', () => {
-  const made = dashboardFiles();
-  assert.deepEqual([...made.keys()].sort(), NAMES, 'run node grafana/generate.ts');
-  for (const [name, text] of made) {
-    assert.ok(text === read(`grafana/dashboards/${name}`), `${name} differs: run node grafana/generate.ts`);
-  }
-});
-
-test('the tables in docs/metrics.md and docs/stages.md are what the code says', () => {
-  for (const page of PAGES) {
-    const text = read(`docs/${page}`);
-    assert.ok(renewPage(page, text) === text, `docs/${page} differs: run node grafana/generate.ts`);
-  }
-});
 
 // The rules below are those of the public dashboard-linter (grafana/dashboard-linter, docs/index.md), by their names there.
 
@@ -229,7 +212,7 @@ test('the provisioned data source is one that the dashboards find, and takes not
   }
   // $__rate_interval is four times this: with a longer scrape interval the rates would have nothing to look at.
   const interval = source.get('timeInterval');
-  for (const page of ['grafana/README.md', 'docs/metrics.md']) {
+  for (const page of ['grafana/README.md', 'docs/operate/metrics.md']) {
     assert.equal(/scrape_interval: (\S+)/.exec(read(page))?.[1], interval, page);
   }
   assert.ok(read('grafana/README.md').includes(`/api/datasources/uid/${source.get('uid')}/health`));
@@ -287,9 +270,9 @@ test('every metric is shown in a dashboard', () => {
   for (const name of FAMILIES.keys()) assert.ok(shown.includes(name), `${name} is in no dashboard`);
 });
 
-test('every alert has a severity, texts, a runbook in docs/alerts.md and a dashboard that exists', () => {
+test('every alert has a severity, texts, a runbook in docs/operate/alerts.md and a dashboard that exists', () => {
   const text = read('grafana/alerts/sluice.yaml');
-  const runbooks = read('docs/alerts.md');
+  const runbooks = read('docs/operate/alerts.md');
   const tests = read('grafana/alerts/sluice.test.yaml');
   const rules = text.split(/^ {6}- alert: /m).slice(1);
   for (const rule of rules) {
@@ -297,8 +280,8 @@ test('every alert has a severity, texts, a runbook in docs/alerts.md and a dashb
     assert.match(rule, /severity: (warning|critical)\n/, name);
     assert.match(rule, /summary: .+\$labels\.instance/, name);
     assert.match(rule, /description: .+\$labels\.instance/, name);
-    assert.ok(rule.includes(`runbook_url: docs/alerts.md#${name.toLowerCase()}\n`), name);
-    assert.ok(runbooks.includes(`\n## ${name}\n`), `docs/alerts.md lacks ${name}`);
+    assert.ok(rule.includes(`runbook_url: docs/operate/alerts.md#${name.toLowerCase()}\n`), name);
+    assert.ok(runbooks.includes(`\n## ${name}\n`), `docs/operate/alerts.md lacks ${name}`);
     assert.ok(tests.includes(`alertname="${name}"`), `no test of ${name}`);
     const uid = /dashboard_uid: (\S+)/.exec(rule)?.[1];
     assert.ok(
@@ -307,17 +290,4 @@ test('every alert has a severity, texts, a runbook in docs/alerts.md and a dashb
     );
   }
   assert.equal(runbooks.match(/^## /gm)?.length, rules.length, 'a runbook without an alert');
-});
-
-test('links between the pages lead somewhere', () => {
-  for (const page of ['metrics.md', 'stages.md', 'alerts.md']) {
-    const text = read(`docs/${page}`);
-    for (const [, target = ''] of text.matchAll(/\]\(([^)]+)\)/g)) {
-      const [file = '', anchor] = target.split('#');
-      const other = file === '' ? text : read(`docs/${file}`);
-      if (anchor === undefined) continue;
-      const heads = [...other.matchAll(/^#+ (.+)$/gm)].map(([, head = '']) => head.toLowerCase().replaceAll(' ', '-'));
-      assert.ok(heads.includes(anchor), `${page}: ${target}`);
-    }
-  }
 });

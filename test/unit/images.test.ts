@@ -65,8 +65,6 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
       ask: () => assert.fail('no registry is asked'),
       ...rows,
       log,
-    });
-    images.watch({
       usedImages: async () => options.used?.() ?? new Set(),
       diskUsage: async () => ({ timestamp: 0n, usedBytes: 50n, inodes: 5n, tookMs: 1 }),
       userFiles: async (dirs) => ({ passwd: dirs.join(), group: '' }),

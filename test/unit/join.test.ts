@@ -6,7 +6,7 @@ import { Joins } from '../../src/pipeline/engine/join.ts';
 
 function make(claimTtlMs: number) {
   const unclaimed: string[] = [];
-  const joins = new Joins<string>({ claimTtlMs, onUnclaimed: (_key, value) => unclaimed.push(value) });
+  const joins = new Joins<string, string>({ claimTtlMs, onUnclaimed: (_key, value) => unclaimed.push(value) });
   return { joins, unclaimed };
 }
 
@@ -18,8 +18,8 @@ test('a retry joins the launch in flight and gets its id', async () => {
     starts++;
     return gate.promise;
   };
-  const first = joins.run('pod', {}, start);
-  const second = joins.run('pod', {}, start);
+  const first = joins.run('pod', {}, 'tag', start);
+  const second = joins.run('pod', {}, 'tag', start);
   gate.resolve('id-1');
   assert.deepEqual(await Promise.all([first, second]), ['id-1', 'id-1']);
   assert.equal(starts, 1);
@@ -30,12 +30,12 @@ test('a caller whose deadline passes stops waiting; the launch goes on and the r
   const { joins, unclaimed } = make(50);
   const gate = Promise.withResolvers<string>();
   const caller = new AbortController();
-  const first = joins.run('pod', { left: caller.signal }, () => gate.promise);
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
   caller.abort('deadline');
   await assert.rejects(first, (error) => codeOf(error) === 'DEADLINE_PASSED');
   gate.resolve('id-1');
   await sleep(5);
-  assert.equal(await joins.run('pod', {}, () => Promise.reject(new Error('started twice'))), 'id-1');
+  assert.equal(await joins.run('pod', {}, 'tag', () => Promise.reject(new Error('started twice'))), 'id-1');
   await sleep(80);
   assert.deepEqual(unclaimed, [], 'a claimed launch must not be undone');
 });
@@ -44,7 +44,7 @@ test('a finished launch that nobody claims is handed over for undoing after clai
   const { joins, unclaimed } = make(20);
   const caller = new AbortController();
   const gate = Promise.withResolvers<string>();
-  const first = joins.run('pod', { left: caller.signal }, () => gate.promise);
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
   caller.abort('cancelled');
   await assert.rejects(first, (error) => codeOf(error) === 'CALLER_GONE');
   gate.resolve('id-1');
@@ -55,14 +55,14 @@ test('a finished launch that nobody claims is handed over for undoing after clai
 
 test('a finished launch that was removed before anyone claimed it is not joined', async () => {
   const there = new Set(['id-1', 'id-2']);
-  const joins = new Joins<string>({
+  const joins = new Joins<string, string>({
     claimTtlMs: 1000,
     onUnclaimed: () => {},
-    isThere: (id) => there.has(id),
+    exists: (id) => there.has(id),
   });
   const caller = new AbortController();
   const gate = Promise.withResolvers<string>();
-  const first = joins.run('pod', { left: caller.signal }, () => gate.promise);
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
   caller.abort('cancelled');
   await assert.rejects(first);
   gate.resolve('id-1');
@@ -70,7 +70,7 @@ test('a finished launch that was removed before anyone claimed it is not joined'
   assert.equal(joins.has('pod'), true);
   there.delete('id-1');
   assert.equal(joins.has('pod'), false);
-  assert.equal(await joins.run('pod', {}, async () => 'id-2'), 'id-2');
+  assert.equal(await joins.run('pod', {}, 'tag', async () => 'id-2'), 'id-2');
 });
 
 test('the launch learns when its last caller leaves, and only then', async () => {
@@ -79,11 +79,11 @@ test('the launch learns when its last caller leaves, and only then', async () =>
   const b = new AbortController();
   let signal: AbortSignal | undefined;
   const gate = Promise.withResolvers<string>();
-  const first = joins.run('pod', { left: a.signal }, (abandoned) => {
+  const first = joins.run('pod', { left: a.signal }, 'tag', (abandoned) => {
     signal = abandoned;
     return gate.promise;
   });
-  const second = joins.run('pod', { left: b.signal }, () => gate.promise);
+  const second = joins.run('pod', { left: b.signal }, 'tag', () => gate.promise);
   a.abort('deadline');
   await assert.rejects(first);
   assert.equal(signal?.aborted, false);
@@ -97,7 +97,7 @@ test('the launch learns when its last caller leaves, and only then', async () =>
 test('a failure reaches every caller and frees the key', async () => {
   const { joins } = make(1000);
   const gate = Promise.withResolvers<string>();
-  const both = [joins.run('pod', {}, () => gate.promise), joins.run('pod', {}, () => gate.promise)];
+  const both = [joins.run('pod', {}, 'tag', () => gate.promise), joins.run('pod', {}, 'tag', () => gate.promise)];
   gate.reject(new Error('no network'));
   for (const call of both) await assert.rejects(call, /no network/);
   assert.equal(joins.has('pod'), false);

@@ -48,7 +48,7 @@ test('host ports: only those that are set, protocols in lower case', () => {
   });
 });
 
-test('an argument is there only when some plugin declares the capability, and the pod has it', () => {
+test('an argument is present only when a plugin declares the capability and the pod has it', () => {
   const config = pod({
     portMappings: [{ protocol: Protocol.TCP, containerPort: 80, hostPort: 8080, hostIp: '' }],
     annotations: { 'kubernetes.io/ingress-bandwidth': '1M' },
@@ -58,7 +58,7 @@ test('an argument is there only when some plugin declares the capability, and th
   assert.deepEqual(Object.keys(capabilityArgs(pod({}), ALL)), ['io.kubernetes.cri.pod-annotations']);
 });
 
-test('bandwidth: Kubernetes quantities, each direction for itself', () => {
+test('bandwidth: Kubernetes quantities, each direction separately', () => {
   const of = (annotations: Record<string, string>) => capabilityArgs(pod({ annotations }), ALL).bandwidth;
   assert.deepEqual(of({ 'kubernetes.io/ingress-bandwidth': '10M' }), { ingressRate: 1e7, ingressBurst: 4294967295 });
   assert.deepEqual(of({ 'kubernetes.io/egress-bandwidth': '1Mi', 'kubernetes.io/ingress-bandwidth': '2e6' }), {
@@ -67,12 +67,12 @@ test('bandwidth: Kubernetes quantities, each direction for itself', () => {
     egressRate: 1048576,
     egressBurst: 4294967295,
   });
-  assert.throws(() => of({ 'kubernetes.io/egress-bandwidth': 'fast' }), /egress-bandwidth: "fast" is no quantity/);
+  assert.throws(() => of({ 'kubernetes.io/egress-bandwidth': 'fast' }), /egress-bandwidth: "fast" is not a quantity/);
   assert.throws(() => of({ 'kubernetes.io/egress-bandwidth': '10' }), /not between/);
   assert.throws(() => of({ 'kubernetes.io/egress-bandwidth': '2P' }), /not between/);
 });
 
-test('DNS, cgroup, annotations and ranges go through as the conventions name them', () => {
+test('DNS, cgroup, annotations and ranges have the names of the CNI conventions', () => {
   const annotations = { 'sluice/ip-ranges': '[[{"subnet":"10.5.0.0/24"}]]' };
   const config = pod({
     annotations,
@@ -92,8 +92,8 @@ test('DNS, cgroup, annotations and ranges go through as the conventions name the
     'io.kubernetes.cri.pod-annotations': annotations,
   });
   const bad = (value: string) => capabilityArgs(pod({ annotations: { 'sluice/ip-ranges': value } }), ALL);
-  assert.throws(() => bad('nonsense'), /no JSON/);
-  assert.throws(() => bad('[{}]'), /no list of lists/);
+  assert.throws(() => bad('nonsense'), /is not JSON/);
+  assert.throws(() => bad('[{}]'), /not a list of lists/);
 });
 
 test('quantities', () => {

@@ -25,7 +25,7 @@ const list = (name: string, more: object = {}) => ({
   ...more,
 });
 
-/** The only problem that a folder with one file has. */
+/** The problem of a folder with this one file. */
 async function problemOf(t: TestContext, name: string, content: unknown): Promise<string> {
   const loaded = await loadFolder(folder(t, { [name]: content }));
   assert.equal(loaded.network, undefined);
@@ -33,7 +33,7 @@ async function problemOf(t: TestContext, name: string, content: unknown): Promis
   return loaded.problems[0] ?? '';
 }
 
-test('the first file by name counts, whatever its kind, and plugins keep all their keys', async (t) => {
+test('the first file by name is used, whatever its extension, and plugins keep all their keys', async (t) => {
   const dir = folder(t, { '20-b.conflist': list('second'), '10-a.conflist': list('first'), 'README.md': 'no conf' });
   const { network, files, problems } = await loadFolder(dir);
   assert.deepEqual({ files, problems }, { files: 2, problems: [] });
@@ -55,43 +55,43 @@ test('.conf and .json hold a single plugin, which becomes a list of one', async 
   }
 });
 
-test('a file that is not usable is passed over and reported', async (t) => {
+test('an invalid file is skipped and reported', async (t) => {
   const dir = folder(t, { '1.conflist': '{ "name": "torn', '2.conf': { name: 'x' }, '3.conflist': list('good') });
   const { network, problems } = await loadFolder(dir);
   assert.equal(network?.name, 'good');
   assert.equal(problems.length, 2);
-  assert.match(problems[0] ?? '', /1\.conflist: no JSON/);
+  assert.match(problems[0] ?? '', /1\.conflist: it is not JSON/);
   assert.match(problems[1] ?? '', /2\.conf: .*has no type/);
 });
 
-test('a folder that is absent, or has no such files, is empty and no problem', async (t) => {
+test('a folder that is absent, or has no such files, counts as empty', async (t) => {
   assert.deepEqual(await loadFolder('/nonexistent/net.d'), { files: 0, problems: [] });
   assert.deepEqual(await loadFolder(folder(t, { 'sub.conflist/x': '', notes: '' })), { files: 0, problems: [] });
 });
 
-test('a file in place of the folder is a problem, not an empty folder', async (t) => {
+test('a file in place of the folder is reported as a problem', async (t) => {
   const { files, problems } = await loadFolder(join(folder(t, { 'net.d': '' }), 'net.d'));
   assert.equal(files, 1);
-  assert.match(problems[0] ?? '', /can't be read/);
+  assert.match(problems[0] ?? '', /cannot be read/);
 });
 
 test('each mistake has its own reason', async (t) => {
   const { name: _, ...nameless } = list('x');
   assert.match(await problemOf(t, 'a.conflist', nameless), /no name/);
-  assert.match(await problemOf(t, 'a.conflist', list('../up')), /no name for a network/);
+  assert.match(await problemOf(t, 'a.conflist', list('../up')), /not a valid network name/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: [] })), /no plugins/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: undefined })), /no plugins/);
-  assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: {} })), /no list/);
+  assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: {} })), /not a list/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: [{ type: 'a' }, {}] })), /plugin 2 has no type/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { plugins: [{ type: '../sh' }] })), /is a path/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { cniVersion: '9.0.0' })), /9\.0\.0 is not supported/);
   assert.match(await problemOf(t, 'a.conflist', list('x', { disableCheck: 'perhaps' })), /neither true nor false/);
-  assert.match(await problemOf(t, 'a.conflist', { name: 'x', type: 'bridge' }), /name the file \.conf/);
-  assert.match(await problemOf(t, 'a.conf', list('x')), /name the file \.conflist/);
-  assert.match(await problemOf(t, 'a.conflist', '[]'), /no JSON object/);
+  assert.match(await problemOf(t, 'a.conflist', { name: 'x', type: 'bridge' }), /rename the file to \.conf/);
+  assert.match(await problemOf(t, 'a.conf', list('x')), /rename the file to \.conflist/);
+  assert.match(await problemOf(t, 'a.conflist', '[]'), /it is not a JSON object/);
 });
 
-test('versions: none means 0.2.0, and of several the newest that we speak is taken', async (t) => {
+test('versions: none means 0.2.0, and of several the newest supported one is taken', async (t) => {
   const version = async (more: object) =>
     (await loadFolder(folder(t, { 'a.conflist': list('x', more) }))).network?.cniVersion;
   assert.equal(await version({ cniVersion: undefined }), '0.2.0');
@@ -99,12 +99,12 @@ test('versions: none means 0.2.0, and of several the newest that we speak is tak
   assert.equal(await version({ cniVersion: '0.4.0', cniVersions: ['1.0.0', '1.1.0', '7.0.0'] }), '1.1.0');
 });
 
-test('disableCheck may be a string, as libcni takes it', async (t) => {
+test('disableCheck may be a string, as in libcni', async (t) => {
   const { network } = await loadFolder(folder(t, { 'a.conflist': list('x', { disableCheck: 'True' }) }));
   assert.equal(network?.disableCheck, true);
 });
 
-test('plugins from files beside the list come after its own, unless it says only inlined ones', async (t) => {
+test('plugins from files beside the list follow its own, unless loadOnlyInlinedPlugins is set', async (t) => {
   const files = { 'mesh/2.conf': { type: 'two' }, 'mesh/1.conf': { type: 'one' }, 'mesh/ignored.json': { type: 'x' } };
   const types = async (more: object) => {
     const { network } = await loadFolder(folder(t, { ...files, 'a.conflist': list('mesh', more) }));

@@ -7,7 +7,7 @@ import { ownSubnet } from '../../src/node/network/own-subnet.ts';
 
 const HEAD = 'Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n';
 
-/** /proc/net/route with these networks, as the kernel of this machine would print them. */
+/** The text of /proc/net/route with these networks, in the byte order of this machine. */
 function routes(...networks: [address: string, bits: number][]): string {
   const print = (value: number) => {
     const bytes = Buffer.alloc(4);
@@ -31,26 +31,26 @@ const all = (except: number[] = []) =>
     .filter((second) => !except.includes(second))
     .map((second): [string, number] => [`10.${second}.0.0`, 16]);
 
-test('a subnet of 10.192 to 10.243, the same for ever', (t) => {
+test('a subnet of 10.192 to 10.243 is chosen and kept', (t) => {
   const root = folder(t);
   const subnet = ownSubnet(root, routes());
   assert.match(subnet, /^10\.(19[2-9]|2[0-3]\d|24[0-3])\.0\.0\/16$/);
-  // Its own bridge, or somebody else later, has a route there now: pods have addresses in it, so it stays.
+  // A route overlaps it now (of its own bridge, or a later one), but pods have addresses in it, so it stays.
   const second = Number(subnet.split('.')[1]);
   assert.equal(ownSubnet(root, routes([`10.${second}.0.0`, 16])), subnet);
 });
 
-test('what a route of the machine overlaps is not taken, be the route wider or narrower; the default route is none', (t) => {
+test('a subnet that overlaps a wider or narrower route is not taken; the default route does not count', (t) => {
   assert.equal(ownSubnet(folder(t), routes(['0.0.0.0', 0], ...all([201]))), '10.201.0.0/16');
   assert.equal(ownSubnet(folder(t), routes(...all([201, 202]), ['10.202.7.0', 24])), '10.201.0.0/16');
   assert.equal(ownSubnet(folder(t), routes(['10.128.0.0', 10], ['10.192.0.0', 11], ...all([230]))), '10.230.0.0/16');
 });
 
-test('daemons begin to look at different places', (t) => {
+test('daemons start at different candidates', (t) => {
   const chosen = new Set(Array.from({ length: 12 }, () => ownSubnet(folder(t), routes())));
   assert.ok(chosen.size > 3, [...chosen].join(' '));
 });
 
-test('with everything taken there is still one answer', (t) => {
+test('with every candidate taken it still returns one', (t) => {
   assert.match(ownSubnet(folder(t), routes(['10.0.0.0', 8])), /^10\.\d+\.0\.0\/16$/);
 });

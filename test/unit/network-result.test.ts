@@ -3,9 +3,9 @@ import { test } from 'node:test';
 import { addresses } from '../../src/node/network/addresses.ts';
 import { inVersion, parseResult } from '../../src/workers/net/result.ts';
 
-const parse = (value: unknown, asked = '1.0.0') => parseResult(JSON.stringify(value), asked);
+const parse = (value: unknown, requested = '1.0.0') => parseResult(JSON.stringify(value), requested);
 
-test('0.3 and 0.4: the version of each address goes, everything else stays', () => {
+test('0.3 and 0.4: the version of each address is dropped, everything else is kept', () => {
   for (const cniVersion of ['0.3.0', '0.3.1', '0.4.0']) {
     const { result } = parse({
       cniVersion,
@@ -47,12 +47,12 @@ test('1.1.0 fields are kept, and null counts as absent', () => {
   assert.deepEqual(result.routes, [{ dst: '10.0.0.0/8', table: 7, priority: 3 }]);
 });
 
-test('a result without a version is of the version that was asked for', () => {
+test('a result without a version has the version of the request', () => {
   assert.equal(parse({ ips: [] }, '0.4.0').version, '0.4.0');
   assert.equal(parse({ cniVersion: '', ips: [] }, '0.3.1').version, '0.3.1');
 });
 
-test('prevResult: the plugin’s own words in the same version, converted for another one', () => {
+test('prevResult: unchanged in the same version, converted for another one', () => {
   const own = { cniVersion: '1.0.0', ips: [{ address: 'fd00::5/64' }], vendor: { kept: 1 } };
   assert.deepEqual(inVersion(parse(own), '1.0.0'), own);
   const older = inVersion(parse(own), '0.4.0');
@@ -62,23 +62,26 @@ test('prevResult: the plugin’s own words in the same version, converted for an
   assert.deepEqual(oldest.ip4, { ip: '10.0.0.2/8', gateway: '10.0.0.1', routes: [] });
 });
 
-test('what is no result is refused with a reason', () => {
+test('an invalid result is refused with a reason', () => {
   assert.throws(() => parseResult('', '1.0.0'), /printed no result/);
   assert.throws(
     () => parseResult(`Error: ${'x'.repeat(1000)}`, '1.0.0'),
     (error: Error) => {
-      assert.match(error.message, /no JSON: Error: xxx/);
+      assert.match(error.message, /not JSON: Error: xxx/);
       return error.message.length < 300;
     },
   );
-  assert.throws(() => parseResult('[1]', '1.0.0'), /no object/);
+  assert.throws(() => parseResult('[1]', '1.0.0'), /not an object/);
   assert.throws(() => parse({ cniVersion: '3.0.0' }), /version "3.0.0", which is not supported/);
-  assert.throws(() => parse({ ips: [{ address: '10.0.0.1' }] }), /no CIDR/);
-  assert.throws(() => parse({ ips: {} }), /"ips" is no list/);
-  assert.throws(() => parse({ interfaces: [], ips: [{ address: '10.0.0.1/8', interface: 0 }] }), /interface 0, of 0/);
+  assert.throws(() => parse({ ips: [{ address: '10.0.0.1' }] }), /not a CIDR/);
+  assert.throws(() => parse({ ips: {} }), /"ips" is not a list/);
+  assert.throws(
+    () => parse({ interfaces: [], ips: [{ address: '10.0.0.1/8', interface: 0 }] }),
+    /interface index is 0, but it has 0 interfaces/,
+  );
 });
 
-test('addresses: IPv4 first, only those of the interface, those of no interface as well, each once', () => {
+test('addresses: IPv4 first, those of the interface and of no interface, each once', () => {
   const interfaces = [{ name: 'veth1' }, { name: 'eth0', sandbox: '/ns' }, { name: 'net1', sandbox: '/ns' }];
   const ips = [
     { address: 'fd00::5/64', interface: 1 },

@@ -6,15 +6,14 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../../src/errors.ts';
-import type { NetCalls } from '../../src/node/network/calls.ts';
-import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/identity.ts';
-import { type Loaded, Network, type NetworkOptions } from '../../src/node/network/network.ts';
+import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/daemon-id.ts';
+import { type Loaded, type NetPool, Network, type NetworkOptions } from '../../src/node/network/network.ts';
 import type { NetworkConf, PluginRun } from '../../src/workers/net/types.ts';
 
 interface Setup {
   dir: string;
   confDir: string;
-  /** Calls that the pool got: name and input. */
+  /** The calls of the pool: name and input. */
   calls: [op: string, input: unknown][];
   changes: Loaded[];
   runs: PluginRun[];
@@ -24,7 +23,7 @@ interface Setup {
 
 const RUN: PluginRun = { plugin: 'bridge', command: 'ADD', seconds: 0.1, spawnSeconds: 0.001, outcome: 'ok' };
 
-/** A network in temporary folders, whose worker answers with `answer` (nothing but plugin runs by default). */
+/** A network in temporary folders, whose pool returns `answer` (by default an empty list of plugin runs). */
 function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugins: [RUN] }), more: object = {}): Setup {
   const dir = mkdtempSync(join(tmpdir(), 'sluice-net-'));
   t.after(() => rmSync(dir, { recursive: true }));
@@ -53,7 +52,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
       ...more,
     },
     root: join(dir, 'root'),
-    pool: { call } as NetCalls,
+    pool: { call } as NetPool,
     onPlugin: (run) => runs.push(run),
     onChange: (loaded) => changes.push(loaded),
   };
@@ -64,7 +63,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
   };
   const write = (name: string, conf: unknown) => {
     mkdirSync(confDir, { recursive: true });
-    // Whole at once, as a careful installer does it.
+    // The file appears complete, by a rename, as installers do it.
     writeFileSync(join(dir, 'draft'), typeof conf === 'string' ? conf : JSON.stringify(conf));
     renameSync(join(dir, 'draft'), join(confDir, name));
   };
@@ -127,7 +126,7 @@ test('built-in: a plugin that serves a capability runs only for pods that use it
   ]);
 });
 
-test('built-in: a subnet that another interface has is told', async (t) => {
+test('built-in: a subnet that another interface has as well is reported', async (t) => {
   const own = Object.entries(networkInterfaces()).flatMap(([name, all = []]) =>
     all.flatMap(({ family, address }) => (family === 'IPv4' ? [{ name, address }] : [])),
   )[0];
@@ -137,7 +136,7 @@ test('built-in: a subnet that another interface has is told', async (t) => {
   assert.doesNotMatch((await setup(t).start()).loaded.problems.join(), /is also on lo/);
 });
 
-test('without the plugins there is no built-in network, and the reason says what is missing', async (t) => {
+test('without the plugins there is no built-in network, and the reason names the missing ones', async (t) => {
   const { dir, start } = setup(t);
   rmSync(join(dir, 'bin', 'host-local'));
   const network = await start();
@@ -160,12 +159,12 @@ test('a broken configuration is not replaced by the built-in network', async (t)
   write('10.conflist', '{ torn');
   const network = await start();
   assert.equal(network.current(), undefined);
-  assert.match((await network.status()).message, /10\.conflist: no JSON/);
+  assert.match((await network.status()).message, /10\.conflist: it is not JSON/);
 });
 
-test('a configuration that appears, changes, breaks and goes is followed; attachments keep their own', async (t) => {
+test('a configuration that appears, changes, breaks and vanishes is followed; attachments keep theirs', async (t) => {
   const { changes, confDir, write, start } = setup(t);
-  const network = await start(); // net.d and its parent are not there yet
+  const network = await start(); // net.d and its parent do not exist yet
   assert.equal(network.current()?.source, 'built-in');
   write('10.conflist', conf('first'));
   await until(() => network.current()?.name === 'first', 'the first configuration');
@@ -184,7 +183,7 @@ test('a configuration that appears, changes, breaks and goes is followed; attach
   await until(() => network.current()?.name === 'third', 'the folder made anew');
 });
 
-test('the attachment names the pod as kubelet’s users know it', async (t) => {
+test('the attachment’s CNI_ARGS have the names that other runtimes use', async (t) => {
   const { write, start } = setup(t);
   write('1.conflist', conf('net', { plugins: [{ type: 'bridge', capabilities: { portMappings: true } }] }));
   const network = await start();
@@ -207,7 +206,7 @@ test('the attachment names the pod as kubelet’s users know it', async (t) => {
   });
 });
 
-test('status: one STATUS at a time, the last answer while it takes long, and its error when it ends', async (t) => {
+test('status: one STATUS at a time, the last result while it runs, and its error when it ends', async (t) => {
   let asked = 0;
   let running = 0;
   let finish = Promise.withResolvers<object>();
@@ -241,16 +240,16 @@ test('status: one STATUS at a time, the last answer while it takes long, and its
   assert.match(message, /no agent/);
 });
 
-test('status before the first answer of a slow plugin is "not ready"', async (t) => {
+test('status before the first result of a slow plugin is "not ready"', async (t) => {
   const never = Promise.withResolvers<object>();
   const { write, start } = setup(t, (op) => (op === 'cniStatus' ? never.promise : { plugins: [] }));
   write('1.conflist', conf('net'));
-  const keepAlive = setInterval(() => {}, 1000); // as the daemon's sockets do
+  const keepAlive = setInterval(() => {}, 1000); // in place of the daemon's sockets
   t.after(() => clearInterval(keepAlive));
   assert.match((await (await start()).status()).message, /have not answered STATUS/);
 });
 
-test('plugin runs are told, those of a failed call too', async (t) => {
+test('plugin runs are reported, those of a failed call too', async (t) => {
   const failed: PluginRun = { ...RUN, outcome: 'timeout' };
   const { write, runs, start } = setup(t, (op) => {
     if (op === 'cniDel') return { plugins: [RUN] };
@@ -281,7 +280,7 @@ test('loopback = "plugin" runs that plugin first, without a record', async (t) =
   assert.equal(inputs[0]?.cacheDir, '');
 });
 
-test('namespace names are UUIDs that tell the daemon', () => {
+test('namespace names are UUIDs with the daemon’s id', () => {
   const [a, b] = [daemonId('/var/lib/sluice'), daemonId('/var/lib/other')];
   assert.notEqual(a, b);
   assert.equal(daemonId('/var/lib/../lib/sluice/'), a);
@@ -292,11 +291,11 @@ test('namespace names are UUIDs that tell the daemon', () => {
   assert.equal(isOwnNetns(path, b), false);
 });
 
-test('strays: what carries our id and nobody knows; never what belongs to others', async (t) => {
+test('strays: resources with the daemon’s id that the store does not have; never those of others', async (t) => {
   const { dir, write, start } = setup(t);
   write('1.conflist', conf('net'));
   const network = await start();
-  assert.deepEqual(await network.strays({ knowsSandbox: () => false, knowsNetns: () => false }), {
+  assert.deepEqual(await network.strays({ hasSandbox: () => false, hasNetns: () => false }), {
     attachments: [],
     netns: [],
   });
@@ -325,7 +324,7 @@ test('strays: what carries our id and nobody knows; never what belongs to others
   record('containerd', undefined);
   writeFileSync(join(dir, 'cache', 'results', 'garbage'), '{');
 
-  const strays = await network.strays({ knowsSandbox: (id) => id === 'known', knowsNetns: (path) => path === known });
+  const strays = await network.strays({ hasSandbox: (id) => id === 'known', hasNetns: (path) => path === known });
   assert.deepEqual(strays, {
     netns: [lost],
     attachments: [

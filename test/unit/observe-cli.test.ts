@@ -13,20 +13,20 @@ import { LastMinute, topView } from '../../src/main/cli/top-view.ts';
 import { trace } from '../../src/main/cli/trace.ts';
 import { bars } from '../../src/node/observe/gantt.ts';
 import { ganttSvg } from '../../src/node/observe/gantt-svg.ts';
-import type { JobRecord } from '../../src/node/observe/launches.ts';
+import type { JobRecord } from '../../src/node/observe/job-record.ts';
 import { createLog } from '../../src/node/observe/log.ts';
+import type { JobShape, NowView } from '../../src/node/observe/metrics-server.ts';
 import { createObservability, type Observability } from '../../src/node/observe/observability.ts';
-import type { JobShape, NowView } from '../../src/node/observe/server.ts';
 
 const SHAPE: JobShape = {
   name: 'RunPodSandbox',
   stages: [
-    { name: 'reserve', needs: [], pool: 'main' },
-    { name: 'netns', needs: ['reserve'], pool: 'net' },
-    { name: 'network', needs: ['netns'], pool: 'net' },
-    { name: 'image', needs: ['reserve'], pool: 'image' },
-    { name: 'create', needs: ['image', 'netns'], pool: 'main' },
-    { name: 'ready', needs: ['create', 'network'], pool: 'main' },
+    { name: 'reserve', needs: [] },
+    { name: 'netns', needs: ['reserve'] },
+    { name: 'network', needs: ['netns'] },
+    { name: 'image', needs: ['reserve'] },
+    { name: 'create', needs: ['image', 'netns'] },
+    { name: 'ready', needs: ['create', 'network'] },
   ],
 };
 
@@ -144,7 +144,7 @@ async function withDaemon(work: (all: Observability, args: string[]) => Promise<
 async function launch({ observer }: Observability, pod: string, error?: SluiceError): Promise<void> {
   const job = observer.jobQueued({ job: 'RunPodSandbox', pod });
   observer.jobStarted(job);
-  observer.stageReady(job, 'reserve', 'main');
+  observer.stageReady(job, 'reserve');
   observer.stageStarted(job, 'reserve');
   await sleep(5);
   observer.stageEnded(job, 'reserve', error);
@@ -183,7 +183,7 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
 
 test('sluice top --once: one picture of the daemon', async () => {
   await withDaemon(async (all, args) => {
-    all.metrics.watch({
+    all.metrics.readFrom({
       stage: (stage) =>
         stage === 'network' ? { running: 8, queued: 3, limit: 8 } : { running: 0, queued: 0, limit: 8 },
       pods: () => ({ ready: 42 }),
@@ -192,7 +192,7 @@ test('sluice top --once: one picture of the daemon', async () => {
     await launch(all, 'default/broken', new SluiceError('CNI_FAILED', 'no bridge'));
     const flying = all.observer.jobQueued({ job: 'RunPodSandbox', pod: 'default/flying' });
     all.observer.jobStarted(flying);
-    all.observer.stageReady(flying, 'netns', 'net');
+    all.observer.stageReady(flying, 'netns');
     const out = new Memory();
     assert.equal(await top(['--once', ...args], out), 0);
     assert.match(out.text, /42 pods ready {2}launches 2\/min .*1 FAILED/);

@@ -21,8 +21,8 @@ test('observing a launch costs far less than 2 % of its CPU', async () => {
   const launch = () => {
     const job = observer.jobQueued({ job: 'RunPodSandbox', pod: 'default/web', sandbox: 'f'.repeat(64) });
     observer.jobStarted(job);
-    for (const { name, pool } of runPod.stages) {
-      observer.stageReady(job, name, pool);
+    for (const { name } of runPod.stages) {
+      observer.stageReady(job, name);
       observer.stageStarted(job, name);
       observer.stageEnded(job, name, undefined);
     }

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { UndoRecord } from '../../src/node/observe/launches.ts';
+import type { UndoRecord } from '../../src/node/observe/job-record.ts';
 import { Metrics } from '../../src/node/observe/metrics.ts';
 import { LATENCY_BUCKETS, METRICS, type MetricDefinition, RPC_SERVICES } from '../../src/node/observe/table.ts';
-import { JOBS, STAGES } from '../../src/stages.ts';
+import { JOB_NAMES, STAGES } from '../../src/stages.ts';
 
-const STAGE_PAIRS = JOBS.flatMap((job) =>
+const STAGE_PAIRS = JOB_NAMES.flatMap((job) =>
   Object.keys(STAGES)
     .slice(0, 6)
     .map((stage) => [job, stage] as const),
@@ -30,7 +30,7 @@ test('every metric of the table has its series before anything happened, with HE
     assert.match(text, new RegExp(`^${name}(_count)?[ {]`, 'm'), `${name} has no series`);
   }
   assert.equal(
-    value(text, 'sluice_stage_duration_seconds_count{job="RunPodSandbox",stage="admit",outcome="error"}'),
+    value(text, 'sluice_stage_duration_seconds_count{job="RunPodSandbox",stage="reserve",outcome="error"}'),
     0,
   );
   assert.equal(value(text, 'sluice_stage_queue_seconds_count{job="PullImage",stage="admit"}'), 0);
@@ -84,7 +84,7 @@ test('what is watched is looked up at each scrape; states that vanish go back to
   using metrics = make();
   let pods: Record<string, number> = { ready: 7, creating: 2 };
   let restarts = 3;
-  metrics.watch({
+  metrics.readFrom({
     pods: () => pods,
     stage: (stage) => ({ running: stage === 'network' ? 4 : 0, queued: 1, limit: 8 }),
     lanes: () => ({

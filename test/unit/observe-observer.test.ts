@@ -28,7 +28,7 @@ function runStage(
   stage: 'reserve' | 'netns',
   error?: Error,
 ) {
-  observer.stageReady(job, stage, 'main');
+  observer.stageReady(job, stage);
   observer.stageStarted(job, stage);
   observer.stageEnded(job, stage, error);
 }

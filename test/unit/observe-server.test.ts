@@ -2,15 +2,16 @@ import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { test } from 'node:test';
 import { createLog } from '../../src/node/observe/log.ts';
+import type { JobShape } from '../../src/node/observe/metrics-server.ts';
 import { createObservability } from '../../src/node/observe/observability.ts';
-import type { JobShape } from '../../src/node/observe/server.ts';
+import { STAGES } from '../../src/stages.ts';
 
 const JOBS: JobShape[] = [
   {
     name: 'RunPodSandbox',
     stages: [
-      { name: 'reserve', needs: [], pool: 'main' },
-      { name: 'netns', needs: ['reserve'], pool: 'net' },
+      { name: 'reserve', needs: [] },
+      { name: 'netns', needs: ['reserve'] },
     ],
   },
 ];
@@ -55,7 +56,7 @@ test('/debug shows jobs, launches and tables; bad questions get a clear answer',
   await using it = await setUp();
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'default/web' });
   it.observer.jobStarted(job);
-  it.observer.stageReady(job, 'reserve', 'main');
+  it.observer.stageReady(job, 'reserve');
   const get = async (path: string) => (await fetch(`${it.url}${path}`)).json();
   const { jobs } = (await get('/debug/jobs')) as { jobs: { pod: string; stages: unknown[] }[] };
   assert.equal(jobs[0]?.pod, 'default/web');
@@ -65,7 +66,12 @@ test('/debug shows jobs, launches and tables; bad questions get a clear answer',
     launches: { id: string }[];
   };
   assert.equal(launches[0]?.id, job.id);
-  assert.deepEqual(await get('/debug/tables'), { jobs: JOBS });
+  assert.deepEqual(await get('/debug/tables'), {
+    jobs: JOBS.map(({ name, stages }) => ({
+      name,
+      stages: stages.map((stage) => ({ ...stage, pool: STAGES[stage.name].pool })),
+    })),
+  });
   const memory = (await get('/debug/memory')) as { proportional: number; rss: number };
   assert.ok(memory.proportional > 1e6 && memory.proportional <= memory.rss * 1.1);
   for (const [path, status] of [
@@ -124,7 +130,7 @@ test('an address that is malformed or taken is an error of the configuration', a
   const taken = it.url.slice('http://'.length);
   await assert.rejects(setUp(taken), (error: Error & { code?: string }) => {
     assert.equal(error.code, 'CONFIG_INVALID');
-    assert.match(error.message, /taken/);
+    assert.match(error.message, /in use/);
     return true;
   });
   await assert.rejects(setUp('nonsense'), /is not host:port/);

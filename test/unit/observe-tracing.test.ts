@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import type { JobRecord } from '../../src/node/observe/launches.ts';
+import type { JobRecord } from '../../src/node/observe/job-record.ts';
+import type { JobShape } from '../../src/node/observe/metrics-server.ts';
 import { OtlpExporter, type Span } from '../../src/node/observe/otlp.ts';
 import { parseTraceparent, Tracer } from '../../src/node/observe/tracing.ts';
 
@@ -51,13 +52,13 @@ async function collector(...statuses: (number | 'hang')[]) {
   };
 }
 
-const JOBS = [
+const JOBS: JobShape[] = [
   {
     name: 'RunPodSandbox' as const,
     stages: [
-      { name: 'reserve', needs: [], pool: 'main' },
-      { name: 'netns', needs: ['reserve'], pool: 'net' },
-      { name: 'network', needs: ['netns'], pool: 'net' },
+      { name: 'reserve', needs: [] },
+      { name: 'netns', needs: ['reserve'] },
+      { name: 'network', needs: ['netns'] },
     ],
   },
 ];

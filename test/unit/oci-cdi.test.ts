@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { cdiDeviceNames, cdiEdits, cdiRegistry, parseCdiSpec } from '../../src/node/oci/cdi.ts';
+import { cdiDeviceNames, cdiEdits, cdiRegistry, MAX_CDI_BYTES, parseCdiSpec } from '../../src/node/oci/cdi.ts';
 import { readCdiRegistry, resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
 import { parseYaml } from '../../src/node/oci/yaml.ts';
 import { container } from './oci-fixtures.ts';
@@ -25,7 +25,7 @@ describe('CDI files', () => {
     assert.deepEqual(cdiDeviceNames(config), ['v.com/gpu=0', 'v.com/gpu=1', 'v.com/net=a']);
   });
 
-  test('edits of the file once, before those of its devices', () => {
+  test('edits of the file once, before those of its devices', async () => {
     const text = spec({
       containerEdits: { env: ['ALL=1'] },
       devices: [
@@ -33,7 +33,7 @@ describe('CDI files', () => {
         { name: '1', containerEdits: { env: ['B=1'] } },
       ],
     });
-    const registry = cdiRegistry([{ path: '/etc/cdi/a.json', text, priority: 0 }]);
+    const registry = await cdiRegistry([{ path: '/etc/cdi/a.json', text, priority: 0 }]);
     assert.deepEqual(cdiEdits(registry, ['v.com/gpu=1', 'v.com/gpu=0']), [
       { env: ['ALL=1'] },
       { env: ['B=1'] },
@@ -41,27 +41,27 @@ describe('CDI files', () => {
     ]);
   });
 
-  test('the later folder wins, two in one folder cancel each other', () => {
+  test('the later folder wins, two in one folder cancel each other', async () => {
     const other = spec({ devices: [{ name: '0', containerEdits: { env: ['A=2'] } }] });
     const files = [
       { path: '/run/a.json', text: other, priority: 1 },
       { path: '/etc/a.json', text: spec(), priority: 0 },
     ];
-    assert.deepEqual(cdiEdits(cdiRegistry(files), ['v.com/gpu=0']), [{ env: ['A=2'] }]);
-    const same = cdiRegistry(files.map((file) => ({ ...file, priority: 0 })));
+    assert.deepEqual(cdiEdits(await cdiRegistry(files), ['v.com/gpu=0']), [{ env: ['A=2'] }]);
+    const same = await cdiRegistry(files.map((file) => ({ ...file, priority: 0 })));
     assert.throws(() => cdiEdits(same, ['v.com/gpu=0']), {
       code: 'INVALID_REQUEST',
       message: /several files: \/run\/a\.json, \/etc\/a\.json/,
     });
-    const third = cdiRegistry([
+    const third = await cdiRegistry([
       ...files.map((file) => ({ ...file, priority: 0 })),
       { path: '/run/c.json', text: spec(), priority: 1 },
     ]);
     assert.deepEqual(cdiEdits(third, ['v.com/gpu=0']), [{ env: ['A=1'] }]);
   });
 
-  test('a missing device is told with the files that could not be read', () => {
-    const registry = cdiRegistry([{ path: '/etc/cdi/bad.json', text: '{', priority: 0 }]);
+  test('a missing device is reported with the files that could not be read', async () => {
+    const registry = await cdiRegistry([{ path: '/etc/cdi/bad.json', text: '{', priority: 0 }]);
     assert.throws(() => cdiEdits(registry, ['v.com/gpu=7']), {
       code: 'INVALID_REQUEST',
       message:
@@ -73,15 +73,15 @@ describe('CDI files', () => {
     ['no version', spec({ cdiVersion: undefined }), /has no cdiVersion/],
     ['no class', spec({ kind: 'vendor' }), /kind "vendor"/],
     ['no devices', spec({ devices: undefined }), /has no devices/],
-    ['bad device name', spec({ devices: [{ name: 'a b', containerEdits: {} }] }), /"a b" is no device name/],
+    ['bad device name', spec({ devices: [{ name: 'a b', containerEdits: {} }] }), /"a b" is not a valid device name/],
     ['unknown hook', spec({ containerEdits: { hooks: [{ hookName: 'later', path: '/x' }] } }), /hook "later"/],
     ['mount without a path', spec({ containerEdits: { mounts: [{ hostPath: '/x' }] } }), /mount has no/],
     ['node without a path', spec({ containerEdits: { deviceNodes: [{}] } }), /device node has no path/],
     ['a list', '[]', /has no cdiVersion/],
-    ['null', 'null', /is no object/],
+    ['null', 'null', /is not an object/],
   ] as const) {
-    test(`refuses a file with ${name}`, () => {
-      assert.throws(() => parseCdiSpec(text, '/x.json'), { code: 'INVALID_REQUEST', message });
+    test(`refuses a file with ${name}`, async () => {
+      await assert.rejects(parseCdiSpec(text, '/x.json'), { code: 'INVALID_REQUEST', message });
     });
   }
 
@@ -103,7 +103,11 @@ describe('CDI files', () => {
         spec({ containerEdits: { deviceNodes, mounts, hooks, additionalGids: [5] } }),
       );
       await writeFile(join(folder, 'ignored.txt'), 'x');
+      await writeFile(join(folder, 'large.yaml'), `a: ${'x'.repeat(MAX_CDI_BYTES)}`);
       const registry = await readCdiRegistry([join(folder, 'missing'), folder]);
+      assert.deepEqual(registry.errors, [
+        `CDI file ${join(folder, 'large.yaml')} is larger than ${MAX_CDI_BYTES} bytes`,
+      ]);
       const edits = await resolveCdiEdits(cdiEdits(registry, ['v.com/gpu=0']));
       assert.deepEqual(edits, {
         env: ['A=1'],
@@ -131,7 +135,7 @@ describe('CDI files', () => {
 });
 
 describe('the YAML of CDI files', () => {
-  test('as nvidia-ctk writes it', () => {
+  test('as nvidia-ctk writes it', async () => {
     const text = `---
 cdiVersion: 0.5.0
 containerEdits:
@@ -165,7 +169,7 @@ devices:
   name: "0"
 kind: nvidia.com/gpu
 `;
-    const spec = parseCdiSpec(text, '/etc/cdi/nvidia.yaml');
+    const spec = await parseCdiSpec(text, '/etc/cdi/nvidia.yaml');
     assert.deepEqual(spec, {
       cdiVersion: '0.5.0',
       containerEdits: {
@@ -221,29 +225,40 @@ kind: nvidia.com/gpu
     ['literal text', 'a: |\n  one\n    two\n\nb: >-\n  x\n  y\nc: 1', { a: 'one\n  two\n', b: 'x y', c: 1 }],
     ['a lone scalar', 'word', 'word'],
   ] as const) {
-    test(`reads ${name}`, () => assert.deepEqual(parseYaml(text), value));
+    test(`reads ${name}`, async () => assert.deepEqual(await parseYaml(text), value));
   }
 
   for (const [name, text, message] of [
-    ['anchors', 'a: &x 1', /line 1: "&"/],
-    ['aliases', 'a: *x', /line 1: "\*"/],
-    ['tags', 'a: !!str 1', /line 1: "!"/],
-    ['a second document', 'a: 1\n---\nb: 2', /line 2: only one document/],
-    ['tabs', 'a:\n\tb: 1', /line 2: tabs/],
-    ['values over lines', 'a: one\n  two', /line 2: a value that goes on/],
-    ['flow over lines', 'a: [1,\n  2]', /line 1: no "\]"/],
-    ['an open quote', 'a: "x', /line 1: a quote/],
-    ['a key twice', 'a: 1\na: 2', /line 2: "a" is there twice/],
-    ['no key', 'a: 1\nword', /line 2: expected "key: value"/],
-    ['stray indentation', 'a: 1\n  b: 2', /line 2/],
-    ['text after a value', 'a: "x" y', /line 1: unexpected "y"/],
+    ['an alias without its anchor', 'a: *x', /alias/],
+    ['an unknown tag', 'a: !vendor 1', /line 1/],
+    ['a directive', '%VENDOR x\n---\na: 1', /line 1/],
+    ['a second document', 'a: 1\n---\nb: 2', /line 2/],
+    ['tabs', 'a:\n\tb: 1', /line 2/],
+    ['an open quote', 'a: "x', /line 1/],
+    ['a duplicate key', 'a: 1\nb: {c: 1, c: 2}', /duplicate key "c"/],
+    ['two keys that are one property', '1: a\n"1": b', /duplicate key "1"/],
+    ['no key', 'a: 1\nword', /line 2/],
+    ['stray indentation', 'a: 1\n  b: 2', /line 1/],
+    ['text after a value', 'a: "x" y', /line 1/],
+    ['aliases that expand without end', aliases(6), /alias/],
   ] as const) {
-    test(`refuses ${name}`, () => assert.throws(() => parseYaml(text), { name: 'SyntaxError', message }));
+    test(`refuses ${name}`, () => assert.rejects(parseYaml(text), { message }));
   }
 
-  test('keys cannot reach the prototype', () => {
-    const value = parseYaml('__proto__:\n  polluted: 1\n');
+  test('reads anchors, values and flow collections over several lines', async () => {
+    const text = 'a: &x [1,\n  2]\nb: *x\nc: one\n  two\n';
+    assert.deepEqual(await parseYaml(text), { a: [1, 2], b: [1, 2], c: 'one two' });
+  });
+
+  test('keys cannot reach the prototype', async () => {
+    const value = await parseYaml('__proto__:\n  polluted: 1\n');
     assert.deepEqual(Object.keys(value as object), ['__proto__']);
     assert.equal((value as { polluted?: number }).polluted, undefined);
   });
 });
+
+/** A map of `levels` lists of ten aliases each, every list of the one before. */
+function aliases(levels: number): string {
+  const list = (level: number) => `k${level}: &k${level} [${Array(10).fill(level === 0 ? '1' : `*k${level - 1}`)}]`;
+  return Array.from({ length: levels }, (_, level) => list(level)).join('\n');
+}

@@ -7,7 +7,7 @@ import {
 } from '../../proto/gen/cri.ts';
 import { CAPABILITIES, DEFAULT_CAPABILITIES } from '../../src/node/oci/capabilities.ts';
 import { buildContainerSpec, type ContainerSpecInput } from '../../src/node/oci/container.ts';
-import { buildExecProcess } from '../../src/node/oci/process.ts';
+import { buildExecProcess } from '../../src/node/oci/exec-process.ts';
 import type { Spec } from '../../src/node/oci/types.ts';
 import {
   container,

@@ -165,7 +165,7 @@ describe('profiles of the node', () => {
     assert.equal(seccompFile(undefined, '', false), undefined);
     assert.throws(() => seccompFile(localhost('a.json'), '', false), {
       code: 'INVALID_REQUEST',
-      message: /"a\.json" is no absolute path/,
+      message: /"a\.json" is not an absolute path/,
     });
   });
 
@@ -173,7 +173,10 @@ describe('profiles of the node', () => {
     const text =
       '{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":18446744073709551615,"op":"SCMP_CMP_EQ"}]}]}';
     assert.equal(encodeSpec(parseSeccompProfile(text, '/p') as never), text);
-    assert.throws(() => parseSeccompProfile('{', '/p'), { code: 'INVALID_REQUEST', message: /"\/p" is no JSON/ });
+    assert.throws(() => parseSeccompProfile('{', '/p'), {
+      code: 'INVALID_REQUEST',
+      message: /"\/p" is not valid JSON/,
+    });
     assert.throws(() => parseSeccompProfile('[]', '/p'), { code: 'INVALID_REQUEST', message: /defaultAction/ });
     assert.throws(() => parseSeccompProfile('null', '/p'), { code: 'INVALID_REQUEST', message: /defaultAction/ });
   });

@@ -62,8 +62,8 @@ describe('who a container is', () => {
     assert.throws(() => resolve('broken'), invalid(/^no users found/));
     assert.throws(() => resolve('app:wheel'), invalid(/^no groups found.*"wheel"/));
     assert.throws(() => resolve('bad:bad'), invalid(/^no users found/));
-    assert.throws(() => resolve('4294967295'), invalid(/is no user or group id/));
-    assert.throws(() => resolve('99999999999999999999'), invalid(/is no user or group id/));
+    assert.throws(() => resolve('4294967295'), invalid(/is not a valid user or group id/));
+    assert.throws(() => resolve('99999999999999999999'), invalid(/is not a valid user or group id/));
   });
 
   test('an image without the files', () => {

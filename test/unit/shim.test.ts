@@ -12,9 +12,9 @@ import { CreateTaskRequest, CreateTaskResponse, KillRequest, StateResponse } fro
 import { Status } from '../../proto/gen/task_types.ts';
 import { SluiceError } from '../../src/errors.ts';
 import { decodeEvent, type ShimEvent, serveEvents } from '../../src/node/shims/events.ts';
-import { TtrpcServer } from '../../src/node/shims/server.ts';
 import { nanoseconds, Task } from '../../src/node/shims/task.ts';
-import { Ttrpc } from '../../src/node/shims/ttrpc.ts';
+import { TtrpcClient } from '../../src/node/shims/ttrpc-client.ts';
+import { TtrpcServer } from '../../src/node/shims/ttrpc-server.ts';
 import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { encodeParams, parseBootstrap } from '../../src/workers/shim/bootstrap.ts';
 import { findProgram } from '../../src/workers/shim/program.ts';
@@ -28,7 +28,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true }));
 
-test('the answer of each generation of shims is understood', () => {
+test('the bootstrap answer of each shim generation is parsed', () => {
   const address = '/run/containerd/s/220f2b158921c530e2e343e40a4fc28258034626461781088b4ba894ad9e390b';
   assert.deepEqual(parseBootstrap(Buffer.from(`unix://${address}`)), { address, version: 2, modern: false });
   assert.deepEqual(parseBootstrap(Buffer.from(`${address}\n`)), { address, version: 2, modern: false });
@@ -43,24 +43,24 @@ test('the answer of each generation of shims is understood', () => {
     version: 3,
     modern: false,
   });
-  // As containerd-shim-runc-v2 2.3.4 printed it.
+  // Output of containerd-shim-runc-v2 2.3.4.
   const printed = Buffer.from(`\x08\x03\x12\x59unix://${address}\x1a\x05ttrpc`, 'latin1');
   assert.deepEqual(parseBootstrap(printed), { address, version: 3, modern: true });
 });
 
-test('an answer that is none is refused, with the answer in the message', () => {
+test('an invalid bootstrap answer is refused, and the message quotes it', () => {
   const refused = (answer: Buffer | string, message: RegExp) =>
     assert.throws(() => parseBootstrap(Buffer.from(answer)), message);
   refused('', /no address/);
-  refused('panic: no such thing', /no (unix )?address.*panic: no such thing/);
+  refused('panic: no such thing', /other than an? (unix )?address.*panic: no such thing/);
   refused('{"version":2,', /broken JSON.*version/);
-  refused('{}', /no unix address/);
+  refused('{}', /other than a unix address/);
   refused('{"version":4,"address":"unix:///a","protocol":"ttrpc"}', /version 4/);
   refused('{"version":3,"address":"unix:///a","protocol":"grpc"}', /speaks grpc/);
-  refused('{"version":3,"address":"vsock://3:1024","protocol":"ttrpc"}', /no unix address/);
-  refused('unix:///run/a b', /no unix address/);
-  refused(Buffer.from([0x08, 0x03, 0x12, 0xff, 0x01]), /no (unix )?address/);
-  refused(Buffer.from([0, 0, 0, 0]), /no unix address/);
+  refused('{"version":3,"address":"vsock://3:1024","protocol":"ttrpc"}', /other than a unix address/);
+  refused('unix:///run/a b', /other than a unix address/);
+  refused(Buffer.from([0x08, 0x03, 0x12, 0xff, 0x01]), /other than an? (unix )?address/);
+  refused(Buffer.from([0, 0, 0, 0]), /other than a unix address/);
   refused(
     Buffer.from(
       BootstrapResult.encode({
@@ -75,7 +75,7 @@ test('an answer that is none is refused, with the answer in the message', () => 
   );
 });
 
-test('what a 2.3 shim reads names the pod, the daemon and the folder for the socket', () => {
+test('BootstrapParams for a 2.3 shim carry the pod, the daemon and the socket folder', () => {
   const input = { id: 'pod', namespace: 'k8s.io', addresses: ADDRESSES };
   const params = BootstrapParams.decode(encodeParams({ ...input, socketDir: '/run/sluice/s', debug: true }));
   assert.equal(params.instanceId, 'pod');
@@ -83,7 +83,7 @@ test('what a 2.3 shim reads names the pod, the daemon and the folder for the soc
   assert.equal(params.logLevel, -4);
   assert.equal(params.containerdGrpcAddress, ADDRESSES.grpc);
   assert.equal(params.socketDir, '/run/sluice/s');
-  // 42 bytes fit, one more would be refused by the shim, so the choice is left to it.
+  // The shim refuses a folder of more than 42 bytes; then it gets none and uses its default.
   const decoded = (socketDir: string) => BootstrapParams.decode(encodeParams({ ...input, socketDir })).socketDir;
   assert.equal(decoded(`/${'x'.repeat(41)}`), `/${'x'.repeat(41)}`);
   assert.equal(decoded(`/${'x'.repeat(42)}`), undefined);
@@ -101,7 +101,7 @@ function forward(typeUrl: string, value: Uint8Array): Uint8Array {
   }).finish();
 }
 
-test('events are decoded by their type, unknown ones are passed over', () => {
+test('events are decoded by their type URL, unknown types are ignored', () => {
   const oom = TaskOOM.encode({ containerId: 'c1' }).finish();
   const expected = { kind: 'TaskOOM', namespace: 'k8s.io', at: 5_000_000_006n, event: { containerId: 'c1' } };
   assert.deepEqual(decodeEvent(forward('containerd.events.TaskOOM', oom)), expected);
@@ -111,7 +111,7 @@ test('events are decoded by their type, unknown ones are passed over', () => {
   assert.equal(decodeEvent(ForwardRequest.encode({ envelope: undefined }).finish()), undefined);
 });
 
-test('events reach the listener over the socket, and a broken one keeps nothing from working', async () => {
+test('events reach the listener over the socket, and a malformed one does not stop later ones', async () => {
   const events: ShimEvent[] = [];
   const errors: Error[] = [];
   await using server = await serveEvents({
@@ -119,7 +119,7 @@ test('events reach the listener over the socket, and a broken one keeps nothing 
     onEvent: (event) => events.push(event),
     onError: (error) => errors.push(error),
   });
-  const client = await Ttrpc.connect(server.path, 1000);
+  const client = await TtrpcClient.connect(server.path, 1000);
   const raw = {
     name: 'Forward',
     request: ForwardRequest,
@@ -136,7 +136,7 @@ test('events reach the listener over the socket, and a broken one keeps nothing 
   client.close();
 });
 
-/** A task service of one version. Handlers throw nothing: the status comes from `fail`. */
+/** Serves the task service of one version with these handlers. */
 async function fakeShim(version: 2 | 3, methods: Record<string, (payload: Uint8Array) => Uint8Array>) {
   const named = Object.entries(methods).map(([name, fn]) => [`containerd.task.v${version}.Task/${name}`, fn] as const);
   const server = await TtrpcServer.listen({
@@ -144,11 +144,11 @@ async function fakeShim(version: 2 | 3, methods: Record<string, (payload: Uint8A
     methods: Object.fromEntries(named),
     onError: () => {},
   });
-  const connection = await Ttrpc.connect(server.path, 1000);
+  const connection = await TtrpcClient.connect(server.path, 1000);
   return { server, connection };
 }
 
-test('a shim that knows only version 2 is asked again, and from then on in version 2', async () => {
+test('a shim without task service version 3 gets the call again, and all later calls, in version 2', async () => {
   let calls = 0;
   const { server, connection } = await fakeShim(2, {
     Create: (payload) => {
@@ -182,16 +182,16 @@ test('a shim that knows only version 2 is asked again, and from then on in versi
   await server[Symbol.asyncDispose]();
 });
 
-test('a method that a version 2 shim lacks is UNIMPLEMENTED, not asked for twice', async () => {
+test('a method that a version 2 shim lacks is UNIMPLEMENTED and is not called twice', async () => {
   const { server, connection } = await fakeShim(2, {});
   const task = new Task(connection, 2, 'pod');
-  await assert.rejects(task.pids('c'), (error) => error instanceof SluiceError && error.code === 'UNIMPLEMENTED');
+  await assert.rejects(task.state('c'), (error) => error instanceof SluiceError && error.code === 'UNIMPLEMENTED');
   assert.equal(task.version, 2);
   connection.close();
   await server[Symbol.asyncDispose]();
 });
 
-test('a state that is garbage, and a shim that ends, are SHIM_FAILED', async () => {
+test('a state that cannot be decoded, and the end of the shim, are SHIM_FAILED', async () => {
   const { server, connection } = await fakeShim(3, { State: () => Buffer.from([0x0a, 0x7f]) });
   const task = new Task(connection, 3, 'pod-1');
   const failed = (error: unknown) =>
@@ -201,7 +201,7 @@ test('a state that is garbage, and a shim that ends, are SHIM_FAILED', async () 
   await assert.rejects(task.wait('c'), failed);
 });
 
-test('a state is translated, with a status from the future as unknown', async () => {
+test('a state is converted; a status number that is not in the protocol becomes unknown', async () => {
   const state = { id: 'c', bundle: '/b', pid: 5, stdin: '', stdout: '', stderr: '', terminal: false, execId: '' };
   let status: Status = Status.RUNNING;
   const { server, connection } = await fakeShim(3, {
@@ -234,7 +234,7 @@ test('resolv.conf has search, nameserver and options in that order, and no empty
   assert.equal(resolvConf({ servers: [], searches: [], options: [] }), '');
 });
 
-test('a program is found by name in PATH, the first that may be executed', () => {
+test('a program name is looked up in PATH, and the first executable file is taken', () => {
   for (const name of ['a', 'b', 'c']) mkdirSync(join(dir, name));
   writeFileSync(join(dir, 'a', 'shim'), '');
   mkdirSync(join(dir, 'b', 'shim'));
@@ -250,7 +250,7 @@ test('a program is found by name in PATH, the first that may be executed', () =>
   assert.notEqual(findProgram('shim', 'the shim', path).key, before);
 });
 
-test('mounts below a folder are the folder’s own, last mounted first', () => {
+test('the mounts below a folder are listed, last mounted first', () => {
   const line = (mountPoint: string) => `36 35 98:0 / ${mountPoint} rw,noatime master:1 - ext3 /dev/root rw\n`;
   const table = ['/a/b', '/a/b/c', '/a/bb', '/a/b\\040c', '/a/b/with\\040space', '/'].map(line).join('');
   assert.deepEqual(mountsBelow('/a/b', table), ['/a/b/with space', '/a/b/c', '/a/b']);
@@ -258,8 +258,8 @@ test('mounts below a folder are the folder’s own, last mounted first', () => {
   assert.deepEqual(mountsBelow('/nothing', table), []);
 });
 
-test('an Any of runc options is never what a shim gets at its start', () => {
-  // A 2.3 shim would read it as BootstrapParams and take the type's URL for the pod's id.
+test('the start command of a shim never gets an Any of runc options', () => {
+  // A 2.3 shim would read it as BootstrapParams, and the type URL as the pod's id.
   const sent = Any.decode(encodeParams({ id: 'pod', namespace: 'ns', addresses: ADDRESSES }));
   assert.equal(sent.typeUrl, 'pod');
 });

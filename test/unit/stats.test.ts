@@ -5,11 +5,12 @@ import {
   ListPodSandboxMetricsResponse,
   MetricType,
   type PodSandboxMetrics,
-  RuntimeServiceService,
+  RuntimeServiceDefinition,
 } from '../../proto/gen/cri.ts';
+import { Encoded, grpcService } from '../../src/main/cri/service.ts';
 import { CpuRates } from '../../src/node/stats/cpu-rates.ts';
 import { DiskUsage } from '../../src/node/stats/disk-usage.ts';
-import { encodeMetrics, withEncodedMetrics } from '../../src/node/stats/encoded.ts';
+import { encodeMetrics } from '../../src/node/stats/encoded.ts';
 import { metricDescriptors } from '../../src/node/stats/metrics.ts';
 import { Stats, type StatsWorker } from '../../src/node/stats/stats.ts';
 import type { ContainerSubject, PodSubject } from '../../src/node/stats/subjects.ts';
@@ -18,7 +19,7 @@ import type { ReadTarget, Sample } from '../../src/workers/stats.ts';
 
 const SECOND = 1_000_000_000n;
 
-/** The names that critest of cri-tools main looks for, without their common `container_`. */
+/** The metric names that critest (cri-tools main) expects, without their prefix `container_`. */
 const EXPECTED = `blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total
 cpu_cfs_throttled_seconds_total cpu_system_seconds_total cpu_usage_seconds_total cpu_user_seconds_total
 file_descriptors fs_inodes_free fs_inodes_total fs_limit_bytes fs_reads_bytes_total fs_reads_total fs_usage_bytes
@@ -40,7 +41,7 @@ const PRESSURE = {
   full: { totalNs: 5n * SECOND, avg10: 0, avg60: 0, avg300: 0 },
 };
 
-/** A full sample, of the kind a v1 hybrid kernel with everything gives. */
+/** A sample with every field, as a kernel with cgroup v1 (hybrid) and all controllers gives it. */
 function fullSample(timestamp = 1000n * SECOND, usageNs = 90n * SECOND): Sample {
   return {
     cgroup: {
@@ -149,7 +150,7 @@ const pod = (id: string, containers: ContainerSubject[], more: Partial<PodSubjec
 
 const DISK: DiskReading = { timestamp: 999n * SECOND, usedBytes: 777n, inodes: 7n, tookMs: 1 };
 
-/** A worker that answers each target by its cgroup; what it does not know is gone. */
+/** A worker with a fixed sample per cgroup; any other cgroup does not exist. */
 function worker(samples: (target: ReadTarget) => Sample, calls: ReadTarget[][] = []): StatsWorker {
   return {
     readStats: async ({ targets }) => {
@@ -193,7 +194,7 @@ test('container stats have every field in its unit', async () => {
   assert.equal(one?.io?.psi?.Some?.Total, 7n * SECOND);
 });
 
-test('no limit is no available memory, and no pressure no field', async () => {
+test('without a limit availableBytes is absent, and without pressure psi is absent', async () => {
   const sample = fullSample();
   if (sample.cgroup?.memory) sample.cgroup.memory = { ...sample.cgroup.memory, limit: undefined, swap: undefined };
   if (sample.cgroup) sample.cgroup.psi = {};
@@ -205,7 +206,7 @@ test('no limit is no available memory, and no pressure no field', async () => {
   assert.equal(one?.writableLayer, undefined);
 });
 
-test('containers that ended are left out, the others keep their own values, problems are told', async () => {
+test('ended containers are omitted, the others keep their own values, problems are reported', async () => {
   const problems: string[] = [];
   const subject = stats(
     worker(({ cgroupsPath }) =>
@@ -221,7 +222,7 @@ test('containers that ended are left out, the others keep their own values, prob
   assert.deepEqual(problems, ['c3: EIO']);
 });
 
-test('long lists go in batches, in order', async () => {
+test('long lists are read in batches, in order', async () => {
   const calls: ReadTarget[][] = [];
   const subjects = Array.from({ length: 150 }, (_, i) => container(`c${i}`));
   const list = await stats(worker(() => fullSample(), calls)).containers(subjects);
@@ -235,7 +236,7 @@ test('long lists go in batches, in order', async () => {
   );
 });
 
-test('the second call knows the rate', async () => {
+test('the second call returns a rate', async () => {
   let at = 1000n * SECOND;
   let used = 0n;
   const subject = stats(worker(() => fullSample(at, used)));
@@ -244,20 +245,20 @@ test('the second call knows the rate', async () => {
   at += 10n * SECOND;
   used += 5n * SECOND;
   assert.equal(await rate(), SECOND / 2n);
-  // Too soon for a new one, and it does not disturb the next.
+  // Within the window the call returns the old rate and does not shorten the window of the next one.
   at += SECOND / 10n;
   used += SECOND / 10n;
   assert.equal(await rate(), SECOND / 2n);
   at += 9n * SECOND + (9n * SECOND) / 10n;
   used += 20n * SECOND - SECOND / 10n;
   assert.equal(await rate(), 2n * SECOND);
-  // Started again: the counter is another one.
+  // The container was started again, so the counter starts at zero.
   at += 10n * SECOND;
   used = 1n;
   assert.equal(await rate(), undefined);
 });
 
-test('rates of what nobody asks for any more are forgotten', () => {
+test('samples that are no longer requested are dropped', () => {
   const rates = new CpuRates();
   for (let i = 0; i < 100; i++) rates.nanoCores(`old${i}`, 1000n * SECOND, 1n);
   assert.equal(rates.size, 100);
@@ -300,7 +301,7 @@ for (const cgroupParent of ['', '/']) {
   });
 }
 
-test('several pods do not mix, and one that is gone is left out', async () => {
+test('the values of several pods do not mix, and a pod that no longer exists is omitted', async () => {
   const list = await stats(
     worker(({ cgroupParent, cgroupsPath }) => {
       const name = cgroupParent ?? cgroupsPath ?? '';
@@ -362,7 +363,7 @@ test('every metric has a value with as many labels as its descriptor, where the 
   }
 });
 
-test('with a kernel that has little, only what critest allows to be missing is missing', async () => {
+test('with a minimal kernel only those metrics are missing that critest allows to be missing', async () => {
   const sample = fullSample();
   if (sample.cgroup?.memory) {
     const { peak: _, limit: _limit, swapLimit: _swapLimit, swap: _swap, ...memory } = sample.cgroup.memory;
@@ -422,7 +423,7 @@ test('values, units and labels of metrics', async () => {
   assert.equal(list[0]?.containerMetrics[0]?.containerId, 'c1');
 });
 
-test('one container without a cgroup does not cost the others their metrics', async () => {
+test('one container without a cgroup does not affect the metrics of the others', async () => {
   const one = stats(worker(({ cgroupsPath }) => (cgroupsPath?.endsWith('c1') ? {} : fullSample())));
   const list: PodSandboxMetrics[] = [];
   const subjects = Array.from({ length: 40 }, (_, i) => pod(`p${i}`, [container('c1'), container(`x${i}`)]));
@@ -439,15 +440,15 @@ test('one container without a cgroup does not cost the others their metrics', as
   }
 });
 
-test('metrics encoded pod by pod are the whole response', async () => {
+test('metrics encoded pod by pod make the whole response', async () => {
   const subject = stats(worker(() => fullSample()));
   const subjects = Array.from({ length: 20 }, (_, i) => pod(`p${i}`, [container(`c${i}`)]));
   const plain: PodSandboxMetrics[] = [];
   for await (const metrics of subject.metrics(subjects)) plain.push(metrics);
   const bytes = await encodeMetrics(subject.metrics(subjects));
   assert.deepEqual(ListPodSandboxMetricsResponse.decode(bytes), { podMetrics: plain });
-  const { responseSerialize } = withEncodedMetrics(RuntimeServiceService).listPodSandboxMetrics;
-  assert.deepEqual(responseSerialize(bytes as never), bytes);
+  const { responseSerialize } = grpcService(RuntimeServiceDefinition).listPodSandboxMetrics;
+  assert.deepEqual(responseSerialize(new Encoded(bytes) as never), bytes);
   assert.deepEqual(responseSerialize({ podMetrics: plain }), bytes);
   assert.equal((await encodeMetrics(subject.metrics([]))).length, 0);
 });
@@ -460,7 +461,7 @@ test('a host-network pod has no network of its own', async () => {
   assert.ok(calls.flat().every(({ netns }) => netns === undefined));
 });
 
-test('disk usage: one walk at a time, old sizes at once, slow walks rarely', async () => {
+test('disk usage: one walk at a time, the old size at once, slow walks less often', async () => {
   let now = 0;
   let walks = 0;
   let reading: DiskReading | undefined = DISK;
@@ -491,13 +492,13 @@ test('disk usage: one walk at a time, old sizes at once, slow walks rarely', asy
   assert.equal(walks, 2, 'a walk of two seconds is good for forty');
 });
 
-test('disk usage: an impatient caller goes without, and a failed walk is a problem, not an error', async () => {
+test('disk usage: undefined when the first walk is slow; a failed walk is reported and does not reject', async () => {
   const problems: string[] = [];
   const walk = Promise.withResolvers<DiskReading>();
   const disk = new DiskUsage({
     walk: (folder) => (folder === '/bad' ? Promise.reject(new Error('EIO')) : walk.promise),
     onProblem: (folder, error) => problems.push(`${folder} ${(error as Error).message}`),
-    patienceMs: 10,
+    firstWalkMs: 10,
   });
   assert.equal(await disk.of('/slow'), undefined);
   assert.equal(await disk.of('/bad'), undefined);

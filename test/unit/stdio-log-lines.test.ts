@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Clock, Stamp } from '../../src/workers/stdio/clock.ts';
+import { Clock } from '../../src/clock.ts';
 import { LogLines, type StreamName } from '../../src/workers/stdio/log-lines.ts';
+import { Stamp } from '../../src/workers/stdio/stamp.ts';
 
 class Memory {
   #buffer = Buffer.alloc(0);

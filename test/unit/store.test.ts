@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { ContainerConfig, PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { codeOf } from '../../src/errors.ts';
-import type { ContainerRow, SandboxRow } from '../../src/node/store/rows.ts';
+import type { ContainerRow } from '../../src/node/store/container.ts';
+import type { SandboxRow } from '../../src/node/store/sandbox.ts';
 import { Store } from '../../src/node/store/store.ts';
 import { checkpoint } from '../../src/workers/checkpoint.ts';
 

@@ -7,9 +7,16 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeleteRequest, DeleteResponse } from '../../proto/gen/task.ts';
 import { Request, Response } from '../../proto/gen/ttrpc.ts';
-import { encodeFrame, FRAME, type Frame, FrameReader, HEADER_SIZE, MAX_PAYLOAD } from '../../src/node/shims/frame.ts';
-import { TtrpcServer } from '../../src/node/shims/server.ts';
-import { Ttrpc, TtrpcClosed, TtrpcError } from '../../src/node/shims/ttrpc.ts';
+import { TtrpcClient, TtrpcClosed, TtrpcError } from '../../src/node/shims/ttrpc-client.ts';
+import {
+  encodeFrame,
+  FRAME,
+  type Frame,
+  FrameReader,
+  HEADER_SIZE,
+  MAX_PAYLOAD,
+} from '../../src/node/shims/ttrpc-frame.ts';
+import { TtrpcServer } from '../../src/node/shims/ttrpc-server.ts';
 
 const METHOD = { name: 'Delete', request: DeleteRequest, response: DeleteResponse };
 
@@ -24,7 +31,7 @@ function frames(...chunks: Buffer[]): Frame[] {
   return found;
 }
 
-test('frames are found however the stream was cut', () => {
+test('frames are found wherever the chunks of the stream end', () => {
   const payloads = ['', 'a', 'bc'.repeat(1000), 'd'].map((text) => Buffer.from(text));
   const stream = Buffer.concat(payloads.map((payload, i) => encodeFrame(2 * i + 1, FRAME.RESPONSE, payload)));
   for (const size of [1, 2, 7, 10, 11, 100, stream.length]) {
@@ -78,7 +85,7 @@ afterEach(() => {
   rmSync(dir, { recursive: true });
 });
 
-/** A peer that hands each request to `onRequest`. */
+/** A server that passes each request to `onRequest`. */
 async function peer(onRequest: (stream: number, request: Request, socket: Socket) => void): Promise<string> {
   const path = join(dir, 's');
   server = createServer((socket) => {
@@ -102,13 +109,13 @@ test('calls run at once, with odd rising stream ids, and answers may come in any
     const { id } = DeleteRequest.decode(request.payload);
     seen.push({ stream, id, request });
     if (seen.length < 5) return;
-    // The last asked is answered first, in two pieces; then two answers in one.
+    // The last request gets its response first, in two chunks; then one chunk has two responses.
     const replies = seen.toReversed().map(({ stream, id }) => encodeFrame(stream, FRAME.RESPONSE, answer(Number(id))));
     const all = Buffer.concat(replies);
     socket.write(all.subarray(0, 7));
     setTimeout(() => socket.write(all.subarray(7)), 5);
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const asked = [10, 11, 12, 13, 14];
   const answers = await Promise.all(asked.map((id) => client.call('svc', METHOD, ask(String(id)), 5000)));
   assert.deepEqual(
@@ -132,7 +139,7 @@ test('a status of the peer becomes an error with its code and message', async ()
     const response = Response.encode({ status, payload: Buffer.alloc(0) }).finish();
     socket.write(encodeFrame(stream, FRAME.RESPONSE, response));
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   await assert.rejects(
     client.call('svc', METHOD, ask('x')),
     (error) => error instanceof TtrpcError && error.code === 5 && error.message === 'container not created',
@@ -140,12 +147,12 @@ test('a status of the peer becomes an error with its code and message', async ()
   client.close();
 });
 
-test('a call without an answer ends at its limit, others go on, and a late answer is ignored', async () => {
+test('a call without a response fails at its time limit, others go on, and a late response is ignored', async () => {
   const path = await peer((stream, request, socket) => {
     const { id } = DeleteRequest.decode(request.payload);
     setTimeout(() => socket.write(encodeFrame(stream, FRAME.RESPONSE, answer(7))), id === 'slow' ? 400 : 0);
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const began = performance.now();
   await assert.rejects(
     client.call('svc', METHOD, ask('slow'), 20),
@@ -164,7 +171,7 @@ test('the end of the connection rejects every call in flight and every later one
     if (++requests === 3) for (const socket of sockets) socket.end();
   });
   let requests = 0;
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const calls = ['a', 'b', 'c'].map((id) => client.call('svc', METHOD, ask(id)));
   const results = await Promise.allSettled(calls);
   for (const result of results) assert.ok(result.status === 'rejected' && result.reason instanceof TtrpcClosed);
@@ -173,31 +180,31 @@ test('the end of the connection rejects every call in flight and every later one
   await assert.rejects(client.call('svc', METHOD, ask('d')), TtrpcClosed);
 });
 
-test('closing it ourselves rejects what is in flight', async () => {
+test('close() rejects the calls in flight', async () => {
   const path = await peer(() => {});
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const call = client.call('svc', METHOD, ask('a'));
   client.close();
   await assert.rejects(call, TtrpcClosed);
   await client.closed;
 });
 
-test('an answer that is no protobuf ends the connection, since none after it could be believed', async () => {
+test('a response that is not protobuf closes the connection', async () => {
   const path = await peer((stream, _request, socket) => {
     socket.write(encodeFrame(stream, FRAME.RESPONSE, Buffer.from([0x0a, 0xff, 0xff, 0xff])));
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   await assert.rejects(client.call('svc', METHOD, ask('a')), TtrpcClosed);
   assert.equal(client.open, false);
 });
 
-test('messages above 4 MiB are refused on the way out and on the way in, and the connection goes on', async () => {
+test('messages above 4 MiB are refused in both directions, and the connection stays open', async () => {
   const path = await peer((stream, request, socket) => {
     const { id } = DeleteRequest.decode(request.payload);
     const response = id === 'big' ? Buffer.alloc(MAX_PAYLOAD + 1) : answer(3);
     socket.write(encodeFrame(stream, FRAME.RESPONSE, response));
   });
-  const client = await Ttrpc.connect(path, 1000);
+  const client = await TtrpcClient.connect(path, 1000);
   const exhausted = (error: unknown) => error instanceof TtrpcError && error.code === 8;
   await assert.rejects(client.call('svc', METHOD, ask('x'.repeat(MAX_PAYLOAD))), exhausted);
   await assert.rejects(client.call('svc', METHOD, ask('big')), exhausted);
@@ -205,19 +212,19 @@ test('messages above 4 MiB are refused on the way out and on the way in, and the
   client.close();
 });
 
-test('connecting to nobody fails with the socket’s own error', async () => {
-  await assert.rejects(Ttrpc.connect(join(dir, 'nothing'), 1000), { code: 'ENOENT' });
+test('connecting without a listener fails with the socket’s error', async () => {
+  await assert.rejects(TtrpcClient.connect(join(dir, 'nothing'), 1000), { code: 'ENOENT' });
   const path = await peer(() => {});
-  // A socket file whose listener is gone: what a killed shim leaves.
+  // A socket file without a listener, as a killed shim leaves it.
   const stale = join(dir, 'stale');
   const { renameSync } = await import('node:fs');
   renameSync(path, stale);
   await new Promise((resolve) => server?.close(resolve));
   server = undefined;
-  await assert.rejects(Ttrpc.connect(stale, 1000), { code: 'ECONNREFUSED' });
+  await assert.rejects(TtrpcClient.connect(stale, 1000), { code: 'ECONNREFUSED' });
 });
 
-test('the server answers, refuses what it does not know, and survives garbage', async () => {
+test('the server responds, refuses unknown methods, and survives malformed input', async () => {
   const errors: Error[] = [];
   await using served = await TtrpcServer.listen({
     path: join(dir, 's'),
@@ -230,7 +237,7 @@ test('the server answers, refuses what it does not know, and survives garbage', 
     },
     onError: (error) => errors.push(error),
   });
-  const client = await Ttrpc.connect(served.path, 1000);
+  const client = await TtrpcClient.connect(served.path, 1000);
   assert.equal((await client.call('svc', METHOD, ask('42'))).exitStatus, 42);
   const code = (wanted: number) => (error: unknown) => error instanceof TtrpcError && error.code === wanted;
   await assert.rejects(client.call('svc', { ...METHOD, name: 'Nothing' }, ask('1')), code(12));
@@ -252,12 +259,12 @@ test('the server answers, refuses what it does not know, and survives garbage', 
   client.close();
 });
 
-test('a server takes the place of a socket file that was left behind', async () => {
+test('a server replaces an existing socket file', async () => {
   const { writeFileSync, statSync } = await import('node:fs');
   const path = join(dir, 's');
   writeFileSync(path, '');
   await using served = await TtrpcServer.listen({ path, methods: {}, onError: assert.ifError });
   assert.equal(statSync(path).mode & 0o777, 0o600);
-  const client = await Ttrpc.connect(served.path, 1000);
+  const client = await TtrpcClient.connect(served.path, 1000);
   client.close();
 });

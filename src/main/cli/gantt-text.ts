@@ -1,6 +1,6 @@
 import { type Bar, bars, duration, printable } from '../../node/observe/gantt.ts';
-import type { JobRecord } from '../../node/observe/launches.ts';
-import type { JobShape } from '../../node/observe/server.ts';
+import type { JobRecord } from '../../node/observe/job-record.ts';
+import type { JobShape } from '../../node/observe/metrics-server.ts';
 
 export interface TextOptions {
   /** Columns of the terminal. */

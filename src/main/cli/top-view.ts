@@ -1,7 +1,7 @@
 import { duration, printable } from '../../node/observe/gantt.ts';
-import type { JobRecord } from '../../node/observe/launches.ts';
-import type { NowView } from '../../node/observe/server.ts';
-import type { StageName } from '../../stages.ts';
+import type { JobRecord } from '../../node/observe/job-record.ts';
+import type { NowView } from '../../node/observe/metrics-server.ts';
+import { ADMIT, type QueueName, type StageName } from '../../stages.ts';
 import { painter } from './gantt-text.ts';
 
 /** Jobs that ended in the last minute, and what of them `sluice top` shows. */
@@ -25,12 +25,12 @@ export class LastMinute {
   }
 
   /** Queue waits and work of one stage over all jobs, sorted, in milliseconds. */
-  stage(name: StageName): { queue: number[]; work: number[]; failed: number } {
+  stage(name: QueueName): { queue: number[]; work: number[]; failed: number } {
     const queue: number[] = [];
     const work: number[] = [];
     let failed = 0;
     for (const { stages, started } of this.#jobs) {
-      if (name === 'admit' && started !== undefined) queue.push(started);
+      if (name === ADMIT.name && started !== undefined) queue.push(started);
       for (const stage of stages) {
         if (stage.stage !== name || stage.started === undefined || stage.ended === undefined) continue;
         queue.push(stage.started - stage.ready);
@@ -112,20 +112,19 @@ function lanes(now: NowView): string[] {
   return [...Object.entries(now.lanes).map(lane), ...now.pools.map(pool)];
 }
 
+type StageUse = NonNullable<NowView['stages'][StageName]>;
+
 function stageRows(now: NowView, minute: LastMinute, paint: ReturnType<typeof painter>): string[] {
   const rows: string[] = [];
-  for (const [name, use] of Object.entries(now.stages) as [
-    StageName,
-    { running: number; queued: number; limit: number },
-  ][]) {
+  const entries = [[ADMIT.name, undefined], ...Object.entries(now.stages)] as [QueueName, StageUse | undefined][];
+  for (const [name, use] of entries) {
     const { queue, work, failed } = minute.stage(name);
-    if (queue.length === 0 && use.running === 0 && use.queued === 0) continue;
-    const admit = name === 'admit';
+    if (queue.length === 0 && !use?.running && !use?.queued) continue;
     const row = [
       name.padEnd(9),
-      String(admit ? '' : use.running).padStart(8),
-      String(admit ? '' : use.limit).padStart(6),
-      String(admit ? '' : use.queued).padStart(7),
+      String(use?.running ?? '').padStart(8),
+      String(use?.limit ?? '').padStart(6),
+      String(use?.queued ?? '').padStart(7),
       String(queue.length).padStart(10),
       String(failed === 0 ? '' : failed).padStart(7),
       ms(queue, 0.5).padStart(10),
@@ -133,7 +132,7 @@ function stageRows(now: NowView, minute: LastMinute, paint: ReturnType<typeof pa
       ms(work, 0.5).padStart(10),
       ms(work, 0.99).padStart(8),
     ].join(' ');
-    rows.push(use.queued > 0 && use.running >= use.limit ? paint(row, 'yellow') : row);
+    rows.push(use && use.queued > 0 && use.running >= use.limit ? paint(row, 'yellow') : row);
   }
   return rows.length > 0 ? rows : ['nothing in the last minute'];
 }

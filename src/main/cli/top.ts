@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { SluiceError } from '../../errors.ts';
-import type { JobRecord } from '../../node/observe/launches.ts';
-import type { NowView } from '../../node/observe/server.ts';
+import type { JobRecord } from '../../node/observe/job-record.ts';
+import type { NowView } from '../../node/observe/metrics-server.ts';
 import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
 import { LastMinute, topView } from './top-view.ts';
 

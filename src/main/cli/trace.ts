@@ -3,9 +3,9 @@ import { parseArgs } from 'node:util';
 import { SluiceError } from '../../errors.ts';
 import { duration, printable } from '../../node/observe/gantt.ts';
 import { ganttSvg } from '../../node/observe/gantt-svg.ts';
-import type { JobRecord } from '../../node/observe/launches.ts';
-import type { JobShape } from '../../node/observe/server.ts';
-import { JOBS } from '../../stages.ts';
+import type { JobRecord } from '../../node/observe/job-record.ts';
+import type { JobShape } from '../../node/observe/metrics-server.ts';
+import { JOB_NAMES } from '../../stages.ts';
 import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
 import { ganttText } from './gantt-text.ts';
 
@@ -16,7 +16,7 @@ beginning of a sandbox, container or request id; the newest launch that fits is 
 The daemon remembers the last 1000 launches.
 
   --svg FILE           also write the chart as a picture; - is standard output, without the text
-  --job NAME           another job than RunPodSandbox: ${JOBS.slice(1).join(', ')}
+  --job NAME           another job than RunPodSandbox: ${JOB_NAMES.slice(1).join(', ')}
   --all                every job of the pod that is remembered, oldest first
   --slowest            the list is ordered by time taken
   --json               what the daemon knows, as JSON

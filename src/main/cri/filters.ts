@@ -1,6 +1,6 @@
 /**
- * The filters of the List* calls. CRI: an absent filter takes everything, an id may be a prefix, labels are an AND of equalities, and
- * an id that nothing has gives an empty list, never NotFound.
+ * The filters of the List* calls. CRI: an absent filter matches everything, an id may be a prefix, labels are an AND of equalities, and
+ * an unknown id gives an empty list, never NotFound.
  */
 import type {
   ContainerFilter,
@@ -43,7 +43,7 @@ export function matchesContainer(filter: ContainerFilter | undefined, container:
   );
 }
 
-/** For ListContainerStats; which states have stats at all is the caller's to say. */
+/** For ListContainerStats; the caller passes only containers whose state has stats. */
 export function matchesContainerStats(
   filter: ContainerStatsFilter | undefined,
   container: Omit<ContainerFacts, 'state'>,
@@ -64,7 +64,7 @@ export function matchesSandboxStats(
   return hasPrefix(sandbox.id, filter.id) && hasLabels(sandbox.labels, filter.labelSelector);
 }
 
-/** The empty prefix is no filter. */
+/** The empty prefix matches every id. */
 const hasPrefix = (id: string, prefix: string) => id.startsWith(prefix);
 
 function hasLabels(labels: Labels, selector: Labels): boolean {

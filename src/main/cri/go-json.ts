@@ -1,11 +1,11 @@
 /**
- * CRI messages as Go's encoding/json writes them, which is what `crictl inspect` and `inspectp` users know from info.config: the
- * protobuf field names, nothing for zero values (`omitempty` stands on every field), enums as numbers, bytes in base64.
+ * CRI messages as Go's encoding/json writes them, the form that users of `crictl inspect` and `inspectp` read in info.config: the
+ * protobuf field names, nothing for zero values (every field has `omitempty`), enums as numbers, bytes in base64.
  */
 
 /**
- * Fields that are maps: their keys are the user's and stay as they are. All maps of CRI v1 are here (a test reads the proto) but
- * `options` of the checkpoint requests, which are never shown, since messages of that name are.
+ * Fields that are maps: their keys are the user's and keep their spelling. These are all maps of CRI v1 (a test reads the proto) except
+ * `options` of the checkpoint requests: no answer shows those, and a message field has the same name.
  */
 export const MAP_FIELDS: ReadonlySet<string> = new Set([
   'annotations',
@@ -37,7 +37,7 @@ function goValue(value: unknown): Json {
   return value as Json;
 }
 
-/** Go writes maps sorted by key, and their zero values too. */
+/** Go sorts maps by key and writes their zero values. */
 function goMap(map: Record<string, unknown>): Json {
   return Object.fromEntries(
     Object.keys(map)
@@ -46,7 +46,7 @@ function goMap(map: Record<string, unknown>): Json {
   );
 }
 
-/** What `omitempty` leaves out. An empty message is not among it: a set pointer is written as {}. */
+/** Does `omitempty` leave it out? An empty message stays: Go writes a pointer that is set as {}. */
 function isZero(value: unknown): boolean {
   if (value === undefined || value === null || value === '' || value === 0 || value === 0n || value === false)
     return true;
@@ -54,7 +54,7 @@ function isZero(value: unknown): boolean {
   return false;
 }
 
-/** Fields whose name in the proto has capitals, and so has the JSON. */
+/** Fields whose name has capitals in the proto and therefore in the JSON. */
 const AS_IS: ReadonlySet<string> = new Set([
   'uidMappings',
   'gidMappings',

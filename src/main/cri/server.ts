@@ -9,38 +9,30 @@ import {
   ServerCredentials,
   type ServerUnaryCall,
   type ServerWritableStream,
-  type ServiceDefinition,
   status,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
-import { codeOf, ERRORS, explain, SluiceError } from '../../errors.ts';
-import type { CallerLeft, CallInfo, ServerStream, Unary } from './call.ts';
+import { codeOf, ERRORS, explain, kubeletReasonOf, SluiceError } from '../../errors.ts';
+import type { CallerLeft, CallInfo } from './call.ts';
+import { type GeneratedService, grpcService } from './service.ts';
 
-/** Messages either way: kubelet's own limit, and what containerd takes. */
+/** Bytes of a message in either direction: kubelet's own limit, and containerd's. */
 const MAX_MESSAGE = 16 << 20;
 
-/** Texts that kubelet tests with a prefix match (k8s.io/cri-api/pkg/errors), and which a path of stages must not hide. */
-const KUBELET_PREFIXES = [
-  'RegistryUnavailable',
-  'SignatureValidationFailed',
-  'RROUnsupported',
-  'ImageVolumeMountFailed',
-];
-
-// biome-ignore lint/suspicious/noExplicitAny: each verb has its own request and response; the service definition pairs them
-export type Verbs = { unary: Record<string, Unary<any, any>>; streams: Record<string, ServerStream<any, any>> };
+/** A verb without its types, which the mapped types of call.ts have checked. */
+type AnyVerb = (request: never, call: CallInfo) => unknown;
 
 export interface CriServerOptions {
   socket: string;
   /** A descriptor that listens already, at whatever path: systemd's, which goes on listening when this server ends. */
   listener?: number;
-  services: { definition: ServiceDefinition; verbs: Verbs }[];
+  services: { definition: GeneratedService; verbs: Readonly<Record<string, AnyVerb>> }[];
   /** Each call when it ends: RPC name, gRPC status number, seconds. */
   onCall?: (method: string, code: number, seconds: number) => void;
   onError?: (method: string, error: unknown) => void;
 }
 
-/** The gRPC front end on a unix socket that only root can open. Methods without a verb answer UNIMPLEMENTED by themselves. */
+/** The gRPC front end on a unix socket that only root can open. grpc-js answers UNIMPLEMENTED for methods without a verb. */
 export class CriServer implements AsyncDisposable {
   readonly #server = new Server({
     'grpc.max_receive_message_length': MAX_MESSAGE,
@@ -53,15 +45,15 @@ export class CriServer implements AsyncDisposable {
     this.#options = options;
     for (const { definition, verbs } of options.services) {
       const handlers: UntypedServiceImplementation = {};
-      for (const [name, verb] of Object.entries(verbs.unary))
-        handlers[name] = this.#unary(rpcName(definition, name), verb);
-      for (const [name, verb] of Object.entries(verbs.streams))
-        handlers[name] = this.#stream(rpcName(definition, name), verb);
-      this.#server.addService(definition, handlers);
+      for (const [key, { name, responseStream }] of Object.entries(definition.methods)) {
+        const verb = verbs[key];
+        if (verb) handlers[key] = responseStream ? this.#stream(name, verb) : this.#unary(name, verb);
+      }
+      this.#server.addService(grpcService(definition), handlers);
     }
   }
 
-  /** Binds the socket with mode 0600. A socket that a dead daemon left is replaced; one that answers is an error. */
+  /** Binds the socket with mode 0600. A socket that a dead daemon left is replaced. Throws INVALID_REQUEST for one that answers. */
   async listen(): Promise<void> {
     const { socket, listener } = this.#options;
     if (listener !== undefined) return this.#listenOn(listener);
@@ -89,7 +81,7 @@ export class CriServer implements AsyncDisposable {
     await once(this.#listener, 'listening');
   }
 
-  /** Stops taking calls, waits for the running ones, and cuts what is left (endless streams) after `graceMs`. */
+  /** Refuses new calls, waits for the running ones, and after `graceMs` cuts the rest (streams without an end). */
   async close(graceMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#listener?.close(); // who connects from now on waits in the socket's queue for the next daemon
@@ -107,10 +99,10 @@ export class CriServer implements AsyncDisposable {
     await this.close(0);
   }
 
-  #unary(method: string, verb: Unary<unknown, unknown>): handleUnaryCall<unknown, unknown> {
+  #unary(method: string, verb: AnyVerb): handleUnaryCall<unknown, unknown> {
     return (call, callback) => {
       const ended = this.#began(method);
-      Promise.try(() => verb(call.request, callInfo(method, call))).then(
+      Promise.try(() => verb(call.request as never, callInfo(method, call))).then(
         (response) => {
           ended(status.OK);
           callback(null, response);
@@ -124,12 +116,12 @@ export class CriServer implements AsyncDisposable {
     };
   }
 
-  #stream(method: string, verb: ServerStream<unknown, unknown>): handleServerStreamingCall<unknown, unknown> {
+  #stream(method: string, verb: AnyVerb): handleServerStreamingCall<unknown, unknown> {
     return async (call) => {
       const ended = this.#began(method);
       const info = callInfo(method, call);
       try {
-        for await (const message of verb(call.request, info)) {
+        for await (const message of verb(call.request as never, info) as AsyncIterable<unknown>) {
           if (info.left.aborted) break;
           if (!call.write(message)) await drained(call, info.left);
         }
@@ -150,24 +142,14 @@ export class CriServer implements AsyncDisposable {
 
   #failure(method: string, error: unknown): { code: number; details: string } {
     this.#options.onError?.(method, error);
-    return { code: ERRORS[codeOf(error)].status, details: kubeletText(error) };
+    return { code: ERRORS[codeOf(error)].status, details: statusText(error) };
   }
 }
 
-/** The error's chain as one line, led by what kubelet looks for at the start when it is somewhere in it. */
-export function kubeletText(error: unknown): string {
-  const text = explain(error);
-  for (const prefix of KUBELET_PREFIXES) {
-    const at = text.indexOf(prefix);
-    if (at > 0) return `${text.slice(at)} (${text.slice(0, at).replace(/[:\s]+$/, '')})`;
-  }
-  return text;
-}
-
-function rpcName(definition: ServiceDefinition, verb: string): string {
-  const path = definition[verb]?.path;
-  if (!path) throw new Error(`the service has no method for the verb ${verb}`);
-  return path.slice(path.lastIndexOf('/') + 1);
+/** The error's chain as one line. Where kubelet has a reason of its own for it, that is the first word, as kubelet's prefix test needs. */
+export function statusText(error: unknown): string {
+  const reason = kubeletReasonOf(error);
+  return reason ? `${reason}: ${explain(error)}` : explain(error);
 }
 
 function callInfo(
@@ -184,7 +166,7 @@ function callInfo(
   return { method, left: left.signal, traceparent: typeof traceparent === 'string' ? traceparent : undefined };
 }
 
-/** Waits until a slow client has taken what was written, or is gone. */
+/** Resolves at 'drain', when a slow client has read what was written, or when it is gone. */
 function drained(call: ServerWritableStream<unknown, unknown>, left: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {

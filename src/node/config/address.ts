@@ -4,11 +4,11 @@ import { SluiceError } from '../../errors.ts';
 export interface ListenAddress {
   /** Host name or address, IPv6 without its brackets. */
   host: string;
-  /** 0: any free port. */
+  /** 0 means any free port. */
   port: number;
 }
 
-/** Reads `host:port` or `[v6]:port`; undefined when it is neither. */
+/** Parses `host:port` or `[IPv6 address]:port`; undefined when the text is neither. */
 export function parseListen(text: string): ListenAddress | undefined {
   const match = /^(?:\[(?<v6>[^\]]+)\]|(?<host>[^:[\]]+)):(?<port>\d{1,5})$/.exec(text);
   if (!match?.groups) return undefined;
@@ -16,12 +16,15 @@ export function parseListen(text: string): ListenAddress | undefined {
   if (Number(port) > 65_535) return undefined;
   if (v6 !== undefined) return isIPv6(v6) ? { host: v6, port: Number(port) } : undefined;
   if (host === undefined) return undefined;
-  const looksNumeric = /^[\d.]+$/.test(host);
-  if (looksNumeric ? !isIPv4(host) : !/^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$/.test(host)) return undefined;
+  const numeric = /^[\d.]+$/.test(host);
+  if (numeric ? !isIPv4(host) : !/^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$/.test(host)) return undefined;
   return { host, port: Number(port) };
 }
 
-/** Reads an IPv4 subnet; undefined when it is none, has bits set behind the prefix, or is too large or small for a pod network. */
+/**
+ * Parses an IPv4 subnet; undefined for anything else, for host bits that are not zero, and for a prefix outside of 8 to
+ * 29.
+ */
 export function parseSubnet(text: string): { address: string; prefix: number } | undefined {
   const [address = '', length = '', ...rest] = text.split('/');
   if (rest.length > 0 || !isIPv4(address) || !/^\d{1,2}$/.test(length)) return undefined;
@@ -32,18 +35,18 @@ export function parseSubnet(text: string): { address: string; prefix: number } |
 }
 
 /**
- * What a failed listen() of the address under `key` means to the operator: which key to change, and why two daemons with the
- * defaults collide here.
+ * Converts the error of a failed listen() to CONFIG_INVALID with the configuration key and the reason. A taken port
+ * names another sluiced as a possible cause, because two daemons with default configurations use the same one.
  */
 export function listenError(key: string, address: string, cause: unknown): SluiceError {
   const code = (cause as NodeJS.ErrnoException | undefined)?.code;
   const reason =
     code === 'EADDRINUSE'
-      ? 'the port is taken, perhaps by another sluiced: set another one'
+      ? 'the port is in use, perhaps by another sluiced: set another port'
       : code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND'
         ? 'this machine does not have that address'
         : code === 'EACCES'
-          ? 'the port needs more rights'
-          : 'it cannot be listened on';
+          ? 'the daemon lacks the privilege to bind this port'
+          : 'cannot listen on it';
   return new SluiceError('CONFIG_INVALID', `${key} = ${JSON.stringify(address)}: ${reason}`, { cause });
 }

@@ -1,17 +1,20 @@
-/** What is wrong with a value, as the end of a sentence that begins with its key; undefined when nothing is. */
+/**
+ * Checks of configuration values. Each returns the rest of a sentence that begins with the key, such as "must be above
+ * 0", or undefined when the value is valid.
+ */
 import { isAbsolute, normalize } from 'node:path';
 import { parseListen, parseSubnet } from './address.ts';
 
 type Check<T> = (value: T) => string | undefined;
 
-/** sizeof(sockaddr_un.sun_path) less its final NUL. */
+/** sizeof(sockaddr_un.sun_path) minus the final NUL byte. */
 const MAX_SOCKET_PATH = 107;
 
 export const notEmpty: Check<string> = (value) => (value === '' ? 'must not be empty' : undefined);
 
 export const absolute: Check<string> = (value) => {
   if (!isAbsolute(value)) return 'must be an absolute path';
-  if (value.includes('\0')) return 'must not contain a NUL';
+  if (value.includes('\0')) return 'must not contain a NUL byte';
   if (normalize(value) !== value && `${normalize(value)}/` !== value)
     return `must be a plain path: ${normalize(value)}`;
   return undefined;
@@ -19,7 +22,8 @@ export const absolute: Check<string> = (value) => {
 
 export const socketPath: Check<string> = (value) => {
   const bytes = Buffer.byteLength(value);
-  if (bytes > MAX_SOCKET_PATH) return `is ${bytes} bytes long; a unix socket takes at most ${MAX_SOCKET_PATH}`;
+  if (bytes > MAX_SOCKET_PATH)
+    return `is ${bytes} bytes long; the path of a unix socket has at most ${MAX_SOCKET_PATH}`;
   return value.endsWith('/') ? 'must be a file, not a folder' : absolute(value);
 };
 
@@ -76,7 +80,7 @@ export const optional =
   (value) =>
     value === '' ? undefined : check(value);
 
-/** One word is taken as it is. */
+/** Accepts `word`, or a value that passes `check`. */
 export const either =
   (word: string, check: Check<string>): Check<string> =>
   (value) =>

@@ -1,13 +1,16 @@
 /**
- * Finds on which line each key of a TOML document stands; the parser does not tell. Only for documents that the parser has
- * accepted: nothing is checked here.
+ * Finds the line of each key in a TOML document, because smol-toml does not report positions. The document must be
+ * valid TOML: nothing is checked here.
  */
 
 const SEPARATOR = '\0';
 
-/** The line (from 1) of the key or table at `path`, or of the nearest table around it. */
+/**
+ * The line number, from 1, of the key or table at `path`, or else of its nearest parent; undefined when there is none.
+ */
 export type Lines = (path: readonly string[]) => number | undefined;
 
+/** Scans a valid TOML document. */
 export function linesOf(toml: string): Lines {
   const lines = new Scanner(toml).scan();
   return (path) => {
@@ -43,7 +46,7 @@ class Scanner {
     }
   }
 
-  /** `key = value` inside the table at `base`. */
+  /** Reads `key = value` in the table at `base`. */
   #pair(base: readonly string[]): void {
     const path = [...base, ...this.#key()];
     this.#note(path);
@@ -76,7 +79,7 @@ class Scanner {
     }
   }
 
-  /** A dotted key, up to the `=` or `]` behind it. */
+  /** Reads a dotted key and stops at the `=` or `]` after it. */
   #key(): string[] {
     const parts: string[] = [];
     for (;;) {
@@ -94,7 +97,7 @@ class Scanner {
     }
   }
 
-  /** Any of the four kinds of string; what it says only matters for keys, which are of one line. */
+  /** Reads any of TOML's four kinds of string. Only keys use the result, and those are on one line. */
   #string(): string {
     const quote = this.#peek();
     const fence = this.#text.startsWith(quote.repeat(3), this.#at) ? quote.repeat(3) : quote;
@@ -104,7 +107,7 @@ class Scanner {
       if (quote === '"' && this.#peek() === '\\') this.#next();
       this.#next();
     }
-    // Up to two quotes may stand directly before the closing fence.
+    // A multi-line string may end with up to two quotes of its own before the closing delimiter.
     while (fence.length === 3 && this.#text[this.#at + 3] === quote) this.#next();
     const raw = this.#text.slice(began, this.#at);
     for (let i = 0; i < fence.length; i++) this.#next();
@@ -136,7 +139,10 @@ class Scanner {
   }
 }
 
-/** The escapes that a quoted key may hold are JSON's, and a few that no key of ours needs. */
+/**
+ * Decodes the escapes of a basic string that JSON has too; with others, which no known key contains, the text stays as
+ * it is.
+ */
 function unquote(raw: string): string {
   try {
     return JSON.parse(`"${raw}"`) as string;

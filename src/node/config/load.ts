@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { parse, TomlError } from 'smol-toml';
 import { SluiceError } from '../../errors.ts';
+import { isObject } from '../../workers/json.ts';
 import type { Config } from './config.ts';
 import { type Lines, linesOf } from './lines.ts';
 import { defaultOf, type Facts, facts, type Key, type KeyPath, type KeyValue, SCHEMA, SECTIONS } from './schema.ts';
@@ -9,14 +10,14 @@ import { suggest } from './suggest.ts';
 export const DEFAULT_PATH = '/etc/sluice/config.toml';
 
 export interface Problem {
-  /** From 1; absent where nothing in the file is to blame. */
+  /** Line number, from 1; absent when the problem has no position in the file. */
   line?: number;
-  /** Dotted key; "" for the file as a whole. */
+  /** Dotted key; "" for the whole file. */
   key: string;
   message: string;
 }
 
-/** A configuration that cannot be used, with everything that is wrong with it. */
+/** CONFIG_INVALID with all problems of one configuration file. */
 export class ConfigError extends SluiceError {
   readonly file: string;
   readonly problems: readonly Problem[];
@@ -28,14 +29,15 @@ export class ConfigError extends SluiceError {
   }
 }
 
-/** `/etc/sluice/config.toml:12: cni.conf_dir must be an absolute path` */
+/** Formats a problem as `/etc/sluice/config.toml:12: cni.conf_dir must be an absolute path`. */
 export function formatProblem(file: string, { line, key, message }: Problem): string {
   return `${file}${line === undefined ? '' : `:${line}`}: ${key === '' ? '' : `${key} `}${message}`;
 }
 
 /**
- * Reads the configuration. Without a path it is {@link DEFAULT_PATH}, and the built-in defaults where that file does not exist; a
- * file that was asked for must be there. Throws {@link ConfigError} with all mistakes at once.
+ * Reads and checks the configuration file. Without a path it reads {@link DEFAULT_PATH}, and uses the built-in defaults
+ * when that file does not exist; a file given as `path` must exist. Throws {@link ConfigError} with all problems at
+ * once.
  */
 export function loadConfig(path: string | undefined): Config {
   const file = path ?? DEFAULT_PATH;
@@ -49,7 +51,7 @@ export function loadConfig(path: string | undefined): Config {
   return parseConfig(text, file);
 }
 
-/** What is wrong with a file, a line each, for `sluice config check`; none when it is good. */
+/** The problems of a configuration file, one line each, for `sluice config check`; empty when it is valid. */
 export function checkConfig(path: string): string[] {
   try {
     loadConfig(path);
@@ -62,7 +64,10 @@ export function checkConfig(path: string): string[] {
 
 type Table = { [key: string]: unknown };
 
-/** As {@link loadConfig}, for a text; `file` is what errors call it. */
+/**
+ * Parses and checks the text of a configuration; `file` is its name in errors. Throws {@link ConfigError} with all
+ * problems.
+ */
 export function parseConfig(text: string, file: string, machine: Facts = facts()): Config {
   let toml: Table;
   try {
@@ -119,7 +124,7 @@ class Reader {
     return defaultOf(key, facts);
   }
 
-  /** What no single key can be blamed for. */
+  /** Checks that involve more than one key. */
   #checkTogether(config: Config): void {
     if (!Object.hasOwn(config.runtimes, config.default_runtime)) {
       const names = Object.keys(config.runtimes);
@@ -132,9 +137,8 @@ class Reader {
     if (config.root === config.state) this.#problem(['state'], 'must not be the same folder as root');
     const { tls_cert, tls_key } = config.streaming;
     if (tls_cert !== '' && tls_cert !== 'self-signed' && tls_key === '')
-      this.#problem(['streaming', 'tls_cert'], 'needs streaming.tls_key beside it');
-    if (tls_key !== '' && tls_cert === '')
-      this.#problem(['streaming', 'tls_key'], 'needs streaming.tls_cert beside it');
+      this.#problem(['streaming', 'tls_cert'], 'needs streaming.tls_key as well');
+    if (tls_key !== '' && tls_cert === '') this.#problem(['streaming', 'tls_key'], 'needs streaming.tls_cert as well');
   }
 
   #refuseUnknown(table: Table, path: string[]): void {
@@ -157,7 +161,10 @@ class Reader {
     if (path.length === 1 && path[0] === 'runtimes') {
       for (const name of Object.keys(table)) {
         if (!/^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/.test(name)) {
-          this.#problem([...path, name], 'is no name for a runtime: letters, digits, ".", "_" and "-" make one');
+          this.#problem(
+            [...path, name],
+            'is not a valid name of a runtime: letters, digits, ".", "_" and "-" are allowed, letters and digits at both ends',
+          );
         }
       }
     }
@@ -168,7 +175,7 @@ class Reader {
   }
 }
 
-/** The names directly under a table of the schema, and whether each is a key or a table. */
+/** The names directly below a table of the schema, each with its kind. */
 function childrenOf(path: readonly string[]): Map<string, 'key' | 'table'> {
   const children = new Map<string, 'key' | 'table'>();
   const prefix = path.length === 0 ? '' : `${path.join('.')}.`;
@@ -180,7 +187,7 @@ function childrenOf(path: readonly string[]): Map<string, 'key' | 'table'> {
   return children;
 }
 
-/** A key of that name in another table: `max_running` at the top is meant for [pipeline]. */
+/** Path of a key with this name in another table: a top-level `max_running` probably belongs to [pipeline]. */
 function elsewhere(name: string): string | undefined {
   const all = [...(Object.keys(SCHEMA) as KeyPath[]), ...Object.keys(SECTIONS)];
   return all.find((path) => path.split('.').at(-1) === name);
@@ -212,7 +219,7 @@ function describe(value: unknown): string {
 }
 
 function isTable(value: unknown): value is Table {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date);
+  return isObject(value) && !(value instanceof Date);
 }
 
 function get(table: Table, path: readonly string[]): unknown {

@@ -3,8 +3,9 @@ import { defaultOf, type Facts, facts, type Key, type KeyValue, SCHEMA, SECTIONS
 const WIDTH = 100;
 
 /**
- * The configuration file with everything at its default and every key explained (`sluice config default`). What depends on the
- * machine is written as a comment, so that a file made on one machine does not carry its number of cores to another.
+ * The configuration file with all keys at their defaults and explained (`sluice config default`). Defaults that depend
+ * on the machine are written as comments, so that a file made on one machine does not set its number of cores on
+ * another.
  */
 export function printDefault(machine: Facts = facts()): string {
   const out: string[] = [];
@@ -21,7 +22,7 @@ export function printDefault(machine: Facts = facts()): string {
   return `${out.slice(1).join('\n')}\n`;
 }
 
-/** The tables of docs/config.md, a text for each section. */
+/** The tables of docs/operate/config.md, a text for each section. */
 export function printDocs(): Map<string, string> {
   const docs = new Map<string, string>();
   for (const [section, keys] of bySection()) {
@@ -46,7 +47,7 @@ function defaultText(key: Key): string {
   return `\`${toToml(defaultOf(key, { cores: 1, name: 'runc' }))}\``;
 }
 
-/** A table cell: what looks like markup stands as it is. */
+/** Escapes Markdown and HTML in a table cell. */
 const cell = (text: string) =>
   text
     .replaceAll('|', '\\|')

@@ -1,14 +1,14 @@
 /**
- * The one table of configuration keys: what each one is, its default, and what a good value looks like. The loader, the printed
- * default file and docs/config.md all come from it, and the compiler refuses a key of {@link Config} that is missing here.
+ * The table of configuration keys: type, default, explanation and check of each. The loader, the printed default file and
+ * docs/operate/config.md are made from it. A key of {@link Config} that is missing here is a type error.
  */
 import { availableParallelism } from 'node:os';
-import { STAGES, type StageName } from '../../stages.ts';
+import { STAGE_NAMES, STAGES, type StageName } from '../../stages.ts';
 import * as check from './checks.ts';
 import type { Config, RuntimeConfig } from './config.ts';
-import { stageLimits } from './limits.ts';
+import { stageLimit } from './limits.ts';
 
-/** Every key as a dotted path; NAME stands for a name that the user chooses. */
+/** Every key as a dotted path; NAME is a placeholder for a name that the user chooses. */
 export type KeyPath = Leaves<Omit<Config, 'runtimes'>> | `runtimes.NAME.${keyof RuntimeConfig}`;
 
 type Leaf = string | number | boolean | readonly string[];
@@ -21,19 +21,19 @@ export type KeyValue = string | number | boolean | string[];
 
 export interface Key {
   type: KeyType;
-  /** The default; a function where it depends on the machine or on the name it stands under. */
+  /** The default; a function when it depends on the machine or on NAME. */
   default: KeyValue | ((facts: Facts) => KeyValue);
-  /** What the printed file and the docs say of the default when the plain value would mislead. */
+  /** Description of the default, for the printed file and the docs, when its value would mislead. */
   defaultText?: string;
-  /** One or more sentences, with the unit. */
+  /** Explanation for the printed file and the docs: one or more sentences, with the unit. */
   comment: string;
-  /** Says what is wrong with a value of the right type, to follow its key: "must be positive". */
+  /** Check of a value of the right type (see checks.ts). */
   check?: (value: never) => string | undefined;
-  /** Not written as a live line in the default file, since the value is the machine's. */
+  /** The default depends on the machine, so the printed file contains the key as a comment. */
   machine?: boolean;
 }
 
-/** What a default may depend on. */
+/** Values that defaults may depend on. */
 export interface Facts {
   cores: number;
   /** The NAME in `runtimes.NAME`. */
@@ -42,19 +42,19 @@ export interface Facts {
 
 export const facts = (): Facts => ({ cores: availableParallelism(), name: 'runc' });
 
-/** Tables, in the order of the file, with what the file says above each. */
+/** The tables of the file, in order, each with the comment above it. */
 export const SECTIONS: Record<string, string> = {
-  '': 'Sluice: where it listens and keeps its things.',
+  '': 'Sluice: its socket, its folders and its defaults.',
   'runtimes.NAME':
-    'Runtimes, by the name that RuntimeClass handlers use. "runc" is there without being written; a table of another name adds one.',
+    'Runtimes, by the name that RuntimeClass handlers use. "runc" is always defined; a table with another name adds a runtime.',
   cni: 'Pod networks.',
   images: 'Images and registries.',
   streaming: 'The server behind exec, attach and port-forward.',
   metrics: 'Prometheus.',
   tracing: 'OpenTelemetry.',
-  pipeline: 'How much happens at once. Everything beyond waits in order; nothing is started to be cancelled.',
+  pipeline: 'How much runs at once. Everything beyond that waits in order; nothing that has started is cancelled.',
   'pipeline.limits':
-    'How many of each stage run at once, over all jobs. Stages that burn CPU (shim, create, start) are held near the number of cores, those that wait for locks or for others (network) a little above; the rest is out of the way.',
+    'How many of each stage run at once, over all jobs. The limits of stages that need CPU (shim, create, start) are near the number of cores, those of stages that wait for locks or other processes (network) a little above; the others are high enough not to matter.',
   log: 'The daemon’s log, and the containers’.',
 };
 
@@ -69,14 +69,14 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
   shim: {
     type: 'string',
     default: 'containerd-shim-runc-v2',
-    comment: 'containerd shim that drives it, likewise.',
+    comment: 'containerd shim for this runtime: a name to look up in PATH, or an absolute path.',
     check: check.program,
   },
   shim_start: {
     type: 'string',
     default: 'auto',
     comment:
-      '"auto": once the start command of containerd-shim-runc-v2 has answered, further pods start the long-lived process without it, which saves a process a pod. "command": every pod calls it, as other shims need.',
+      '"auto": the first pod runs the start command of containerd-shim-runc-v2; once that has worked, further pods start the long-lived shim process directly, which saves one process per pod. "command": every pod runs the start command, which other shims need.',
     check: check.oneOf('auto', 'command'),
   },
   sandbox_mode: {
@@ -95,7 +95,7 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
   privileged_without_host_devices: {
     type: 'boolean',
     default: false,
-    comment: 'Privileged containers do not get the devices of the host.',
+    comment: 'If true, privileged containers do not get the devices of the host.',
   },
   pod_annotations: {
     type: 'strings',
@@ -112,13 +112,13 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
 };
 
 const limits = Object.fromEntries(
-  (Object.keys(STAGES) as StageName[]).map((stage): [string, Key] => [
+  STAGE_NAMES.map((stage): [string, Key] => [
     `pipeline.limits.${stage}`,
     {
       type: 'integer',
-      default: ({ cores }) => stageLimits(cores)[stage].limit,
-      defaultText: stageLimits(1)[stage].text,
-      comment: STAGES[stage],
+      default: ({ cores }) => stageLimit(stage, cores).limit,
+      defaultText: stageLimit(stage, 1).text,
+      comment: STAGES[stage].meaning,
       check: check.atLeast(1),
       machine: true,
     },
@@ -133,57 +133,59 @@ export const SCHEMA: Record<KeyPath, Key> = {
   socket: {
     type: 'string',
     default: '/run/sluice/sluice.sock',
-    comment: 'Unix socket of the CRI API, mode 0600. At most 107 bytes, which is what the kernel takes.',
+    comment: 'Unix socket of the CRI API, mode 0600. At most 107 bytes, the limit of the kernel.',
     check: check.socketPath,
   },
   root: {
     type: 'string',
     default: '/var/lib/sluice',
-    comment: 'Folder for what survives a reboot: the database, images, snapshots. A daemon needs one of its own.',
+    comment: 'Folder for data that survives a reboot: the database, images, snapshots. Two daemons must not share one.',
     check: check.absolute,
   },
   state: {
     type: 'string',
     default: '/run/sluice',
-    comment: 'Folder for run-time state: bundles, FIFOs, shm. Best on a tmpfs; a daemon needs one of its own.',
+    comment: 'Folder for run-time state: bundles, FIFOs, shm. Best on a tmpfs. Two daemons must not share one.',
     check: check.absolute,
   },
   default_runtime: {
     type: 'string',
     default: 'runc',
-    comment: 'Runtime of pods that name no handler; one of [runtimes].',
+    comment: 'Runtime of pods without a runtime handler; one of [runtimes].',
     check: check.notEmpty,
   },
   cgroup_driver: {
     type: 'string',
     default: 'auto',
     comment:
-      '"cgroupfs", "systemd", or "auto": systemd where it is PID 1. The kubelet asks for it (RuntimeConfig) and follows.',
+      '"cgroupfs", "systemd", or "auto": systemd where systemd is PID 1. The kubelet reads it with RuntimeConfig and uses the same.',
     check: check.oneOf('auto', 'cgroupfs', 'systemd'),
   },
   ...runtimes,
   'cni.conf_dir': {
     type: 'string',
     default: '/etc/cni/net.d',
-    comment: 'Folder of CNI configurations, watched; the first one by name counts.',
+    comment: 'Folder of CNI configurations, watched for changes. The first file by name is used.',
     check: check.absolute,
   },
   'cni.bin_dirs': {
     type: 'strings',
     default: ['/opt/cni/bin', '/usr/lib/cni'],
-    comment: 'Folders of CNI plugins, looked through in order.',
+    comment: 'Folders of CNI plugins, searched in order.',
     check: check.someOf(check.absolute),
   },
   'cni.cache_dir': {
     type: 'string',
     default: '/var/lib/cni',
-    comment: 'libcni’s folder: results are kept under <cache_dir>/results. Entries carry ids, so daemons may share it.',
+    comment:
+      'Folder of libcni’s cache: results are stored under <cache_dir>/results. File names contain ids, so daemons may share it.',
     check: check.absolute,
   },
   'cni.netns_dir': {
     type: 'string',
     default: '/var/run/netns',
-    comment: 'Folder in which network namespaces are pinned, each under a random name, where `ip netns` finds them.',
+    comment:
+      'Folder in which network namespaces are pinned, each under a random name. `ip netns` reads /var/run/netns.',
     check: check.absolute,
   },
   'cni.timeout_seconds': {
@@ -195,58 +197,59 @@ export const SCHEMA: Record<KeyPath, Key> = {
   'cni.loopback': {
     type: 'string',
     default: 'builtin',
-    comment: '"builtin" brings lo up without a process; "plugin" calls the loopback plugin, for set-ups that insist.',
+    comment:
+      '"builtin" brings lo up without a process; "plugin" runs the CNI loopback plugin, for set-ups that need it.',
     check: check.oneOf('builtin', 'plugin'),
   },
   'cni.builtin_subnet': {
     type: 'string',
     default: 'auto',
     comment:
-      'IPv4 subnet of the built-in bridge network, which is used while conf_dir holds no configuration. "auto": a free one of 10.192.0.0/16 to 10.243.0.0/16, kept under root. Empty: none, and the node is not ready until there is one.',
+      'IPv4 subnet of the built-in bridge network, which is used while conf_dir contains no configuration. "auto": a free one of 10.192.0.0/16 to 10.243.0.0/16, stored under root. Empty: no built-in network; the node is not ready until conf_dir contains a configuration.',
     check: check.optional(check.either('auto', check.subnet)),
   },
   'images.sandbox_image': {
     type: 'string',
     default: '',
-    comment: 'Image of the pause process; empty is the one built in, which needs no registry.',
+    comment: 'Image of the pause process. Empty: the built-in image, which needs no registry.',
     check: check.optional(check.imageRef),
   },
   'images.registry_config': {
     type: 'string',
     default: '/etc/containerd/certs.d:/etc/docker/certs.d',
     comment:
-      'Folders of <registry host>/hosts.toml, in containerd’s layout, separated by ":"; the first that has the host counts.',
+      'Folders of <registry host>/hosts.toml, in containerd’s layout, separated by ":". The first one with the host is used.',
     check: check.pathList,
   },
   'images.max_downloads': {
     type: 'integer',
     default: 4,
-    comment: 'Layers that are downloaded and unpacked at once, over all pulls.',
+    comment: 'Layers that are downloaded and unpacked at the same time, over all pulls.',
     check: check.atLeast(1),
   },
   'images.progress_timeout_seconds': {
     type: 'number',
     default: 300,
-    comment: 'Seconds without a new byte after which a pull is given up.',
+    comment: 'Seconds without a new byte after which a pull fails.',
     check: check.positive,
   },
   'streaming.listen': {
     type: 'string',
     default: '127.0.0.1:0',
     comment:
-      'host:port; port 0 takes any free one. The kubelet connects to it, so the default is for a kubelet on this node.',
+      'host:port; port 0 means any free port. The kubelet connects to it, so the default is for a kubelet on this node.',
     check: check.listen,
   },
   'streaming.tls_cert': {
     type: 'string',
     default: '',
-    comment: 'PEM file of the certificate; "self-signed": one made at start; empty: plain HTTP.',
+    comment: 'PEM file of the certificate. "self-signed": a certificate that is made at each start. Empty: plain HTTP.',
     check: check.optional(check.either('self-signed', check.absolute)),
   },
   'streaming.tls_key': {
     type: 'string',
     default: '',
-    comment: 'PEM file of its key; needed with tls_cert.',
+    comment: 'PEM file of the key of tls_cert; needed with a certificate file.',
     check: check.optional(check.absolute),
   },
   'streaming.idle_timeout_seconds': {
@@ -265,7 +268,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
   'metrics.containerd_names': {
     type: 'boolean',
     default: false,
-    comment: 'Also export containerd’s names for the same things, for dashboards that have them.',
+    comment: 'Also export the metrics under containerd’s names, for dashboards that use those.',
   },
   'tracing.endpoint': {
     type: 'string',
@@ -278,7 +281,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: ({ cores }) => Math.max(16, 8 * cores),
     defaultText: '8 × cores, at least 16',
     comment:
-      'Launches (RunPodSandbox, CreateContainer, StartContainer) at work at once, and image pulls likewise. Enough to keep every stage busy, few enough that the first of a thousand pods is up long before the last is begun.',
+      'Launches (RunPodSandbox, CreateContainer, StartContainer) that run at the same time, and separately the image pulls that do. High enough to keep every stage busy, low enough that the first of a thousand pods is ready long before the last one starts.',
     check: check.atLeast(1),
     machine: true,
   },
@@ -286,19 +289,19 @@ export const SCHEMA: Record<KeyPath, Key> = {
     type: 'integer',
     default: 512,
     comment:
-      'Stops and removes at work at once. Far above max_running, since a stop mostly waits out its container’s grace period: a drained node stops all its pods together.',
+      'Stops and removes that run at the same time. Far above max_running, because a stop mostly waits for the grace period of its container, and a drained node stops all its pods together.',
     check: check.atLeast(1),
   },
   'pipeline.max_queued': {
     type: 'integer',
     default: 2048,
-    comment: 'Jobs that may wait for a place, of each kind; one more is refused at once with RESOURCE_EXHAUSTED.',
+    comment: 'Jobs of each kind that may wait; a further one is refused at once with RESOURCE_EXHAUSTED.',
     check: check.atLeast(0),
   },
   'pipeline.claim_ttl_seconds': {
     type: 'number',
     default: 60,
-    comment: 'Seconds that a finished launch whose callers are gone waits for the retry before it is undone.',
+    comment: 'Seconds that a finished launch whose callers have disconnected waits for the retry before it is undone.',
     check: check.positive,
   },
   ...limits,
@@ -311,7 +314,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
   'log.max_container_line': {
     type: 'integer',
     default: 16_384,
-    comment: 'Bytes of content in one line of a container’s log; a longer one is split and tagged P.',
+    comment: 'Bytes of content in one line of a container’s log; a longer line is split into parts with the tag P.',
     check: check.between(256, 1 << 20),
   },
 };

@@ -1,11 +1,14 @@
-/** The word of `known` that `word` was probably meant to be: the same but for case and signs, or few slips away. */
+/**
+ * The word of `known` that is most similar to `word`; undefined when none is similar enough. Equal but for case, "-"
+ * and "_" counts as no difference; otherwise at most a third of the letters may be edits.
+ */
 export function suggest(word: string, known: Iterable<string>): string | undefined {
   let best: string | undefined;
   let least = Math.max(1, Math.floor(word.length / 3)) + 1;
   for (const candidate of known) {
-    const slips = plain(candidate) === plain(word) ? 0 : distance(word, candidate);
-    if (slips < least) {
-      least = slips;
+    const edits = plain(candidate) === plain(word) ? 0 : distance(word, candidate);
+    if (edits < least) {
+      least = edits;
       best = candidate;
     }
   }
@@ -14,7 +17,7 @@ export function suggest(word: string, known: Iterable<string>): string | undefin
 
 const plain = (word: string) => word.toLowerCase().replaceAll(/[-_]/g, '');
 
-/** Edits between two words, swapped neighbours counting as one. */
+/** Damerau-Levenshtein distance: the number of edits, where swapping two neighbours counts as one. */
 function distance(a: string, b: string): number {
   let before: number[] = [];
   let last = Array.from({ length: b.length + 1 }, (_, j) => j);

@@ -29,7 +29,7 @@ export class FsInfo {
 
   constructor(options: FsInfoOptions) {
     this.#options = options;
-    this.#disk = new DiskUsage({ walk: options.walk, onProblem: options.onProblem, patienceMs: PATIENCE_MS });
+    this.#disk = new DiskUsage({ walk: options.walk, onProblem: options.onProblem, firstWalkMs: PATIENCE_MS });
   }
 
   /** Within a quarter of a second; before the first walk has ended, without the writable layers. */

@@ -7,6 +7,7 @@ import { join, resolve } from 'node:path';
 import { parse } from 'smol-toml';
 import { explain, SluiceError } from '../../errors.ts';
 import type { Tls } from '../../workers/image/secure.ts';
+import { isObject } from '../../workers/json.ts';
 
 export type Capability = 'pull' | 'resolve' | 'push' | 'referrers';
 
@@ -197,8 +198,7 @@ function durationOf(value: unknown): number | undefined {
   return parts.reduce((sum, [, amount, unit = '']) => sum + Number(amount) * (units[unit] ?? 0), 0);
 }
 
-const isTable = (value: unknown): value is Toml =>
-  typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date);
+const isTable = (value: unknown): value is Toml => isObject(value) && !(value instanceof Date);
 
 function tableAt(table: Toml, key: string): Toml {
   const value = table[key];

@@ -1,7 +1,7 @@
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
-import type { Usage } from '../../workers/image/tree.ts';
 import type { handlers } from '../../workers/image.ts';
+import type { Usage } from '../../workers/measure-tree.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
 import type { Config } from '../config/config.ts';
 import type { Log } from '../observe/log.ts';
@@ -19,23 +19,13 @@ import { Registry } from './registry.ts';
 import { type Resolved, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
 
-export interface ImagesOptions {
-  config: Pick<Config, 'root' | 'images'>;
-  pool: Pool<typeof handlers>;
-  /** Puts a question to a registry, not on this thread. */
-  ask: Ask;
-  images: Table<ImageRow>;
-  layers: Table<LayerRow>;
-  log: Log;
-}
-
 export interface UserFiles {
   passwd: string;
   group: string;
 }
 
-/** What images need of the rest of the daemon, which is made after them. */
-export interface ImageWatch {
+/** What images use of other services of the node. */
+export interface ImageSurroundings {
   /** Ids of the images that containers and pods were made from. */
   usedImages: () => Promise<Set<string>>;
   diskUsage: (folder: string) => Promise<DiskReading | undefined>;
@@ -46,6 +36,16 @@ export interface ImageWatch {
   onLayer: (how: 'pulled' | 'present' | 'joined') => void;
   onFetched: (result: { seconds: number; error?: unknown; downloaded: number; unpacked: number }) => void;
   onRetry: () => void;
+}
+
+export interface ImagesOptions extends ImageSurroundings {
+  config: Pick<Config, 'root' | 'images'>;
+  pool: Pool<typeof handlers>;
+  /** Puts a question to a registry, not on this thread. */
+  ask: Ask;
+  images: Table<ImageRow>;
+  layers: Table<LayerRow>;
+  log: Log;
 }
 
 /** Images that were removed while in use are looked at so often. */
@@ -65,7 +65,6 @@ export class Images {
   readonly #users = new Map<string, Promise<UserFiles>>();
   /** Id of the built-in pause image, when it is the one that is used. */
   #builtIn: string | undefined;
-  #theWatch: ImageWatch | undefined;
   #sweeping: NodeJS.Timeout | undefined;
 
   constructor(options: ImagesOptions) {
@@ -77,35 +76,25 @@ export class Images {
     this.#registry = new Registry({
       config: config.images.registry_config,
       ask,
-      onRetry: () => this.#watch.onRetry(),
+      onRetry: options.onRetry,
     });
     this.layers = new Layers({
       root: config.root,
       pool,
-      removeLayer: (dir) => this.#watch.removeLayer(dir),
+      removeLayer: options.removeLayer,
       rows: layers,
       maxDownloads: config.images.max_downloads,
       progressTimeoutMs: config.images.progress_timeout_seconds * 1000,
       log,
-      onFetched: (result) => this.#watch.onFetched(result),
-      onLayer: (how) => this.#watch.onLayer(how),
+      onFetched: options.onFetched,
+      onLayer: options.onLayer,
     });
     this.#fsInfo = new FsInfo({
       root: config.root,
       layers: () => this.layers.usage,
-      walk: (folder) => this.#watch.diskUsage(folder),
+      walk: options.diskUsage,
       onProblem: (folder, err) => log.warn({ folder, err }, 'the size of the snapshots is not known'),
     });
-  }
-
-  /** Told once, when the rest of the daemon is there. */
-  watch(watch: ImageWatch): void {
-    this.#theWatch = watch;
-  }
-
-  get #watch(): ImageWatch {
-    if (!this.#theWatch) throw new Error('watch() has not been called');
-    return this.#theWatch;
   }
 
   /** After a start: rows and folders are made to agree, and the built-in pause image is there. */
@@ -209,7 +198,7 @@ export class Images {
     const { images, log } = this.#options;
     const nameless = () => [...images.values()].filter(({ names }) => names.length === 0);
     if (nameless().length > 0) {
-      const used = await this.#watch.usedImages();
+      const used = await this.#options.usedImages();
       for (const row of nameless()) {
         if (used.has(row.id)) continue;
         images.delete(row.id);
@@ -227,7 +216,7 @@ export class Images {
   userFiles(row: ImageRow): Promise<UserFiles> {
     let files = this.#users.get(row.id);
     if (!files) {
-      files = this.#watch.userFiles(this.#dirs(row));
+      files = this.#options.userFiles(this.#dirs(row));
       this.#users.set(row.id, files);
       files.catch(() => this.#users.delete(row.id));
     }
@@ -267,7 +256,7 @@ export class Images {
   async #installPause(): Promise<void> {
     try {
       const { id, diffId, config, file } = pauseImage();
-      const layer = await this.layers.builtIn(diffId, (dir) => this.#watch.installPause(dir));
+      const layer = await this.layers.builtIn(diffId, this.#options.installPause);
       const row = { id, names: [], config, file, layers: [layer.id], size: layer.bytes };
       this.#names.give(row, [BUILT_IN_PAUSE]);
       this.#builtIn = id;

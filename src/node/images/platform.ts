@@ -1,6 +1,7 @@
 /** Manifests, indexes and configs: OCI image spec 1.1 and docker's schema 2, and which image of an index is for this machine. */
 import { readFileSync } from 'node:fs';
 import { SluiceError } from '../../errors.ts';
+import { isObject } from '../../workers/json.ts';
 import type { ImageConfig } from '../oci/image-config.ts';
 import { isDigest } from './reference.ts';
 
@@ -203,8 +204,5 @@ function parseJson(body: Buffer, what: string): Record<string, unknown> {
   if (!isObject(json)) throw invalid(`${what} is no JSON object`);
   return json;
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 const invalid = (message: string, cause?: unknown) => new SluiceError('IMAGE_INVALID', message, { cause });

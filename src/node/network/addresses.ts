@@ -2,8 +2,9 @@ import { isIPv6 } from 'node:net';
 import type { CniResult } from '../../workers/net/types.ts';
 
 /**
- * The pod's addresses without their prefix, IPv4 first and otherwise in the plugin's order; empty when there are none. An address
- * counts when it is on `ifName` inside the pod, or when the plugin does not say on which interface it is (which it need not).
+ * The pod's addresses without their prefix length, IPv4 first and otherwise in the plugin's order; empty when there are
+ * none. An address belongs to the pod when it is on the interface `ifName`, or when the result names no interface for
+ * it (the field is optional in the CNI specification).
  */
 export function addresses(result: CniResult, ifName: string): string[] {
   const own = (result.ips ?? []).filter(({ interface: index }) => {

@@ -1,6 +1,6 @@
 /**
- * The network for a node that has no CNI configuration yet: a bridge with addresses from host-local, so that the daemon can be
- * tried without any preparation. It is no cluster network: pods of other nodes are out of reach.
+ * The network of a node without a CNI configuration: a bridge with addresses from host-local, so that the daemon runs
+ * without preparation. It is not a cluster network: pods of other nodes cannot be reached.
  */
 import { BlockList, isIPv6 } from 'node:net';
 import { networkInterfaces } from 'node:os';
@@ -8,35 +8,35 @@ import { join } from 'node:path';
 import { findProgram } from '../../workers/net/programs.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
 import type { Uplink } from '../../workers/net/uplink.ts';
-import type { NetCalls } from './calls.ts';
-import { daemonId } from './identity.ts';
+import { daemonId } from './daemon-id.ts';
 import { ownSubnet } from './own-subnet.ts';
 
 export const BUILT_IN = 'built-in';
 
 export interface BuiltinSettings {
-  /** The daemon's root folder: names the bridge, and addresses in use are kept under it. */
+  /** The daemon's root folder. The bridge's name is derived from it, and host-local keeps its addresses below it. */
   root: string;
-  /** A CIDR, an IPv4 and an IPv6 one with a comma between them, or "auto". */
+  /** A CIDR, an IPv4 and an IPv6 CIDR separated by a comma, or "auto". */
   subnet: string;
   binDirs: readonly string[];
 }
 
 export interface Builtin {
   network: NetworkConf;
-  /** What has to be set up before the first pod; absent without iptables. */
+  /** The iptables rules that are set before the first pod; absent without iptables. */
   uplink?: Uplink;
-  /** What this network lacks on this machine, for the log. */
+  /** Features that this network lacks on this machine, for the log. */
   lacks: string[];
 }
 
 /**
- * Composes the network from what the machine has. Masquerading is there when iptables is, by one rule for the whole subnet
- * instead of the bridge plugin's `ipMasq` (workers/net/uplink.ts says why). portmap and bandwidth stand in the list but run only
- * for pods that use them: see {@link forPod}. Throws a plain Error when the bridge or host-local plugin is missing.
+ * Composes the network from the plugins and programs of this machine. With iptables, one rule masquerades the whole
+ * subnet, in place of the bridge plugin's `ipMasq` (workers/net/uplink.ts explains why). portmap and bandwidth are in
+ * the list but run only for pods that use them: see {@link forPod}. Throws a plain Error when the bridge or host-local
+ * plugin is missing.
  */
 export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Builtin {
-  const { bridge, subnets } = names({ root, subnet });
+  const { bridge, subnets } = bridgeOf({ root, subnet });
   const has = (plugin: string) => findProgram(plugin, [...binDirs]) !== undefined;
   const missing = ['bridge', 'host-local'].filter((plugin) => !has(plugin));
   if (missing.length > 0) {
@@ -48,7 +48,7 @@ export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Buil
       type: 'bridge',
       bridge,
       isDefaultGateway: true,
-      // Pods reach their own host port through the bridge.
+      // A pod that connects to its own host port needs its packets sent back through the bridge port they came from.
       hairpinMode: true,
       ipam: {
         type: 'host-local',
@@ -69,8 +69,8 @@ export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Buil
 }
 
 /**
- * The network as one pod is attached to it. In the built-in one, the plugins that serve a capability are left out for pods
- * without it: they would do nothing, and take 3 ms of CPU each for it. Configurations of others run as they are written.
+ * The network to which one pod is attached. In the built-in network, plugins that serve a capability are omitted for
+ * pods that do not use it, because each run costs 3 ms of CPU. Configurations from files are used unchanged.
  */
 export function forPod(network: NetworkConf, capabilityArgs: Record<string, unknown>): NetworkConf {
   if (network.source !== BUILT_IN) return network;
@@ -80,14 +80,9 @@ export function forPod(network: NetworkConf, capabilityArgs: Record<string, unkn
   return { ...network, plugins };
 }
 
-/** Deletes the bridge and what iptables holds for it. The daemon must not run any more, and its pods be gone. Throws CNI_FAILED. */
-export async function removeBuiltin(pool: NetCalls, { root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Promise<void> {
-  await pool.call('closeUplink', names({ root, subnet }));
-}
-
 /**
- * A line for each other interface whose network overlaps the subnet (a second daemon with the same settings, the machine's own
- * network): both then lead to the same addresses, and the node may look for a pod in the wrong place.
+ * Returns one message for each other interface whose network overlaps the subnet (a second daemon with the same
+ * settings, or the machine's own network): the node would then have two routes to the same addresses.
  */
 function alsoUsedBy(subnet: string, bridge: string): string[] {
   const pods = blockOf(subnet);
@@ -98,7 +93,9 @@ function alsoUsedBy(subnet: string, bridge: string): string[] {
       if ((type === 'ipv6') !== isIPv6(hostOf(subnet))) return false;
       return pods.check(address, type) || (cidr !== null && blockOf(cidr).check(hostOf(subnet), type));
     });
-    return clash ? [`addresses of its own (${subnet} is also on ${name}; set cni.builtin_subnet to another one)`] : [];
+    return clash
+      ? [`addresses of its own (${subnet} is also on ${name}; set cni.builtin_subnet to another subnet)`]
+      : [];
   });
 }
 
@@ -111,8 +108,8 @@ function blockOf(cidr: string): BlockList {
 
 const hostOf = (cidr: string): string => cidr.split('/')[0] ?? '';
 
-/** The bridge's name (interfaces have at most 15 characters) and the subnets. */
-function names({ root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Uplink {
+/** The bridge's name, at most 15 characters (IFNAMSIZ), and the subnets. */
+function bridgeOf({ root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Uplink {
   const subnets = (subnet === 'auto' ? ownSubnet(root) : subnet)
     .split(',')
     .map((cidr) => cidr.trim())

@@ -1,27 +1,33 @@
 /**
- * What a pod asks of plugins beyond an address, as capability arguments (the CNI project's CONVENTIONS.md, and the names that
- * containerd added). A plugin gets one only when it declares the capability.
+ * Capability arguments: what a pod needs of plugins besides an address (the CNI project's CONVENTIONS.md, and the names
+ * that containerd added). A plugin receives one only when it declares the capability.
  */
 import { type PodSandboxConfig, Protocol } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import type { NetworkConf } from '../../workers/net/types.ts';
 import { parseQuantity } from './quantity.ts';
 
-export const INGRESS_BANDWIDTH = 'kubernetes.io/ingress-bandwidth';
-export const EGRESS_BANDWIDTH = 'kubernetes.io/egress-bandwidth';
-/** Our own, since CRI has no field for it: `ipRanges` in JSON, for example `[[{"subnet":"10.5.0.0/24"}]]`. */
-export const IP_RANGES = 'sluice/ip-ranges';
+const INGRESS_BANDWIDTH = 'kubernetes.io/ingress-bandwidth';
+const EGRESS_BANDWIDTH = 'kubernetes.io/egress-bandwidth';
+/**
+ * Sluice's own annotation, since CRI has no field for it: `ipRanges` as JSON, for example
+ * `[[{"subnet":"10.5.0.0/24"}]]`.
+ */
+const IP_RANGES = 'sluice/ip-ranges';
 const POD_ANNOTATIONS = 'io.kubernetes.cri.pod-annotations';
 
 const PROTOCOLS: Record<number, string> = { [Protocol.TCP]: 'tcp', [Protocol.UDP]: 'udp', [Protocol.SCTP]: 'sctp' };
 
-/** As much as the bandwidth plugin takes in a burst: only the rate is limited (containerd's choice as well). */
+/** The largest burst that the bandwidth plugin accepts, so that only the rate is limited (containerd does the same). */
 const BURST_BITS = 4_294_967_295;
-/** kubelet's bounds of the two annotations, in bits a second. */
+/** kubelet's bounds of the two annotations, in bits per second. */
 const LEAST_RATE = 1e3;
 const MOST_RATE = 1e15;
 
-/** The arguments that at least one plugin of the network declares and the pod has. Throws INVALID_REQUEST for bad annotations. */
+/**
+ * The arguments that the pod has and at least one plugin of the network declares. Throws INVALID_REQUEST for invalid
+ * annotations.
+ */
 export function capabilityArgs(config: PodSandboxConfig, network: NetworkConf): Record<string, unknown> {
   const declared = new Set(
     network.plugins.flatMap(({ capabilities }) =>
@@ -71,7 +77,7 @@ function rate(annotations: Record<string, string>, name: string): number | undef
   const text = annotations[name];
   if (text === undefined) return undefined;
   const bits = parseQuantity(text);
-  if (bits === undefined) throw new SluiceError('INVALID_REQUEST', `annotation ${name}: "${text}" is no quantity`);
+  if (bits === undefined) throw new SluiceError('INVALID_REQUEST', `annotation ${name}: "${text}" is not a quantity`);
   if (bits < LEAST_RATE || bits > MOST_RATE) {
     throw new SluiceError('INVALID_REQUEST', `annotation ${name}: "${text}" is not between 1k and 1P`);
   }
@@ -90,7 +96,7 @@ function ipRanges({ annotations }: PodSandboxConfig): unknown {
     const ranges: unknown = JSON.parse(text);
     if (Array.isArray(ranges) && ranges.every((set) => Array.isArray(set))) return ranges;
   } catch (cause) {
-    throw new SluiceError('INVALID_REQUEST', `annotation ${IP_RANGES} is no JSON`, { cause });
+    throw new SluiceError('INVALID_REQUEST', `annotation ${IP_RANGES} is not JSON`, { cause });
   }
-  throw new SluiceError('INVALID_REQUEST', `annotation ${IP_RANGES} is no list of lists of ranges`);
+  throw new SluiceError('INVALID_REQUEST', `annotation ${IP_RANGES} is not a list of lists of ranges`);
 }

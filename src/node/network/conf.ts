@@ -1,31 +1,30 @@
 /**
- * CNI configurations as libcni finds them: files ending in .conflist, .conf and .json, in the order of their names; the first
- * usable one is the pod network.
+ * CNI configurations, found as libcni does: files ending in .conflist, .conf and .json in the byte order of their
+ * names; the first valid one is the pod network.
  */
 import { readdir, readFile } from 'node:fs/promises';
 import { basename, dirname, extname, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
+import { isObject, type Json } from '../../workers/json.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
 import { CNI_VERSIONS, DEFAULT_VERSION, isKnownVersion } from '../../workers/net/version.ts';
 
 const EXTENSIONS = ['.conflist', '.conf', '.json'];
 
-/** libcni's rule for network names: they become parts of file names. */
+/** libcni's rule for network names, which become parts of file names. */
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
 
-type Json = Record<string, unknown>;
-
-/** What a folder holds. */
+/** The content of a configuration folder. */
 export interface FolderConf {
-  /** The network to use; absent when no file is usable. */
+  /** The network to use; absent when no file is valid. */
   network?: NetworkConf;
-  /** How many files look like configurations. */
+  /** Number of files with one of the extensions. */
   files: number;
-  /** One line for each file, before the usable one, that is not: path and reason. */
+  /** Path and reason of each invalid file before the first valid one. */
   problems: string[];
 }
 
-/** Reads a folder. Never throws: a folder that can't be read is a problem, one that is not there holds no files. */
+/** Reads a folder. Never throws: a folder that cannot be read is a problem, an absent one has no files. */
 export async function loadFolder(folder: string): Promise<FolderConf> {
   let names: string[];
   try {
@@ -36,7 +35,7 @@ export async function loadFolder(folder: string): Promise<FolderConf> {
       .sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { files: 0, problems: [] };
-    return { files: 1, problems: [`${folder} can't be read: ${(error as Error).message}`] };
+    return { files: 1, problems: [`${folder} cannot be read: ${(error as Error).message}`] };
   }
   const problems: string[] = [];
   for (const name of names) {
@@ -49,8 +48,10 @@ export async function loadFolder(folder: string): Promise<FolderConf> {
   return { files: names.length, problems };
 }
 
-/** Reads one file, with the plugin files beside it that specification 1.1 allows. Throws NETWORK_NOT_READY with path and reason. */
-export async function loadFile(path: string): Promise<NetworkConf> {
+/**
+ * Reads one file and the plugin files of specification 1.1 beside it. Throws NETWORK_NOT_READY with path and reason.
+ */
+async function loadFile(path: string): Promise<NetworkConf> {
   try {
     const text = await readFile(path, 'utf8');
     if (extname(path) !== '.conflist') return parseSingle(text, path);
@@ -64,14 +65,15 @@ export async function loadFile(path: string): Promise<NetworkConf> {
   }
 }
 
-/** A list (.conflist). Its plugins may be empty still: files beside it can add some. */
+/** Parses a list (.conflist). Its plugins may be empty here, because files beside it can add some. */
 function parseList(text: string, source: string): { network: NetworkConf; onlyInlined: boolean } {
   const raw = parseObject(text);
   const onlyInlined = flag(raw, 'loadOnlyInlinedPlugins');
-  if (raw.plugins === undefined && raw.type !== undefined) throw new Error('a single plugin; name the file .conf');
+  if (raw.plugins === undefined && raw.type !== undefined)
+    throw new Error('it has a single plugin; rename the file to .conf');
   if (raw.plugins === undefined && onlyInlined) throw new Error('it has no plugins');
   const plugins = raw.plugins ?? [];
-  if (!Array.isArray(plugins)) throw new Error('"plugins" is no list');
+  if (!Array.isArray(plugins)) throw new Error('"plugins" is not a list');
   if (raw.plugins !== undefined && plugins.length === 0) throw new Error('it has no plugins');
   const network = {
     name: networkName(raw),
@@ -83,16 +85,16 @@ function parseList(text: string, source: string): { network: NetworkConf; onlyIn
   return { network, onlyInlined };
 }
 
-/** A file with a single plugin (.conf, .json): a list of one. */
+/** Parses a file with a single plugin (.conf, .json) into a list of one. */
 function parseSingle(text: string, source: string): NetworkConf {
   const raw = parseObject(text);
   if (raw.type === undefined && raw.plugins !== undefined)
-    throw new Error('a list of plugins; name the file .conflist');
+    throw new Error('it has a list of plugins; rename the file to .conflist');
   const plugin = checkPlugin(raw, basename(source));
   return { name: networkName(raw), cniVersion: chooseVersion(raw), disableCheck: false, plugins: [plugin], source };
 }
 
-/** <conf_dir>/<network>/*.conf (specification 1.1, loadOnlyInlinedPlugins). */
+/** Reads <conf_dir>/<network>/*.conf (specification 1.1, loadOnlyInlinedPlugins). */
 async function loadPlugins(folder: string): Promise<PluginConf[]> {
   let names: string[];
   try {
@@ -113,56 +115,54 @@ function parseObject(text: string): Json {
   try {
     raw = JSON.parse(text);
   } catch (cause) {
-    throw new Error(`no JSON: ${(cause as Error).message}`, { cause });
+    throw new Error(`it is not JSON: ${(cause as Error).message}`, { cause });
   }
-  if (!isObject(raw)) throw new Error('no JSON object');
+  if (!isObject(raw)) throw new Error('it is not a JSON object');
   return raw;
 }
 
 function networkName({ name }: Json): string {
   if (name === undefined || name === '') throw new Error('it has no name');
   if (typeof name !== 'string' || !NAME.test(name)) {
-    throw new Error(`${JSON.stringify(name)} is no name for a network: letters, digits, "_", "." and "-"`);
+    throw new Error(
+      `${JSON.stringify(name)} is not a valid network name; it may have letters, digits, "_", "." and "-"`,
+    );
   }
   return name;
 }
 
-/** `cniVersion`, or the newest of `cniVersions` that we speak (specification 1.1). */
+/** The newest supported version of `cniVersion` and `cniVersions` (specification 1.1). */
 function chooseVersion({ cniVersion, cniVersions }: Json): string {
   const offered: unknown[] = [];
   if (cniVersion !== undefined && cniVersion !== '') offered.push(cniVersion);
   if (cniVersions !== undefined) {
-    if (!Array.isArray(cniVersions)) throw new Error('"cniVersions" is no list');
+    if (!Array.isArray(cniVersions)) throw new Error('"cniVersions" is not a list');
     offered.push(...cniVersions);
   }
   if (offered.length === 0) return DEFAULT_VERSION;
-  const known = offered.filter((version) => typeof version === 'string' && isKnownVersion(version));
-  const newest = CNI_VERSIONS.findLast((version) => known.includes(version));
+  const supported = offered.filter((version) => typeof version === 'string' && isKnownVersion(version));
+  const newest = CNI_VERSIONS.findLast((version) => supported.includes(version));
   if (newest === undefined) throw new Error(`CNI version ${offered.join(', ')} is not supported`);
   return newest;
 }
 
 function checkPlugin(raw: unknown, which: string): PluginConf {
-  if (!isObject(raw)) throw new Error(`${which} is no object`);
+  if (!isObject(raw)) throw new Error(`${which} is not an object`);
   const { type, capabilities } = raw;
   if (typeof type !== 'string' || type === '') throw new Error(`${which} has no type`);
   if (type.includes('/'))
-    throw new Error(`${which}: type ${JSON.stringify(type)} is a path; it has to be a program's name`);
+    throw new Error(`${which}: type ${JSON.stringify(type)} is a path; it must be the name of a program`);
   if (capabilities !== undefined && capabilities !== null && !isObject(capabilities)) {
-    throw new Error(`${which}: "capabilities" is no object`);
+    throw new Error(`${which}: "capabilities" is not an object`);
   }
   return raw as PluginConf;
 }
 
-/** A boolean, which libcni also takes as a string. */
+/** Reads a boolean, which libcni also accepts as a string. */
 function flag(raw: Json, key: string): boolean {
   const value = raw[key];
   const text = typeof value === 'string' ? value.toLowerCase() : value;
   if (text === undefined || text === false || text === 'false') return false;
   if (text === true || text === 'true') return true;
   throw new Error(`"${key}" is neither true nor false`);
-}
-
-function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,36 +1,41 @@
-/** The pod network of this node: which one it is, whether it works, and attaching pods to it and detaching them. */
+/** The pod network of this node: its configuration, its status, and attaching pods to it and detaching them. */
 import type { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { CniAttachment, CniCall, CniResult, NetworkConf, PluginRun } from '../../workers/net/types.ts';
+import type { NetHandlers } from '../../workers/net.ts';
 import type { Config } from '../config/config.ts';
+import type { Pool } from '../threads/pool.ts';
 import { BUILT_IN, type Builtin, builtinNetwork, forPod } from './builtin.ts';
-import type { NetCalls } from './calls.ts';
 import { capabilityArgs } from './capabilities.ts';
 import { loadFolder } from './conf.ts';
-import { daemonId, netnsPath } from './identity.ts';
-import { findStrays, type StrayQuestion, type Strays } from './strays.ts';
-import { FolderWatch } from './watch.ts';
+import { daemonId, netnsPath } from './daemon-id.ts';
+import { FolderWatch } from './folder-watch.ts';
+import { findStrays, type StrayOptions, type Strays } from './strays.ts';
+
+/** The part of the `net` pool that this class uses; tests pass a smaller implementation. */
+export type NetPool = Pick<Pool<NetHandlers>, 'call'>;
 
 export interface NetworkOptions {
   cni: Config['cni'];
-  /** The daemon's root folder, which also tells it from other daemons on the machine. */
+  /** The daemon's root folder; the daemon's id is derived from it. */
   root: string;
-  pool: NetCalls;
-  /** Hears of every run of a plugin, failed ones included. */
+  pool: NetPool;
+  /** Called after each run of a plugin, failed or not. */
   onPlugin?: (run: PluginRun) => void;
-  /** Hears when another configuration has come into use, or none is usable any more. */
+  /** Called when the configuration in use has changed, also to none. */
   onChange?: (loaded: Loaded) => void;
 }
 
-/** The configuration in use, to be logged. */
+/** The configuration in use. */
 export interface Loaded {
-  /** Absent when there is none: `problems` says why. */
+  /** Absent when there is none; `problems` has the reasons. */
   network?: NetworkConf;
-  /** What is wrong with files that were passed over, or what the built-in network lacks. */
+  /** Why files were skipped, or which features the built-in network lacks. */
   problems: string[];
 }
 
-/** The answer to "is the network ready", as CRI's Status has it. */
+/** The NetworkReady condition of CRI's Status. */
 export interface NetworkStatus {
   ready: boolean;
   reason: string;
@@ -38,7 +43,7 @@ export interface NetworkStatus {
 }
 
 const IF_NAME = 'eth0';
-/** STATUS may take so long; kubelet does not wait for it beyond ANSWER_MS and gets what was last known. */
+/** Time limit of STATUS. The caller of status() waits for ANSWER_MS at most and then gets the last result. */
 const STATUS_LIMIT_MS = 10_000;
 const ANSWER_MS = 1000;
 
@@ -52,18 +57,21 @@ const LOOPBACK: NetworkConf = {
 export class Network implements AsyncDisposable {
   readonly #options: NetworkOptions;
   readonly #daemon: string;
-  readonly #watch: FolderWatch;
-  #loaded: Loaded = { problems: ['the configuration was not read yet'] };
+  readonly #folderWatch: FolderWatch;
+  #loaded: Loaded = { problems: ['the configuration has not been read yet'] };
   #builtin: Builtin | undefined;
-  /** A folder that once held a configuration is a cluster's: while it is being replaced, nothing else is put in its place. */
+  /**
+   * True once the folder has had a configuration: while that is being replaced, the built-in network must not take
+   * over.
+   */
   #sawFiles = false;
   #loading: Promise<void> = Promise.resolve();
-  /** STATUS under way, and what the last one said; both belong to one configuration. */
-  #asking: Promise<NetworkStatus> | undefined;
+  /** The STATUS call in progress and the last result, both of the present configuration. */
+  #statusCall: Promise<NetworkStatus> | undefined;
   #lastStatus: NetworkStatus | undefined;
   #statusRun: Promise<void> = Promise.resolve();
 
-  /** Reads the configuration, prepares the built-in network where that is the one, and watches the folder from then on. */
+  /** Reads the configuration, sets up the built-in network when there is none, and watches the folder from then on. */
   static async start(options: NetworkOptions): Promise<Network> {
     const network = new Network(options);
     await network.#load();
@@ -73,10 +81,10 @@ export class Network implements AsyncDisposable {
   private constructor(options: NetworkOptions) {
     this.#options = options;
     this.#daemon = daemonId(options.root);
-    this.#watch = new FolderWatch(options.cni.conf_dir, () => void this.#load());
+    this.#folderWatch = new FolderWatch(options.cni.conf_dir, () => void this.#load());
   }
 
-  /** The network that the next pod is attached to. */
+  /** The network to which the next pod is attached. */
   current(): NetworkConf | undefined {
     return this.#loaded.network;
   }
@@ -85,22 +93,29 @@ export class Network implements AsyncDisposable {
     return this.#loaded;
   }
 
-  /** Can pods be launched? Answers within about a second, with what was last known if the plugins take longer. Never throws. */
+  /**
+   * Whether pods can be launched. Resolves within about a second, with the last result if the plugins take longer.
+   * Never rejects.
+   */
   async status(): Promise<NetworkStatus> {
-    this.#watch.verify();
+    this.#folderWatch.verify();
     if (!this.#loaded.network) return notReady(this.#whyNone());
-    this.#asking ??= this.#ask(this.#loaded.network);
-    return Promise.race([this.#asking, this.#lastKnown()]);
+    this.#statusCall ??= this.#runStatus(this.#loaded.network);
+    return withTimeLimit(
+      this.#statusCall,
+      ANSWER_MS,
+      () => this.#lastStatus ?? notReady(`the plugins have not answered STATUS within ${ANSWER_MS / 1000} s`),
+    );
   }
 
-  /** A path for a new pod's namespace. */
+  /** A new path for a pod's network namespace. */
   netnsPath(): string {
     return netnsPath(this.#options.cni.netns_dir, this.#daemon);
   }
 
   /**
-   * All that ADD, and later DEL, of a pod need; it is stored before either. Throws NETWORK_NOT_READY when there is no
-   * configuration, INVALID_REQUEST for annotations that make no sense.
+   * Everything that ADD and DEL of a pod need; the caller stores it before ADD. Throws NETWORK_NOT_READY when there is
+   * no configuration and INVALID_REQUEST for invalid annotations.
    */
   attachment({ id, netns, config }: { id: string; netns: string; config: PodSandboxConfig }): CniAttachment {
     const network = this.#loaded.network;
@@ -123,33 +138,33 @@ export class Network implements AsyncDisposable {
   }
 
   /**
-   * CNI ADD, with the loopback plugin before it where the configuration wants that. Throws CNI_FAILED or TIMED_OUT; then (and
-   * later) {@link del} takes back what was done.
+   * Runs CNI ADD, after the loopback plugin where the configuration has `loopback = "plugin"`. Throws CNI_FAILED or
+   * TIMED_OUT; {@link del} undoes it, also after a failure.
    */
   async add(attachment: CniAttachment): Promise<CniResult> {
     if (this.#options.cni.loopback === 'plugin') {
-      // Its undo is the end of the namespace, so neither a record nor a DEL is needed.
+      // `lo` ends with the namespace, so this ADD needs neither a record nor a DEL.
       const loopback = { ...attachment, network: LOOPBACK, ifName: 'lo', capabilityArgs: {} };
-      await this.#told(this.#options.pool.call('cniAdd', { ...this.#call(loopback), cacheDir: '' }));
+      await this.#reportRuns(this.#options.pool.call('cniAdd', { ...this.#call(loopback), cacheDir: '' }));
     }
-    const { result } = await this.#told(this.#options.pool.call('cniAdd', this.#call(attachment)));
+    const { result } = await this.#reportRuns(this.#options.pool.call('cniAdd', this.#call(attachment)));
     return result;
   }
 
-  /** CNI DEL; idempotent. Throws CNI_FAILED or TIMED_OUT, to be tried again. */
+  /** Runs CNI DEL; idempotent. Throws CNI_FAILED or TIMED_OUT, after which the caller tries again. */
   async del(attachment: CniAttachment): Promise<void> {
-    await this.#told(this.#options.pool.call('cniDel', this.#call(attachment)));
+    await this.#reportRuns(this.#options.pool.call('cniDel', this.#call(attachment)));
   }
 
-  /** Namespaces and attachments of this daemon that no pod of its store owns. Throws when the folders can't be read. */
-  strays(known: Pick<StrayQuestion, 'knowsSandbox' | 'knowsNetns'>): Promise<Strays> {
+  /** Namespaces and attachments of this daemon without a pod in the store. Throws when the folders cannot be read. */
+  strays(store: Pick<StrayOptions, 'hasSandbox' | 'hasNetns'>): Promise<Strays> {
     const { netns_dir: netnsDir, cache_dir: cacheDir } = this.#options.cni;
-    return findStrays({ netnsDir, cacheDir, daemon: this.#daemon, ...known });
+    return findStrays({ netnsDir, cacheDir, daemon: this.#daemon, ...store });
   }
 
-  /** Stops watching; waits for a reload under way. */
+  /** Stops watching and waits for a reload in progress. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#watch[Symbol.dispose]();
+    this.#folderWatch[Symbol.dispose]();
     await this.#loading;
   }
 
@@ -158,29 +173,29 @@ export class Network implements AsyncDisposable {
     return { attachment, binDirs: cni.bin_dirs, cacheDir: cni.cache_dir, timeoutMs: cni.timeout_seconds * 1000 };
   }
 
-  /** Hands the plugin runs of a call on, whether they stand in its answer or in its error. */
-  async #told<T extends { plugins: PluginRun[] }>(call: Promise<T>): Promise<T> {
-    const tell = (runs: PluginRun[]) => {
+  /** Passes the plugin runs of a call, from its answer or from its error, to `onPlugin`. */
+  async #reportRuns<T extends { plugins: PluginRun[] }>(call: Promise<T>): Promise<T> {
+    const report = (runs: PluginRun[]) => {
       for (const run of runs) this.#options.onPlugin?.(run);
     };
     try {
       const answer = await call;
-      tell(answer.plugins);
+      report(answer.plugins);
       return answer;
     } catch (error) {
-      if (error instanceof SluiceError) tell((error.details as { plugins?: PluginRun[] } | undefined)?.plugins ?? []);
+      if (error instanceof SluiceError) report((error.details as { plugins?: PluginRun[] } | undefined)?.plugins ?? []);
       throw error;
     }
   }
 
-  /** Loads one after the other; never rejects. */
+  /** Reads the configuration after any read in progress; never rejects. */
   #load(): Promise<void> {
     this.#loading = this.#loading.then(async () => {
       const loaded = await this.#read();
       if (JSON.stringify(loaded) === JSON.stringify(this.#loaded)) return;
       this.#loaded = loaded;
       this.#lastStatus = undefined;
-      this.#asking = undefined;
+      this.#statusCall = undefined;
       this.#options.onChange?.(loaded);
     });
     return this.#loading;
@@ -218,8 +233,8 @@ export class Network implements AsyncDisposable {
     return this.#loaded.problems.join('; ');
   }
 
-  /** Runs STATUS, after the one that may still run for a configuration that has been replaced. */
-  async #ask(network: NetworkConf): Promise<NetworkStatus> {
+  /** Runs STATUS, after a run that may still be in progress for a replaced configuration. */
+  async #runStatus(network: NetworkConf): Promise<NetworkStatus> {
     const before = this.#statusRun;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#statusRun = promise;
@@ -228,7 +243,7 @@ export class Network implements AsyncDisposable {
     const timeoutMs = Math.min(STATUS_LIMIT_MS, cni.timeout_seconds * 1000);
     let status: NetworkStatus;
     try {
-      await this.#told(pool.call('cniStatus', { network, binDirs: cni.bin_dirs, timeoutMs }));
+      await this.#reportRuns(pool.call('cniStatus', { network, binDirs: cni.bin_dirs, timeoutMs }));
       status = { ready: true, reason: '', message: '' };
     } catch (error) {
       status = notReady(explain(error));
@@ -237,23 +252,13 @@ export class Network implements AsyncDisposable {
     }
     if (this.#loaded.network === network) {
       this.#lastStatus = status;
-      this.#asking = undefined;
+      this.#statusCall = undefined;
     }
     return status;
   }
-
-  #lastKnown(): Promise<NetworkStatus> {
-    return new Promise((resolve) => {
-      setTimeout(
-        () =>
-          resolve(this.#lastStatus ?? notReady(`the plugins have not answered STATUS within ${ANSWER_MS / 1000} s`)),
-        ANSWER_MS,
-      ).unref();
-    });
-  }
 }
 
-/** kubelet and its users know this reason from every other runtime. */
+/** Reason and message have the wording of other runtimes, which users and tools search for. */
 function notReady(message: string): NetworkStatus {
   return { ready: false, reason: 'NetworkPluginNotReady', message: `Network plugin returns error: ${message}` };
 }

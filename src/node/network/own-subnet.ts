@@ -1,16 +1,19 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { endianness } from 'node:os';
 import { dirname, join } from 'node:path';
-import { daemonId } from './identity.ts';
+import { daemonId } from './daemon-id.ts';
 
-/** 10.192.0.0/16 to 10.243.0.0/16: private, and seldom met (clusters are at 10.0, 10.42 and 10.96, flannel at 10.244, Docker at 172.17). */
+/**
+ * 10.192.0.0/16 to 10.243.0.0/16 are private and rarely used: clusters use 10.0, 10.42 and 10.96, flannel 10.244,
+ * Docker 172.17.
+ */
 const FIRST = 192;
 const COUNT = 52;
 
 /**
- * The subnet of a built-in network whose configuration leaves it open ("auto"). Each daemon begins to look at another one, so that
- * two on one machine do not want the same, and takes the first that no route of the machine overlaps. The choice is kept under
- * its root folder: pods have addresses in it. `routes`: the text of /proc/net/route.
+ * The subnet of a built-in network that is configured as "auto": the first candidate that overlaps no route of the
+ * machine. Each daemon starts at another candidate, so that two daemons on one machine choose different subnets. The
+ * choice is kept in <root>/cni/subnet, because pods have addresses in it. `routes` is the text of /proc/net/route.
  */
 export function ownSubnet(root: string, routes = readFileSync('/proc/net/route', 'latin1')): string {
   const file = join(root, 'cni/subnet');
@@ -20,7 +23,7 @@ export function ownSubnet(root: string, routes = readFileSync('/proc/net/route',
   const candidates = Array.from({ length: COUNT }, (_, i) => FIRST + ((start + i) % COUNT));
   const taken = parseRoutes(routes);
   const free = candidates.find((second) => !taken.some((route) => overlaps(route, second)));
-  // Where all are taken the network says itself that another has its addresses too.
+  // When every candidate overlaps a route, builtin.ts reports the overlap as a problem of the network.
   const subnet = `10.${free ?? candidates[0]}.0.0/16`;
   mkdirSync(dirname(file), { recursive: true, mode: 0o755 });
   writeFileSync(file, `${subnet}\n`);
@@ -41,7 +44,10 @@ interface Route {
   mask: number;
 }
 
-/** Destinations of all routes but the default one. The kernel prints an address as the number that its four bytes are to the machine. */
+/**
+ * Destinations of all routes except the default route. The kernel prints an address as a 32-bit number in host byte
+ * order.
+ */
 function parseRoutes(text: string): Route[] {
   const address = (hex = '') => {
     const bytes = Buffer.from(hex, 'hex');

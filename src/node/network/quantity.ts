@@ -17,7 +17,7 @@ const SUFFIXES: Record<string, number> = {
   Ei: 2 ** 60,
 };
 
-/** A Kubernetes quantity ("10M", "1.5Gi", "2e6") as a whole number, rounded up; undefined for text that is none. */
+/** A Kubernetes quantity ("10M", "1.5Gi", "2e6") as a whole number, rounded up; undefined for any other text. */
 export function parseQuantity(text: string): number | undefined {
   const match = /^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i)?)$/.exec(text);
   if (!match) return undefined;

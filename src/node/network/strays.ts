@@ -2,37 +2,37 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type CniRecord, parseRecord } from '../../workers/net/record.ts';
 import type { CniAttachment, NetworkConf } from '../../workers/net/types.ts';
-import { isOwnNetns } from './identity.ts';
+import { isOwnNetns } from './daemon-id.ts';
 
-/** What a daemon left behind that no record of its store names any more. */
+/** Resources of this daemon that no row of its store refers to. */
 export interface Strays {
-  /** Attachments to DEL, read back from libcni's records. They come first: DEL wants the namespace. */
+  /** Attachments to DEL, read from libcni's cache. The caller deletes these first, because DEL uses the namespace. */
   attachments: CniAttachment[];
-  /** Pinned namespaces to remove. */
+  /** Paths of pinned namespaces to remove. */
   netns: string[];
 }
 
-export interface StrayQuestion {
+export interface StrayOptions {
   netnsDir: string;
   cacheDir: string;
-  /** Of {@link daemonId}; what does not carry it belongs to somebody else and is never listed. */
+  /** From {@link daemonId}. A resource without this id belongs to another program and is never listed. */
   daemon: string;
-  /** Asked after the folders were read, so that a launch which began meanwhile is not taken for a stray. */
-  knowsSandbox: (id: string) => boolean;
-  knowsNetns: (path: string) => boolean;
+  /** Both are called after the folders are read, so that a launch which begins meanwhile is not listed as a stray. */
+  hasSandbox: (id: string) => boolean;
+  hasNetns: (path: string) => boolean;
 }
 
-/** Lists what belongs to this daemon and to none of its pods. Folders that are not there hold nothing. */
-export async function findStrays(question: StrayQuestion): Promise<Strays> {
-  const { netnsDir, cacheDir, daemon, knowsSandbox, knowsNetns } = question;
+/** Lists the resources that belong to this daemon and to none of its pods. An absent folder counts as empty. */
+export async function findStrays(options: StrayOptions): Promise<Strays> {
+  const { netnsDir, cacheDir, daemon, hasSandbox, hasNetns } = options;
   const results = join(cacheDir, 'results');
   const [pinned, records] = await Promise.all([list(netnsDir), readRecords(results)]);
   const netns = pinned
     .map((name) => join(netnsDir, name))
-    .filter((path) => isOwnNetns(path, daemon) && !knowsNetns(path));
+    .filter((path) => isOwnNetns(path, daemon) && !hasNetns(path));
   const attachments = records.flatMap((record) => {
     const ours = typeof record.netns === 'string' && isOwnNetns(record.netns, daemon);
-    if (!ours || knowsSandbox(record.containerId)) return [];
+    if (!ours || hasSandbox(record.containerId)) return [];
     const attachment = attachmentOf(record, results);
     return attachment ? [attachment] : [];
   });
@@ -41,13 +41,13 @@ export async function findStrays(question: StrayQuestion): Promise<Strays> {
 
 async function readRecords(folder: string): Promise<CniRecord[]> {
   const records: CniRecord[] = [];
-  // One after the other: there may be a thousand, and nobody waits for this.
+  // Sequential, because there may be a thousand files and no caller is waiting.
   for (const name of await list(folder)) {
     try {
       const record = parseRecord(await readFile(join(folder, name), 'utf8'));
       if (record) records.push(record);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error; // a DEL was faster
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error; // deleted since the folder was read
     }
   }
   return records;
@@ -58,7 +58,7 @@ function attachmentOf(record: CniRecord, folder: string): CniAttachment | undefi
   try {
     network = JSON.parse(Buffer.from(record.config, 'base64').toString()) as NetworkConf;
   } catch {
-    return undefined; // not written by us, for all its looks
+    return undefined; // not written by Sluice or libcni
   }
   return {
     network: { ...network, source: folder },

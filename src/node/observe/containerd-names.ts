@@ -5,7 +5,7 @@
  */
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { JobName, StageName } from '../../stages.ts';
-import type { JobRecord } from './launches.ts';
+import type { JobRecord } from './job-record.ts';
 import { GRPC_CODES, RPC_SERVICES } from './table.ts';
 
 const BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];

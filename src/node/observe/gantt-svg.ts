@@ -1,6 +1,6 @@
 import { type Bar, bars, duration } from './gantt.ts';
-import type { JobRecord } from './launches.ts';
-import type { JobShape } from './server.ts';
+import type { JobRecord } from './job-record.ts';
+import type { JobShape } from './metrics-server.ts';
 
 const ROW = 24;
 const LEFT = 150;

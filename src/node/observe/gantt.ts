@@ -1,5 +1,5 @@
-import type { JobRecord, StageRecord } from './launches.ts';
-import type { JobShape } from './server.ts';
+import type { JobRecord, StageRecord } from './job-record.ts';
+import type { JobShape } from './metrics-server.ts';
 
 /** One line of the chart. Times are milliseconds since the job was queued. */
 export interface Bar {

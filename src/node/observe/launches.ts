@@ -1,44 +1,5 @@
-import type { JobRun, JobStart } from '../../pipeline/engine/observer.ts';
-import type { JobName, PoolName, StageName } from '../../stages.ts';
-
-/** One stage of one job. Times are milliseconds since the job was queued. */
-export interface StageRecord {
-  stage: StageName;
-  pool: PoolName;
-  /** All it needs was done. */
-  ready: number;
-  /** Its limit had room; absent while it waits, or when another stage failed first. */
-  started?: number;
-  ended?: number;
-  error?: string;
-}
-
-export interface UndoRecord {
-  stage: StageName;
-  started: number;
-  ended?: number;
-  error?: string;
-}
-
-/** One job as `sluice trace`, the log line, the spans and the debug endpoint show it. */
-export interface JobRecord extends JobStart {
-  id: string;
-  /** When it was queued: milliseconds since the epoch. */
-  at: number;
-  /** Admitted, and over: milliseconds since it was queued. */
-  started?: number;
-  ended?: number;
-  outcome?: 'ok' | 'error';
-  /** Code of the table in src/errors.ts. */
-  code?: string;
-  error?: string;
-  /** Further callers that joined it. */
-  joined: number;
-  stages: StageRecord[];
-  undos: UndoRecord[];
-  /** 32 hex digits, when spans are made for it. */
-  traceId?: string;
-}
+import type { JobName } from '../../stages.ts';
+import type { JobRecord, JobRun } from './job-record.ts';
 
 /** The last `size` of something, in a circle. */
 class Ring<T> {

@@ -1,6 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { Lane } from '../../pipeline/engine/admission.ts';
-import type { PoolName, StageName } from '../../stages.ts';
+import { ADMIT, type Lane, type PoolName, type StageName } from '../../stages.ts';
 import { ContainerdNames } from './containerd-names.ts';
 import { render } from './exposition.ts';
 import { LoopDelay } from './loop-delay.ts';
@@ -111,7 +110,7 @@ export class Metrics implements Disposable {
       none: [],
       plugins: cniCombinations(['other']),
       stages: METRICS.stageDuration.labels.outcome.flatMap((outcome) => stages.map((pair) => ({ ...pair, outcome }))),
-      waits: [...jobs.map((job) => ({ job, stage: 'admit' })), ...stages.filter(({ stage }) => stage !== 'admit')],
+      waits: [...jobs.map((job) => ({ job, stage: ADMIT.name })), ...stages],
     };
     for (const [key, definition] of Object.entries(METRICS) as [MetricKey, MetricDefinition][]) {
       const initial = definition.init ? combinations[definition.init] : product(definition.labels);
@@ -180,7 +179,7 @@ export class Metrics implements Disposable {
   }
 
   /** Names where to look when Prometheus asks; what is given replaces what was given before, key by key. */
-  watch(sources: MetricSources): void {
+  readFrom(sources: MetricSources): void {
     this.#sources = { ...this.#sources, ...sources };
   }
 

@@ -1,10 +1,11 @@
 import { VERSION } from '../../version.ts';
 import type { Config } from '../config/config.ts';
-import { type JobRecord, Launches } from './launches.ts';
+import type { JobRecord } from './job-record.ts';
+import { Launches } from './launches.ts';
 import { createLog, type Log } from './log.ts';
 import { Metrics } from './metrics.ts';
+import { type JobShape, MetricsServer } from './metrics-server.ts';
 import { Observer } from './observer.ts';
-import { type JobShape, MetricsServer } from './server.ts';
 import { Tracer } from './tracing.ts';
 
 export interface ObservabilityOptions {

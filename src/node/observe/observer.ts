@@ -1,10 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { codeOf, explain } from '../../errors.ts';
-import type { Lane } from '../../pipeline/engine/admission.ts';
-import type { JobObserver, JobRun, JobStart } from '../../pipeline/engine/observer.ts';
-import type { JobName, PoolName, StageName } from '../../stages.ts';
-import type { JobRecord, Launches, StageRecord } from './launches.ts';
+import { JOBS, STAGES, type StageName } from '../../stages.ts';
+import type { JobRecord, JobRun, JobStart, StageRecord } from './job-record.ts';
+import type { Launches } from './launches.ts';
 import type { Metrics } from './metrics.ts';
 
 /** Where the spans of an ended job go (tracing.ts). */
@@ -24,17 +23,6 @@ export interface ObserverOptions {
   onEnded?: (record: JobRecord) => void;
 }
 
-const LANES: Record<JobName, Lane> = {
-  RunPodSandbox: 'launch',
-  CreateContainer: 'launch',
-  StartContainer: 'launch',
-  StopPodSandbox: 'teardown',
-  RemovePodSandbox: 'teardown',
-  StopContainer: 'teardown',
-  RemoveContainer: 'teardown',
-  PullImage: 'image',
-};
-
 /** A record that the pipeline holds as its JobRun. The clock's zero is kept out of what is shown. */
 interface Job extends JobRecord {
   readonly [ZERO]: number;
@@ -46,7 +34,7 @@ const ZERO = Symbol('performance.now() when the job was queued');
  * Turns what the pipeline tells into metrics, records for `sluice trace`, one log line per job, and spans. All of it is made
  * from one record per job; the log line and the spans only at its end.
  */
-export class Observer implements JobObserver {
+export class Observer {
   readonly #options: ObserverOptions;
 
   constructor(options: ObserverOptions) {
@@ -70,7 +58,7 @@ export class Observer implements JobObserver {
 
   jobJoined(run: JobRun): void {
     (run as Job).joined++;
-    this.#options.metrics.inc('admission', { lane: LANES[run.job], verdict: 'joined' });
+    this.#options.metrics.inc('admission', { lane: JOBS[run.job].lane, verdict: 'joined' });
     this.#options.log.debug(fields(run as Job), `a further caller waits for this ${run.job}`);
   }
 
@@ -80,8 +68,8 @@ export class Observer implements JobObserver {
     if (counts(job)) this.#options.metrics.observe('stageQueue', { job: job.job, stage: 'admit' }, job.started / 1000);
   }
 
-  stageReady(run: JobRun, stage: StageName, pool: PoolName): void {
-    (run as Job).stages.push({ stage, pool, ready: since(run as Job) });
+  stageReady(run: JobRun, stage: StageName): void {
+    (run as Job).stages.push({ stage, pool: STAGES[stage].pool, ready: since(run as Job) });
   }
 
   stageStarted(run: JobRun, stage: StageName): void {

@@ -1,11 +1,12 @@
 /**
- * Every metric of Sluice, each once. From this table come the prom-client objects (metrics.ts), docs/metrics.md and the Grafana
+ * Every metric of Sluice, each once. From this table come the prom-client objects (metrics.ts), docs/operate/metrics.md and the Grafana
  * dashboards (grafana/). Conventions: base units, the unit last in the name, `_total` for counters, closed label sets; all
  * series exist from the start, so that `rate()` sees the first event and an alert on absence works.
  */
-import { ImageServiceService, RuntimeServiceService } from '../../../proto/gen/cri.ts';
-import { LANES, type Verdict } from '../../pipeline/engine/admission.ts';
-import { JOBS, type POOLS, STAGES, type StageName } from '../../stages.ts';
+import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../../proto/gen/cri.ts';
+import { ADMIT, JOB_NAMES, LANES, POOLS, STAGE_NAMES, VERDICTS } from '../../stages.ts';
+import { CONTAINER_STATES } from '../store/container.ts';
+import { SANDBOX_STATES } from '../store/sandbox.ts';
 
 /** Up to kubelet's own limit for a pod launch, two times two minutes. */
 export const LATENCY_BUCKETS = [
@@ -16,13 +17,8 @@ const WRITE_BUCKETS = [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.00
 const LOOP_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const RPC_BUCKETS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 240];
 
-const STAGE_NAMES = Object.keys(STAGES) as StageName[];
 const OUTCOMES = ['ok', 'error'] as const;
-const WORKER_POOLS = ['net', 'shim', 'image', 'registry', 'stdio'] as const satisfies readonly (typeof POOLS)[number][];
-const VERDICTS = ['admitted', 'joined', 'queued', 'refused', 'expired', 'gone'] as const satisfies readonly (
-  | Verdict
-  | 'joined'
-)[];
+const WORKER_POOLS = POOLS.filter((pool) => pool !== 'main');
 
 /** Plugins that have a label value of their own; what is not here counts as "other". */
 export const CNI_PLUGINS = [
@@ -73,11 +69,8 @@ export const GRPC_CODES = {
 
 /** The service of each RPC, as the wire names both: runtime.v1.RuntimeService and runtime.v1.ImageService. */
 export const RPC_SERVICES: ReadonlyMap<string, string> = new Map(
-  [RuntimeServiceService, ImageServiceService].flatMap((service) =>
-    Object.values(service).map(({ path }) => {
-      const [, serviceName = '', method = ''] = path.split('/');
-      return [method, serviceName] as const;
-    }),
+  [RuntimeServiceDefinition, ImageServiceDefinition].flatMap(({ fullName, methods }) =>
+    Object.values(methods).map(({ name }) => [name, fullName] as const),
   ),
 );
 const RPCS: readonly string[] = [...RPC_SERVICES.keys()];
@@ -86,7 +79,7 @@ export interface MetricDefinition {
   name: string;
   type: 'counter' | 'gauge' | 'histogram';
   help: string;
-  /** Section of docs/metrics.md. */
+  /** Section of docs/operate/metrics.md. */
   group:
     | 'jobs'
     | 'admission'
@@ -118,7 +111,7 @@ export const METRICS = {
     type: 'histogram',
     help: 'A job from the arrival of its call to its end, waiting for admission and undos included.',
     group: 'jobs',
-    labels: { job: JOBS, outcome: OUTCOMES },
+    labels: { job: JOB_NAMES, outcome: OUTCOMES },
     buckets: LATENCY_BUCKETS,
     exemplars: true,
   },
@@ -127,14 +120,14 @@ export const METRICS = {
     type: 'gauge',
     help: 'Pods by state of their record.',
     group: 'jobs',
-    labels: { state: ['creating', 'ready', 'notready', 'stopped', 'removing'] },
+    labels: { state: SANDBOX_STATES },
   },
   containers: {
     name: 'sluice_containers',
     type: 'gauge',
     help: 'Containers by state of their record.',
     group: 'jobs',
-    labels: { state: ['creating', 'created', 'running', 'exited', 'removing'] },
+    labels: { state: CONTAINER_STATES },
   },
 
   admission: {
@@ -142,7 +135,7 @@ export const METRICS = {
     type: 'counter',
     help: 'Jobs by what admission did: admitted to run; joined to the same launch in flight; queued first; refused because the queue was full; expired or gone while queued (deadline passed, caller hung up).',
     group: 'admission',
-    labels: { lane: LANES, verdict: VERDICTS },
+    labels: { lane: LANES, verdict: [...VERDICTS, 'joined'] },
   },
   laneRunning: {
     name: 'sluice_lane_running',
@@ -178,7 +171,7 @@ export const METRICS = {
     type: 'histogram',
     help: 'The work of one stage of one job, without any waiting, failures included.',
     group: 'stages',
-    labels: { job: JOBS, stage: STAGE_NAMES, outcome: OUTCOMES },
+    labels: { job: JOB_NAMES, stage: STAGE_NAMES, outcome: OUTCOMES },
     buckets: LATENCY_BUCKETS,
     exemplars: true,
     init: 'stages',
@@ -188,7 +181,7 @@ export const METRICS = {
     type: 'histogram',
     help: 'Waiting of one stage of one job, from the end of what it needs to its start; stage "admit" is the wait for admission.',
     group: 'stages',
-    labels: { job: JOBS, stage: STAGE_NAMES },
+    labels: { job: JOB_NAMES, stage: [ADMIT.name, ...STAGE_NAMES] },
     buckets: LATENCY_BUCKETS,
     init: 'waits',
   },

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import type { JobRecord } from './launches.ts';
+import type { JobRecord } from './job-record.ts';
+import type { JobShape } from './metrics-server.ts';
 import type { JobTracer } from './observer.ts';
 import { OtlpExporter, type OtlpOptions, type Span } from './otlp.ts';
-import type { JobShape } from './server.ts';
 
 export interface TraceParent {
   traceId: string;

@@ -1,9 +1,12 @@
 import type { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 
-/** Keys as containerd's CRI writes them: shims group by sandbox-id, and VM runtimes and monitoring agents read the rest. */
+/**
+ * Prefix of containerd's CRI annotations: shims group containers by sandbox-id; VM runtimes and monitoring agents read
+ * the others.
+ */
 const PREFIX = 'io.kubernetes.cri.';
 
-/** Annotations of a pause container; `image` is the reference of the sandbox image. */
+/** Annotations of a pause container. `image` is the reference of the sandbox image. */
 export function sandboxAnnotations(id: string, config: PodSandboxConfig, image: string): Record<string, string> {
   const annotations: Record<string, string> = {
     ...common('sandbox', id, config),
@@ -20,7 +23,7 @@ export function sandboxAnnotations(id: string, config: PodSandboxConfig, image: 
   return annotations;
 }
 
-/** Annotations of an ordinary container; `image` is what the user wrote, else the reference. */
+/** Annotations of a container of a pod. `image` is the image as the user wrote it, or else its reference. */
 export function containerAnnotations(
   sandboxId: string,
   config: PodSandboxConfig,
@@ -48,7 +51,9 @@ function common(
   };
 }
 
-/** The annotations whose keys match one of the patterns; in a pattern `*` and `?` stop at "/", as in containerd's configuration. */
+/**
+ * The annotations whose keys match one of the patterns. As in containerd's configuration, `*` and `?` do not match "/".
+ */
 export function passedAnnotations(
   annotations: Readonly<Record<string, string>>,
   patterns: readonly string[],

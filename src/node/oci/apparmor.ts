@@ -1,23 +1,27 @@
 import { SecurityProfile_ProfileType as Kind, type SecurityProfile } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 
-/** Name of the profile of containers that ask for nothing, or for RuntimeDefault. */
-export const DEFAULT_PROFILE = 'sluice-default';
+/** Name of the profile for containers that request RuntimeDefault or no profile. */
+const DEFAULT_PROFILE = 'sluice-default';
 
-export interface AppArmorInput {
+interface AppArmorInput {
   profile: SecurityProfile | undefined;
-  /** The deprecated field: "", "runtime/default", "unconfined", "localhost/<name>"; counts only without `profile`. */
+  /**
+   * The deprecated field: "", "runtime/default", "unconfined" or "localhost/<name>". Used only when `profile` is
+   * undefined.
+   */
   deprecated: string;
   privileged: boolean;
-  /** Does the host have AppArmor? */
+  /** Whether the host has AppArmor. */
   supported: boolean;
-  /** Names that are loaded now; needed for Localhost alone (see {@link appArmorProfileToFind}). */
+  /** Names of the loaded profiles; only a Localhost profile needs them (see {@link appArmorProfileToFind}). */
   loaded: readonly string[];
 }
 
 /**
- * `process.apparmorProfile`. Without a word the default profile applies (kubernetes#51746), but privileged containers stay unconfined unless
- * they name a profile. Throws INVALID_REQUEST for a profile that is not loaded, and where a host without AppArmor is asked for one.
+ * `process.apparmorProfile`; undefined means unconfined. A request without a profile gets the default one
+ * (kubernetes#51746), except for privileged containers, which stay unconfined unless they name a profile.
+ * Throws INVALID_REQUEST for a profile that is not loaded, and for any profile on a host without AppArmor.
  */
 export function appArmorProfile(input: AppArmorInput): string | undefined {
   const profile = input.profile ?? profileOf(input.deprecated, 'apparmor_profile');
@@ -41,13 +45,18 @@ export function appArmorProfile(input: AppArmorInput): string | undefined {
   }
 }
 
-/** The profile that must be among the loaded ones, if any: the caller reads them (readAppArmorProfiles) only then. */
+/**
+ * Name of the requested Localhost profile. Only when there is one must the caller read the loaded profiles
+ * (readAppArmorProfiles).
+ */
 export function appArmorProfileToFind(profile: SecurityProfile | undefined, deprecated: string): string | undefined {
   const asked = profile ?? profileOf(deprecated, 'apparmor_profile');
   return asked?.profileType === Kind.Localhost ? asked.localhostRef.replace(/^localhost\//, '') : undefined;
 }
 
-/** Reads the string form that came before SecurityProfile; undefined for "". Throws INVALID_REQUEST for other words. */
+/**
+ * Parses the deprecated string form of SecurityProfile; undefined for "". Throws INVALID_REQUEST for an unknown value.
+ */
 export function profileOf(text: string, field: string): SecurityProfile | undefined {
   if (text === '') return undefined;
   if (text === 'runtime/default' || text === 'docker/default') {
@@ -59,7 +68,10 @@ export function profileOf(text: string, field: string): SecurityProfile | undefi
   throw new SluiceError('INVALID_REQUEST', `linux.security_context.${field}: unknown profile "${text}"`);
 }
 
-/** Throws INVALID_REQUEST for a profile type CRI does not have, and for a reference without Localhost or the other way round. */
+/**
+ * Throws INVALID_REQUEST for a profile type that CRI does not define, and unless localhost_ref is set exactly for type
+ * Localhost.
+ */
 export function checkReference(profile: SecurityProfile | undefined, field: string): void {
   if (profile === undefined) return;
   const { profileType, localhostRef } = profile;
@@ -70,24 +82,27 @@ export function checkReference(profile: SecurityProfile | undefined, field: stri
   if ((profileType === Kind.Localhost) !== (localhostRef !== '')) {
     throw new SluiceError(
       'INVALID_REQUEST',
-      `linux.security_context.${field}: localhost_ref and the profile type Localhost need each other`,
+      `linux.security_context.${field}: localhost_ref must be set exactly when the profile type is Localhost`,
     );
   }
 }
 
-export interface ProfileTextInput {
-  /** Is there /etc/apparmor.d/tunables/global, .../abstractions/base, .../abi/3.0? */
+interface ProfileTextInput {
+  /** Whether /etc/apparmor.d/tunables/global exists. */
   tunables: boolean;
+  /** Whether /etc/apparmor.d/abstractions/base exists. */
   abstractions: boolean;
+  /** Whether /etc/apparmor.d/abi/3.0 exists. */
   abi: boolean;
-  /** Profile that the daemon runs under ("unconfined" mostly), which must be allowed to signal. */
+  /** Profile of the daemon (mostly "unconfined"), which must be allowed to send signals to containers. */
   daemonProfile: string;
   name?: string;
 }
 
 /**
- * The default profile's source, for apparmor_parser. It leaves files, network and capabilities to the other walls and closes what
- * reaches out of a container: mounting, the parts of /proc and /sys that change the host, and signals or traces across profiles.
+ * Source text of the default profile, for apparmor_parser. It allows files, network and capabilities, which namespaces,
+ * seccomp and the capability sets restrict, and denies what affects the host or other containers: mount(2), writes to
+ * the parts of /proc and /sys that change the host, and signals and ptrace across profiles.
  */
 export function defaultProfileText(input: ProfileTextInput): string {
   const { name = DEFAULT_PROFILE } = input;
@@ -104,12 +119,12 @@ export function defaultProfileText(input: ProfileTextInput): string {
     '  umount,',
     '  deny mount,',
     '',
-    '  # The runtime and the daemon may signal the container; its processes may signal and trace one another.',
+    '  # The runtime and the daemon may send signals to the container; its processes may signal and trace one another.',
     ...Array.from(senders, (peer) => `  signal (receive) peer=${peer},`),
     `  signal (send, receive) peer=${name},`,
     `  ptrace (trace, read, tracedby, readby) peer=${name},`,
     '',
-    '  # /proc: processes (numbers) and sysctls of the kernel.shm family stay writable, nothing else.',
+    '  # /proc: only /proc/<pid> and the sysctls of the kernel.shm family stay writable.',
     '  deny @{PROC}/* w,',
     '  deny @{PROC}/{[^1-9/],[^1-9/][^0-9/],[^1-9/][^0-9/][^0-9/][^0-9/]*}/** w,',
     '  deny @{PROC}/{[^1-9s/][^0-9/][^0-9/],s[^0-9y/][^0-9/],sy[^0-9s/]}/** w,',
@@ -118,7 +133,7 @@ export function defaultProfileText(input: ProfileTextInput): string {
     '  deny @{PROC}/kcore rwklx,',
     '  deny @{PROC}/sysrq-trigger rwklx,',
     '',
-    '  # /sys: only the cgroup tree may be written (its mount says whether it really is).',
+    '  # /sys: only the cgroup tree may be written; whether it is writable depends on the options of its mount.',
     '  deny /sys/[^f]*/** wklx,',
     '  deny /sys/f[^s]*/** wklx,',
     '  deny /sys/fs/[^c]*/** wklx,',

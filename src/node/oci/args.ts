@@ -5,8 +5,9 @@ import type { ImageConfig } from './image-config.ts';
 export const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /**
- * What runs. A command replaces the image's entrypoint and its Cmd; arguments alone replace its Cmd. An entrypoint of [""] is how
- * images say "none". Throws INVALID_REQUEST when nothing is left to run.
+ * `process.args`. A command replaces the image's Entrypoint and Cmd; arguments without a command replace its Cmd. An
+ * Entrypoint of [""] counts as none (images use it to reset an inherited one). Throws INVALID_REQUEST when the result
+ * is empty or contains a NUL byte.
  */
 export function processArgs(config: Pick<ContainerConfig, 'command' | 'args'>, image: ImageConfig): string[] {
   let { command, args } = config;
@@ -24,8 +25,8 @@ export function processArgs(config: Pick<ContainerConfig, 'command' | 'args'>, i
 }
 
 /**
- * The environment: PATH, TERM for terminals, HOSTNAME, then the image's, then the container's. A later value takes the place of an
- * earlier one of the same name; an entry of the image without "=" takes the name out.
+ * `process.env`: PATH, TERM for terminals, HOSTNAME, then the variables of the image, then those of the request. A
+ * later value replaces an earlier one of the same name; an entry of the image without "=" removes the variable.
  */
 export function processEnv(
   config: Pick<ContainerConfig, 'envs' | 'tty'>,
@@ -40,16 +41,19 @@ export function processEnv(
   return envList(env);
 }
 
-/** Applies "NAME=value" entries, in order. */
+/** Applies "NAME=value" entries to `env`, in order; an entry without "=" removes the variable. */
 export function putEnv(env: Map<string, string>, entries: readonly string[]): void {
   for (const entry of entries) {
-    const equals = entry.indexOf('=', 1); // a name may begin with "=", as the shell's leftovers do
+    const equals = entry.indexOf('=', 1); // from 1: a name may begin with "="
     if (equals < 0) env.delete(entry);
     else env.set(entry.slice(0, equals), entry.slice(equals + 1));
   }
 }
 
-/** As the specification wants it. Throws INVALID_REQUEST for what execve cannot carry. */
+/**
+ * The variables as "NAME=value". Throws INVALID_REQUEST for an empty name and for NUL bytes, which execve(2) cannot
+ * pass.
+ */
 export function envList(env: ReadonlyMap<string, string>): string[] {
   return Array.from(env, ([name, value]) => {
     if (name === '') throw new SluiceError('INVALID_REQUEST', 'envs: a variable without a name');

@@ -2,16 +2,22 @@ import { capabilitySets, DEFAULT_CAPABILITIES } from './capabilities.ts';
 import type { HostFacts } from './host.ts';
 import type { Mount, Rlimit, Spec } from './types.ts';
 
-/** The newest that all runtimes in use read: crun before 1.9 refuses 1.1 and later, and none makes anything depend on it. */
-export const OCI_VERSION = '1.0.2';
+/**
+ * The newest version that all runtimes in use accept: crun before 1.9 refuses 1.1 and later. No runtime enables a
+ * feature by it.
+ */
+const OCI_VERSION = '1.0.2';
 
-/** Soft and hard limit of open files, explicit so that the daemon's own do not leak into every pod. */
+/** RLIMIT_NOFILE of a container. It is always set, because containers would otherwise inherit the daemon's limits. */
 export interface OpenFiles {
   soft: number;
   hard: number;
 }
 
-/** What sandboxes and containers have in common; all of it is fresh, so a builder may change it. */
+/**
+ * The part of the spec that sandboxes and containers have in common. Each call returns a new object, which the caller
+ * may change.
+ */
 export function baseSpec(host: HostFacts, gidMapped: (gid: number) => boolean = () => true): Spec {
   return {
     ociVersion: OCI_VERSION,
@@ -28,7 +34,7 @@ export function baseSpec(host: HostFacts, gidMapped: (gid: number) => boolean = 
     mounts: defaultMounts(gidMapped),
     annotations: {},
     linux: {
-      // The runtime itself allows null, zero, full, random, urandom, tty, ptmx, console and pts on top.
+      // The runtime adds rules that allow null, zero, full, random, urandom, tty, ptmx, console and pts.
       resources: { devices: [{ allow: false, access: 'rwm' }] },
       cgroupsPath: '',
       namespaces: [{ type: 'mount' }],
@@ -40,7 +46,7 @@ export function baseSpec(host: HostFacts, gidMapped: (gid: number) => boolean = 
 
 function defaultMounts(gidMapped: (gid: number) => boolean): Mount[] {
   const pts = ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620'];
-  if (gidMapped(TTY_GID)) pts.push(`gid=${TTY_GID}`); // the kernel refuses a group that the user namespace does not have
+  if (gidMapped(TTY_GID)) pts.push(`gid=${TTY_GID}`); // devpts refuses a gid that the user namespace does not map
   return [
     { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
     {
@@ -58,8 +64,9 @@ function defaultMounts(gidMapped: (gid: number) => boolean): Mount[] {
 const TTY_GID = 5;
 
 /**
- * A pod on the host's network with a user namespace of its own may not mount sysfs (it shows the network namespace, which is
- * the host's): it gets the host's /sys, read-only to the last mount below it where the runtime can do that.
+ * The /sys of a pod with its own user namespace on the host's network: a read-only bind mount of the host's /sys. The
+ * kernel refuses to mount sysfs there, because the network namespace that it shows does not belong to the pod's user
+ * namespace. `recursiveReadOnly` makes the mounts below /sys read-only as well; without it only the top mount is.
  */
 export function hostSysfs(recursiveReadOnly: boolean): Mount {
   return {
@@ -74,7 +81,7 @@ export function openFilesLimit(limit: OpenFiles | undefined): Rlimit[] | undefin
   return limit === undefined ? undefined : [{ type: 'RLIMIT_NOFILE', soft: limit.soft, hard: limit.hard }];
 }
 
-/** The daemon cannot give a process a better oom_score_adj than the host lets it: runc would fail with EACCES. */
+/** oom_score_adj, raised to the lowest value that the daemon may set: below it runc fails with EACCES. */
 export function oomScoreAdj(wanted: number, host: HostFacts): number {
   return Math.max(wanted, host.lowestOomScoreAdj);
 }

@@ -3,22 +3,26 @@ import { join } from 'node:path';
 import { decodeExact, encodeSpec } from './encode.ts';
 import type { Spec } from './types.ts';
 
-/** A row whose bundle holds its spec. */
+/** A row of the store with the path of its bundle. */
 interface Bundled {
   bundle: string;
 }
 
-/** Specs that are kept, some tens of KiB each: those of the containers that probes run commands in, again and again. */
+/** Cached specs; each takes some tens of KiB. */
 const KEPT = 100;
 
 /**
- * The OCI specs of what exists, as they stand in the bundles. The ones asked for last are kept, since a probe asks every few
- * seconds and reading one takes a millisecond; nobody but us writes them.
+ * Reads and rewrites the config.json of bundles. Keeps the 100 most recently used specs, because an exec probe needs
+ * its container's spec every few seconds and reading one takes a millisecond. Nothing else than Sluice writes these
+ * files.
  */
-export class Specs {
+export class BundleSpecs {
   readonly #kept = new Map<string, Spec>();
 
-  /** Undefined when the bundle is gone, as it is after a stop. Not to be changed: see {@link update}. */
+  /**
+   * The spec of a bundle; undefined when the bundle no longer exists, as after a stop. Callers must not change it: see
+   * {@link update}.
+   */
   async of({ bundle }: Bundled): Promise<Spec | undefined> {
     const kept = this.#kept.get(bundle);
     const spec = kept ?? (await this.#read(bundle));
@@ -30,7 +34,7 @@ export class Specs {
     return spec;
   }
 
-  /** The bundle is going away. */
+  /** Removes a bundle from the cache, before the bundle is removed. */
   forget({ bundle }: Bundled): void {
     this.#kept.delete(bundle);
   }
@@ -44,7 +48,10 @@ export class Specs {
     }
   }
 
-  /** Rewrites a bundle's spec in one step, so that nobody reads half of it. */
+  /**
+   * Changes a bundle's config.json with an atomic rename, so that no reader sees half of it. Does nothing when there is
+   * no bundle.
+   */
   async update(bundled: Bundled, change: (spec: Spec) => void): Promise<void> {
     const spec = await this.#read(bundled.bundle);
     if (!spec) return;

@@ -2,7 +2,7 @@ import type { Capability } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import type { Capabilities } from './types.ts';
 
-/** By the kernel's own number (linux/capability.h): the index is the bit in /proc/<pid>/status. */
+/** All capabilities in the order of linux/capability.h: the index is the bit in /proc/<pid>/status. */
 export const CAPABILITIES = [
   'CAP_CHOWN',
   'CAP_DAC_OVERRIDE',
@@ -47,7 +47,7 @@ export const CAPABILITIES = [
   'CAP_CHECKPOINT_RESTORE',
 ] as const;
 
-/** What a container has when nobody says anything: the set that Docker and containerd give. */
+/** Capabilities of a container whose request changes none: the same set as in Docker and containerd. */
 export const DEFAULT_CAPABILITIES = [
   'CAP_CHOWN',
   'CAP_DAC_OVERRIDE',
@@ -67,13 +67,19 @@ export const DEFAULT_CAPABILITIES = [
 
 const KNOWN: ReadonlySet<string> = new Set(CAPABILITIES);
 
-/** The names of the bits in a line such as `CapEff: 000001ffffffffff`. Bits without a name are left out. */
+/**
+ * Names of the bits of a hexadecimal set such as `000001ffffffffff` (CapEff in /proc/<pid>/status). Omits bits without
+ * a name.
+ */
 export function capabilitiesOf(hex: string): string[] {
   const bits = BigInt(`0x${hex}`);
   return CAPABILITIES.filter((_name, bit) => (bits >> BigInt(bit)) & 1n);
 }
 
-/** The same set in all three places that count; nothing inheritable, nothing ambient (as kubelet's users expect: kubernetes#56374). */
+/**
+ * `names` as bounding, effective and permitted set. Inheritable and ambient set are `ambient`, by default empty
+ * (kubernetes#56374).
+ */
 export function capabilitySets(names: readonly string[], ambient: readonly string[] = []): Capabilities {
   return {
     bounding: [...names],
@@ -84,21 +90,23 @@ export function capabilitySets(names: readonly string[], ambient: readonly strin
   };
 }
 
-export interface CapabilityInput {
+interface CapabilityInput {
   request: Capability | undefined;
   privileged: boolean;
-  /** The daemon's own. */
+  /** The daemon's effective capabilities. */
   available: readonly string[];
-  /** In a user namespace of its own a process holds all capabilities, whatever the daemon has. */
+  /** Whether the pod has its own user namespace, in which any capability can be granted, whatever the daemon has. */
   userns: boolean;
 }
 
 /**
- * What a container gets. The order is the contract: "ALL" added, "ALL" dropped, then single adds, then single drops, so that
- * `drop: [ALL], add: [X]` leaves X. Privileged takes all the daemon has. Throws INVALID_REQUEST for a name no kernel knows (silently
- * ignored by containerd: a misspelt drop would leave the capability in place) and for one that the daemon cannot pass on.
+ * The capability sets of a container. The order matters: add "ALL", drop "ALL", then single adds, then single drops, so
+ * that `drop: [ALL], add: [X]` leaves X. A privileged container gets all capabilities of the daemon.
+ * Throws INVALID_REQUEST for an unknown name (containerd ignores it, so that a misspelt drop leaves the capability in
+ * place) and for a capability that the daemon itself does not have.
  *
- * Ambient capabilities are honoured, where containerd and CRI-O accept the field and do nothing; kubelet does not send it.
+ * add_ambient_capabilities is implemented; containerd and CRI-O accept the field and ignore it, and kubelet does not
+ * send it.
  */
 export function containerCapabilities({ request, privileged, available, userns }: CapabilityInput): Capabilities {
   if (privileged) return capabilitySets(available);

@@ -6,7 +6,10 @@ import { outerFirst } from './mounts.ts';
 import type { Hook, HookName, Mount, Spec } from './types.ts';
 import { parseYaml } from './yaml.ts';
 
-/** What a CDI device changes in a container, as its file says it (https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md). */
+/**
+ * `containerEdits` of a CDI file, under its own field names.
+ * Source: https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md
+ */
 export interface RawEdits {
   env?: string[];
   deviceNodes?: RawDevice[];
@@ -28,25 +31,30 @@ export interface RawDevice {
   gid?: number;
 }
 
-export interface CdiSpec {
+interface CdiSpec {
   cdiVersion: string;
   /** "vendor.com/class". */
   kind: string;
   devices: { name: string; containerEdits: RawEdits }[];
-  /** For every container that gets one of the devices. */
+  /** Edits for every container that gets one of the devices. */
   containerEdits?: RawEdits;
 }
 
 export interface CdiRegistry {
-  /** By qualified name, "vendor.com/class=name". */
+  /** Devices by qualified name, "vendor.com/class=name". */
   devices: ReadonlyMap<string, { spec: CdiSpec; edits: RawEdits; path: string; priority: number }>;
-  /** Names that two files of the same folder define: unusable until one goes. */
+  /**
+   * Paths by qualified name, for names that several files of the same priority define; such a device cannot be used.
+   */
   conflicts: ReadonlyMap<string, string[]>;
-  /** Files that could not be read, with the reason. */
+  /** Error texts of the files that could not be parsed. */
   errors: readonly string[];
 }
 
-/** The same, with the nodes looked up on the host (read-cdi.ts). */
+/**
+ * The edits of all devices of a container, merged, with type and numbers of each device node read from the host
+ * (read-cdi.ts).
+ */
 export interface CdiEdits {
   env: string[];
   devices: GrantedDevice[];
@@ -65,17 +73,26 @@ const HOOKS: readonly string[] = [
   'poststop',
 ];
 
-/** Reads one file, JSON or YAML by its name. Throws INVALID_REQUEST that says what is wrong with it. */
-export function parseCdiSpec(text: string, path: string): CdiSpec {
+/** Largest CDI file that is read, in bytes. Generated files are far smaller. */
+export const MAX_CDI_BYTES = 1 << 20;
+
+/**
+ * Parses a CDI file: JSON when its name ends in .json, YAML otherwise. Rejects with INVALID_REQUEST, whose text says
+ * what is wrong.
+ */
+export async function parseCdiSpec(text: string, path: string): Promise<CdiSpec> {
+  if (Buffer.byteLength(text) > MAX_CDI_BYTES) {
+    throw new SluiceError('INVALID_REQUEST', `CDI file ${path} is larger than ${MAX_CDI_BYTES} bytes`);
+  }
   let value: unknown;
   try {
-    value = path.endsWith('.json') ? JSON.parse(text) : parseYaml(text);
+    value = path.endsWith('.json') ? JSON.parse(text) : await parseYaml(text);
   } catch (cause) {
     throw new SluiceError('INVALID_REQUEST', `CDI file ${path} cannot be parsed`, { cause });
   }
   const spec = value as Partial<CdiSpec> | null;
   const bad = (what: string) => new SluiceError('INVALID_REQUEST', `CDI file ${path}: ${what}`);
-  if (typeof spec !== 'object' || spec === null) throw bad('is no object');
+  if (typeof spec !== 'object' || spec === null) throw bad('is not an object');
   if (typeof spec.cdiVersion !== 'string') throw bad('has no cdiVersion');
   if (typeof spec.kind !== 'string' || !/^[A-Za-z][\w.-]*\/[A-Za-z][\w.-]*$/.test(spec.kind)) {
     throw bad(`kind "${spec.kind}" is not of the form vendor.com/class`);
@@ -83,7 +100,7 @@ export function parseCdiSpec(text: string, path: string): CdiSpec {
   if (!Array.isArray(spec.devices)) throw bad('has no devices');
   for (const device of spec.devices) {
     if (typeof device?.name !== 'string' || !/^[A-Za-z0-9][\w.:-]*$/.test(device.name)) {
-      throw bad(`"${device?.name}" is no device name`);
+      throw bad(`"${device?.name}" is not a valid device name`);
     }
   }
   for (const edits of [spec.containerEdits, ...spec.devices.map(({ containerEdits }) => containerEdits)]) {
@@ -98,15 +115,20 @@ export function parseCdiSpec(text: string, path: string): CdiSpec {
   return spec as CdiSpec;
 }
 
-/** All devices of all files. A folder with a higher priority wins over one with a lower; inside one folder a name may be there once. */
-export function cdiRegistry(files: readonly { path: string; text: string; priority: number }[]): CdiRegistry {
+/**
+ * The devices of all files. Of two files with different priorities that define one name, the higher priority wins. With
+ * equal priorities (the same folder) the name is a conflict, which only a request for that device reports.
+ */
+export async function cdiRegistry(
+  files: readonly { path: string; text: string; priority: number }[],
+): Promise<CdiRegistry> {
   const devices = new Map<string, { spec: CdiSpec; edits: RawEdits; path: string; priority: number }>();
   const conflicts = new Map<string, string[]>();
   const errors: string[] = [];
   for (const { path, text, priority } of files.toSorted((a, b) => a.priority - b.priority)) {
     let spec: CdiSpec;
     try {
-      spec = parseCdiSpec(text, path);
+      spec = await parseCdiSpec(text, path);
     } catch (error) {
       const { message, cause } = error as Error;
       errors.push(cause instanceof Error ? `${message}: ${cause.message}` : message);
@@ -123,7 +145,10 @@ export function cdiRegistry(files: readonly { path: string; text: string; priori
   return { devices, conflicts, errors };
 }
 
-/** The CDI devices that a container asks for: the field's, then those of the older annotations, each once. */
+/**
+ * Qualified names of the CDI devices that a container requests: CDIDevices first, then the older annotations, without
+ * duplicates.
+ */
 export function cdiDeviceNames(config: Pick<ContainerConfig, 'CDIDevices' | 'annotations'>): string[] {
   const names = new Set(config.CDIDevices.map(({ name }) => name));
   for (const [key, value] of Object.entries(config.annotations)) {
@@ -132,7 +157,10 @@ export function cdiDeviceNames(config: Pick<ContainerConfig, 'CDIDevices' | 'ann
   return [...names];
 }
 
-/** The edits for these devices, those of each file once and before its devices'. Throws INVALID_REQUEST that names what is not there. */
+/**
+ * The edits for these devices. Those that a file has for all of its devices come once, before those of its devices.
+ * Throws INVALID_REQUEST that lists the devices which no file defines, or names the files that define one twice.
+ */
 export function cdiEdits(registry: CdiRegistry, names: readonly string[]): RawEdits[] {
   const missing = names.filter((name) => !registry.devices.has(name));
   if (missing.length > 0) {
@@ -158,7 +186,7 @@ export function cdiEdits(registry: CdiRegistry, names: readonly string[]): RawEd
   return all;
 }
 
-/** Applies resolved edits to a container's spec, in place: after everything else, since they may override it. */
+/** Applies resolved edits to `spec`, in place. Call it last: CDI edits override what the request and the image set. */
 export function applyCdi(spec: Spec, edits: CdiEdits): void {
   const env = new Map<string, string>();
   putEnv(env, spec.process.env);
@@ -171,7 +199,7 @@ export function applyCdi(spec: Spec, edits: CdiEdits): void {
 
   for (const granted of edits.devices) {
     const device = deviceNode(granted);
-    // A device without an owner belongs to the container's user, who could not open it otherwise.
+    // Without an owner the node belongs to root, and a container that runs as another user could not open it.
     if (user.uid > 0) device.uid ??= user.uid;
     if (user.gid > 0) device.gid ??= user.gid;
     spec.linux.devices = [...(spec.linux.devices ?? []).filter(({ path }) => path !== device.path), device];

@@ -1,16 +1,16 @@
 import type { ContainerConfig, PodSandboxConfig } from '../../../proto/gen/cri.ts';
+import type { MountPoint } from '../../sys/mountinfo.ts';
 import { containerAnnotations, passedAnnotations } from './annotations.ts';
 import { appArmorProfile } from './apparmor.ts';
 import { processArgs, processEnv } from './args.ts';
 import { baseSpec, hostSysfs, type OpenFiles, oomScoreAdj, openFilesLimit } from './base.ts';
 import { containerCapabilities } from './capabilities.ts';
 import { applyCdi, type CdiEdits } from './cdi.ts';
+import { cgroupsPath } from './cgroups-path.ts';
 import { ALL_DEVICES, allowRule, deviceNode, type GrantedDevice } from './devices.ts';
 import type { HostFacts, RuntimeFeatures } from './host.ts';
 import type { ImageConfig } from './image-config.ts';
-import type { MountPoint } from './mount-table.ts';
 import { cgroupMount, containerMounts, type PodFiles } from './mounts.ts';
-import { cgroupsPath } from './names.ts';
 import { containerNamespaces, onHostNetwork, ownCgroupNamespace, podNamespaceOptions } from './namespaces.ts';
 import { toLinuxResources } from './resources.ts';
 import { seccompProfile } from './seccomp.ts';
@@ -23,36 +23,36 @@ export interface ContainerSpecInput {
   id: string;
   config: ContainerConfig;
   image: { reference: string; config: ImageConfig };
-  /** From users.ts (containerUser, resolveUser). */
+  /** Result of containerUser and resolveUser (users.ts). */
   user: User;
   sandbox: {
     id: string;
     config: PodSandboxConfig;
-    /** The pause process. */
+    /** Pid of the pause process. */
     pid: number;
     /** Path of the pinned network namespace; "" on the host network. */
     netns: string;
-    /** Path of the pinned user namespace, if there is one. */
+    /** Path of the pinned user namespace; undefined when there is none. */
     userns?: string;
     files: PodFiles;
   };
-  /** First process of the container of target_id, when that one runs in this pod. */
+  /** Pid of the first process of the container target_id; undefined unless that container runs in this pod. */
   targetPid?: number;
-  /** The image's VOLUMEs: folders on the host, by path in the container. */
+  /** Folders on the host for the image's VOLUMEs, by path in the container. */
   volumes?: Readonly<Record<string, string>>;
-  /** Where image volumes (sub path included) are on the host, by container_path. */
+  /** Paths of image volumes on the host, image_sub_path included, by container_path. */
   imageVolumes?: Readonly<Record<string, string>>;
-  /** Real paths by host_path, for those that are or contain symlinks. */
+  /** Real paths by host_path, for every host_path that is or contains a symlink. */
   realPaths?: Readonly<Record<string, string>>;
-  /** When needsMountTable() says so. */
+  /** Required when needsMountTable() returns true. */
   mountTable?: readonly MountPoint[];
-  /** The request's devices, looked up on the host. */
+  /** The devices of the request, with type and numbers read from the host. */
   devices?: readonly GrantedDevice[];
-  /** When cdiDeviceNames() names any. */
+  /** Required when cdiDeviceNames() returns any. */
   cdi?: CdiEdits;
-  /** The parsed Localhost profile, when seccompFile() names one. */
+  /** The parsed Localhost profile; required when seccompFile() returns a path. */
   seccomp?: Seccomp;
-  /** The loaded profiles, when appArmorProfileToFind() names one. */
+  /** Names of the loaded profiles; required when appArmorProfileToFind() returns a name. */
   appArmorProfiles?: readonly string[];
   selinux?: SelinuxLabels;
   openFiles?: OpenFiles;
@@ -66,8 +66,8 @@ export interface ContainerSpecInput {
 }
 
 /**
- * The spec of an ordinary container. Pure: whatever it needs of the host is in `input`.
- * Throws INVALID_REQUEST for what the request asks and cannot have; the text names the field.
+ * Builds the spec of a container of a pod. Pure function: `input` contains everything that it needs of the host.
+ * Throws INVALID_REQUEST, with the name of the field, for a request that is invalid or cannot be met.
  */
 export function buildContainerSpec(input: ContainerSpecInput): Spec {
   const { id, config, image, sandbox, runtime, host } = input;
@@ -94,7 +94,8 @@ export function buildContainerSpec(input: ContainerSpecInput): Spec {
   });
   const rlimits = openFilesLimit(input.openFiles);
   if (rlimits !== undefined) process.rlimits = rlimits;
-  // Without a word 0: left out, it would be the shim's own, which the kernel hardly ever kills.
+  // 0 when the request has none: without the field the container would inherit the low value of the shim, which
+  // protects from the OOM killer.
   process.oomScoreAdj = oomScoreAdj(Number(config.linux?.resources?.oomScoreAdj ?? 0n), host);
   const appArmor = appArmorProfile({
     profile: context?.apparmor,
@@ -141,7 +142,7 @@ export function buildContainerSpec(input: ContainerSpecInput): Spec {
     linux.gidMappings = userns.gids;
   }
   if (!privileged) {
-    // As sent, and nothing when nothing is sent: that is how kubelet says procMount: Unmasked.
+    // No default paths when the request has none: kubelet expresses procMount: Unmasked by empty lists.
     linux.maskedPaths = [...(context?.maskedPaths ?? [])];
     linux.readonlyPaths = [...(context?.readonlyPaths ?? [])];
   }
@@ -168,7 +169,7 @@ export function buildContainerSpec(input: ContainerSpecInput): Spec {
   return spec;
 }
 
-/** The default mounts as this container has them: the cgroup tree added, the pod's shm instead of one of its own, /sys by its rights. */
+/** The default mounts of this container: `base` with /sys as its privileges allow, and the cgroup tree. */
 function containerDefaults(
   base: readonly Mount[],
   { sandbox, runtime, host }: ContainerSpecInput,
@@ -185,7 +186,10 @@ function containerDefaults(
   return [...mounts, cgroupMount(privileged, repeat)];
 }
 
-/** The request's devices, and for privileged containers the host's, which the request's override. */
+/**
+ * Adds the devices of the request and, for privileged containers, all devices of the host; at one path the request's
+ * wins.
+ */
 function addDevices(spec: Spec, input: ContainerSpecInput, privileged: boolean): void {
   const asked = input.devices ?? [];
   const { linux } = spec;

@@ -1,4 +1,7 @@
-/** What containers take from an image: `config` of the OCI image configuration, under its own names (all of it may be missing). */
+/**
+ * The fields of `config` in the OCI image configuration that containers use, under their own names; each may be
+ * missing.
+ */
 export interface ImageConfig {
   User?: string;
   Env?: readonly string[] | null;

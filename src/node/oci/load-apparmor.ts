@@ -8,7 +8,10 @@ import { defaultProfileText } from './apparmor.ts';
 const FOLDER = '/etc/apparmor.d';
 const LIMIT_MS = 60_000;
 
-/** Loads (or replaces) the default AppArmor profile that containers with RuntimeDefault run under. Throws with the parser's own words. */
+/**
+ * Loads or replaces the default AppArmor profile, with apparmor_parser. Rejects with INTERNAL and the parser's output
+ * when the parser fails.
+ */
 export async function loadDefaultAppArmorProfile(): Promise<void> {
   const own = (await readFile('/proc/self/attr/current', 'utf8')).replace(/ \(.*\)|\0|\n/g, '');
   const text = defaultProfileText({

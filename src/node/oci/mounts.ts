@@ -1,62 +1,65 @@
 import { posix } from 'node:path';
 import { type ContainerConfig, type Mount as CriMount, MountPropagation } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import type { MountPoint } from '../../sys/mountinfo.ts';
 import type { RuntimeFeatures } from './host.ts';
-import { isUnder, type MountPoint, mountOf } from './mount-table.ts';
+import { isUnder, mountOf } from './mount-table.ts';
 import type { IdMapping, Linux, Mount } from './types.ts';
 import { idMappings } from './userns.ts';
 
-/** The pod's own files, as paths on the host; one that is missing is left out. */
+/** Paths on the host of the pod's own files. An undefined file is not mounted. */
 export interface PodFiles {
   hostname?: string;
   hosts?: string;
   resolvConf?: string;
-  /** The pod's shm, or /dev/shm for pods on the host's IPC. */
+  /** The pod's shm mount, or /dev/shm for pods in the host's IPC namespace. */
   shm?: string;
 }
 
 export interface MountInput {
   config: Pick<ContainerConfig, 'mounts'>;
-  /** /proc, /dev and so on, in the order in which they are mounted. */
+  /** The default mounts (/proc, /dev, ...), in mount order. */
   defaults: readonly Mount[];
   files: PodFiles;
-  /** The image's VOLUMEs: folders on the host, by path in the container. */
+  /** Folders on the host for the image's VOLUMEs, by path in the container. */
   volumes: Readonly<Record<string, string>>;
-  /** Image volumes: where the image is mounted on the host (sub path included), by path in the container. */
+  /** Paths of image volumes on the host, image_sub_path included, by container_path. */
   imageVolumes: Readonly<Record<string, string>>;
-  /** Real paths by host_path, for those that are or contain symlinks. */
+  /** Real paths by host_path, for every host_path that is or contains a symlink. */
   realPaths: Readonly<Record<string, string>>;
-  /** Read afresh when {@link needsMountTable} says so. */
+  /** The present mount table; required when {@link needsMountTable} returns true. */
   mountTable: readonly MountPoint[];
   readonlyRootfs: boolean;
   features: RuntimeFeatures;
-  /** The pod's user namespace, for its own files. */
+  /** Mappings of the pod's own user namespace; undefined in the host's. */
   userns: { uids: IdMapping[]; gids: IdMapping[] } | undefined;
 }
 
-/** Must the mount table be read for this container? Only propagation looks at it. */
+/** Whether {@link containerMounts} needs the mount table: only mounts with propagation do. */
 export function needsMountTable(config: Pick<ContainerConfig, 'mounts'>): boolean {
   return config.mounts.some(({ propagation }) => propagation !== MountPropagation.PROPAGATION_PRIVATE);
 }
 
 /**
- * All mounts of a container, in order: defaults, then the pod's files, the image's VOLUMEs and the request's mounts, outer before inner.
- * One of the request's takes the place of any other at its path, and of all defaults below it (a /dev or /sys of one's own comes whole).
+ * All mounts of a container, in mount order: the defaults, then the pod's files, the image's VOLUMEs and the mounts of
+ * the request, these three sorted so that an outer mount precedes those below it. A mount of the request replaces any
+ * other at its path and all defaults below it, so that a request which brings its own /dev or /sys gets nothing else
+ * there.
  *
- * Throws INVALID_REQUEST for combinations that cannot be had; its message begins with "RROUnsupported" where kubelet looks for that.
+ * Throws INVALID_REQUEST for combinations that the node cannot offer, with the kubelet reason RROUnsupported where that is the cause.
  */
 export function containerMounts(input: MountInput): Pick<Linux, 'rootfsPropagation'> & { mounts: Mount[] } {
   let rootfsPropagation: Linux['rootfsPropagation'];
   const asked = new Map<string, Mount>();
   for (const mount of input.config.mounts) {
     const built = criMount(mount, input);
-    asked.set(built.destination, built); // the last of two at one path is the one that would have been seen
+    asked.set(built.destination, built); // of two mounts at one path the later would hide the earlier
     const propagation = mount.propagation;
     if (propagation === MountPropagation.PROPAGATION_BIDIRECTIONAL) rootfsPropagation = 'rshared';
     else if (propagation === MountPropagation.PROPAGATION_HOST_TO_CONTAINER) rootfsPropagation ??= 'rslave';
   }
   const own = new Map<string, Mount>();
-  // The pod's files stay visible even where an image declares a VOLUME at the same path (some do, for /dev/shm).
+  // The pod's files replace an image's VOLUME at the same path (some images declare /dev/shm as one).
   for (const mount of [...volumes(input), ...podFiles(input)]) {
     if (!asked.has(mount.destination)) own.set(mount.destination, mount);
   }
@@ -68,19 +71,25 @@ export function containerMounts(input: MountInput): Pick<Linux, 'rootfsPropagati
   return { mounts: [...kept, ...added], rootfsPropagation };
 }
 
-/** Sorts by the number of path components and otherwise leaves the order, so that no mount hides another below it. */
+/** Stable sort by the number of path components, so that no mount hides another below it. */
 export function outerFirst(mounts: readonly Mount[]): Mount[] {
   const depth = ({ destination }: Mount) => destination.split('/').filter(Boolean).length;
   return mounts.toSorted((a, b) => depth(a) - depth(b));
 }
 
-/** The cgroup tree as the container sees it; `hostOptions` belong to the one superblock of cgroup2 and must be repeated without a cgroup namespace. */
+/**
+ * Mount of the cgroup tree. `hostOptions` are those of the host's cgroup2 mount: all mounts of cgroup2 share one
+ * superblock, so outside of a cgroup namespace a mount without them would remove them from the host.
+ */
 export function cgroupMount(writable: boolean, hostOptions: readonly string[]): Mount {
   const options = ['nosuid', 'noexec', 'nodev', 'relatime', writable ? 'rw' : 'ro', ...hostOptions];
   return { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options };
 }
 
-/** What is on the disk as root's would belong to nobody in a user namespace. A runtime that cannot map leaves it readable. */
+/**
+ * ID mappings for files that root owns on the host: without them they would belong to nobody (65534) in the user
+ * namespace. Empty when the runtime has no idmapped mounts; the files are then readable only.
+ */
 function mapped({ userns, features }: MountInput): Pick<Mount, 'uidMappings' | 'gidMappings'> {
   return userns !== undefined && features.idmap ? { uidMappings: userns.uids, gidMappings: userns.gids } : {};
 }
@@ -97,7 +106,7 @@ function podFiles(input: MountInput): Mount[] {
     ...file('/etc/resolv.conf', files.resolvConf),
   ];
   if (files.shm !== undefined) {
-    // It was made for the pod's root: no mapping needed, and tmpfs takes none before Linux 6.3.
+    // No mapping: root of the pod's user namespace owns the files, and tmpfs has no idmapped mounts before Linux 6.3.
     mounts.push({ destination: '/dev/shm', type: 'bind', source: files.shm, options: ['rbind', 'rprivate', 'rw'] });
   }
   return mounts;
@@ -132,13 +141,13 @@ function criMount(mount: CriMount, input: MountInput): Mount {
       ...extraOptions(mount),
     ],
   };
-  // An image volume has its layers mapped already; the overlay over them takes no mapping.
+  // The layers of an image volume are already idmapped, and an overlay mount cannot be.
   if (!isImage && mount.uidMappings.length + mount.gidMappings.length > 0) {
-    // A runtime that does not know the fields ignores them, and the volume's files would belong to nobody.
+    // A runtime without the feature ignores the fields; the volume's files would then belong to nobody (65534).
     if (!input.features.idmap)
       throw refused(
         mount,
-        'the runtime has no idmapped mounts (runc from 1.2 on has, with a shim of containerd 2.0 or newer)',
+        'the runtime has no idmapped mounts (they need runc 1.2 or newer and a shim of containerd 2.0 or newer)',
       );
     result.uidMappings = idMappings(mount.uidMappings);
     result.gidMappings = idMappings(mount.gidMappings);
@@ -146,13 +155,16 @@ function criMount(mount: CriMount, input: MountInput): Mount {
   return result;
 }
 
-/** Clean and absolute. */
+/** The path in the container as an absolute, normalised path without a trailing slash. */
 export function destinationOf(containerPath: string): string {
   const path = posix.join('/', containerPath);
   return path.length > 1 && path.endsWith('/') ? path.slice(0, -1) : path;
 }
 
-/** The rules of recursive read-only mounts need no state and are checked for every request (validate.ts uses this too). */
+/**
+ * Throws INVALID_REQUEST when recursive_read_only is combined with a writable mount or with propagation. Independent of
+ * the host, so validate.ts checks it before anything is reserved.
+ */
 export function checkReadonly(mount: CriMount): void {
   if (!mount.recursiveReadOnly) return;
   if (!mount.readonly) throw refused(mount, 'recursive_read_only needs readonly');
@@ -168,7 +180,8 @@ function readonlyOption(mount: CriMount, features: RuntimeFeatures): string {
   if (!features.recursiveReadOnly) {
     throw new SluiceError(
       'INVALID_REQUEST',
-      `RROUnsupported: the runtime cannot make mounts recursively read-only (${mount.hostPath} on ${mount.containerPath})`,
+      `the runtime cannot make mounts recursively read-only (${mount.hostPath} on ${mount.containerPath})`,
+      { kubeletReason: 'RROUnsupported' },
     );
   }
   return 'rro';
@@ -193,7 +206,7 @@ function propagationOption(mount: CriMount, source: string, table: readonly Moun
 
 const EXTRA_OPTIONS = new Set(['noexec', 'nosuid', 'nodev', 'noatime', 'nodiratime', 'relatime', 'nosymfollow']);
 
-/** mount_options (CRI 1.37): only such as take something away. */
+/** mount_options (CRI 1.37). Only options that restrict are accepted. */
 function extraOptions(mount: CriMount): string[] {
   for (const option of mount.mountOptions) {
     if (!EXTRA_OPTIONS.has(option)) throw refused(mount, `mount_options: "${option}" is not supported`);

@@ -5,30 +5,33 @@ import type { OwnNamespaces } from './sysctls.ts';
 import type { Namespace } from './types.ts';
 import { userNamespace } from './userns.ts';
 
-/** The pod's namespace options; a pod without any shares nothing with the host. */
+/** The pod's namespace options. Undefined means the default of every option: no namespace shared with the host. */
 export function podNamespaceOptions(config: PodSandboxConfig): NamespaceOption | undefined {
   return config.linux?.securityContext?.namespaceOptions;
 }
 
-/** Is the pod on the host's network (and so under its host name)? */
+/** Whether the pod uses the host's network namespace, and therefore its UTS namespace. */
 export function onHostNetwork(config: PodSandboxConfig): boolean {
   return podNamespaceOptions(config)?.network === NamespaceMode.NODE;
 }
 
-/** Which namespaces a pod has of its own. */
+/** Which namespaces the pod has itself, as opposed to sharing the host's. */
 export function ownNamespaces(config: PodSandboxConfig): OwnNamespaces & { pid: boolean } {
   const options = podNamespaceOptions(config);
   const network = !onHostNetwork(config);
   return {
     network,
-    uts: network, // CRI has no option for it: the host's name goes with the host's network
+    uts: network, // CRI has no option for UTS: it follows the network
     ipc: options?.ipc !== NamespaceMode.NODE,
     pid: options?.pid !== NamespaceMode.NODE,
     user: userNamespace(options) !== undefined,
   };
 }
 
-/** Namespaces of a pause container. `netns` and `userns` are the pinned paths; without one of a user namespace the runtime makes it. */
+/**
+ * Namespaces of a pause container. `netns` and `userns` are paths of pinned namespaces. The runtime creates a namespace
+ * without a path.
+ */
 export function sandboxNamespaces(config: PodSandboxConfig, netns: string, userns: string | undefined): Namespace[] {
   const own = ownNamespaces(config);
   const namespaces: Namespace[] = [{ type: 'mount' }];
@@ -40,25 +43,28 @@ export function sandboxNamespaces(config: PodSandboxConfig, netns: string, usern
   return namespaces;
 }
 
-export interface ContainerNamespaceInput {
+interface ContainerNamespaceInput {
   config: PodSandboxConfig;
   options: NamespaceOption | undefined;
-  /** The pause process, whose namespaces are the pod's. */
+  /** Pid of the pause process, whose namespaces are the pod's. */
   sandboxPid: number;
   netns: string;
   userns: string | undefined;
-  /** First process of the container whose pid namespace is joined (mode TARGET); the caller has checked that it is of this pod. */
+  /**
+   * Pid of the first process of the target container (pid mode TARGET). The caller checks that it belongs to this pod.
+   */
   targetPid: number | undefined;
   privileged: boolean;
   host: HostFacts;
 }
 
 /**
- * Namespaces of an ordinary container: the pod's, by pinned path where there is one (it outlives the pause process), else by the
- * pause process. What the pod shares with the host is left out, which means the same to the runtime and saves it a setns.
+ * Namespaces of a container: those of the pod, by the pinned path where there is one (it outlives the pause process),
+ * else by /proc/<pid of the pause process>/ns. Namespaces that the pod shares with the host are omitted: the runtime
+ * then stays in the host's, without a setns(2).
  *
- * The pid mode is the container's own: CONTAINER makes a new one, POD (also when nothing is said) and NODE take the pod's, TARGET another
- * container's. Throws INVALID_REQUEST where TARGET has no process to join.
+ * The pid mode is an option of the container: CONTAINER creates a namespace, POD (the default) and NODE use the pod's,
+ * TARGET uses that of another container. Throws INVALID_REQUEST when the target of mode TARGET is not running.
  */
 export function containerNamespaces(input: ContainerNamespaceInput): Namespace[] {
   const { config, options, sandboxPid, netns, userns, host, privileged } = input;
@@ -89,7 +95,10 @@ export function containerNamespaces(input: ContainerNamespaceInput): Namespace[]
   return namespaces;
 }
 
-/** A cgroup namespace hides the host's tree; v1 mounts do not work in one everywhere, and privileged containers expect the whole tree. */
+/**
+ * Whether a container gets its own cgroup namespace, which hides the host's tree. Not on cgroup v1, whose mounts do not
+ * work in one on all kernels, and not for privileged containers, which expect the host's tree.
+ */
 export function ownCgroupNamespace(host: HostFacts, privileged: boolean): boolean {
   return host.cgroupVersion === 2 && !privileged;
 }

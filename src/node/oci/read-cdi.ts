@@ -1,14 +1,20 @@
-import { lstat, readdir, readFile } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { lstat, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { SluiceError } from '../../errors.ts';
-import { type CdiEdits, type CdiRegistry, cdiRegistry, type RawDevice, type RawEdits } from './cdi.ts';
+import { type CdiEdits, type CdiRegistry, cdiRegistry, MAX_CDI_BYTES, type RawDevice, type RawEdits } from './cdi.ts';
 import type { GrantedDevice } from './devices.ts';
 import { readDevices } from './read-devices.ts';
 
-/** Later folders win: what a driver wrote at run time over what the administrator installed. */
-export const CDI_FOLDERS = ['/etc/cdi', '/var/run/cdi'];
+/**
+ * In rising priority: what a driver writes at run time overrides what the administrator installed (CDI specification).
+ */
+const CDI_FOLDERS = ['/etc/cdi', '/var/run/cdi'];
 
-/** Reads all CDI files. Done anew for each container that asks for a device: drivers write files while pods start. */
+/**
+ * Reads all CDI files, anew for each container that requests a device, because drivers write files while pods start.
+ */
 export async function readCdiRegistry(folders: readonly string[] = CDI_FOLDERS): Promise<CdiRegistry> {
   const files: { path: string; text: string; priority: number }[] = [];
   for (const [priority, folder] of folders.entries()) {
@@ -22,13 +28,17 @@ export async function readCdiRegistry(folders: readonly string[] = CDI_FOLDERS):
     for (const name of names.sort()) {
       if (!/\.(json|ya?ml)$/.test(name)) continue;
       const path = join(folder, name);
-      files.push({ path, text: await readFile(path, 'utf8'), priority });
+      // One byte more than the limit, so that parseCdiSpec refuses a file that is cut off here.
+      files.push({ path, text: await text(createReadStream(path, { end: MAX_CDI_BYTES })), priority });
     }
   }
   return cdiRegistry(files);
 }
 
-/** Looks up on the host what the edits leave open: type and numbers of device nodes. Throws INVALID_REQUEST for a node that is not there. */
+/**
+ * Merges the edits and reads from the host what they leave out: type, major and minor number of device nodes.
+ * Rejects with INVALID_REQUEST for a node that does not exist or is not a device.
+ */
 export async function resolveCdiEdits(all: readonly RawEdits[]): Promise<CdiEdits> {
   const result: CdiEdits = { env: [], devices: [], mounts: [], hooks: [], additionalGids: [] };
   for (const edits of all) {
@@ -59,7 +69,7 @@ async function resolveDevice(raw: RawDevice): Promise<GrantedDevice> {
   try {
     const info = await lstat(hostPath);
     const [found] = info.isDirectory() ? [] : await readDevices(hostPath, path);
-    if (found === undefined) throw new SluiceError('INVALID_REQUEST', `CDI device node ${hostPath} is no device`);
+    if (found === undefined) throw new SluiceError('INVALID_REQUEST', `CDI device node ${hostPath} is not a device`);
     return {
       path,
       type: found.type,

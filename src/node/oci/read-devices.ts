@@ -2,13 +2,13 @@ import { lstat, readdir, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Device } from './types.ts';
 
-/** Entries of /dev that a container has of its own, or that mean nothing outside the host. */
+/** Entries of /dev that each container has itself, and folders of device managers that containers cannot use. */
 const SKIPPED = new Set(['pts', 'shm', 'fd', 'mqueue', 'console', '.udev', '.lxc', '.lxd-mounts']);
 
 /**
- * The device nodes at `hostPath`: the node itself, or all nodes below a folder (symlinks in it are left out), under the names they get
- * in the container. Throws what the file system says; what is no
- * device gives an empty list.
+ * The device nodes at `hostPath`: the node itself, or all nodes below a folder without following symlinks. `path` of
+ * each is below `containerPath`. Empty when `hostPath` is neither a device nor a folder with devices. Rejects with the
+ * error of the file system.
  */
 export async function readDevices(hostPath: string, containerPath: string): Promise<Device[]> {
   const real = await realpath(hostPath);
@@ -24,14 +24,14 @@ export async function readDevices(hostPath: string, containerPath: string): Prom
     try {
       found.push(...(await readDevices(join(real, entry.name), join(containerPath, entry.name))));
     } catch (error) {
-      // A device may be unplugged between the two looks.
+      // The device was unplugged after readdir.
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     }
   }
   return found;
 }
 
-/** The node as the specification writes it; undefined for what is no device. */
+/** The device node in the form of the spec; undefined when it is neither a character nor a block device. */
 function deviceOf(info: Awaited<ReturnType<typeof lstat>>, path: string): Device | undefined {
   const type = info.isCharacterDevice() ? 'c' : info.isBlockDevice() ? 'b' : undefined;
   if (type === undefined) return undefined;
@@ -47,7 +47,7 @@ function deviceOf(info: Awaited<ReturnType<typeof lstat>>, path: string): Device
   };
 }
 
-/** Takes a dev_t apart as glibc does (gnu_dev_major(3)): the bits of both numbers are interleaved. */
+/** Major and minor number of a dev_t, which interleaves their bits (gnu_dev_major(3)). */
 export function deviceNumbers(rdev: bigint): { major: number; minor: number } {
   return {
     major: Number(((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n)),

@@ -1,16 +1,20 @@
 import { access, readdir, readFile, statfs } from 'node:fs/promises';
 import { hostname, release } from 'node:os';
 import { join } from 'node:path';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { run } from '../../sys/spawn.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { type HostFacts, NO_FEATURES, parseRuntimeFeatures, type RuntimeFeatures } from './host.ts';
-import { parseMountTable } from './mount-table.ts';
+import { lowestOomScore } from './oom-score.ts';
 import { readDevices } from './read-devices.ts';
 
 const CGROUP2_MAGIC = 0x63677270;
 const CGROUP = '/sys/fs/cgroup';
 
-/** Looks at the host, once, at start. Throws what the file system says where /proc or /sys cannot be read. */
+/**
+ * Reads the properties of the host; called once, at start. Rejects with the error of the file system when /proc or /sys
+ * cannot be read.
+ */
 export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd'): Promise<HostFacts> {
   const status = await readFile('/proc/self/status', 'utf8');
   const capabilities = capabilitiesOf(/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0');
@@ -30,9 +34,7 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
         ? (await readFile(`${CGROUP}/cgroup.controllers`, 'utf8')).split(/\s+/).includes('hugetlb')
         : await exists(`${CGROUP}/hugetlb`),
     capabilities,
-    lowestOomScoreAdj: capabilities.includes('CAP_SYS_RESOURCE')
-      ? -1000
-      : Number.parseInt(await readFile('/proc/self/oom_score_adj', 'utf8'), 10),
+    lowestOomScoreAdj: lowestOomScore(),
     seccomp: /^Seccomp:/m.test(status),
     apparmor: await hasAppArmor(),
     selinux: await exists('/sys/fs/selinux/enforce'),
@@ -40,15 +42,18 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
   };
 }
 
-/** Asks an OCI runtime (absolute path) what it can do. A runtime without `features` (crun before 1.9) has none. */
+/**
+ * Runs `runc features` of an OCI runtime (absolute path), with a limit of 10 s. {@link NO_FEATURES} when the command
+ * fails, as it does with crun before 1.9, which does not have it.
+ */
 export async function readRuntimeFeatures(binary: string, kernel: string): Promise<RuntimeFeatures> {
   const answer = await run({ path: binary, argv: [binary, 'features'], env: {}, timeoutMs: 10_000 });
   return answer.code === 0 ? parseRuntimeFeatures(answer.stdout.toString(), kernel) : NO_FEATURES;
 }
 
 /**
- * Does a shim (absolute path) map the layers of a rootfs (`uidmap=` among the mount options)? containerd's do from 2.0 on; one that
- * does not say its version so is taken to know what it is asked.
+ * Whether a shim (absolute path) makes idmapped mounts of a rootfs (mount options `uidmap=` and `gidmap=`):
+ * containerd's shim does from 2.0 on. A shim whose `-v` prints no such version is assumed to.
  */
 export async function shimMapsRootfs(binary: string): Promise<boolean> {
   const { stdout } = await run({ path: binary, argv: [binary, '-v'], env: {}, timeoutMs: 10_000 });
@@ -57,8 +62,8 @@ export async function shimMapsRootfs(binary: string): Promise<boolean> {
 }
 
 /**
- * The names in /sys/kernel/security/apparmor/profiles; none where the host has no AppArmor. Read afresh for each Localhost profile:
- * DaemonSets load them at any time.
+ * Names of the loaded AppArmor profiles (/sys/kernel/security/apparmor/profiles); empty on a host without AppArmor. Not
+ * cached, because DaemonSets load profiles at any time.
  */
 export async function readAppArmorProfiles(): Promise<string[]> {
   const text = await readFile('/sys/kernel/security/apparmor/profiles', 'utf8').catch(absent);
@@ -71,7 +76,10 @@ async function hasAppArmor(): Promise<boolean> {
   return (await exists('/sbin/apparmor_parser')) || (await exists('/usr/sbin/apparmor_parser'));
 }
 
-/** The root of the hierarchy has no memory.swap.max, and the daemon may sit there: then any child tells. */
+/**
+ * Whether memory.swap.max exists. The root cgroup never has it, so when the daemon runs there this looks at the root's
+ * children.
+ */
 async function swapOnV2(): Promise<boolean> {
   const own = /^0::(.*)$/m.exec(await readFile('/proc/self/cgroup', 'utf8'))?.[1] ?? '/';
   if (await exists(join(CGROUP, own, 'memory.swap.max'))) return true;
@@ -82,7 +90,7 @@ async function swapOnV2(): Promise<boolean> {
 }
 
 async function cgroupMountOptions(): Promise<string[]> {
-  const table = parseMountTable(await readFile('/proc/self/mountinfo', 'utf8'));
+  const table = parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8'));
   const mount = table.findLast(({ mountPoint, type }) => mountPoint === CGROUP && type === 'cgroup2');
   return ['nsdelegate', 'memory_recursiveprot'].filter((option) => mount?.superOptions.includes(option));
 }
@@ -97,7 +105,7 @@ async function exists(path: string): Promise<boolean> {
   }
 }
 
-/** Turns "not there" into undefined; anything else is thrown on. */
+/** Undefined for ENOENT and ENOTDIR; throws every other error. */
 function absent(error: unknown): undefined {
   const { code } = error as NodeJS.ErrnoException;
   if (code !== 'ENOENT' && code !== 'ENOTDIR') throw error;

@@ -4,7 +4,10 @@ import { SluiceError } from '../../errors.ts';
 import { parseSeccompProfile, seccompFile } from './seccomp.ts';
 import type { Seccomp } from './types.ts';
 
-/** The Localhost profile that the request names, or undefined when it names none. Throws INVALID_REQUEST when it cannot be read. */
+/**
+ * Reads the Localhost profile of a request; undefined when it has none. Rejects with INVALID_REQUEST when the file
+ * cannot be read or parsed.
+ */
 export async function readSeccomp(
   profile: SecurityProfile | undefined,
   deprecated: string,

@@ -7,9 +7,10 @@ import type { Resources } from './types.ts';
 type Limits = Pick<HostFacts, 'cgroupVersion' | 'swapController' | 'hugetlbController'>;
 
 /**
- * Limits as the specification has them, for the spec as for Task.Update; zero and "" mean "not given". Swap that nobody speaks of is
- * limited to the memory limit, so that a container cannot swap. Huge pages are left to kubelet's pod cgroup where the host has no
- * hugetlb controller. Throws INVALID_REQUEST for `unified` on cgroup v1, which no runtime takes.
+ * Converts CRI's limits to `linux.resources`, for specs and for Task.Update. Zero and "" mean "not set". Without a swap
+ * limit, memory.swap (memory plus swap) is the memory limit, so that a container cannot swap. Huge page limits are
+ * omitted when the host has no hugetlb controller. Throws INVALID_REQUEST for `unified` on cgroup v1, which no runtime
+ * accepts.
  */
 export function toLinuxResources(asked: LinuxContainerResources | undefined, host: Limits): Resources {
   if (asked === undefined) return {};
@@ -33,14 +34,20 @@ export function toLinuxResources(asked: LinuxContainerResources | undefined, hos
   }
   if (Object.keys(asked.unified).length > 0) {
     if (host.cgroupVersion === 1) {
-      throw new SluiceError('INVALID_REQUEST', 'linux.resources.unified: this host has cgroup v1, unified needs v2');
+      throw new SluiceError(
+        'INVALID_REQUEST',
+        'linux.resources.unified: this host has cgroup v1, but unified needs cgroup v2',
+      );
     }
     resources.unified = { ...asked.unified };
   }
   return resources;
 }
 
-/** UpdateContainerResources: what the update leaves at zero or "" keeps its value; huge pages by size, unified by file. */
+/**
+ * The resources after UpdateContainerResources: a field that is zero or "" in the update keeps its value; huge page
+ * limits are merged by page size, `unified` by file name.
+ */
 export function mergeResources(
   old: LinuxContainerResources | undefined,
   update: LinuxContainerResources,
@@ -62,8 +69,9 @@ export function mergeResources(
 }
 
 /**
- * The swap limit counts memory and swap together and may not be below the memory limit. One that was equal to the old limit meant "no
- * swap", so it moves along (kubelet sends it that way); containerd keeps it and the runtime then refuses a raised memory limit.
+ * The swap limit after an update that has none. It counts memory plus swap and must not be below the memory limit. A
+ * swap limit that equals the old memory limit means "no swap" (kubelet sends it so) and becomes the new memory limit;
+ * containerd keeps it, so the runtime refuses to raise the memory limit.
  */
 function keptSwap(old: LinuxContainerResources, update: LinuxContainerResources): bigint {
   const { memorySwapLimitInBytes: swap, memoryLimitInBytes: limit } = old;

@@ -5,7 +5,10 @@ import type { Log } from '../observe/log.ts';
 import { type HostFacts, NO_FEATURES, type RuntimeFeatures } from './host.ts';
 import { readRuntimeFeatures, shimMapsRootfs } from './read-host.ts';
 
-/** What each configured runtime can do, asked once at start. A runtime that is missing is told of when a pod wants it. */
+/**
+ * Features of each configured runtime, by its name; read once, at start. A runtime that is missing gets {@link
+ * NO_FEATURES} and a warning in the log; pods that request it fail.
+ */
 export async function readAllFeatures(
   config: Config,
   host: HostFacts,
@@ -15,11 +18,11 @@ export async function readAllFeatures(
     async ([name, { binary, shim }]): Promise<[string, RuntimeFeatures]> => {
       try {
         const features = await readRuntimeFeatures(findProgram(binary, 'the runtime').path, host.kernel);
-        // Pods with a user namespace need both: the runtime maps their volumes, the shim their root file systems.
+        // User namespaces need both: the runtime makes idmapped mounts of volumes, the shim of root file systems.
         const idmap = features.idmap && (await shimMapsRootfs(findProgram(shim, 'the shim').path));
         return [name, { ...features, idmap }];
       } catch (error) {
-        log.warn({ runtime: name, binary, reason: explain(error) }, 'the runtime does not tell its features');
+        log.warn({ runtime: name, binary, reason: explain(error) }, 'the features of the runtime cannot be read');
         return [name, NO_FEATURES];
       }
     },

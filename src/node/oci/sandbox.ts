@@ -3,9 +3,9 @@ import { SluiceError } from '../../errors.ts';
 import { passedAnnotations, sandboxAnnotations } from './annotations.ts';
 import { envList, putEnv } from './args.ts';
 import { baseSpec, hostSysfs, type OpenFiles, oomScoreAdj, openFilesLimit } from './base.ts';
+import { cgroupsPath } from './cgroups-path.ts';
 import type { HostFacts, RuntimeFeatures } from './host.ts';
 import type { ImageConfig } from './image-config.ts';
-import { cgroupsPath } from './names.ts';
 import { ownNamespaces, podNamespaceOptions, sandboxNamespaces } from './namespaces.ts';
 import { seccompProfile } from './seccomp.ts';
 import type { SelinuxLabels } from './selinux.ts';
@@ -16,35 +16,41 @@ import { gidMapped, userNamespace } from './userns.ts';
 export interface SandboxSpecInput {
   id: string;
   config: PodSandboxConfig;
-  /** The sandbox image: its reference, and what it says about itself. */
+  /** The sandbox image. */
   image: { reference: string; config: ImageConfig };
-  /** From users.ts (sandboxUser, resolveUser). */
+  /** Result of sandboxUser and resolveUser (users.ts). */
   user: User;
-  /** Path of the pinned network namespace; "" on the host network, or to let the runtime make one. */
+  /** Path of the pinned network namespace; "" on the host network, or when the runtime shall create one. */
   netns: string;
-  /** Path of the pinned user namespace, when the pod has one of its own and it exists already. */
+  /** Path of the pinned user namespace; undefined in the host's, or when the runtime shall create one. */
   userns?: string;
-  /** On the host: the pod's shm (or /dev/shm with the host's IPC) and its resolv.conf. */
+  /** Path on the host of the pod's shm mount; /dev/shm for pods in the host's IPC namespace. */
   shm: string;
+  /** Path on the host of the pod's resolv.conf. */
   resolvConf: string;
   openFiles?: OpenFiles;
-  /** Patterns of pod annotations that are passed on. */
+  /** Patterns of the pod annotations that are copied into the spec. */
   podAnnotations: readonly string[];
-  /** The parsed Localhost profile, when seccompFile() names one. */
+  /** The parsed Localhost profile; required when seccompFile() returns a path. */
   seccomp?: Seccomp;
   selinux?: SelinuxLabels;
   features: RuntimeFeatures;
   host: HostFacts;
 }
 
-/** The kernel should kill every other process of a pod before the one that holds its namespaces. */
+/**
+ * Makes the OOM killer prefer every other process of the pod to the pause process, which holds the pod's namespaces.
+ */
 const OOM_SCORE_ADJ = -998;
-/** The least that the kernel knows: the pause process only waits. */
+/** The kernel's minimum: the pause process only waits. */
 const CPU_SHARES = 2;
-/** Without these flags a remount in a user namespace fails with EPERM; nothing on those mounts needs them off. */
+/** Options of bind mounts. Inside a user namespace, a remount that drops nosuid, nodev or noexec fails with EPERM. */
 const BIND = ['rbind', 'ro', 'nosuid', 'nodev', 'noexec'];
 
-/** The spec of a pod's pause container. Pure. Throws INVALID_REQUEST for what the request asks and cannot have. */
+/**
+ * Builds the spec of a pod's pause container. Pure function. Throws INVALID_REQUEST for a request that is invalid or
+ * cannot be met, and IMAGE_INVALID when the sandbox image has no command.
+ */
 export function buildSandboxSpec(input: SandboxSpecInput): Spec {
   const { id, config, image, host, selinux } = input;
   const context = config.linux?.securityContext;
@@ -73,7 +79,7 @@ export function buildSandboxSpec(input: SandboxSpecInput): Spec {
   spec.mounts = [
     ...sandboxSysfs(spec.mounts, privileged, userns !== undefined && !own.network, input.features),
     { destination: '/dev/shm', type: 'bind', source: input.shm, options: [...BIND] },
-    // VM runtimes take the pod's DNS from here.
+    // VM runtimes read the pod's DNS configuration from here.
     { destination: '/etc/resolv.conf', type: 'bind', source: input.resolvConf, options: [...BIND] },
   ];
   spec.annotations = {
@@ -102,7 +108,7 @@ export function buildSandboxSpec(input: SandboxSpecInput): Spec {
     host,
   });
   if (seccomp !== undefined) linux.seccomp = seccomp;
-  // Labels keep pods apart; one that shares the host's processes or IPC could not work with them.
+  // A pod in the host's pid or IPC namespace could not access the host's processes or IPC objects with its own label.
   if (host.selinux && selinux !== undefined && !privileged && own.pid && own.ipc) {
     process.selinuxLabel = selinux.process;
     linux.mountLabel = selinux.mount;
@@ -110,15 +116,16 @@ export function buildSandboxSpec(input: SandboxSpecInput): Spec {
   return spec;
 }
 
-function sandboxSysfs(mounts: Mount[], privileged: boolean, bound: boolean, features: RuntimeFeatures): Mount[] {
+/** `mounts` with the /sys of this pod: a bind mount of the host's (see hostSysfs), writable, or as it is. */
+function sandboxSysfs(mounts: Mount[], privileged: boolean, bindHost: boolean, features: RuntimeFeatures): Mount[] {
   return mounts.map((mount) => {
     if (mount.destination !== '/sys') return mount;
-    if (bound) return hostSysfs(features.recursiveReadOnly);
+    if (bindHost) return hostSysfs(features.recursiveReadOnly);
     return privileged ? { ...mount, options: mount.options.map((option) => (option === 'ro' ? 'rw' : option)) } : mount;
   });
 }
 
-/** Nobody configures the pause process, so it always gets the usual covers. */
+/** Masked paths of the pause container, for which CRI has no field: those that container engines mask by default. */
 const SANDBOX_MASKED = [
   '/proc/acpi',
   '/proc/asound',

@@ -6,22 +6,26 @@ import { type HostFacts, kernelAtLeast } from './host.ts';
 import { ALLOWED, ALLOWED_ON, ALLOWED_WITH, TRACING } from './syscalls.ts';
 import type { Seccomp, SeccompArg, SeccompRule } from './types.ts';
 
-export interface SeccompInput {
+interface SeccompInput {
   profile: SecurityProfile | undefined;
-  /** The deprecated field: "", "unconfined", "runtime/default", "docker/default", "localhost/<path>"; counts only without `profile`. */
+  /**
+   * The deprecated field: "", "unconfined", "runtime/default", "docker/default" or "localhost/<path>". Used only when
+   * `profile` is undefined.
+   */
   deprecated: string;
   privileged: boolean;
-  /** The file of a Localhost profile, parsed by {@link parseSeccompProfile}. */
+  /** The parsed Localhost profile (see {@link parseSeccompProfile}). */
   localhost: Seccomp | undefined;
-  /** The bounding set, which opens parts of the default profile. */
+  /** The bounding set of capabilities; the default profile allows further system calls for some of them. */
   capabilities: readonly string[];
   host: HostFacts;
 }
 
 /**
- * `linux.seccomp`; undefined is unconfined, which is also what a request without a word means (kubelet says RuntimeDefault itself when
- * its seccompDefault is on). Privileged containers are never confined. Throws INVALID_REQUEST where a profile is asked of a
- * kernel without seccomp or a Localhost profile did not come along.
+ * `linux.seccomp`; undefined means unconfined. A request without a profile is unconfined (kubelet sends RuntimeDefault
+ * when its seccompDefault is on), and so is every privileged container.
+ * Throws INVALID_REQUEST for a profile on a kernel without seccomp, and when `localhost` is missing for a Localhost
+ * profile.
  */
 export function seccompProfile(input: SeccompInput): Seccomp | undefined {
   const profile = input.profile ?? profileOf(input.deprecated, 'seccomp_profile_path');
@@ -37,7 +41,10 @@ export function seccompProfile(input: SeccompInput): Seccomp | undefined {
   return input.localhost;
 }
 
-/** Path of the profile to read for a container or pod, if it asks for one. Throws INVALID_REQUEST for a relative one. */
+/**
+ * Path of the requested Localhost profile; undefined when there is none to read. Throws INVALID_REQUEST for a relative
+ * path.
+ */
 export function seccompFile(
   profile: SecurityProfile | undefined,
   deprecated: string,
@@ -47,18 +54,20 @@ export function seccompFile(
   if (privileged || asked?.profileType !== Kind.Localhost) return undefined;
   const path = asked.localhostRef.replace(/^localhost\//, '');
   if (!path.startsWith('/')) {
-    throw new SluiceError('INVALID_REQUEST', `linux.security_context.seccomp: "${path}" is no absolute path`);
+    throw new SluiceError('INVALID_REQUEST', `linux.security_context.seccomp: "${path}" is not an absolute path`);
   }
   return path;
 }
 
-/** A profile file: JSON in the shape of `linux.seccomp`. Throws INVALID_REQUEST with the path for anything else. */
+/**
+ * Parses a profile file: JSON in the form of `linux.seccomp`. Throws INVALID_REQUEST, with the path, for anything else.
+ */
 export function parseSeccompProfile(text: string, path: string): Seccomp {
   let profile: unknown;
   try {
     profile = decodeExact(text);
   } catch (cause) {
-    throw new SluiceError('INVALID_REQUEST', `seccomp profile "${path}" is no JSON`, { cause });
+    throw new SluiceError('INVALID_REQUEST', `seccomp profile "${path}" is not valid JSON`, { cause });
   }
   if (typeof profile !== 'object' || profile === null || typeof (profile as Seccomp).defaultAction !== 'string') {
     throw new SluiceError('INVALID_REQUEST', `seccomp profile "${path}" has no defaultAction`);
@@ -66,18 +75,22 @@ export function parseSeccompProfile(text: string, path: string): Seccomp {
   return profile as Seccomp;
 }
 
-/** CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET: the flags of clone(2) that make namespaces. */
+/** The flags of clone(2) that create namespaces: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. */
 const CLONE_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000;
 const AF_ALG = 38;
 const AF_VSOCK = 40;
 const ENOSYS = 38;
-/** personality(2): Linux, Linux32, both with UNAME26, and the question for the present one. */
+/**
+ * Arguments of personality(2): PER_LINUX, PER_LINUX32, both with UNAME26, and 0xffffffff, which queries the present
+ * one.
+ */
 const PERSONALITIES = [0x0, 0x0008, 0x20000, 0x20008, 0xffffffff];
 
-/** The default profile: everything is refused with EPERM but what is named here. */
+/** The default profile: an allow-list; every other system call fails with EPERM. */
 export function defaultSeccomp(capabilities: readonly string[], host: Pick<HostFacts, 'arch' | 'kernel'>): Seccomp {
   const rules: SeccompRule[] = [allow(Object.values(ALLOWED).flat())];
-  // All families but AF_ALG and AF_VSOCK. One rule each: runc ORs conditions on one argument, so "not this and not that" would let both in.
+  // All address families except AF_ALG and AF_VSOCK, in one rule per range: runc combines several conditions on the
+  // same argument with OR, so NE and NE would allow both.
   rules.push(allow(['socket'], { op: 'SCMP_CMP_LT', value: AF_ALG }));
   rules.push(allow(['socket'], { op: 'SCMP_CMP_EQ', value: AF_ALG + 1 }));
   rules.push(allow(['socket'], { op: 'SCMP_CMP_GT', value: AF_VSOCK }));
@@ -90,15 +103,15 @@ export function defaultSeccomp(capabilities: readonly string[], host: Pick<HostF
     if (names !== undefined) rules.push(allow(names));
   }
   if (!capabilities.includes('CAP_SYS_ADMIN')) {
-    const flags = host.arch === 's390x' ? 1 : 0; // s390 swaps the first two arguments of clone
+    const flags = host.arch === 's390x' ? 1 : 0; // on s390x the flags are the second argument of clone
     rules.push(allow(['clone'], { op: 'SCMP_CMP_MASKED_EQ', value: CLONE_NAMESPACES, valueTwo: 0 }, flags));
-    // A filter cannot look into clone3's struct; ENOSYS makes the C library fall back to clone (moby#42681).
+    // A filter cannot read clone3's flags from memory; ENOSYS makes the C library fall back to clone (moby#42681).
     rules.push({ names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: ENOSYS });
   }
   return { defaultAction: 'SCMP_ACT_ERRNO', architectures: ARCHITECTURES[host.arch] ?? [], syscalls: rules };
 }
 
-/** Each with the ones whose programs the same kernel runs. */
+/** By process.arch: the architecture, and those whose binaries the same kernel also runs. */
 const ARCHITECTURES: Readonly<Record<string, string[]>> = {
   x64: ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86', 'SCMP_ARCH_X32'],
   arm64: ['SCMP_ARCH_AARCH64', 'SCMP_ARCH_ARM'],

@@ -1,14 +1,15 @@
 import type { SELinuxOption } from '../../../proto/gen/cri.ts';
 
-/** Labels of a pod or container on an SELinux host. */
+/** SELinux labels of a pod or container. */
 export interface SelinuxLabels {
   process: string;
   mount: string;
 }
 
 /**
- * The labels that the options describe; what is left out is what container-selinux's policy defines. `level` ("s0:c12,c34") is
- * used where the options have none: the categories that keep pods apart, given out by whoever knows those in use.
+ * The labels for the options of a request; missing parts get the values of the container-selinux policy. `level`
+ * ("s0:c12,c34") is used when the options have none: its categories separate pods from each other, so the caller must
+ * pass unused ones.
  */
 export function selinuxLabels(options: SELinuxOption | undefined, level: string): SelinuxLabels {
   const user = options?.user || 'system_u';

@@ -1,4 +1,4 @@
-/** System calls that every container may make, by what they are for. Names that libseccomp or the kernel do not know are skipped by the runtimes. */
+/** System calls that every container may make, by purpose. Runtimes skip names that libseccomp does not define. */
 export const ALLOWED = {
   /** Opening, reading, writing, seeking, copying. */
   files: words(`
@@ -7,12 +7,12 @@ export const ALLOWED = {
     open openat openat2 pipe pipe2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readv
     sendfile sendfile64 splice sync sync_file_range syncfs tee truncate truncate64 vmsplice write writev
   `),
-  /** Names and folders. */
+  /** Directory entries and working directory. */
   paths: words(`
     chdir fchdir getcwd getdents getdents64 link linkat mkdir mkdirat mknod mknodat readlink readlinkat rename
     renameat renameat2 rmdir symlink symlinkat umask unlink unlinkat
   `),
-  /** Status, owners, times, extended attributes, mount tables to look at. */
+  /** File status, owners, times, extended attributes, reading mount tables. */
   metadata: words(`
     cachestat chmod chown chown32 fchmod fchmodat fchmodat2 fchown fchown32 fchownat fgetxattr flistxattr
     fremovexattr fsetxattr fstat fstat64 fstatat64 fstatfs fstatfs64 futimesat getxattr getxattrat lchown
@@ -20,7 +20,7 @@ export const ALLOWED = {
     newfstatat removexattr removexattrat setxattr setxattrat stat stat64 statfs statfs64 statmount statx utime
     utimensat utimensat_time64 utimes
   `),
-  /** Waiting for descriptors, files and asynchronous input and output (io_uring stays out). */
+  /** Waiting for descriptors and files, asynchronous I/O (without io_uring). */
   events: words(`
     epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old
     eventfd eventfd2 fanotify_mark inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel
@@ -33,7 +33,7 @@ export const ALLOWED = {
     brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2
     mprotect mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages
   `),
-  /** Sockets, except socket itself. */
+  /** Sockets, except socket(2), which has rules of its own in seccomp.ts. */
   network: words(`
     accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg
     recvmmsg_time64 recvmsg send sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair
@@ -71,19 +71,19 @@ export const ALLOWED = {
     sched_rr_get_interval sched_rr_get_interval_time64 sched_setaffinity sched_setattr sched_setparam
     sched_setscheduler sched_yield setpriority setrlimit times ugetrlimit
   `),
-  /** Clocks and timers (those that set the clock are checked by the kernel again). */
+  /** Clocks and timers. Setting a clock needs a capability, which the kernel checks. */
   clocks: words(`
     adjtimex alarm clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime
     clock_gettime64 clock_nanosleep clock_nanosleep_time64 getitimer gettimeofday nanosleep setitimer time
     timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime timer_settime64
   `),
-  /** About the machine. */
+  /** Information about the machine. */
   system: words(`
     getrandom sysinfo uname
   `),
 } as const satisfies Record<string, readonly string[]>;
 
-/** Calls that exist on some architectures alone, by Node's name of them. */
+/** System calls of single architectures, by process.arch. */
 export const ALLOWED_ON: Readonly<Record<string, readonly string[]>> = {
   x64: words('arch_prctl modify_ldt'),
   ia32: words('modify_ldt'),
@@ -94,7 +94,7 @@ export const ALLOWED_ON: Readonly<Record<string, readonly string[]>> = {
   riscv64: words('riscv_flush_icache riscv_hwprobe'),
 };
 
-/** Calls that come with a capability of the bounding set: the kernel refuses them to everybody else anyway, mostly. */
+/** System calls that are allowed only with a capability in the bounding set, by capability. */
 export const ALLOWED_WITH: Readonly<Record<string, readonly string[]>> = {
   CAP_BPF: words('bpf'),
   CAP_DAC_READ_SEARCH: words('open_by_handle_at'),
@@ -115,7 +115,7 @@ export const ALLOWED_WITH: Readonly<Record<string, readonly string[]>> = {
   CAP_SYS_TTY_CONFIG: words('vhangup'),
 };
 
-/** Safe to everybody since Linux 4.8, where a traced process can no longer slip past its own filter. */
+/** Allowed since Linux 4.8: before, a tracer could use ptrace to bypass the seccomp filter of its tracee. */
 export const TRACING = words('process_vm_readv process_vm_writev ptrace');
 
 function words(text: string): readonly string[] {

@@ -1,6 +1,6 @@
 import { SluiceError } from '../../errors.ts';
 
-/** Namespaces that the pod has of its own. */
+/** Which namespaces a pod has itself, as opposed to sharing the host's. */
 export interface OwnNamespaces {
   network: boolean;
   ipc: boolean;
@@ -20,10 +20,12 @@ const IPC = new Set([
 ]);
 
 /**
- * `linux.sysctl`: the pod's, completed so that a process without capabilities may listen on any port and send pings. Those two are of the
- * network namespace; ping_group_range cannot be set in a user namespace, where most group ids do not exist.
+ * `linux.sysctl`: the sysctls of the request, and, for a pod with its own network namespace, two that let processes
+ * without capabilities listen on any port and send ICMP echo requests. ping_group_range is omitted in a user namespace,
+ * where setting it fails because most group ids are not mapped.
  *
- * Throws INVALID_REQUEST for a sysctl that belongs to no namespace or to one of the host's: setting it would change the host.
+ * Throws INVALID_REQUEST for a sysctl that is not namespaced or whose namespace is the host's: setting it would change
+ * the host.
  */
 export function podSysctls(asked: Readonly<Record<string, string>>, own: OwnNamespaces): Record<string, string> {
   const sysctls: Record<string, string> = {};
@@ -56,7 +58,10 @@ function checkNamespace(name: string, own: OwnNamespaces): void {
   );
 }
 
-/** sysctl(8) takes both forms; where "/" comes first it separates, and a "." is part of a name (net/ipv4/conf/eth0.1/...). */
+/**
+ * The form with "." as separator. As in sysctl(8), when "/" comes first it separates, and "." is part of a name
+ * (net/ipv4/conf/eth0.1/...).
+ */
 function dotted(name: string): string {
   const slash = name.indexOf('/');
   const dot = name.indexOf('.');

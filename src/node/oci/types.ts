@@ -1,9 +1,10 @@
 /**
- * The parts of the OCI runtime specification 1.2 that Sluice writes (https://github.com/opencontainers/runtime-spec). Field names are
- * the specification's own, so a Spec is config.json as it stands. It is plain data and survives structured clone.
+ * The parts of the OCI runtime specification 1.2 that Sluice writes (https://github.com/opencontainers/runtime-spec).
+ * Field names are those of the specification, so a Spec serialises to config.json. All types are plain data and survive
+ * structured clone.
  */
 
-/** 64-bit integers are numbers where a number holds them exactly; {@link encodeSpec} writes both kinds. */
+/** A 64-bit integer: a number where it is a safe integer, else a bigint. {@link encodeSpec} serialises both. */
 export type Int64 = number | bigint;
 
 export interface Spec {
@@ -21,7 +22,7 @@ export interface Process {
   terminal: boolean;
   user: User;
   args: string[];
-  /** "NAME=value". */
+  /** Each "NAME=value". */
   env: string[];
   cwd: string;
   capabilities: Capabilities;
@@ -58,7 +59,7 @@ export interface Mount {
   type: string;
   source: string;
   options: string[];
-  /** Makes it an idmapped mount (specification 1.1). */
+  /** Makes this an idmapped mount (specification 1.1). */
   uidMappings?: IdMapping[];
   gidMappings?: IdMapping[];
 }
@@ -79,7 +80,7 @@ export interface Hook {
   timeout?: number;
 }
 
-export type Hooks = Partial<Record<HookName, Hook[]>>;
+type Hooks = Partial<Record<HookName, Hook[]>>;
 
 export interface Linux {
   uidMappings?: IdMapping[];
@@ -97,17 +98,17 @@ export interface Linux {
   intelRdt?: Record<string, unknown>;
 }
 
-export type NamespaceType = 'pid' | 'network' | 'mount' | 'ipc' | 'uts' | 'user' | 'cgroup';
+type NamespaceType = 'pid' | 'network' | 'mount' | 'ipc' | 'uts' | 'user' | 'cgroup';
 
 export interface Namespace {
   type: NamespaceType;
-  /** The namespace to join; left out, a new one is made. */
+  /** The namespace to join; without a path the runtime creates one. */
   path?: string;
 }
 
 export interface Device {
   path: string;
-  /** Character, block, FIFO; "u" is an unbuffered character device. */
+  /** Character device, block device, FIFO, unbuffered character device. */
   type: 'c' | 'b' | 'p' | 'u';
   major: number;
   minor: number;
@@ -119,11 +120,11 @@ export interface Device {
 
 export interface DeviceRule {
   allow: boolean;
-  /** All types when left out. */
+  /** All types when undefined. */
   type?: 'a' | 'c' | 'b';
   major?: number;
   minor?: number;
-  /** Of "r", "w" and "m" (mknod). */
+  /** One or more of "r", "w" and "m" (mknod). */
   access: string;
 }
 
@@ -140,7 +141,7 @@ export interface Resources {
     mems?: string;
   };
   hugepageLimits?: { pageSize: string; limit: Int64 }[];
-  /** Files of cgroup v2, by name. */
+  /** Contents of cgroup v2 files, by file name. */
   unified?: Record<string, string>;
 }
 
@@ -158,7 +159,7 @@ export interface SeccompRule {
   names: string[];
   action: string;
   errnoRet?: number;
-  /** All of them must hold. */
+  /** Conditions, of which all must hold. */
   args?: SeccompArg[];
 }
 

@@ -2,8 +2,8 @@ import { type IDMapping, NamespaceMode, type NamespaceOption, type UserNamespace
 import { SluiceError } from '../../errors.ts';
 import type { IdMapping } from './types.ts';
 
-/** Mappings of a pod's own user namespace. */
-export interface UserNamespaceMappings {
+/** Id mappings of a pod's own user namespace. */
+interface UserNamespaceMappings {
   uids: IdMapping[];
   gids: IdMapping[];
 }
@@ -11,12 +11,13 @@ export interface UserNamespaceMappings {
 const IDS = 2 ** 32;
 
 /**
- * The mappings that the options ask for; undefined is the host's user namespace. Throws INVALID_REQUEST for modes other than POD and
- * NODE, and for mappings that could not start a container: exactly one for uids and one for gids, each with id 0 inside.
+ * The mappings of the options; undefined means the host's user namespace. Throws INVALID_REQUEST for modes other than
+ * POD and NODE, for mappings with mode NODE, and, with mode POD, unless there is exactly one mapping of uids and one of
+ * gids, each of which maps id 0.
  */
 export function userNamespace(options: NamespaceOption | undefined): UserNamespaceMappings | undefined {
   const userns = options?.usernsOptions;
-  if (userns === undefined) return undefined; // a kubelet that knows no user namespaces
+  if (userns === undefined) return undefined; // sent by a kubelet without support for user namespaces
   switch (userns.mode) {
     case NamespaceMode.NODE:
       if (userns.uids.length + userns.gids.length > 0) {
@@ -30,7 +31,7 @@ export function userNamespace(options: NamespaceOption | undefined): UserNamespa
   }
 }
 
-/** Throws INVALID_REQUEST unless a container asks for the user namespace that its pod has. */
+/** Throws INVALID_REQUEST when the user namespace options of a container differ from those of its pod. */
 export function sameUserNamespace(pod: NamespaceOption | undefined, container: NamespaceOption | undefined): void {
   const a = JSON.stringify(userNamespace(pod));
   const b = JSON.stringify(userNamespace(container));
@@ -39,11 +40,12 @@ export function sameUserNamespace(pod: NamespaceOption | undefined, container: N
   }
 }
 
-/** Does the group exist in the pod's user namespace (the host's when there is none)? */
+/** Whether a group id is mapped in the pod's user namespace; always true in the host's. */
 export function gidMapped(userns: UserNamespaceMappings | undefined, gid: number): boolean {
   return userns?.gids.some(({ containerID, size }) => gid >= containerID && gid < containerID + size) ?? true;
 }
 
+/** CRI's id mappings in the form of the spec. */
 export function idMappings(mappings: readonly IDMapping[]): IdMapping[] {
   return mappings.map(({ containerId, hostId, length }) => ({
     containerID: containerId,
@@ -58,7 +60,8 @@ function theMapping(mappings: UserNamespace['uids'], field: string): IdMapping {
     throw refused(`${field}: exactly one mapping is supported, got ${mappings.length}`);
   }
   if (mapping.containerID !== 0) throw refused(`${field}: id 0 of the container is not mapped`);
-  if (mapping.size === 0 || mapping.hostID + mapping.size > IDS) throw refused(`${field}: no valid range of ids`);
+  if (mapping.size === 0 || mapping.hostID + mapping.size > IDS)
+    throw refused(`${field}: the range of ids is empty or exceeds 2^32`);
   return mapping;
 }
 
@@ -66,7 +69,7 @@ function refused(what: string): SluiceError {
   return new SluiceError('INVALID_REQUEST', `linux.security_context.namespace_options.userns_options: ${what}`);
 }
 
-/** The proto's name of a namespace mode, for messages. */
+/** Name of a namespace mode in CRI's enum, for error texts. */
 export function modeName(mode: number): string {
   return Object.entries(NamespaceMode).find(([, value]) => value === mode)?.[0] ?? String(mode);
 }

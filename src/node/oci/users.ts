@@ -6,33 +6,34 @@ import {
 import { SluiceError } from '../../errors.ts';
 import type { User } from './types.ts';
 
-export interface PasswdEntry {
+interface PasswdEntry {
   name: string;
   uid: number;
   gid: number;
 }
 
-export interface GroupEntry {
+interface GroupEntry {
   name: string;
   gid: number;
   members: string[];
 }
 
-export interface UserRequest {
-  /** "user", "user:group", names or numbers; "" is root. */
+interface UserRequest {
+  /** "user" or "user:group", each a name or a number; "" is root. */
   user: string;
-  /** Of the request, on top of what the image says. */
+  /** Groups of the request, in addition to those of the image. */
   supplementalGroups: readonly number[];
-  /** Do the groups count that the image lists the user in? */
+  /** Whether the groups that list the user in the image's /etc/group are added. */
   mergeImageGroups: boolean;
 }
 
-/** The highest id: (uid_t)-1 means "none" to the kernel. */
+/** The highest id; (uid_t)-1 means "no change" to the kernel. */
 const MAX_ID = 2 ** 32 - 2;
 
 /**
- * What a container's request comes to, the image's USER being the last word to ask. Throws INVALID_REQUEST for a group without a
- * user (the group would silently be dropped), for ids out of range and for a policy CRI does not have.
+ * The user of a container: that of the request, else `imageUser` (USER of the image).
+ * Throws INVALID_REQUEST for a group without a user (the group would be ignored), for ids out of range and for an
+ * unknown policy.
  */
 export function containerUser(context: LinuxContainerSecurityContext | undefined, imageUser: string): UserRequest {
   const policy = context?.supplementalGroupsPolicy ?? Policy.Merge;
@@ -49,7 +50,7 @@ export function containerUser(context: LinuxContainerSecurityContext | undefined
   };
 }
 
-/** The same for a pause container, which takes no groups from its image. */
+/** The user of a pause container, which gets no groups from its image. Throws as {@link containerUser} does. */
 export function sandboxUser(context: LinuxSandboxSecurityContext | undefined, imageUser: string): UserRequest {
   return {
     user: userString('', context?.runAsUser?.value, context?.runAsGroup?.value) || imageUser,
@@ -63,7 +64,7 @@ function userString(username: string, uid: bigint | undefined, gid: bigint | und
   if (gid !== undefined) checkId(gid, 'run_as_group');
   const user = username || (uid === undefined ? '' : String(uid));
   if (gid === undefined) return user;
-  // Kubelet's and critest's words: a group on its own must fail.
+  // critest requires the error and looks for this text.
   if (user === '') throw new SluiceError('INVALID_REQUEST', `user group "${gid}" is specified without user`);
   return `${user}:${gid}`;
 }
@@ -74,12 +75,15 @@ function groupIds(ids: readonly bigint[]): number[] {
 
 function checkId(id: bigint, field: string): number {
   if (id < 0n || id > BigInt(MAX_ID)) {
-    throw new SluiceError('INVALID_REQUEST', `linux.security_context.${field}: ${id} is no user or group id`);
+    throw new SluiceError('INVALID_REQUEST', `linux.security_context.${field}: ${id} is not a valid user or group id`);
   }
   return Number(id);
 }
 
-/** Must the image's /etc/passwd and /etc/group be read? Not for "uid:gid" without the image's groups. */
+/**
+ * Whether {@link resolveUser} needs the image's /etc/passwd and /etc/group: not for "uid:gid" without the image's
+ * groups.
+ */
 export function needsUserFiles({ user, mergeImageGroups }: UserRequest): boolean {
   if (mergeImageGroups) return true;
   const [name = '', group] = user.split(':', 2);
@@ -88,9 +92,10 @@ export function needsUserFiles({ user, mergeImageGroups }: UserRequest): boolean
 }
 
 /**
- * Resolves names against the texts of the image's /etc/passwd and /etc/group ("" where there is none). A numeric user need not exist
- * and then has group 0. The answer's groups are the primary one, then the others in order, each once.
- * Throws INVALID_REQUEST for names that the image does not know.
+ * Resolves names with the texts of the image's /etc/passwd and /etc/group ("" when there is no such file). A numeric
+ * user need not be in /etc/passwd; its group is then 0. additionalGids are the primary group, then the others in rising
+ * order, without duplicates.
+ * Throws INVALID_REQUEST for a name that the image does not define.
  */
 export function resolveUser(request: UserRequest, passwd: string, group: string): User {
   const colon = request.user.indexOf(':');
@@ -107,7 +112,7 @@ export function resolveUser(request: UserRequest, passwd: string, group: string)
   }
   const gid = groupPart === '' ? (entry?.gid ?? 0) : groupOf(groupPart, groups);
   const name = entry?.name;
-  // A group called like the user is its primary one by custom; listing the user there says nothing new.
+  // By convention a group with the user's name is its primary group, so it is not counted as a further one.
   const ofImage =
     request.mergeImageGroups && name !== undefined
       ? groups.filter((g) => g.name !== name && g.members.includes(name)).map((g) => g.gid)
@@ -125,20 +130,20 @@ function groupOf(text: string, groups: readonly GroupEntry[]): number {
   return gid;
 }
 
-/** An id, or undefined for a name. Throws INVALID_REQUEST for a number out of range. */
+/** A numeric id; undefined for a name. Throws INVALID_REQUEST for a number out of range. */
 function numeric(text: string): number | undefined {
   if (!/^\d+$/.test(text)) return undefined;
   return checkId(BigInt(text), 'user or group');
 }
 
-/** passwd(5). Lines that are no entries are left out, as the C library does. */
+/** Parses passwd(5). Malformed lines are skipped, as in the C library. */
 export function parsePasswd(text: string): PasswdEntry[] {
   return entries(text).flatMap(([name = '', , uid = '', gid = '']) =>
     name !== '' && isId(uid) && isId(gid) ? [{ name, uid: Number(uid), gid: Number(gid) }] : [],
   );
 }
 
-/** group(5), likewise. */
+/** Parses group(5). Malformed lines are skipped, as in the C library. */
 export function parseGroup(text: string): GroupEntry[] {
   return entries(text).flatMap(([name = '', , gid = '', members = '']) =>
     name !== '' && isId(gid)

@@ -15,21 +15,22 @@ import { podSysctls } from './sysctls.ts';
 import { modeName, sameUserNamespace, userNamespace } from './userns.ts';
 import { containerUser, sandboxUser } from './users.ts';
 
-/** A pod's configuration with what every pod must have. */
-export type ValidSandboxConfig = PodSandboxConfig & { metadata: NonNullable<PodSandboxConfig['metadata']> };
-export type ValidContainerConfig = ContainerConfig & { metadata: NonNullable<ContainerConfig['metadata']> };
+/** A pod's configuration whose required fields are present. */
+type ValidSandboxConfig = PodSandboxConfig & { metadata: NonNullable<PodSandboxConfig['metadata']> };
+type ValidContainerConfig = ContainerConfig & { metadata: NonNullable<ContainerConfig['metadata']> };
 
 /**
- * Everything that can be said about a pod without looking at the host's or the daemon's state, before anything is reserved.
- * Throws INVALID_REQUEST with the field's name.
+ * Checks a pod's configuration, as far as that is possible without the state of the host and the daemon, before
+ * anything is reserved.
+ * Throws INVALID_REQUEST with the name of the field.
  */
 export function validateSandbox(config: PodSandboxConfig | undefined): asserts config is ValidSandboxConfig {
   if (config === undefined) throw refused('config', 'is missing');
   const { metadata } = config;
   if (metadata === undefined) throw refused('metadata', 'is missing');
   if (metadata.name === '') throw refused('metadata.name', 'is empty');
-  if (config.hostname.length > 64) throw refused('hostname', 'is longer than the 64 bytes that Linux takes');
-  if (/[\0\n]/.test(config.hostname)) throw refused('hostname', 'holds a NUL byte or a line break');
+  if (config.hostname.length > 64) throw refused('hostname', 'is longer than 64 bytes, the limit of Linux');
+  if (/[\0\n]/.test(config.hostname)) throw refused('hostname', 'contains a NUL byte or a line break');
   const context = config.linux?.securityContext;
   const options = context?.namespaceOptions;
   userNamespace(options);
@@ -39,7 +40,7 @@ export function validateSandbox(config: PodSandboxConfig | undefined): asserts c
   checkReference(context?.seccomp ?? profileOf(context?.seccompProfilePath ?? '', 'seccomp_profile_path'), 'seccomp');
 }
 
-/** The same for a container of `pod`. */
+/** Checks the configuration of a container of `pod`; see {@link validateSandbox}. */
 export function validateContainer(
   config: ContainerConfig | undefined,
   pod: PodSandboxConfig,
@@ -65,7 +66,7 @@ export function validateContainer(
   const podContext = pod.linux?.securityContext;
   checkModes(context?.namespaceOptions, 'container');
   sameUserNamespace(podContext?.namespaceOptions, context?.namespaceOptions);
-  containerUser(context, ''); // the image's user is not known yet; what the request itself says must hold without it
+  containerUser(context, ''); // "": the image is not resolved yet; the request must be valid by itself
   if (context?.privileged === true && podContext?.privileged !== true) {
     throw refused(
       'linux.security_context.privileged',
@@ -77,8 +78,8 @@ export function validateContainer(
 }
 
 /**
- * Where a container's log goes: `logPath` under `logDirectory`; "" when either is "", which means that nothing is kept.
- * Throws INVALID_REQUEST for a path that leads out of the folder (kubelet writes names it made; others may not).
+ * Path of a container's log: `logPath` below `logDirectory`; "" when either is "", which means that no log is written.
+ * Throws INVALID_REQUEST for a path outside of the directory. Kubelet never sends one, but other clients may.
  */
 export function logPathOf(logDirectory: string, logPath: string): string {
   if (logDirectory === '' || logPath === '') return '';
@@ -93,7 +94,7 @@ export function logPathOf(logDirectory: string, logPath: string): string {
 
 function checkModes(options: NamespaceOption | undefined, of: 'pod' | 'container'): void {
   if (options === undefined) return;
-  // Network and IPC are the pod's; a container only repeats them.
+  // Network and IPC are options of the pod; a container's only repeat them.
   checkMode('network', options.network, [NamespaceMode.POD, NamespaceMode.NODE]);
   checkMode('ipc', options.ipc, [NamespaceMode.POD, NamespaceMode.NODE]);
   const pid: NamespaceMode[] = [NamespaceMode.POD, NamespaceMode.CONTAINER, NamespaceMode.NODE];
@@ -112,7 +113,7 @@ function checkMode(field: string, mode: NamespaceMode, allowed: readonly Namespa
 function checkMount(mount: ContainerConfig['mounts'][number]): void {
   if (mount.containerPath === '') throw refused('mounts', 'container_path is empty');
   if (destinationOf(mount.containerPath) === '/') throw refused('mounts', 'container_path is the root');
-  if (/\0/.test(mount.containerPath + mount.hostPath)) throw refused('mounts', 'a path holds a NUL byte');
+  if (/\0/.test(mount.containerPath + mount.hostPath)) throw refused('mounts', 'a path contains a NUL byte');
   checkReadonly(mount);
   const isImage = mount.image !== undefined && mount.image.image !== '';
   if (isImage) {

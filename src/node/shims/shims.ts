@@ -1,23 +1,24 @@
 import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { explain, SluiceError } from '../../errors.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import { isShimOf, listProcesses, type Process } from '../../workers/shim/processes.ts';
-import type { ShimRow } from '../store/rows.ts';
-import { Children } from './children.ts';
-import { DirectStarts } from './direct-starts.ts';
+import type { ShimRow } from '../store/sandbox.ts';
+import { DirectStartPolicy } from './direct-start-policy.ts';
+import { ShimReaper } from './reaper.ts';
 import { type OnCall, Task } from './task.ts';
-import { Ttrpc } from './ttrpc.ts';
+import { TtrpcClient } from './ttrpc-client.ts';
 
-/** A pod's shim with the connection to it. All containers of the pod are tasks of this one. */
+/** A pod's shim and the connection to it. All containers of the pod are tasks of this shim. */
 export class Shim {
   readonly pod: string;
   readonly row: ShimRow;
   readonly task: Task;
-  readonly connection: Ttrpc;
-  /** The end of the connection is our own doing. */
-  ending = false;
+  readonly connection: TtrpcClient;
+  /** True when the daemon closes the connection itself, so that its end is no loss of the shim. */
+  closing = false;
 
-  constructor(pod: string, row: ShimRow, connection: Ttrpc, onCall?: OnCall) {
+  constructor(pod: string, row: ShimRow, connection: TtrpcClient, onCall?: OnCall) {
     this.pod = pod;
     this.row = row;
     this.connection = connection;
@@ -30,46 +31,47 @@ export class Shim {
 }
 
 /**
- * What looking for a pod's shim came to. Only `dead` allows cleanupShim. `unknown` (it hangs, the node is overloaded) allows
- * nothing but another look: taking a live shim for a dead one has made two copies of a workload run (containerd 13784).
+ * The outcome of connecting to a pod's shim. Only `dead` allows cleanupShim. With `unknown` (the shim hangs, or the
+ * node is overloaded) the caller may only try again: a live shim that was treated as dead has made two copies of a
+ * workload run (containerd issue 13784).
  */
 export type Reattached = { state: 'alive'; shim: Shim } | { state: 'dead' } | { state: 'unknown'; reason: string };
 
 export interface ShimCounts {
-  /** Connected. */
+  /** Shims with a connection. */
   alive: number;
-  /** The connection broke and nobody has cleaned up yet. */
+  /** Shims whose connection has ended and that are not cleaned up yet. */
   lost: number;
-  /** Found neither alive nor dead. */
+  /** Shims that are neither reachable nor proven dead. */
   unknown: number;
 }
 
 export interface ShimsOptions {
-  /** A connection ended that nobody had asked to end: the shim died, as a rule. */
+  /** Called when a connection ends that the daemon did not close; in most cases the shim has died. */
   onLost: (pod: string, row: ShimRow) => void;
   onCall?: OnCall;
 }
 
-/** A shim that was started just now. */
-export interface Newborn {
-  /** The process, where it is a child of the daemon. */
+/** What the caller of {@link Shims.connect} has from starting the shim. */
+export interface StartedShim {
+  /** Pid of the shim, where it is a child of the daemon. */
   child?: number;
   timeoutMs?: number;
 }
 
 const CONNECT_MS = 5000;
-/** How long a look at /proc waits for others that want one too. */
+/** One scan of /proc serves all requests that arrive within this time. */
 const GATHER_MS = 20;
 
-/** The connections to the shims, one for each pod. */
+/** The connections to the shims, one per pod. */
 export class Shims implements Disposable {
-  readonly directStarts = new DirectStarts();
-  readonly #children = new Children();
+  readonly directStarts = new DirectStartPolicy();
+  readonly #reaper = new ShimReaper();
   readonly #onLost: ShimsOptions['onLost'];
   readonly #onCall: OnCall | undefined;
   readonly #shims = new Map<string, Shim>();
-  /** Looks under way: whoever asks for the same pod meanwhile gets the same connection. */
-  readonly #looking = new Map<string, Promise<Reattached>>();
+  /** Connection attempts in progress; a second caller for the same pod shares the attempt. */
+  readonly #connecting = new Map<string, Promise<Reattached>>();
   readonly #trouble = new Map<string, 'lost' | 'unknown'>();
   #processes: Promise<Process[]> | undefined;
 
@@ -78,7 +80,7 @@ export class Shims implements Disposable {
     this.#onCall = onCall;
   }
 
-  /** The pod's shim, when it is connected. */
+  /** The pod's shim; undefined when it is not connected. */
   get(pod: string): Shim | undefined {
     const shim = this.#shims.get(pod);
     return shim?.open ? shim : undefined;
@@ -91,86 +93,85 @@ export class Shims implements Disposable {
   }
 
   /**
-   * Connects to a shim that was just started and waits for its first answer, since the kernel takes connections for a process that
-   * is not there yet, or deaf; one that is connected already is returned as it is. Throws SHIM_FAILED.
+   * Connects to a shim that was just started and waits for its first response, because the kernel accepts connections
+   * on a listening socket before the process runs. An existing connection is returned as it is. Throws SHIM_FAILED.
    */
-  async connect(pod: string, row: ShimRow, { child, timeoutMs = CONNECT_MS }: Newborn = {}): Promise<Shim> {
-    const found = await this.#shared(pod, () => this.#look(pod, row, timeoutMs));
+  async connect(pod: string, row: ShimRow, { child, timeoutMs = CONNECT_MS }: StartedShim = {}): Promise<Shim> {
+    const found = await this.#shareAttempt(pod, () => this.#tryConnect(pod, row, timeoutMs));
     if (found.state === 'alive') {
-      if (child !== undefined) void found.shim.connection.closed.then(() => this.#children.ending(child));
+      if (child !== undefined) void found.shim.connection.closed.then(() => this.#reaper.reap(child));
       return found.shim;
     }
-    if (child !== undefined) this.#children.ending(child);
+    if (child !== undefined) this.#reaper.reap(child);
     const why = found.state === 'dead' ? 'it is dead' : found.reason;
     throw new SluiceError('SHIM_FAILED', `the shim of pod ${pod} cannot be reached at ${row.address}: ${why}`);
   }
 
-  /** Finds the shim of an earlier daemon again, within about `timeoutMs`. Never throws, never ends anything. */
+  /**
+   * Connects to a shim that an earlier daemon has started, within about `timeoutMs`. Never throws and never kills a
+   * process.
+   */
   reattach(pod: string, row: ShimRow, timeoutMs = 2000): Promise<Reattached> {
-    return this.#shared(pod, () => this.#look(pod, row, timeoutMs));
+    return this.#shareAttempt(pod, () => this.#tryConnect(pod, row, timeoutMs));
   }
 
   /**
-   * Asks the shim to exit and waits until it has. Done already, or dead: fine. Throws TIMED_OUT when it is still there after
-   * `timeoutMs`, which is also what a shim does that still holds a container; its connection then stays.
+   * Asks the shim to exit and waits until it has exited; returns at once when it already has. Throws TIMED_OUT, and
+   * keeps the connection, when the shim has not exited after `timeoutMs`, for example because it still has a container.
    */
   async shutdown(shim: Shim, timeoutMs = 5000): Promise<void> {
     const until = performance.now() + timeoutMs;
-    shim.ending = true;
+    shim.closing = true;
     try {
       await shim.task.shutdown(shim.pod, timeoutMs);
     } catch (error) {
-      // A shim that exits before its answer is through has done what it was asked.
+      // A shim that exits before its response arrives has done what the call asks for.
       if (shim.open) {
-        shim.ending = false;
+        shim.closing = false;
         throw error;
       }
     }
-    const limit = new AbortController();
-    const waited = sleep(Math.max(1, until - performance.now()), 'late', { signal: limit.signal }).catch(() => 'late');
-    const outcome = await Promise.race([shim.connection.closed, waited]);
-    limit.abort();
-    if (outcome === 'late') {
-      shim.ending = false;
-      const message = `the shim of pod ${shim.pod} is still there ${timeoutMs} ms after Shutdown; it may hold a container`;
-      throw new SluiceError('TIMED_OUT', message);
-    }
-    // It removes its socket itself, unless the bundle with its notes is gone before it came to that.
+    await withTimeLimit(shim.connection.closed, Math.max(1, until - performance.now()), () => {
+      shim.closing = false;
+      const what = `the shim of pod ${shim.pod} has not exited ${timeoutMs} ms after Shutdown`;
+      throw new SluiceError('TIMED_OUT', `${what}; it may still have a container`);
+    });
+    // The shim removes its socket itself, unless the bundle, where it reads the socket's path, is removed first.
     await rm(shim.row.address, { force: true });
     this.forget(shim.pod);
   }
 
-  /** Drops what is known of the pod's shim and closes the connection; the shim itself goes on. */
+  /** Closes the connection to the pod's shim and drops its state; the shim goes on. */
   forget(pod: string): void {
     const shim = this.#shims.get(pod);
     this.#shims.delete(pod);
     this.#trouble.delete(pod);
     if (!shim) return;
-    shim.ending = true;
+    shim.closing = true;
     shim.connection.close();
   }
 
-  /** Closes all connections. The shims go on, and the next daemon finds them again. */
+  /** Closes all connections. The shims go on, and the next daemon reattaches to them. */
   [Symbol.dispose](): void {
     for (const pod of [...this.#shims.keys()]) this.forget(pod);
-    this.#children[Symbol.dispose]();
+    this.#reaper[Symbol.dispose]();
   }
 
-  #shared(pod: string, look: () => Promise<Reattached>): Promise<Reattached> {
+  #shareAttempt(pod: string, attempt: () => Promise<Reattached>): Promise<Reattached> {
     const shim = this.get(pod);
     if (shim) return Promise.resolve({ state: 'alive', shim });
-    const running = this.#looking.get(pod);
+    const running = this.#connecting.get(pod);
     if (running) return running;
-    const looking = look().finally(() => this.#looking.delete(pod));
-    this.#looking.set(pod, looking);
-    return looking;
+    const connecting = attempt().finally(() => this.#connecting.delete(pod));
+    this.#connecting.set(pod, connecting);
+    return connecting;
   }
 
-  async #look(pod: string, row: ShimRow, timeoutMs: number): Promise<Reattached> {
+  async #tryConnect(pod: string, row: ShimRow, timeoutMs: number): Promise<Reattached> {
     const until = performance.now() + timeoutMs;
-    let connection: Ttrpc;
+    let connection: TtrpcClient;
     try {
-      connection = await Ttrpc.connect(row.address, timeoutMs);
+      connection = await TtrpcClient.connect(row.address, timeoutMs);
     } catch (error) {
       return this.#unreachable(pod, error, isRefusal(error));
     }
@@ -192,13 +193,13 @@ export class Shims implements Disposable {
     this.#trouble.delete(pod);
     void shim.connection.closed.then(() => {
       if (this.#shims.get(pod) === shim) this.#shims.delete(pod);
-      if (shim.ending) return;
+      if (shim.closing) return;
       this.#trouble.set(pod, 'lost');
       this.#onLost(pod, row);
     });
   }
 
-  /** Nobody listens any more, or nobody answers. Only the former, and no process of this pod's shim left, is death. */
+  /** Decides between `dead` (the socket refuses or breaks, and /proc shows no process of the shim) and `unknown`. */
   async #unreachable(pod: string, cause: unknown, refused: boolean): Promise<Reattached> {
     let reason = explain(cause);
     if (refused) {
@@ -208,7 +209,7 @@ export class Shims implements Disposable {
           this.#trouble.set(pod, 'lost');
           return { state: 'dead' };
         }
-        reason = `its process ${shim.pid} lives, but its socket is of no use: ${reason}`;
+        reason = `its process ${shim.pid} is alive, but it cannot be reached: ${reason}`;
       } catch (error) {
         reason = `${reason}; /proc cannot be read: ${explain(error)}`;
       }
@@ -217,7 +218,7 @@ export class Shims implements Disposable {
     return { state: 'unknown', reason };
   }
 
-  /** One look at /proc for all who ask before it begins: never one that is older than the question. */
+  /** Scans /proc once for all callers that arrive before the scan begins, so that no caller gets an older result. */
   #listProcesses(): Promise<Process[]> {
     this.#processes ??= sleep(GATHER_MS).then(() => {
       this.#processes = undefined;

@@ -1,8 +1,7 @@
 /**
- * The task service of one shim, typed. Versions 2 and 3 differ in the service's name alone; a shim knows one of them.
- * Errors carry the shim's own words, which for a runtime's failure are runc's own.
+ * The task service of one shim, typed. Versions 2 and 3 differ only in the service's name; a shim serves one of them.
+ * Errors carry the shim's message, which for a failure of the runtime is runc's message.
  */
-
 import type { Any } from '../../../proto/gen/google/protobuf/any.ts';
 import { Empty } from '../../../proto/gen/google/protobuf/empty.ts';
 import type { Timestamp } from '../../../proto/gen/google/protobuf/timestamp.ts';
@@ -13,7 +12,7 @@ import type { Mount } from '../../../proto/gen/types.ts';
 import { type ErrorCode, GRPC, SluiceError } from '../../errors.ts';
 import { encodeSpec } from '../oci/encode.ts';
 import type { Process, Resources } from '../oci/types.ts';
-import { type Method, type Ttrpc, TtrpcClosed, TtrpcError } from './ttrpc.ts';
+import { type Method, type TtrpcClient, TtrpcClosed, TtrpcError } from './ttrpc-client.ts';
 
 const SERVICE = { 2: 'containerd.task.v2.Task', 3: 'containerd.task.v3.Task' } as const;
 
@@ -26,56 +25,54 @@ const METHODS = {
   create: method('Create', proto.CreateTaskRequest, proto.CreateTaskResponse),
   start: method('Start', proto.StartRequest, proto.StartResponse),
   delete: method('Delete', proto.DeleteRequest, proto.DeleteResponse),
-  pids: method('Pids', proto.PidsRequest, proto.PidsResponse),
   kill: method('Kill', proto.KillRequest, Empty),
   exec: method('Exec', proto.ExecProcessRequest, Empty),
   resizePty: method('ResizePty', proto.ResizePtyRequest, Empty),
   closeIo: method('CloseIO', proto.CloseIORequest, Empty),
   update: method('Update', proto.UpdateTaskRequest, Empty),
   wait: method('Wait', proto.WaitRequest, proto.WaitResponse),
-  stats: method('Stats', proto.StatsRequest, proto.StatsResponse),
   connect: method('Connect', proto.ConnectRequest, proto.ConnectResponse),
   shutdown: method('Shutdown', proto.ShutdownRequest, Empty),
 };
 
 /** The OCI runtime behind the shim. */
 export interface RuntimeOptions {
-  /** Name to look up in the shim's PATH, or absolute path; "" is runc. */
+  /** Absolute path, or a name that the shim looks up in its PATH; "" is runc. */
   binary: string;
   /** The runtime's --root; the shim appends its namespace. */
   root: string;
-  /** cgroups through systemd: the spec's cgroupsPath must then be `slice:prefix:name`, or runc refuses. */
+  /** Manage cgroups through systemd. The spec's cgroupsPath must then be `slice:prefix:name`, or runc fails. */
   systemdCgroup: boolean;
-  /** Owner of the stdio pipes that the shim makes, for pods with a user namespace. */
+  /** Owner of the stdio pipes that the shim creates, for pods with a user namespace. */
   ioUid?: number;
   ioGid?: number;
 }
 
 /** FIFO paths, or "" for /dev/null. With a terminal, stderr must be "". */
-export interface Stdio {
+export interface ProcessStdio {
   terminal?: boolean;
   stdin?: string;
   stdout?: string;
   stderr?: string;
 }
 
-export interface CreateTask extends Stdio {
+export interface CreateTask extends ProcessStdio {
   id: string;
   bundle: string;
-  /** Mounted by the shim on <bundle>/rootfs, in order; empty when the rootfs is there already. */
+  /** The shim mounts these on <bundle>/rootfs, in order; empty when the rootfs is already mounted. */
   rootfs: Mount[];
   runtime: RuntimeOptions;
   /** Folder of a checkpoint to restore from. */
   checkpoint?: string;
 }
 
-export interface ExecTask extends Stdio {
+export interface ExecTask extends ProcessStdio {
   id: string;
   execId: string;
   process: Process;
 }
 
-/** How a process ended. A signal is 128 + its number. `at`: nanoseconds since the epoch. */
+/** How a process ended. Death by a signal has the status 128 + its number. `at`: nanoseconds since the epoch. */
 export interface Exit {
   exitStatus: number;
   at: bigint;
@@ -97,39 +94,40 @@ const STATUS: Record<number, TaskStatus> = {
   [Status.PAUSING]: 'pausing',
 };
 
-/** Default limit of calls that run the OCI runtime, in milliseconds; a loaded node takes seconds. */
+/** Default time limit, in milliseconds, of calls that run the OCI runtime, which takes seconds on a loaded node. */
 const RUNTIME_MS = 120_000;
-/** Default limit of calls that the shim answers by itself. */
+/** Default time limit, in milliseconds, of calls that the shim answers without the runtime. */
 const SHIM_MS = 10_000;
 
-/** Told of each call of a shim when it is over, with its seconds, failed or not. */
+/** Called after each call of a shim, failed or not, with its duration in seconds. */
 export type OnCall = (method: string, seconds: number) => void;
 
 /**
- * Every method takes a time limit in milliseconds as its last parameter and rejects with a SluiceError: RUNTIME_FAILED (the
- * runtime's own words), SHIM_FAILED (the shim is gone; whether it did the work is not known), TIMED_OUT, CONTAINER_NOT_FOUND,
- * NOT_READY (for example: exec in a container whose first process has ended).
+ * Calls of one shim. Every method takes a time limit in milliseconds as its last parameter and rejects with a
+ * SluiceError: RUNTIME_FAILED (with the runtime's message), SHIM_FAILED (the shim is gone, and may or may not have done
+ * the work), TIMED_OUT, CONTAINER_NOT_FOUND, or NOT_READY (for example exec in a container whose first process has
+ * ended).
  */
 export class Task {
-  readonly #connection: Ttrpc;
+  readonly #connection: TtrpcClient;
   readonly #pod: string;
   readonly #onCall: OnCall | undefined;
   #version: 2 | 3;
 
-  /** `pod` is for messages. */
-  constructor(connection: Ttrpc, version: 2 | 3, pod: string, onCall?: OnCall) {
+  /** `pod` is the sandbox's id, for error messages. `version` is the task service's version that is tried first. */
+  constructor(connection: TtrpcClient, version: 2 | 3, pod: string, onCall?: OnCall) {
     this.#onCall = onCall;
     this.#connection = connection;
     this.#version = version;
     this.#pod = pod;
   }
 
-  /** The version that the shim answers to; may differ from what the constructor got once a call was made. */
+  /** The version that the shim serves; it may differ from the constructor's after the first call. */
   get version(): 2 | 3 {
     return this.#version;
   }
 
-  /** Undefined when the shim does not know the task or the exec. */
+  /** The state of a task or exec; undefined when the shim has none of this id. */
   async state(id: string, execId = '', timeoutMs = SHIM_MS): Promise<TaskState | undefined> {
     const answer = await this.#unlessMissing(METHODS.state, { id, execId }, timeoutMs);
     if (!answer) return undefined;
@@ -137,28 +135,28 @@ export class Task {
     return { status: STATUS[status] ?? 'unknown', pid, bundle, exitStatus, at: nanoseconds(exitedAt) };
   }
 
-  /** `runc create`: mounts the rootfs and sets the container up, paused before its first process. Answers with that pid. */
+  /** Runs `runc create`: mounts the rootfs and sets up the container without starting its process. Returns the pid. */
   async create(task: CreateTask, timeoutMs = RUNTIME_MS): Promise<number> {
     const { pid } = await this.#call(METHODS.create, createRequest(task), timeoutMs);
     return pid;
   }
 
-  /** `runc start`, or `runc exec` for an exec that {@link exec} registered. Answers with the pid. */
+  /** Runs `runc start`, or `runc exec` for an exec that {@link exec} has registered. Returns the pid. */
   async start(id: string, execId = '', timeoutMs = RUNTIME_MS): Promise<number> {
     const { pid } = await this.#call(METHODS.start, { id, execId }, timeoutMs);
     return pid;
   }
 
   /**
-   * Forgets an ended task or exec; undefined when the shim had forgotten it already, which is the same to us: an earlier
-   * Delete may have done its work after we gave up on it.
+   * Deletes an ended task or exec. Undefined when the shim has none of this id, which counts as success: an earlier
+   * Delete may have completed after its time limit.
    */
   async delete(id: string, execId = '', timeoutMs = RUNTIME_MS): Promise<Exit | undefined> {
     const answer = await this.#unlessMissing(METHODS.delete, { id, execId }, timeoutMs);
     return answer && { exitStatus: answer.exitStatus, at: nanoseconds(answer.exitedAt) };
   }
 
-  /** False when there is no such process any more. `all` signals every process of the container. */
+  /** Sends a signal; false when the process no longer exists. `all` signals every process of the container. */
   async kill(
     id: string,
     signal: number,
@@ -179,43 +177,38 @@ export class Task {
     await this.#call(METHODS.resizePty, { id, execId, ...size }, timeoutMs);
   }
 
-  /** Closes the shim's own end of stdin, so that the process reads EOF once ours is closed too. False: no such process. */
+  /**
+   * Closes the shim's write end of stdin, so that the process reads EOF when ours is closed too. False: no such
+   * process.
+   */
   async closeStdin(id: string, execId = '', timeoutMs = SHIM_MS): Promise<boolean> {
     return (await this.#unlessMissing(METHODS.closeIo, { id, execId, stdin: true }, timeoutMs)) !== undefined;
   }
 
-  /** `resources` is the OCI `linux.resources` object. */
+  /** Runs `runc update`; `resources` is the OCI `linux.resources` object. */
   async update(id: string, resources: Resources, annotations: Record<string, string> = {}, timeoutMs = RUNTIME_MS) {
     await this.#call(METHODS.update, { id, resources: json('LinuxResources', resources), annotations }, timeoutMs);
   }
 
   /**
-   * Answers when the process has ended, at once if it has already; without a limit unless one is given. A connection that
-   * is lost meanwhile rejects with SHIM_FAILED.
+   * Resolves when the process has ended, at once if it already has. There is no time limit unless one is given; the
+   * loss of the connection rejects with SHIM_FAILED, so the wait ends with the shim.
    */
   async wait(id: string, execId = '', timeoutMs?: number): Promise<Exit> {
     const { exitStatus, exitedAt } = await this.#call(METHODS.wait, { id, execId }, timeoutMs);
     return { exitStatus, at: nanoseconds(exitedAt) };
   }
 
-  /** cgroup counters: io.containerd.cgroups.v1.Metrics or .v2.Metrics, by the type URL. */
-  async stats(id: string, timeoutMs = SHIM_MS): Promise<Any | undefined> {
-    return (await this.#call(METHODS.stats, { id }, timeoutMs)).stats;
-  }
-
-  /** Pids of all processes in the container, in the host's pid namespace. */
-  async pids(id: string, timeoutMs = SHIM_MS): Promise<number[]> {
-    const { processes } = await this.#call(METHODS.pids, { id }, timeoutMs);
-    return processes.map(({ pid }) => pid);
-  }
-
-  /** Pid of the shim, and of the task (0 when it has none). */
+  /** The pids of the shim and of the task (0 when it has none). */
   async connect(id: string, timeoutMs = SHIM_MS): Promise<{ shimPid: number; taskPid: number }> {
     const { shimPid, taskPid } = await this.#call(METHODS.connect, { id }, timeoutMs);
     return { shimPid, taskPid };
   }
 
-  /** Asks the shim to exit; it does nothing while it holds a task. Use {@link Shims.shutdown}, which waits for the end. */
+  /**
+   * Asks the shim to exit, which it does only when it has no task. Use {@link Shims.shutdown}, which waits for the
+   * exit.
+   */
   async shutdown(id: string, timeoutMs = SHIM_MS): Promise<void> {
     await this.#call(METHODS.shutdown, { id, now: false }, timeoutMs);
   }
@@ -240,18 +233,18 @@ export class Task {
   async #send<Req, Res>(method: Method<Req, Res>, request: Req, timeoutMs: number | undefined): Promise<Res> {
     const began = performance.now();
     try {
-      return await this.#ask(method, request, timeoutMs);
+      return await this.#callService(method, request, timeoutMs);
     } finally {
       this.#onCall?.(method.name, (performance.now() - began) / 1000);
     }
   }
 
-  async #ask<Req, Res>(method: Method<Req, Res>, request: Req, timeoutMs: number | undefined): Promise<Res> {
+  async #callService<Req, Res>(method: Method<Req, Res>, request: Req, timeoutMs: number | undefined): Promise<Res> {
     const version = this.#version;
     try {
       return await this.#connection.call(SERVICE[version], method, request, timeoutMs);
     } catch (error) {
-      // Answered by the ttrpc library before any service saw the request, so asking again is safe.
+      // The ttrpc library of the shim sends UNIMPLEMENTED before a service sees the request, so a second call is safe.
       if (!(error instanceof TtrpcError) || error.code !== GRPC.UNIMPLEMENTED || version !== 3) throw error;
       const answer = await this.#connection.call(SERVICE[2], method, request, timeoutMs);
       this.#version = 2;
@@ -264,9 +257,13 @@ export class Task {
       return new SluiceError('SHIM_FAILED', `the shim of pod ${this.#pod} is gone (during ${name})`, { cause });
     }
     if (!(cause instanceof TtrpcError)) {
-      return new SluiceError('SHIM_FAILED', `the shim of pod ${this.#pod} sent an unusable answer to ${name}`, {
-        cause,
-      });
+      return new SluiceError(
+        'SHIM_FAILED',
+        `the shim of pod ${this.#pod} sent a response to ${name} that cannot be decoded`,
+        {
+          cause,
+        },
+      );
     }
     return new SluiceError(CODES[cause.code] ?? 'RUNTIME_FAILED', cause.message || `${name} failed`, { cause });
   }
@@ -309,7 +306,7 @@ function createRequest(task: CreateTask): proto.CreateTaskRequest {
   };
 }
 
-/** An object of the OCI runtime spec, as containerd's typeurl library carries it: JSON under a URL of its own. */
+/** An object of the OCI runtime spec as containerd's typeurl library encodes it: JSON under a registered URL. */
 function json(name: 'Process' | 'LinuxResources', value: Process | Resources): Any {
   return {
     typeUrl: `types.containerd.io/opencontainers/runtime-spec/1/${name}`,
@@ -317,7 +314,7 @@ function json(name: 'Process' | 'LinuxResources', value: Process | Resources): A
   };
 }
 
-/** Nanoseconds since the epoch; 0 for a time that is not there (also Go's zero time, the year 1). */
+/** Nanoseconds since the epoch; 0 for an absent time and for Go's zero time (year 1). */
 export function nanoseconds(time: Timestamp | undefined): bigint {
   if (!time || time.seconds < 0n) return 0n;
   return time.seconds * 1_000_000_000n + BigInt(time.nanos);

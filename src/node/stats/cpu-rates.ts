@@ -1,41 +1,41 @@
-/** A rate over less than this says more about the scheduler than about the container. */
+/** Shortest window of a rate: over less, the scheduler's granularity dominates. */
 const WINDOW_NS = 1_000_000_000n;
-/** A rate over more than this is history. */
+/** Samples of this age are dropped. */
 const STALE_NS = 600_000_000_000n;
 
-interface Sample {
+interface UsageSample {
   timestamp: bigint;
   usageNs: bigint;
-  /** The rate found when this sample was taken. */
+  /** The rate that was computed with this sample. */
   nanoCores?: bigint;
 }
 
 /**
- * CPU use as a rate, from the samples that clients' own calls leave behind: the kubelet asks every ten seconds, so the second call
- * knows. Nothing is sampled in between.
+ * CPU use as a rate between two calls of the client. The kubelet calls every ten seconds, so its second call returns a
+ * rate; there is no sampling in the background.
  */
 export class CpuRates {
-  readonly #samples = new Map<string, Sample>();
+  readonly #samples = new Map<string, UsageSample>();
   #swept = 0n;
 
-  /** Core-nanoseconds per second since the last sample that is at least a second older; undefined when there is none. */
+  /** Core-nanoseconds per second since the last sample that is at least one second older; undefined without one. */
   nanoCores(id: string, timestamp: bigint, usageNs: bigint): bigint | undefined {
     this.#sweep(timestamp);
     const last = this.#samples.get(id);
-    // A counter that runs backwards is another cgroup's: the container was started again.
+    // A counter that decreases belongs to a new cgroup: the container was started again.
     if (!last || usageNs < last.usageNs || timestamp < last.timestamp) {
       this.#samples.set(id, { timestamp, usageNs });
       return undefined;
     }
     const elapsed = timestamp - last.timestamp;
-    // Callers in quick succession get the same answer, and do not shorten the window for one another.
+    // Calls within the window return the same rate and keep the sample, so that they do not shorten the window.
     if (elapsed < WINDOW_NS) return last.nanoCores;
     const nanoCores = ((usageNs - last.usageNs) * 1_000_000_000n) / elapsed;
     this.#samples.set(id, { timestamp, usageNs, nanoCores });
     return nanoCores;
   }
 
-  /** Samples held, for tests. */
+  /** Number of samples, for tests. */
   get size(): number {
     return this.#samples.size;
   }

@@ -1,33 +1,37 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import PQueue from 'p-queue';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
 
+/** Shortest time between two walks of one folder. */
 const FRESH_MS = 10_000;
-/** Walking may take a twentieth of the time at most: a layer of a million files is looked at less often. */
+/** A walk may take a twentieth of the time at most, so a layer of a million files is walked less often. */
 const WALK_SHARE = 20;
-/** How long the first caller waits for a walk. */
-const PATIENCE_MS = 2000;
-const FORGET_MS = 600_000;
-/** Walks at once. They are disk-bound where they are slow. */
+/** How long a caller waits for the first walk of a folder. */
+const FIRST_WALK_MS = 2000;
+/** A folder that was not requested for so long is dropped. */
+const UNUSED_MS = 600_000;
+/** Concurrent walks. Slow walks are bound by the disk, so more would not be faster. */
 const WALKS = 2;
 
 interface Entry {
   reading?: DiskReading;
-  /** performance.now() of the last walk's end, and of the last question. */
+  /** performance.now() at the end of the last walk, and at the last request. */
   walkedAt: number;
-  askedAt: number;
+  requestedAt: number;
   walk?: Promise<void>;
 }
 
 export interface DiskUsageOptions {
+  /** Measures a folder; undefined when the folder does not exist. */
   walk: (folder: string) => Promise<DiskReading | undefined>;
   onProblem: (folder: string, error: unknown) => void;
-  /** For tests; performance.now otherwise. */
+  /** Replaces performance.now in tests. */
   now?: () => number;
-  patienceMs?: number;
+  /** How long a caller waits for a folder's first walk; 2 s when left out. */
+  firstWalkMs?: number;
 }
 
-/** Sizes of writable layers: the last known one at once, and a new walk behind it when that one is old. */
+/** Sizes of writable layers. Returns the last reading at once, and starts a new walk when that reading is old. */
 export class DiskUsage {
   readonly #options: DiskUsageOptions;
   readonly #now: () => number;
@@ -40,24 +44,19 @@ export class DiskUsage {
     this.#now = options.now ?? (() => performance.now());
   }
 
-  /** Undefined when nothing is known in time, or the folder is gone. */
+  /** The last reading; undefined when the folder does not exist, or its first walk has not ended within `firstWalkMs`. */
   async of(folder: string): Promise<DiskReading | undefined> {
     this.#sweep();
     let entry = this.#entries.get(folder);
     if (!entry) {
-      entry = { walkedAt: Number.NEGATIVE_INFINITY, askedAt: 0 };
+      entry = { walkedAt: Number.NEGATIVE_INFINITY, requestedAt: 0 };
       this.#entries.set(folder, entry);
     }
-    entry.askedAt = this.#now();
+    entry.requestedAt = this.#now();
     const keep = Math.max(FRESH_MS, (entry.reading?.tookMs ?? 0) * WALK_SHARE);
     if (!entry.walk && this.#now() - entry.walkedAt > keep) entry.walk = this.#walk(folder, entry);
     if (entry.walk && !entry.reading) {
-      const patience = new AbortController();
-      await Promise.race([
-        entry.walk,
-        sleep(this.#options.patienceMs ?? PATIENCE_MS, undefined, { signal: patience.signal, ref: false }),
-      ]);
-      patience.abort();
+      await withTimeLimit(entry.walk, this.#options.firstWalkMs ?? FIRST_WALK_MS, () => {});
     }
     return entry.reading;
   }
@@ -75,10 +74,10 @@ export class DiskUsage {
 
   #sweep(): void {
     const now = this.#now();
-    if (now - this.#swept < FORGET_MS / 10) return;
+    if (now - this.#swept < UNUSED_MS / 10) return;
     this.#swept = now;
     for (const [folder, entry] of this.#entries) {
-      if (!entry.walk && now - entry.askedAt > FORGET_MS) this.#entries.delete(folder);
+      if (!entry.walk && now - entry.requestedAt > UNUSED_MS) this.#entries.delete(folder);
     }
   }
 }

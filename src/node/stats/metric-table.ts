@@ -1,6 +1,6 @@
 /**
- * The metrics of ListPodSandboxMetrics: the 56 that critest expects, under cAdvisor's names and in its units, with the labels that
- * containerd gives them (dashboards survive a change of runtime). Values are whole numbers, since CRI's are: seconds are cut off.
+ * The metrics of ListPodSandboxMetrics: the 56 that critest expects, with cAdvisor's names and units and containerd's
+ * labels, so that dashboards work with either runtime. CRI's values are integers, so seconds are truncated.
  */
 import type { DiskReading, FilesystemReading } from '../../workers/stats/disk.ts';
 import type { InterfaceReading } from '../../workers/stats/network.ts';
@@ -8,7 +8,7 @@ import type { ProcessesReading } from '../../workers/stats/processes.ts';
 import type { Psi } from '../../workers/stats/psi.ts';
 import type { CgroupReading } from '../../workers/stats/reading.ts';
 
-/** Labels that every metric has, in front of its own. */
+/** Labels of every metric, which precede the metric's own. */
 export const BASE_LABELS = ['pod', 'namespace', 'container', 'id', 'image'] as const;
 
 export interface ContainerFacts {
@@ -21,21 +21,22 @@ export interface ContainerFacts {
   cpuShares?: bigint;
 }
 
-export interface Row {
-  /** Values of the metric's own labels, in their order. */
+/** One value of a metric. */
+export interface MetricValue {
+  /** Values of the metric's own labels, in the order of the rule's `labels`. */
   labels: string[];
   value: bigint;
-  /** Nanoseconds since the epoch where the value is older than the call. */
+  /** Nanoseconds since the epoch; set when the value is older than the call. */
   timestamp?: bigint;
 }
 
 export interface MetricRule<Facts> {
   help: string;
   type: 'counter' | 'gauge';
-  /** Its own labels, behind {@link BASE_LABELS}. */
+  /** The metric's own labels, which follow {@link BASE_LABELS}. */
   labels: readonly string[];
-  /** No rows where the kernel does not tell. */
-  rows: (facts: Facts) => Row[];
+  /** The values; empty when the kernel does not report them. */
+  values: (facts: Facts) => MetricValue[];
 }
 
 type Of<Facts> = (facts: Facts) => bigint | undefined;
@@ -48,7 +49,7 @@ function one(type: 'counter' | 'gauge', help: string, value: Of<ContainerFacts>)
     help,
     type,
     labels: [],
-    rows: (facts) => {
+    values: (facts) => {
       const found = value(facts);
       return found === undefined ? [] : [{ labels: [], value: found }];
     },
@@ -57,13 +58,13 @@ function one(type: 'counter' | 'gauge', help: string, value: Of<ContainerFacts>)
 const counter = (help: string, value: Of<ContainerFacts>) => one('counter', help, value);
 const gauge = (help: string, value: Of<ContainerFacts>) => one('gauge', help, value);
 
-/** I/O of a container by device. */
+/** A container's I/O by device. */
 function io(help: string, operation: 'Read' | 'Write', field: 'bytes' | 'requests'): MetricRule<ContainerFacts> {
   return {
     help,
     type: 'counter',
     labels: ['device'],
-    rows: ({ cgroup }) =>
+    values: ({ cgroup }) =>
       cgroup.devices.map(({ device, operations }) => ({
         labels: [device],
         value: operations.find((other) => other.operation === operation)?.[field] ?? 0n,
@@ -74,14 +75,14 @@ function io(help: string, operation: 'Read' | 'Write', field: 'bytes' | 'request
 /** A gauge of the file system under the writable layer. */
 function fs(
   help: string,
-  row: (filesystem: FilesystemReading, disk: DiskReading | undefined) => Omit<Row, 'labels'> | undefined,
+  read: (filesystem: FilesystemReading, disk: DiskReading | undefined) => Omit<MetricValue, 'labels'> | undefined,
 ): MetricRule<ContainerFacts> {
   return {
     help,
     type: 'gauge',
     labels: ['device'],
-    rows: ({ filesystem, disk }) => {
-      const found = filesystem && row(filesystem, disk);
+    values: ({ filesystem, disk }) => {
+      const found = filesystem && read(filesystem, disk);
       return found ? [{ labels: [filesystem.device], ...found }] : [];
     },
   };
@@ -92,7 +93,7 @@ function hugetlb(help: string, field: 'usage' | 'peak'): MetricRule<ContainerFac
     help,
     type: 'gauge',
     labels: ['pagesize'],
-    rows: ({ cgroup }) =>
+    values: ({ cgroup }) =>
       cgroup.hugetlb.flatMap((page) => {
         const value = page[field];
         return value === undefined ? [] : [{ labels: [page.pageSize], value }];
@@ -109,8 +110,9 @@ export const CONTAINER_METRICS = {
     help: 'Bytes that the container read from, wrote to and discarded on a block device.',
     type: 'counter',
     labels: ['device', 'major', 'minor', 'operation'],
-    // v1 counts each byte again as Sync or Async and in a Total: those are left out, so that sums are right on both versions.
-    rows: ({ cgroup }) =>
+    // cgroup v1 also counts each byte as Sync or Async and in a Total; these are omitted, so that sums are right on
+    // both versions.
+    values: ({ cgroup }) =>
       cgroup.devices.flatMap(({ device, major, minor, operations }) =>
         operations
           .filter(({ operation }) => ['Read', 'Write', 'Discard'].includes(operation))
@@ -174,7 +176,7 @@ export const CONTAINER_METRICS = {
     help: 'Page faults, by kind, of the container alone and with the cgroups below it.',
     type: 'counter',
     labels: ['failure_type', 'scope'],
-    rows: ({ cgroup: { memory } }) =>
+    values: ({ cgroup: { memory } }) =>
       memory
         ? [
             { labels: ['pgfault', 'container'], value: memory.ownPageFaults },
@@ -256,7 +258,7 @@ export const CONTAINER_METRICS = {
     help: 'Soft limit of the container’s first process; absent when there is none.',
     type: 'gauge',
     labels: ['ulimit'],
-    rows: ({ processes }) =>
+    values: ({ processes }) =>
       processes?.maxOpenFiles === undefined ? [] : [{ labels: ['max_open_files'], value: processes.maxOpenFiles }],
   },
 } satisfies Record<string, MetricRule<ContainerFacts>>;
@@ -266,11 +268,11 @@ function network(help: string, field: Exclude<keyof InterfaceReading, 'name'>): 
     help,
     type: 'counter',
     labels: ['interface'],
-    rows: (interfaces) => interfaces.map((one) => ({ labels: [one.name], value: one[field] })),
+    values: (interfaces) => interfaces.map((one) => ({ labels: [one.name], value: one[field] })),
   };
 }
 
-/** Of the pod: its containers share the interfaces. */
+/** Metrics of the pod, whose containers share the interfaces. */
 export const POD_METRICS = {
   container_network_receive_bytes_total: network('Bytes received.', 'rxBytes'),
   container_network_receive_errors_total: network('Errors while receiving.', 'rxErrors'),

@@ -9,7 +9,7 @@ import type { ContainerSubject, PodSubject } from './subjects.ts';
 import { sumReadings } from './sum.ts';
 import { cpuUsage, ioUsage, memoryUsage, networkUsage, swapUsage, uint64 } from './usage.ts';
 
-/** The worker functions that stats need: two handlers of src/workers/stats.ts, through whatever pool has them. */
+/** The worker functions that stats need: two handlers of src/workers/stats.ts, called through a pool. */
 export interface StatsWorker {
   readStats(input: { targets: ReadTarget[] }): Promise<Sample[]>;
   diskUsage(input: { folder: string }): Promise<DiskReading | undefined>;
@@ -17,14 +17,14 @@ export interface StatsWorker {
 
 export interface StatsOptions {
   worker: StatsWorker;
-  /** What could not be read, for the log; the answer goes without it. */
+  /** Called for a container, pod or folder that could not be read, for the log; the response omits it. */
   onProblem: (what: string, problem: string) => void;
 }
 
-/** Targets in one worker call: long lists are spread over the pool's threads and leave room for other calls in between. */
+/** Targets per worker call: a long list is spread over the pool's threads, and other calls run in between. */
 const BATCH = 64;
 
-/** Stats and metrics of containers and pods, read when they are asked for. */
+/** Stats and metrics of containers and pods, read on request. */
 export class Stats {
   readonly #options: StatsOptions;
   readonly #rates = new CpuRates();
@@ -38,7 +38,9 @@ export class Stats {
     });
   }
 
-  /** Stats of containers, in order; those whose cgroup is gone (they have just ended) are left out. */
+  /**
+   * Stats of containers, in order. A container whose cgroup no longer exists, because it has just ended, is omitted.
+   */
   async containers(subjects: ContainerSubject[]): Promise<ContainerStats[]> {
     const [samples, disks] = await Promise.all([
       this.#read(subjects.map((subject) => ({ id: subject.id, target: containerTarget(subject, 'usage') }))),
@@ -47,7 +49,7 @@ export class Stats {
     return subjects.flatMap((subject, i) => this.#containerStats(subject, samples[i], disks[i]) ?? []);
   }
 
-  /** Stats of pods with their containers'; a pod about which nothing can be read is left out. */
+  /** Stats of pods and their containers. A pod of which nothing can be read is omitted. */
   async pods(subjects: PodSubject[]): Promise<PodSandboxStats[]> {
     const [samples, disks] = await Promise.all([
       this.#read(subjects.flatMap(podTargets)),
@@ -62,7 +64,9 @@ export class Stats {
     });
   }
 
-  /** Metrics of pods, one after the other, so that hundreds of them neither block the caller's thread nor fill its memory. */
+  /**
+   * Metrics of pods, one pod at a time, so that hundreds of them neither block the caller's thread nor fill its memory.
+   */
   async *metrics(subjects: PodSubject[]): AsyncGenerator<PodSandboxMetrics> {
     const pods = Math.max(1, Math.floor(BATCH / 4));
     for (let at = 0; at < subjects.length; at += pods) {
@@ -145,7 +149,7 @@ export class Stats {
     return Promise.all(subjects.map(({ upperDir }) => (upperDir ? this.#disk.of(upperDir) : undefined)));
   }
 
-  /** One sample for each target, in order; an empty one where the cgroup is gone. */
+  /** One sample per target, in order; an empty one where the cgroup no longer exists. */
   async #read(wanted: { id: string; target: ReadTarget }[]): Promise<Sample[]> {
     const batches: (typeof wanted)[] = [];
     for (let at = 0; at < wanted.length; at += BATCH) batches.push(wanted.slice(at, at + BATCH));
@@ -161,7 +165,7 @@ export class Stats {
   }
 }
 
-/** The sum of what is known; undefined when nothing is. */
+/** The sum of the defined counts; undefined when all are undefined. */
 function total(counts: (bigint | undefined)[]): bigint | undefined {
   const known = counts.filter((count) => count !== undefined);
   return known.length === 0 ? undefined : known.reduce((sum, count) => sum + count, 0n);
@@ -180,11 +184,11 @@ function pauseTarget({ cgroupsPath, pid, netns }: PodSubject): ReadTarget {
   return { cgroupsPath, pid, netns: netns || undefined, detail: 'usage' };
 }
 
-/** The pod's cgroup, its pause process, its containers: two and one for each container. */
+/** The pod's cgroup, its pause process and its containers: two targets, and one for each container. */
 function podTargets(subject: PodSubject): { id: string; target: ReadTarget }[] {
-  // The root cgroup is the machine's, not a pod's.
+  // The root cgroup has the counters of the machine, not of a pod.
   const parent = subject.cgroupParent === '/' ? '' : subject.cgroupParent;
-  // Processes are counted where the pod's numbers come from.
+  // Without a pod cgroup the numbers are summed over the containers, so the processes are counted there as well.
   const countProcesses = parent === '';
   return [
     { id: subject.id, target: { cgroupParent: parent, pid: 0, detail: 'usage', countProcesses: true } },

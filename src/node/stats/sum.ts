@@ -1,8 +1,8 @@
 import type { CgroupReading, CpuReading, MemoryReading } from '../../workers/stats/reading.ts';
 
 /**
- * Several cgroups as one, for a pod that has none of its own (crictl pods without a cgroup_parent): the counters of its pause
- * process and containers together. Limits and pressure do not add up and are left out.
+ * Sums the counters of a pod's pause process and containers, for a pod without its own cgroup (crictl pods without a
+ * cgroup_parent). Limits, pressure and I/O are not additive and are omitted.
  */
 export function sumReadings(readings: CgroupReading[]): CgroupReading | undefined {
   const last = readings.at(-1);

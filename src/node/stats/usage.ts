@@ -1,4 +1,4 @@
-/** Readings in the shapes that ContainerStats and PodSandboxStats share. */
+/** Converts readings to the messages that ContainerStats and PodSandboxStats share. */
 import type {
   CpuUsage,
   IoUsage,
@@ -34,7 +34,7 @@ export function memoryUsage({ timestamp, memory, psi }: CgroupReading): MemoryUs
   return {
     timestamp,
     workingSetBytes: uint64(memory.workingSet),
-    // The kubelet takes a missing value for "no limit".
+    // The kubelet reads a missing value as "no limit".
     availableBytes: uint64(memory.limit === undefined ? undefined : less(memory.limit, memory.workingSet)),
     usageBytes: uint64(memory.usage),
     rssBytes: uint64(memory.rss),
@@ -53,12 +53,12 @@ export function swapUsage(timestamp: bigint, memory: MemoryReading | undefined):
   };
 }
 
-/** CRI's IoUsage is pressure and nothing else. */
+/** CRI's IoUsage has only pressure. */
 export function ioUsage({ timestamp, psi }: CgroupReading): IoUsage | undefined {
   return psi.io ? { timestamp, psi: psiStats(psi.io) } : undefined;
 }
 
-/** `eth0`, which CNI calls a pod's interface by CRI's custom, is the default; else the first one. */
+/** The default interface is `eth0`, the usual name of a pod's CNI interface, or else the first one. */
 export function networkUsage(timestamp: bigint, interfaces: InterfaceReading[] | undefined): NetworkUsage | undefined {
   if (!interfaces) return undefined;
   const all = interfaces.map(

@@ -1,8 +1,9 @@
 import { ContainerConfig, PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import type { ImageRow, LayerRow } from '../images/rows.ts';
 import { criCodec } from './codec.ts';
+import type { ContainerRow } from './container.ts';
 import { Database } from './database.ts';
-import type { ContainerRow, SandboxRow } from './rows.ts';
+import type { SandboxRow } from './sandbox.ts';
 import type { Table } from './table.ts';
 
 /** Everything that survives the daemon, by kind. */

@@ -1,11 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import { SluiceError } from '../../errors.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { ExecBackend } from '../../workers/stdio/protocol.ts';
 import type { Stdio } from './stdio.ts';
 
-/** Bytes kept of stdout and of stderr, each: an ExecSync answer must fit a gRPC message. The rest is read and dropped. */
-export const MAX_CAPTURE = 16 << 20;
-/** How long a process that was killed may take to be gone, in milliseconds. */
+/** Bytes kept of each of stdout and stderr, so that the response fits a gRPC message. The rest is read and dropped. */
+const MAX_CAPTURE = 16 << 20;
+/** How long to wait for the end of a process after SIGKILL, in milliseconds. */
 const KILL_WAIT_MS = 10_000;
 
 export interface ExecSyncRequest {
@@ -13,7 +14,7 @@ export interface ExecSyncRequest {
   cmd: string[];
   /** Seconds; 0 for no limit. */
   timeoutSeconds: number;
-  /** The caller's; when it fires, the process is killed. */
+  /** The caller's signal; the process is killed when it aborts. */
   signal?: AbortSignal;
 }
 
@@ -21,14 +22,14 @@ export interface ExecSyncResult {
   stdout: Uint8Array;
   stderr: Uint8Array;
   exitCode: number;
-  /** Bytes that were over {@link MAX_CAPTURE}. */
+  /** Bytes of output beyond {@link MAX_CAPTURE}. */
   dropped: number;
 }
 
 /**
- * Runs a command in a container and answers with its output. A background child that keeps the output open does not hold the answer
- * up. Throws TIMED_OUT or CALLER_GONE once the whole process group is dead, INVALID_REQUEST for no command, and what the
- * backend throws.
+ * Runs a command in a container and returns its output. A background child that keeps the output open does not delay
+ * the result. Throws TIMED_OUT or CALLER_GONE after SIGKILL to its process group, INVALID_REQUEST without a command,
+ * and the errors of the backend.
  */
 export async function runExecSync(
   stdio: Stdio,
@@ -77,22 +78,12 @@ async function waitOrKill(
     const outcome = await Promise.race([ended, stopped]);
     if (typeof outcome === 'number') return outcome;
     await backend.killExec(exec);
-    await withinKillWait(ended);
+    await withTimeLimit(ended, KILL_WAIT_MS, () => {});
     throw outcome;
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', gone);
-    // Whatever became of it was said above.
+    // The error of waitExec has been thrown above, or the kill's reason takes precedence.
     ended.catch(() => {});
-  }
-}
-
-async function withinKillWait(ended: Promise<number>): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, KILL_WAIT_MS);
-  try {
-    await Promise.race([ended, promise]);
-  } finally {
-    clearTimeout(timer);
   }
 }

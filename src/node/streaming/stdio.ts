@@ -17,36 +17,39 @@ import type {
 } from '../../workers/stdio/protocol.ts';
 import type { handlers } from '../../workers/stdio.ts';
 import { workerEntry } from '../threads/worker-entry.ts';
-import { type Call, WorkerLink } from './link.ts';
+import { type Call, RestartingWorker } from './restarting-worker.ts';
 
 export interface StdioOptions {
-  /** Folder of this daemon for the FIFOs of execs; below the state folder. */
+  /** This daemon's folder for the FIFOs of execs, below the state folder. */
   execDir: string;
   backend: ExecBackend;
-  /** For the daemon's log. */
+  /** Receives the worker's events, for the daemon's log. */
   onEvent(event: StdioEvent): void;
-  /** The worker died; it is restarted, and all containers' IO opened again. */
+  /**
+   * Called when the worker has ended unexpectedly; it is then restarted, and the IO of all containers is opened again.
+   */
   onWorkerDied(error: Error): void;
 }
 
 /**
- * The stdio worker as main sees it. Remembers what the worker must know, and tells it again when it had to be restarted: containers
- * go on logging without a loss (the bytes wait in the FIFOs), streaming connections break.
+ * Main's end of the stdio worker. It keeps the registrations of containers and of the streaming server, and repeats
+ * them after a restart of the worker. A restart loses no log output, because the bytes wait in the FIFOs, but breaks
+ * streaming connections.
  */
 export class Stdio implements AsyncDisposable {
   readonly #options: StdioOptions;
-  readonly #link: WorkerLink<typeof handlers>;
+  readonly #worker: RestartingWorker<typeof handlers>;
   readonly #registrations = new Map<string, IoRegistration>();
-  /** Execs that the worker has started: their processes end with it. */
+  /** Execs that the worker has started; they are killed when the worker ends. */
   readonly #execs = new Map<string, ExecRef>();
   #listening: (Listening & { input: ListenInput }) | undefined;
 
   constructor(options: StdioOptions) {
     this.#options = options;
-    this.#link = new WorkerLink<typeof handlers>({
+    this.#worker = new RestartingWorker<typeof handlers>({
       file: workerEntry('stdio'),
       workerData: { execDir: options.execDir } satisfies StdioWorkerData,
-      onAsk: (op, input) => this.#answer(op, input),
+      onAsk: (op, input) => this.#serve(op, input),
       onEvent: options.onEvent,
       onDied: (error) => {
         options.onWorkerDied(error);
@@ -66,22 +69,23 @@ export class Stdio implements AsyncDisposable {
   }
 
   get ready(): Promise<void> {
-    return this.#link.ready;
+    return this.#worker.ready;
   }
 
-  /** For the metrics. */
+  /** Counts for the metrics. */
   get use(): { restarts: number; running: number; containers: number } {
-    return { restarts: this.#link.restarts, running: this.#link.running, containers: this.#registrations.size };
+    return { restarts: this.#worker.restarts, running: this.#worker.running, containers: this.#registrations.size };
   }
 
   /**
-   * Makes a container's FIFOs, opens them and its log, and starts copying. Before Task.Create, and again for each running container
-   * after a restart of the daemon: the log goes on with what waited in the FIFOs. Idempotent.
+   * Makes a container's FIFOs, opens them and its log, and starts copying. The caller does this before Task.Create, and
+   * for each running container after a restart of the daemon, when the log continues with the bytes that wait in the
+   * FIFOs. Idempotent.
    */
   async openIo(io: IoRegistration): Promise<void> {
     this.#registrations.set(io.id, io);
     try {
-      await this.#link.call('openIo', io);
+      await this.#worker.call('openIo', io);
     } catch (error) {
       this.#registrations.delete(io.id);
       throw error;
@@ -89,75 +93,85 @@ export class Stdio implements AsyncDisposable {
   }
 
   /**
-   * To be called when Task.Wait has answered, before the exit is told to anyone: resolves when all the container wrote is in its log.
-   * `complete` is false when something else still holds its output open. Bounded: `maxMs`, 10 s when left out.
+   * Resolves when the container's whole output is in its log. The caller does this after Task.Wait and before it
+   * publishes the exit. `complete` is false when another process still has the output open after `maxMs` (default 10
+   * s).
    */
   drain(id: string, limits: { quietMs?: number; maxMs?: number } = {}): Promise<{ complete: boolean }> {
-    return this.#link.call('drain', { id, ...limits });
+    return this.#worker.call('drain', { id, ...limits });
   }
 
-  /** Goes on in a new file of the same path (ReopenContainerLog). Throws NOT_READY for a container whose IO is not open. */
+  /**
+   * Continues the log in a new file at the same path (ReopenContainerLog). Throws NOT_READY when the container's IO is
+   * not open.
+   */
   reopenLog(id: string): Promise<void> {
-    return this.#link.call('reopenLog', { id });
+    return this.#worker.call('reopenLog', { id });
   }
 
-  /** Takes what is left in the FIFOs and closes. Idempotent. */
+  /** Reads what is left in the FIFOs and closes them. Idempotent. */
   async closeIo(id: string): Promise<void> {
     this.#registrations.delete(id);
-    await this.#link.call('closeIo', { id });
+    await this.#worker.call('closeIo', { id });
   }
 
-  /** {@link closeIo}, and removes the FIFOs with their folder. Idempotent; the undo of {@link openIo}. */
+  /** Like {@link closeIo}, and removes the FIFOs and their folder. Idempotent; this undoes {@link openIo}. */
   async removeIo(io: { id: string; fifos: Fifos }): Promise<void> {
     this.#registrations.delete(io.id);
-    await this.#link.call('removeIo', { id: io.id, fifos: io.fifos });
+    await this.#worker.call('removeIo', { id: io.id, fifos: io.fifos });
   }
 
   stats(): Promise<StdioStats> {
-    return this.#link.call('stats', null);
+    return this.#worker.call('stats', null);
   }
 
-  /** FIFOs of an ExecSync; its output is kept in memory, at most `maxBytes` of each stream. */
+  /** Makes the FIFOs of an ExecSync, whose output is kept in memory: at most `maxBytes` of each stream. */
   openCapture(execId: string, maxBytes: number): Promise<Fifos> {
-    return this.#link.call('openCapture', { execId, maxBytes });
+    return this.#worker.call('openCapture', { execId, maxBytes });
   }
 
   finishCapture(execId: string): Promise<Captured> {
-    return this.#link.call('finishCapture', { execId });
+    return this.#worker.call('finishCapture', { execId });
   }
 
   dropCapture(execId: string): Promise<void> {
-    return this.#link.call('dropCapture', { execId });
+    return this.#worker.call('dropCapture', { execId });
   }
 
-  /** Starts the streaming server. After a restart of the worker it is there again, at the same port as a rule. */
+  /**
+   * Starts the streaming server. After a restart of the worker it listens again, on the same port if that is still
+   * free.
+   */
   async listen(input: ListenInput): Promise<Listening> {
-    const listening = await this.#link.call('listen', input);
+    const listening = await this.#worker.call('listen', input);
     this.#listening = { input, ...listening };
     return listening;
   }
 
-  /** A URL for one use within one minute. Throws QUEUE_FULL when a thousand wait to be used. */
+  /** Issues a URL for one use within one minute. Throws QUEUE_FULL when a thousand URLs are unused. */
   async issue(request: StreamRequest): Promise<string> {
-    const { path } = await this.#link.call('issue', request);
+    const { path } = await this.#worker.call('issue', request);
     return (this.#listening?.url ?? '') + path;
   }
 
-  /** Ends the worker thread and starts it again, as if it had died. */
+  /** Terminates the worker thread; it is started again as after a crash. */
   restart(): Promise<void> {
-    return this.#link.restart();
+    return this.#worker.restart();
   }
 
-  /** Writes what was read, closes everything. Containers go on: their output waits in the FIFOs for the next daemon. */
+  /** Flushes the logs and ends the worker. Containers go on: their output waits in the FIFOs for the next daemon. */
   async [Symbol.asyncDispose](): Promise<void> {
     try {
-      await this.#link.call('shutdown', null);
+      await this.#worker.call('shutdown', null);
     } finally {
-      await this.#link[Symbol.asyncDispose]();
+      await this.#worker[Symbol.asyncDispose]();
     }
   }
 
-  /** Logs matter more than streams: a server that cannot listen does not keep the worker from its containers. */
+  /**
+   * Starts the streaming server after a restart. A failure is only reported, so that container logs do not depend on
+   * it.
+   */
   async #listenAgain(call: Call<typeof handlers>): Promise<void> {
     if (!this.#listening) return;
     const { input, port } = this.#listening;
@@ -172,7 +186,7 @@ export class Stdio implements AsyncDisposable {
     }
   }
 
-  async #answer(op: AskOp, input: unknown): Promise<unknown> {
+  async #serve(op: AskOp, input: unknown): Promise<unknown> {
     const { backend } = this.#options;
     switch (op) {
       case 'startExec': {
@@ -202,7 +216,7 @@ export class Stdio implements AsyncDisposable {
     }
   }
 
-  /** The worker is gone and nobody reads what its execs write: they would hang for ever. */
+  /** Kills the execs of a worker that has ended: their output has no reader, so they would block on a full pipe. */
   async #endOrphans(): Promise<void> {
     const { backend, onEvent } = this.#options;
     const orphans = [...this.#execs.values()];

@@ -1,14 +1,6 @@
 import PQueue from 'p-queue';
 import { SluiceError } from '../../errors.ts';
-
-/**
- * Lanes of admission. Each has its own limit and its own queue: teardowns never wait behind launches (their finishing is what
- * makes room for launches, and most of them only wait out a grace period), and a pull of minutes takes no launch's place.
- */
-export const LANES = ['launch', 'teardown', 'image'] as const;
-export type Lane = (typeof LANES)[number];
-
-export type Verdict = 'admitted' | 'queued' | 'refused' | 'expired' | 'gone';
+import { LANES, type Lane, type Verdict } from '../../stages.ts';
 
 export interface AdmissionOptions {
   /** Jobs of each lane that run at once. */

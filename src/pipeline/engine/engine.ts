@@ -1,7 +1,6 @@
 import PQueue from 'p-queue';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
-import { STAGES, type StageName } from '../../stages.ts';
-import type { Node } from '../jobs/context.ts';
+import { STAGE_NAMES, type StageName } from '../../stages.ts';
 import type { JobObserver, JobRun } from './observer.ts';
 import type { JobState, JobTable, Stage } from './stage.ts';
 
@@ -33,22 +32,26 @@ export class Engine {
 
   constructor(options: EngineOptions) {
     this.#options = options;
-    const names = Object.keys(STAGES) as StageName[];
-    const queues = names.map((name) => [name, new PQueue({ concurrency: options.limits[name] })]);
+    const queues = STAGE_NAMES.map((name) => [name, new PQueue({ concurrency: options.limits[name] })]);
     this.#limits = Object.fromEntries(queues);
   }
 
   /** Runs a job to its end. Throws a {@link JobError} with the first failure, which names its stage, after the undo. */
-  async run<S extends JobState<R>, R>(table: JobTable<S, R>, state: S, job: JobRun, priority: number): Promise<void> {
+  async run<S extends JobState<R, C>, R, C>(
+    table: JobTable<S, R, C>,
+    state: S,
+    job: JobRun,
+    priority: number,
+  ): Promise<void> {
     const { observer } = this.#options;
-    const started = new Set<Stage<S, R>>();
+    const started = new Set<Stage<S, R, C>>();
     const done = new Map<StageName, Promise<void>>();
     let failure: SluiceError | undefined;
 
-    const runStage = async (stage: Stage<S, R>): Promise<void> => {
+    const runStage = async (stage: Stage<S, R, C>): Promise<void> => {
       await Promise.all(stage.needs.map((need) => done.get(need)));
       if (failure || stage.skip?.(state)) return;
-      observer.stageReady(job, stage.name, stage.pool);
+      observer.stageReady(job, stage.name);
       await this.#limits[stage.name].add(
         async () => {
           if (failure) return;
@@ -68,19 +71,19 @@ export class Engine {
     };
     for (const stage of table.stages) done.set(stage.name, runStage(stage));
     await Promise.all(done.values());
-    if (failure) throw new JobError(failure, await this.#undo(table, started, state.row, state.node, job));
+    if (failure) throw new JobError(failure, await this.#undo(table, started, state.row, state.ctx, job));
   }
 
   /**
    * Undoes a whole job from its row: for a removal, a retry of a clean-up, or a launch that a dead daemon left half-way.
    * Throws when something is left; the row still names it.
    */
-  async undo<S extends JobState<R>, R>(table: JobTable<S, R>, row: R, node: Node, job: JobRun): Promise<void> {
-    const stuck = await this.#undo(table, new Set(table.stages), row, node, job);
+  async undo<S extends JobState<R, C>, R, C>(table: JobTable<S, R, C>, row: R, ctx: C, job: JobRun): Promise<void> {
+    const stuck = await this.#undo(table, new Set(table.stages), row, ctx, job);
     if (stuck) throw stuck;
   }
 
-  /** Stages at work and waiting, by name. */
+  /** How many of a stage run and wait now. */
   use(stage: StageName): { running: number; queued: number; limit: number } {
     const queue = this.#limits[stage];
     return { running: queue.pending, queued: queue.size, limit: this.#options.limits[stage] };
@@ -91,23 +94,23 @@ export class Engine {
    * taken down before its namespace while the shim ends beside both. Where one fails, what it stood on is kept (the record
    * first of all), and the rest is undone all the same. Returns what failed.
    */
-  async #undo<S extends JobState<R>, R>(
-    { stages }: JobTable<S, R>,
-    started: Set<Stage<S, R>>,
+  async #undo<S extends JobState<R, C>, R, C>(
+    { stages }: JobTable<S, R, C>,
+    started: Set<Stage<S, R, C>>,
     row: R,
-    node: Node,
+    ctx: C,
     job: JobRun,
   ): Promise<SluiceError | undefined> {
     const { observer, undoTimeoutMs } = this.#options;
     const failures: SluiceError[] = [];
     const undone = new Map<StageName, Promise<boolean>>();
-    const undoStage = async (stage: Stage<S, R>): Promise<boolean> => {
+    const undoStage = async (stage: Stage<S, R, C>): Promise<boolean> => {
       const above = stages.filter((other) => other.needs.includes(stage.name)).map((other) => undone.get(other.name));
       if ((await Promise.all(above)).includes(false)) return false;
       if (!stage.undo || !started.has(stage)) return true;
       observer.undoStarted(job, stage.name);
       try {
-        await withLimit(undoTimeoutMs, () => stage.undo?.(row, node));
+        await withLimit(undoTimeoutMs, () => stage.undo?.(row, ctx));
         observer.undoEnded(job, stage.name, undefined);
         return true;
       } catch (cause) {

@@ -3,49 +3,75 @@ import type { CallerLeft } from './admission.ts';
 
 export type { CallerLeft };
 
-/** Someone who waits for a job; the signal aborts with a {@link CallerLeft} when he stops waiting. */
+/** Someone who waits for a job: its signal aborts with a {@link CallerLeft} when he stops waiting. */
 export interface Caller {
   left?: AbortSignal;
+  /** W3C traceparent header: the trace that the caller's job belongs to. */
+  traceparent?: string;
 }
 
-interface Flight<T> {
+interface Flight<T, Tag> {
   result: Promise<T>;
+  tag: Tag;
   callers: number;
-  /** Aborts when the last caller leaves, with the reason that caller had. */
+  /** Aborts when the last caller leaves, with the reason of that caller. */
   abandoned: AbortController;
   settled: boolean;
-  /** What it came to, once it has succeeded. */
+  /** The result, once there is one. */
   value?: { of: T };
 }
 
-export interface JoinOptions<T> {
+export interface JoinOptions<T, Tag> {
   /** Milliseconds that a result nobody waits for is kept for the retry. */
   claimTtlMs: number;
   /** Undoes a result that nobody came for. */
   onUnclaimed: (key: string, value: T) => void;
-  onJoin?: (key: string) => void;
-  /** Is a finished result still there? Somebody may have removed it while it waited to be claimed. Left out: always. */
-  isThere?: (value: T) => boolean;
+  /** A further caller waits for the flight with this tag. */
+  onJoin?: (tag: Tag) => void;
+  /** Does a finished result still exist? It may be removed while it waits to be claimed. Left out: it always does. */
+  exists?: (value: T) => boolean;
 }
 
 /**
  * Joins calls that mean the same launch. CRI has no request id and kubelet repeats a call whose deadline has passed, with the
  * same name and attempt; answering "name is reserved" then loops for ever (containerd issues 4604, 9947, 12438). Here the
  * retry joins the launch in flight, or takes the finished one that waits for it.
+ *
+ * Each flight carries a tag of the caller's: whatever a joining caller must see of the launch in flight.
  */
-export class Joins<T> {
-  readonly #flights = new Map<string, Flight<T>>();
-  readonly #options: JoinOptions<T>;
+export class Joins<T, Tag> {
+  readonly #flights = new Map<string, Flight<T, Tag>>();
+  readonly #options: JoinOptions<T, Tag>;
 
-  constructor(options: JoinOptions<T>) {
+  constructor(options: JoinOptions<T, Tag>) {
     this.#options = options;
   }
 
-  /** Waits for the launch of `key`, starting it unless it is in flight. `abandoned` tells the launch that nobody waits. */
-  async run(key: string, caller: Caller, start: (abandoned: AbortSignal) => Promise<T>): Promise<T> {
+  /** Flights that have no result yet. */
+  get running(): number {
+    let count = 0;
+    for (const flight of this.#flights.values()) if (!flight.settled) count++;
+    return count;
+  }
+
+  /** True when a launch is in flight under `key`, or its result waits there to be claimed. */
+  has(key: string): boolean {
+    return this.#find(key) !== undefined;
+  }
+
+  /** The tag of what is in flight under `key`, or waits there to be claimed; undefined: nothing does. */
+  tag(key: string): Tag | undefined {
+    return this.#find(key)?.tag;
+  }
+
+  /**
+   * Waits for the launch of `key`, starting it with `tag` unless one is in flight. The signal given to `start` aborts when nobody
+   * waits any more. Rejects with DEADLINE_PASSED or CALLER_GONE when this caller leaves, else with the launch's own error.
+   */
+  async run(key: string, caller: Caller, tag: Tag, start: (abandoned: AbortSignal) => Promise<T>): Promise<T> {
     let flight = this.#find(key);
-    if (flight) this.#options.onJoin?.(key);
-    else flight = this.#start(key, start);
+    if (flight) this.#options.onJoin?.(flight.tag);
+    else flight = this.#start(key, tag, start);
     // An abort cannot be taken back: a launch that was dropped from the queue fails with it, one that runs ignores it.
     flight.callers++;
     const { promise: gone, reject } = Promise.withResolvers<never>();
@@ -63,21 +89,16 @@ export class Joins<T> {
     }
   }
 
-  /** The keys of what is in flight or waits to be claimed. */
-  has(key: string): boolean {
-    return this.#find(key) !== undefined;
-  }
-
-  #find(key: string): Flight<T> | undefined {
+  #find(key: string): Flight<T, Tag> | undefined {
     const flight = this.#flights.get(key);
-    if (!flight?.value || this.#options.isThere?.(flight.value.of) !== false) return flight;
+    if (!flight?.value || this.#options.exists?.(flight.value.of) !== false) return flight;
     this.#flights.delete(key);
     return undefined;
   }
 
-  #start(key: string, start: (abandoned: AbortSignal) => Promise<T>): Flight<T> {
+  #start(key: string, tag: Tag, start: (abandoned: AbortSignal) => Promise<T>): Flight<T, Tag> {
     const abandoned = new AbortController();
-    const flight: Flight<T> = { result: start(abandoned.signal), callers: 0, abandoned, settled: false };
+    const flight: Flight<T, Tag> = { result: start(abandoned.signal), tag, callers: 0, abandoned, settled: false };
     this.#flights.set(key, flight);
     flight.result.then(
       (value) => this.#finished(key, flight, value),
@@ -89,7 +110,7 @@ export class Joins<T> {
     return flight;
   }
 
-  #finished(key: string, flight: Flight<T>, value: T): void {
+  #finished(key: string, flight: Flight<T, Tag>, value: T): void {
     flight.settled = true;
     flight.value = { of: value };
     if (flight.callers > 0) return; // each of them takes it now

@@ -6,13 +6,13 @@ interface Entry {
 }
 
 /**
- * Locks by key, shared or exclusive, first come first served. Jobs on containers share their pod's lock; what stops or removes
- * the pod holds it alone, so that no container is made in a pod that is going away.
+ * Locks by key, shared or exclusive, first come first served. Jobs on containers share their pod's lock; a job that stops or removes
+ * the pod holds it exclusively, so that no container is made in a pod that is going away.
  */
 export class Locks {
   readonly #entries = new Map<string, Entry>();
 
-  /** Takes the lock; dispose of the result to give it back. */
+  /** Takes the lock, waiting as long as others hold it. Disposing of the result releases it. */
   async take(key: string, mode: 'shared' | 'exclusive'): Promise<Disposable> {
     const exclusive = mode === 'exclusive';
     let entry = this.#entries.get(key);
@@ -27,7 +27,7 @@ export class Locks {
     return { [Symbol.dispose]: () => this.#release(key, held, exclusive) };
   }
 
-  /** Is somebody alone with it now? */
+  /** Is it held exclusively now? */
   held(key: string): boolean {
     return this.#entries.get(key)?.exclusive ?? false;
   }

@@ -1,37 +1,38 @@
 import { explain } from '../../errors.ts';
 
-export interface CleanerOptions {
+export interface RetryQueueOptions {
   /** Milliseconds before the first retry; doubled each time, up to the last. */
   firstDelayMs: number;
   lastDelayMs: number;
-  /** Each retry, when it is over. */
+  /** Called after each retry. */
   onRetry?: (outcome: 'ok' | 'error') => void;
 }
 
 /**
  * Tries failed clean-ups again, with growing pauses, until they succeed. What is to be done stands in the rows, so a restart of
- * the daemon only hands them in again.
+ * the daemon only adds them anew.
  */
-export class Cleaner implements Disposable {
-  readonly #options: CleanerOptions;
+export class RetryQueue implements Disposable {
+  readonly #options: RetryQueueOptions;
   readonly #timers = new Map<string, NodeJS.Timeout>();
 
-  constructor(options: CleanerOptions) {
+  constructor(options: RetryQueueOptions) {
     this.#options = options;
   }
 
+  /** Clean-ups that wait or run. */
   get pending(): number {
     return this.#timers.size;
   }
 
   /**
-   * Keeps trying `clean` for the thing called `id`, after `firstDelayMs` (0: at once) and then with growing pauses; a second
-   * call for the same id changes nothing. `onFailure` hears of each failure.
+   * Repeats `work` for the row with this id, after `firstDelayMs` (0: at once) and then with growing pauses, until it succeeds. A second
+   * call for the same id changes nothing. `onFailure` gets the reason of each failure and how many there were.
    */
   add(
     id: string,
-    clean: () => Promise<void>,
-    onFailure: (reason: string, attempt: number) => void,
+    work: () => Promise<void>,
+    onFailure: (reason: string, attempts: number) => void,
     firstDelayMs = this.#options.firstDelayMs,
   ): void {
     if (this.#timers.has(id)) return;
@@ -40,21 +41,23 @@ export class Cleaner implements Disposable {
       const delay = attempt === 0 ? firstDelayMs : Math.min(backOff, this.#options.lastDelayMs);
       const again = async () => {
         try {
-          await clean();
-          this.#timers.delete(id);
+          await work();
+          if (this.#timers.get(id) === timer) this.#timers.delete(id);
           this.#options.onRetry?.('ok');
         } catch (error) {
           this.#options.onRetry?.('error');
           onFailure(explain(error), attempt + 1);
-          plan(attempt + 1);
+          // Dropped or disposed of meanwhile: nobody wants a further try.
+          if (this.#timers.get(id) === timer) plan(attempt + 1);
         }
       };
-      this.#timers.set(id, setTimeout(again, delay).unref());
+      const timer = setTimeout(again, delay).unref();
+      this.#timers.set(id, timer);
     };
     plan(0);
   }
 
-  /** Drops what waits: the thing went another way (its owner removed it by hand), or the daemon ends. */
+  /** Removes what waits for this id: its owner removed the thing another way. */
   drop(id: string): void {
     clearTimeout(this.#timers.get(id));
     this.#timers.delete(id);

@@ -2,30 +2,41 @@ import { readFile, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ContainerConfig, NamespaceMode } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import type { ImageRow } from '../../node/images/rows.ts';
 import { appArmorProfileToFind } from '../../node/oci/apparmor.ts';
 import { cdiDeviceNames, cdiEdits } from '../../node/oci/cdi.ts';
 import { buildContainerSpec } from '../../node/oci/container.ts';
 import type { GrantedDevice } from '../../node/oci/devices.ts';
 import { encodeSpec } from '../../node/oci/encode.ts';
-import { parseMountTable } from '../../node/oci/mount-table.ts';
 import { needsMountTable } from '../../node/oci/mounts.ts';
 import { podNamespaceOptions } from '../../node/oci/namespaces.ts';
 import { readCdiRegistry, resolveCdiEdits } from '../../node/oci/read-cdi.ts';
 import { readDevices } from '../../node/oci/read-devices.ts';
 import { readAppArmorProfiles } from '../../node/oci/read-host.ts';
 import { readSeccomp } from '../../node/oci/read-seccomp.ts';
-import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
-import type { Node } from './context.ts';
-import type { ContainerCreation } from './creation.ts';
-import { filled } from './launch.ts';
+import type { User } from '../../node/oci/types.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
+import { featuresOf, type JobContext, runtimeOf } from './context.ts';
+
+/** What the stages before it have found out. */
+export interface ContainerSpecParts {
+  row: ContainerRow;
+  sandbox: SandboxRow;
+  image: ImageRow;
+  user: User;
+  imageVolumes: Record<string, string> | undefined;
+}
 
 /** Reads from the host what the container's spec depends on, and builds it; the rules themselves are in src/node/oci. */
-export async function containerSpec(state: ContainerCreation): Promise<string> {
-  const { node, row, sandbox } = state;
+export async function containerSpec(
+  { row, sandbox, image, user, imageVolumes }: ContainerSpecParts,
+  ctx: JobContext,
+): Promise<string> {
   const { config } = row;
   const context = config.linux?.securityContext;
-  const image = filled(state.image, 'image');
-  const runtime = node.runtimeOf(sandbox);
+  const runtime = runtimeOf(sandbox, ctx);
   const cdi = cdiDeviceNames(config);
   const profile = appArmorProfileToFind(context?.apparmor, context?.apparmorProfile ?? '');
   return encodeSpec(
@@ -33,7 +44,7 @@ export async function containerSpec(state: ContainerCreation): Promise<string> {
       id: row.id,
       config,
       image: { reference: config.image?.userSpecifiedImage || config.image?.image || '', config: image.config },
-      user: filled(state.user, 'user'),
+      user,
       sandbox: {
         id: sandbox.id,
         config: sandbox.config,
@@ -42,23 +53,23 @@ export async function containerSpec(state: ContainerCreation): Promise<string> {
         userns: sandbox.userns,
         files: podFiles(sandbox),
       },
-      targetPid: targetPid(node, row),
+      targetPid: targetPid(row, ctx),
       volumes: row.volumes,
-      imageVolumes: state.imageVolumes,
+      imageVolumes,
       realPaths: await realPaths(config),
-      mountTable: needsMountTable(config) ? parseMountTable(await readFile('/proc/self/mountinfo', 'utf8')) : undefined,
+      mountTable: needsMountTable(config) ? parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8')) : undefined,
       devices: await devicesOf(config),
       cdi: cdi.length > 0 ? await resolveCdiEdits(cdiEdits(await readCdiRegistry(), cdi)) : undefined,
       seccomp: await readSeccomp(context?.seccomp, context?.seccompProfilePath ?? '', context?.privileged ?? false),
       appArmorProfiles: profile === undefined ? undefined : await readAppArmorProfiles(),
-      openFiles: node.openFiles,
+      openFiles: ctx.openFiles,
       runtime: {
         podAnnotations: runtime.pod_annotations,
         containerAnnotations: runtime.container_annotations,
         privilegedWithoutHostDevices: runtime.privileged_without_host_devices,
-        features: node.featuresOf(sandbox),
+        features: featuresOf(sandbox, ctx),
       },
-      host: node.host,
+      host: ctx.host,
     }),
   );
 }
@@ -75,10 +86,10 @@ function podFiles(sandbox: SandboxRow) {
 }
 
 /** The first process of the container whose pid namespace is wanted, when that one runs in the same pod. */
-function targetPid(node: Node, row: ContainerRow): number | undefined {
+function targetPid(row: ContainerRow, ctx: JobContext): number | undefined {
   const options = row.config.linux?.securityContext?.namespaceOptions;
   if (options?.pid !== NamespaceMode.TARGET) return undefined;
-  const target = node.store.containers.find(options.targetId);
+  const target = ctx.store.containers.find(options.targetId);
   return target?.sandbox === row.sandbox && target.state === 'running' ? target.pid : undefined;
 }
 

@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import type { Config, RuntimeConfig } from '../../node/config/config.ts';
 import type { Images } from '../../node/images/images.ts';
@@ -6,144 +5,84 @@ import type { Network } from '../../node/network/network.ts';
 import type { Log } from '../../node/observe/log.ts';
 import type { Metrics } from '../../node/observe/metrics.ts';
 import type { OpenFiles } from '../../node/oci/base.ts';
-import { Specs } from '../../node/oci/bundle-specs.ts';
+import type { BundleSpecs } from '../../node/oci/bundle-specs.ts';
 import { type HostFacts, NO_FEATURES, type RuntimeFeatures } from '../../node/oci/host.ts';
-import type { Shims } from '../../node/shims/shims.ts';
-import { Stats } from '../../node/stats/stats.ts';
-import type { Events } from '../../node/store/events.ts';
-import type { SandboxRow } from '../../node/store/rows.ts';
+import type { Shim, Shims } from '../../node/shims/shims.ts';
+import type { ContainerRow, ContainerStates, End } from '../../node/store/container.ts';
+import type { SandboxRow, SandboxStates } from '../../node/store/sandbox.ts';
 import type { Store } from '../../node/store/store.ts';
-import { Stdio } from '../../node/streaming/stdio.ts';
+import type { Stdio } from '../../node/streaming/stdio.ts';
 import type { Pools } from '../../node/threads/pools.ts';
 import type { DaemonAddresses } from '../../workers/shim/bootstrap.ts';
-import type { Admission } from '../engine/admission.ts';
-import type { Engine } from '../engine/engine.ts';
-import { Locks } from '../engine/lock.ts';
-import type { JobObserver } from '../engine/observer.ts';
-import type { Cleaner } from '../engine/retry-queue.ts';
-import { Containers } from './containers.ts';
-import { Execs, StreamedExecs } from './execs.ts';
-import { Monitor } from './exits.ts';
-import { Names } from './names.ts';
-import { Pods } from './pods.ts';
-import { Pulls } from './pulls.ts';
+import type { Locks } from '../engine/lock.ts';
+import type { RetryQueue } from '../engine/retry-queue.ts';
+import type { Runner } from '../engine/runner.ts';
+import type { JobState as EngineState } from '../engine/stage.ts';
+import type { ReservedNames } from './reserved-names.ts';
 
-/** What the daemon is made of before any job service exists. */
-export interface NodeParts {
-  config: Config;
-  host: HostFacts;
-  /** By name in [runtimes]. */
-  features: Record<string, RuntimeFeatures>;
-  log: Log;
-  metrics: Metrics;
-  observer: JobObserver;
-  store: Store;
-  pools: Pools;
-  engine: Engine;
-  admission: Admission;
-  cleaner: Cleaner;
-  network: Network;
-  images: Images;
-  shims: Shims;
-  /** Where shims find the daemon, and where they put their sockets. */
-  shimAddresses: DaemonAddresses;
-  shimSocketDir: string;
-  events: Events;
-  /** RLIMIT_NOFILE of containers; undefined: what the daemon itself has. */
-  openFiles: OpenFiles | undefined;
+/** Records the ends of what runs; implemented in exits.ts. */
+export interface Exits {
+  /** From now on the end of the sandbox's pause process makes it not ready. */
+  watchSandbox(row: SandboxRow, shim: Shim): void;
+  /** From now on the container's end is recorded: log drained, exit code and reason stored, task deleted. */
+  watchContainer(row: ContainerRow, shim: Shim): void;
+  /** Resolves when the container's end is recorded; at once when it is not watched. */
+  containerEnded(id: string): Promise<void>;
+  /** True when the stop signal was sent before. The call counts as sending it: it goes out once, however many callers stop the container. */
+  stopSignalled(id: string): boolean;
+  /** Records that the daemon itself sends SIGKILL: an exit code of 137 is then no OOM kill. */
+  killing(id: string): void;
+  /** Records an end that nothing watches: `end`, or what the row has noted already. */
+  recordEnd(row: ContainerRow, end?: End): void;
 }
 
-/** Everything the jobs of one daemon work with. */
-export class Node implements NodeParts {
+/** The services of the node that stages and undos use. */
+export interface JobContext {
   readonly config: Config;
   readonly host: HostFacts;
+  /** By name in [runtimes]. */
   readonly features: Record<string, RuntimeFeatures>;
+  /** RLIMIT_NOFILE of containers; undefined: what the daemon itself has. */
+  readonly openFiles: OpenFiles | undefined;
   readonly log: Log;
   readonly metrics: Metrics;
-  readonly observer: JobObserver;
   readonly store: Store;
+  readonly sandboxStates: SandboxStates;
+  readonly containerStates: ContainerStates;
+  readonly sandboxNames: ReservedNames;
+  readonly containerNames: ReservedNames;
   readonly pools: Pools;
-  readonly engine: Engine;
-  readonly admission: Admission;
-  readonly cleaner: Cleaner;
   readonly network: Network;
   readonly images: Images;
+  readonly specs: BundleSpecs;
   readonly shims: Shims;
+  /** Where shims reach the daemon, and the folder of their own sockets. */
   readonly shimAddresses: DaemonAddresses;
   readonly shimSocketDir: string;
-  readonly events: Events;
-  readonly openFiles: OpenFiles | undefined;
-  readonly monitor: Monitor;
-  readonly specs = new Specs();
-  readonly execs: Execs;
   readonly stdio: Stdio;
-  readonly stats: Stats;
-  /** By sandbox id. */
-  readonly locks = new Locks();
-  readonly sandboxNames = new Names();
-  readonly containerNames = new Names();
-  readonly pods: Pods;
-  readonly containers: Containers;
-  readonly pulls: Pulls;
-  /** The daemon is ending: what closes now was closed by us. */
-  closing = false;
-
-  constructor(parts: NodeParts) {
-    this.config = parts.config;
-    this.host = parts.host;
-    this.features = parts.features;
-    this.log = parts.log;
-    this.metrics = parts.metrics;
-    this.observer = parts.observer;
-    this.store = parts.store;
-    this.pools = parts.pools;
-    this.engine = parts.engine;
-    this.admission = parts.admission;
-    this.cleaner = parts.cleaner;
-    this.network = parts.network;
-    this.images = parts.images;
-    this.shims = parts.shims;
-    this.shimAddresses = parts.shimAddresses;
-    this.shimSocketDir = parts.shimSocketDir;
-    this.events = parts.events;
-    this.openFiles = parts.openFiles;
-    this.monitor = new Monitor(this);
-    this.execs = new Execs(this);
-    this.stdio = startStdio(this);
-    this.stats = makeStats(this);
-    this.pulls = new Pulls(this);
-    this.containers = new Containers(this);
-    this.pods = new Pods(this);
-  }
-
-  /** The configured runtime of a pod. Throws UNKNOWN_RUNTIME when it was taken out of the configuration since. */
-  runtimeOf(row: SandboxRow): RuntimeConfig {
-    const runtime = this.config.runtimes[row.runtime];
-    if (!runtime) throw new SluiceError('UNKNOWN_RUNTIME', `the runtime "${row.runtime}" is not configured any more`);
-    return runtime;
-  }
-
-  featuresOf(row: SandboxRow): RuntimeFeatures {
-    return this.features[row.runtime] ?? NO_FEATURES;
-  }
+  readonly exits: Exits;
+  /** Aborts when the daemon ends: connections that close from then on were closed by the daemon. */
+  readonly ending: AbortSignal;
 }
 
-function startStdio(node: Node): Stdio {
-  const { log, config } = node;
-  return new Stdio({
-    execDir: join(config.state, 'execs'),
-    backend: new StreamedExecs(node),
-    onEvent: (event) => log.warn(event, 'the stdio worker tells'),
-    onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
-  });
+export type JobState<R> = EngineState<R, JobContext>;
+
+/** What the job services (Pods, Containers, Pulls) share. */
+export interface JobServices {
+  ctx: JobContext;
+  runner: Runner;
+  /** By sandbox id and by container id. */
+  locks: Locks;
+  retries: RetryQueue;
 }
 
-function makeStats({ pools, log }: Node): Stats {
-  return new Stats({
-    worker: {
-      readStats: (input) => pools.shim.call('readStats', input),
-      diskUsage: (input) => pools.shim.call('diskUsage', input),
-    },
-    onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
-  });
+/** The configured runtime of a sandbox. Throws UNKNOWN_RUNTIME when it was removed from the configuration since. */
+export function runtimeOf(row: SandboxRow, { config }: Pick<JobContext, 'config'>): RuntimeConfig {
+  const runtime = config.runtimes[row.runtime];
+  if (!runtime) throw new SluiceError('UNKNOWN_RUNTIME', `the runtime "${row.runtime}" is not configured any more`);
+  return runtime;
+}
+
+export function featuresOf(row: SandboxRow, { features }: JobContext): RuntimeFeatures {
+  return features[row.runtime] ?? NO_FEATURES;
 }

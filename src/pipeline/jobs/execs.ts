@@ -1,25 +1,29 @@
 import { SluiceError } from '../../errors.ts';
-import { buildExecProcess } from '../../node/oci/process.ts';
+import type { Metrics } from '../../node/observe/metrics.ts';
+import { buildExecProcess } from '../../node/oci/exec-process.ts';
 import type { Task } from '../../node/shims/task.ts';
 import { libc } from '../../sys/libc.ts';
+import { SIGKILL } from '../../sys/signals.ts';
 import type { ExecBackend, ExecRef, ExecStart, ProcessRef } from '../../workers/stdio/protocol.ts';
-import type { Node } from './context.ts';
+import type { JobContext } from './context.ts';
+import { getContainer, runningContainer } from './lookup.ts';
 
-const SIGKILL = 9;
+/** What execs use of the node: not stdio, which calls them. */
+export type ExecContext = Omit<JobContext, 'stdio' | 'exits'>;
 
-/** Commands in running containers, by the shim's Task service. The stdio worker asks for them, and ExecSync does. */
+/** Commands in running containers, by the shim's Task service. The stdio worker and ExecSync start them. */
 export class Execs implements ExecBackend {
-  readonly #node: Node;
+  readonly #ctx: ExecContext;
   /** Pid of each exec that was started, which is also its process group's id: runc makes it a session leader. */
   readonly #pids = new Map<string, number>();
 
-  constructor(node: Node) {
-    this.#node = node;
+  constructor(ctx: ExecContext) {
+    this.#ctx = ctx;
   }
 
   async startExec({ containerId, execId, cmd, tty, fifos }: ExecStart): Promise<void> {
-    const { row, shim } = await this.#node.containers.running(containerId);
-    const spec = await this.#node.specs.of(row);
+    const { row, shim } = await runningContainer(containerId, this.#ctx);
+    const spec = await this.#ctx.specs.of(row);
     if (!spec) throw new SluiceError('NOT_READY', `the bundle of container ${row.id} is gone`);
     const process = buildExecProcess(spec, { cmd, tty });
     await shim.task.exec({ id: row.id, execId, process, terminal: tty, ...fifos });
@@ -39,18 +43,18 @@ export class Execs implements ExecBackend {
   async killExec({ containerId, execId }: ExecRef): Promise<void> {
     const task = await this.#task(containerId);
     const pid = this.#pids.get(execId);
-    // The shim says whether the exec still lives, so its pid is still its own when the rest of the group is killed.
+    // While the shim reports the exec as running its pid cannot have been reused, so the group can be killed by it.
     if (pid !== undefined && (await task.state(containerId, execId))?.status === 'running') libc.kill(-pid, SIGKILL);
     await task.kill(containerId, SIGKILL, { execId });
   }
 
-  /** Forgetting an exec that has ended holds nobody up: its output and exit code are known. */
+  /** Deletes an exec that has ended. Nobody waits for it: output and exit code have been read. */
   async endExec({ containerId, execId }: ExecRef): Promise<void> {
     this.#pids.delete(execId);
     const task = await this.#task(containerId);
     task.delete(containerId, execId).catch((err) => {
-      if (!this.#node.closing)
-        this.#node.log.warn({ container: containerId, execId, err }, 'an exec could not be deleted');
+      if (!this.#ctx.ending.aborted)
+        this.#ctx.log.warn({ container: containerId, execId, err }, 'an exec could not be deleted');
     });
   }
 
@@ -69,20 +73,20 @@ export class Execs implements ExecBackend {
 
   /** The task service of the container's pod, also while the container itself has just ended. */
   async #task(containerId: string): Promise<Task> {
-    const row = this.#node.containers.get(containerId);
-    const shim = this.#node.shims.get(row.sandbox);
+    const row = getContainer(containerId, this.#ctx);
+    const shim = this.#ctx.shims.get(row.sandbox);
     if (!shim) throw new SluiceError('SHIM_FAILED', `the shim of container ${containerId} is not connected`);
     return shim.task;
   }
 }
 
-/** The same for the streaming server, with each exec counted; ExecSync counts its own. */
+/** The execs of the streaming server, each counted in the metrics; ExecSync counts its own. */
 export class StreamedExecs extends Execs {
-  readonly #metrics: Node['metrics'];
+  readonly #metrics: Metrics;
 
-  constructor(node: Node) {
-    super(node);
-    this.#metrics = node.metrics;
+  constructor(ctx: ExecContext) {
+    super(ctx);
+    this.#metrics = ctx.metrics;
   }
 
   override async waitExec(exec: ExecRef): Promise<number> {

@@ -1,17 +1,20 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nowNs } from '../../clock.ts';
 import { codeOf, explain } from '../../errors.ts';
+import type { ShimEvent } from '../../node/shims/events.ts';
 import type { Shim } from '../../node/shims/shims.ts';
 import type { Exit } from '../../node/shims/task.ts';
-import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
-import type { Node } from './context.ts';
-import { cleanUpContainer } from './shim-call.ts';
+import type { ContainerRow, End } from '../../node/store/container.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
+import type { Locks } from '../engine/lock.ts';
+import type { Exits, JobContext } from './context.ts';
+import { cleanUpContainer } from './pod-shim.ts';
 
+/** Exit code of a container whose shim died with it, as containerd has it. */
+export const UNKNOWN_EXIT = 255;
 const SIGKILLED = 137;
 const OOM_KILLED = 'OOMKilled';
-/** What a container's end is called when its shim died with it. */
-const UNKNOWN_EXIT = 255;
-/** How long after a look at a shim that is neither alive nor dead there is another. */
+/** Milliseconds until the next look at a shim that is neither alive nor dead. */
 const LOOK_AGAIN_MS = 5000;
 
 interface Watched {
@@ -22,16 +25,21 @@ interface Watched {
   outOfMemory: boolean;
 }
 
+/** What the watch uses of the node: all but itself. */
+type ExitContext = Omit<JobContext, 'exits'>;
+
 /** Watches what runs for its end. Exits come from Task.Wait, which stays open as long as the process lives. */
-export class Monitor {
-  readonly #node: Node;
+export class ExitWatch implements Exits {
+  readonly #ctx: ExitContext;
+  readonly #locks: Locks;
   readonly #containers = new Map<string, Watched>();
 
-  constructor(node: Node) {
-    this.#node = node;
+  constructor(ctx: ExitContext, locks: Locks) {
+    this.#ctx = ctx;
+    this.#locks = locks;
   }
 
-  /** A pod whose pause process ends is not ready any more; its network and the rest wait for StopPodSandbox. */
+  /** A pod whose pause process ends is not ready any more; its network and the rest are held until StopPodSandbox. */
   watchSandbox(row: SandboxRow, shim: Shim): void {
     shim.task.wait(row.id).then(
       ({ exitStatus }) => this.#sandboxEnded(row, `the pause process ended with status ${exitStatus}`),
@@ -39,20 +47,17 @@ export class Monitor {
     );
   }
 
-  /** From now on the container's end is recorded: log drained, exit code and reason known, task deleted. */
   watchContainer(row: ContainerRow, shim: Shim): void {
     const ended = this.#follow(row, shim)
-      .catch((error) => this.#node.log.error({ container: row.id, err: error }, 'recording a container’s end failed'))
+      .catch((error) => this.#ctx.log.error({ container: row.id, err: error }, 'recording a container’s end failed'))
       .finally(() => this.#containers.delete(row.id));
     this.#containers.set(row.id, { ended, stopSignalled: false, killed: false, outOfMemory: false });
   }
 
-  /** Resolves when the container's end is recorded; at once when it is not watched. */
   containerEnded(id: string): Promise<void> {
     return this.#containers.get(id)?.ended ?? Promise.resolve();
   }
 
-  /** Was the stop signal sent before? Asking counts as sending: it goes out once, however many stop the container. */
   stopSignalled(id: string): boolean {
     const watched = this.#containers.get(id);
     if (!watched) return true;
@@ -61,43 +66,51 @@ export class Monitor {
     return before;
   }
 
-  /** SIGKILL goes out: an end by it is no riddle. */
   killing(id: string): void {
     const watched = this.#containers.get(id);
     if (watched) watched.killed = true;
   }
 
-  /** The shim tells of an OOM kill. It may do so after the end it was the cause of: then the reason is put right. */
-  outOfMemory(id: string): void {
+  /** Takes an event of a shim. OOM kills come this way; a missed one shows in the cgroup when the container has ended. */
+  onShimEvent(event: ShimEvent): void {
+    if (event.kind === 'TaskOOM') this.#outOfMemory(event.event.containerId);
+  }
+
+  /** Records the end of a container, `end` or what its row has noted already, counts it and publishes it. */
+  recordEnd(row: ContainerRow, end?: End): void {
+    this.#ctx.containerStates.exited(row, end);
+    this.#ctx.metrics.inc('exits', { result: exitKind(row.exitCode, row.reason) });
+  }
+
+  /** The event may come after the end that it was the cause of: then the recorded reason is corrected. */
+  #outOfMemory(id: string): void {
     const watched = this.#containers.get(id);
     if (watched) watched.outOfMemory = true;
-    const row = this.#node.store.containers.get(id);
+    const row = this.#ctx.store.containers.get(id);
     if (!row || row.finishedAt === 0n || (row.reason !== 'Error' && row.reason !== 'Completed')) return;
     row.reason = OOM_KILLED;
-    this.#node.store.containers.put(row);
+    this.#ctx.store.containers.put(row);
   }
 
   #sandboxEnded(row: SandboxRow, reason: string): void {
-    // A stop or removal under way expects this, and a daemon that ends has merely hung up.
-    if (row.state !== 'ready' || this.#node.closing || this.#node.locks.held(row.id)) return;
-    row.state = 'notready';
-    this.#node.store.sandboxes.put(row);
-    this.#node.log.warn({ sandbox: row.id, name: row.name, reason }, 'pod is not ready any more');
-    this.#node.events.publish('stopped', row.id, row.id);
+    // A stop or removal under way expects this, and a daemon that ends has merely closed the connection.
+    if (row.state !== 'ready' || this.#ctx.ending.aborted || this.#locks.held(row.id)) return;
+    this.#ctx.sandboxStates.notReady(row);
+    this.#ctx.log.warn({ sandbox: row.id, name: row.name, reason }, 'pod is not ready any more');
   }
 
   async #follow(row: ContainerRow, shim: Shim): Promise<void> {
-    const node = this.#node;
-    // An earlier daemon that knew the end died before it could tell it; of a task that it had deleted the shim knows nothing more.
+    const ctx = this.#ctx;
+    // An earlier daemon may have noted the end and died before it recorded it; of a task that it had deleted the shim has no trace.
     const ended = row.finishedAt === 0n ? await this.#waitForEnd(row, shim) : shim;
     if (ended === 'closing') return; // the next daemon asks again
-    await node.stdio.removeIo({ id: row.id, fifos: row.io });
+    await ctx.stdio.removeIo({ id: row.id, fifos: row.io });
     try {
       if (ended !== 'lost') await ended.task.delete(row.id);
     } catch (error) {
-      if (node.closing) return;
+      if (ctx.ending.aborted) return;
       row.taskKept = explain(error);
-      node.log.warn(
+      ctx.log.warn(
         { container: row.id, reason: row.taskKept },
         'the ended task could not be deleted; the removal of its container, or of its pod, tries again',
       );
@@ -106,25 +119,26 @@ export class Monitor {
   }
 
   /**
-   * Waits for the container's end and notes it in its row, which still says `running`. Gives the shim that knows the ended task, `lost`
-   * when it died (what it left is cleaned up then, or goes on running unwatched), `closing` when the daemon ends first.
+   * Waits for the container's end and notes it in its row, which stays `running`. Resolves to the shim that has the ended task, `lost`
+   * when the shim died (what it left is cleaned up then, or goes on running unwatched), `closing` when the daemon ends first.
    */
   async #waitForEnd(row: ContainerRow, first: Shim): Promise<Shim | 'lost' | 'closing'> {
-    const node = this.#node;
+    const ctx = this.#ctx;
     for (let shim: Shim | undefined = first; ; ) {
       try {
         const exit = await shim.task.wait(row.id);
         const oom = await this.#wasOutOfMemory(row, exit);
-        await node.stdio.drain(row.id);
-        this.#note(row, exit, oom ? OOM_KILLED : exit.exitStatus === 0 ? 'Completed' : 'Error', '');
+        await ctx.stdio.drain(row.id);
+        const reason = oom ? OOM_KILLED : exit.exitStatus === 0 ? 'Completed' : 'Error';
+        ctx.containerStates.noteEnd(row, { exitCode: exit.exitStatus, reason, message: '', at: exit.at });
         return shim;
       } catch (error) {
-        if (node.closing) return 'closing';
+        if (ctx.ending.aborted) return 'closing';
         shim = codeOf(error) === 'SHIM_FAILED' ? await this.#findAgain(row) : undefined;
         if (shim) continue;
-        if (node.closing) return 'closing';
-        await node.stdio.drain(row.id);
-        this.#note(row, { exitStatus: UNKNOWN_EXIT, at: nowNs() }, 'Unknown', explain(error));
+        if (ctx.ending.aborted) return 'closing';
+        await ctx.stdio.drain(row.id);
+        ctx.containerStates.noteEnd(row, { exitCode: UNKNOWN_EXIT, reason: 'Unknown', message: explain(error) });
         return 'lost';
       }
     }
@@ -132,20 +146,17 @@ export class Monitor {
 
   /** After the connection to the shim broke: the shim, or undefined when it is dead and its container has been cleaned up. */
   async #findAgain(row: ContainerRow): Promise<Shim | undefined> {
-    const node = this.#node;
+    const ctx = this.#ctx;
     for (;;) {
-      const sandbox = node.store.sandboxes.get(row.sandbox);
-      if (!sandbox?.shim || sandbox.shimEnded || node.closing) return undefined;
-      const found = await node.shims.reattach(sandbox.id, sandbox.shim);
+      const sandbox = ctx.store.sandboxes.get(row.sandbox);
+      if (!sandbox?.shim || sandbox.shimEnded || ctx.ending.aborted) return undefined;
+      const found = await ctx.shims.reattach(sandbox.id, sandbox.shim);
       if (found.state === 'alive') return found.shim;
       if (found.state === 'dead') {
         try {
-          await cleanUpContainer(row, sandbox, node);
+          await cleanUpContainer(row, sandbox, ctx);
         } catch (error) {
-          node.log.error(
-            { container: row.id, reason: explain(error) },
-            'what a dead shim left could not be cleaned up',
-          );
+          ctx.log.error({ container: row.id, reason: explain(error) }, 'the clean-up after a dead shim failed');
         }
         return undefined;
       }
@@ -154,36 +165,20 @@ export class Monitor {
   }
 
   /**
-   * By the shim's event, or by the cgroup's own count, which must be read before the task is deleted and the cgroup with it. systemd
-   * takes an empty scope away sooner than that, and mostly before the shim has looked: then the kernel's log tells.
+   * True by the shim's event, or by the cgroup's own count, which must be read before the task and its cgroup are deleted. systemd
+   * removes an empty scope sooner than that, and mostly before the shim has read it: then the kernel's log decides.
    */
   async #wasOutOfMemory(row: ContainerRow, { exitStatus }: Exit): Promise<boolean> {
     const watched = this.#containers.get(row.id);
     if (watched?.outOfMemory) return true;
     if (exitStatus !== SIGKILLED) return false;
     const { id, cgroupsPath, pid, createdAt } = row;
-    const { shim } = this.#node.pools;
+    const { shim } = this.#ctx.pools;
     const kills = await shim.call('oomKills', { cgroupsPath, pid });
     if (kills !== undefined) return kills > 0n;
     if (watched?.killed) return false;
     const sinceUs = Number((process.hrtime.bigint() - (nowNs() - createdAt)) / 1000n);
     return (await shim.call('oomKillLogged', { name: id, pid, sinceUs })) ?? false;
-  }
-
-  #note(row: ContainerRow, { exitStatus, at }: Exit, reason: string, message: string): void {
-    row.exitCode = exitStatus;
-    row.reason = reason;
-    row.message = message;
-    row.finishedAt = at || nowNs();
-    this.#node.store.containers.put(row);
-  }
-
-  /** The end that the row notes is complete: it is told from now on. */
-  recordEnd(row: ContainerRow): void {
-    row.state = 'exited';
-    this.#node.store.containers.put(row);
-    this.#node.metrics.inc('exits', { result: exitKind(row.exitCode, row.reason) });
-    this.#node.events.publish('stopped', row.id, row.sandbox);
   }
 }
 

@@ -1,44 +1,48 @@
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { explain, SluiceError } from '../../errors.ts';
-import { usernsOf } from '../../node/oci/pod-userns.ts';
-import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
+import { SluiceError } from '../../errors.ts';
+import { usernsPath } from '../../node/oci/pod-userns.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { within } from '../../sys/in-root.ts';
 import type { MountRootfs } from '../../workers/shim/rootfs.ts';
-import type { Node } from './context.ts';
+import type { JobContext } from './context.ts';
 
 /** Where a pod's image volumes are mounted, each under the hex digits of its image's id. */
 export const imageVolumesFolder = ({ stateDir }: SandboxRow): string => join(stateDir, 'image-volumes');
 
 /**
  * Mounts the images that a container wants as volumes, read-only and once for each pod and image, and returns the folder on the
- * host for each path in the container. Errors begin as kubelet expects (ImageVolumeMountFailed).
+ * host for each path in the container. Throws INVALID_REQUEST with the kubelet reason ImageVolumeMountFailed.
  */
 export async function imageVolumes(
-  node: Node,
-  sandbox: SandboxRow,
   row: ContainerRow,
+  sandbox: SandboxRow,
+  ctx: JobContext,
 ): Promise<Record<string, string>> {
   const folders: Record<string, string> = {};
   row.imageMounts = [];
   for (const { image, containerPath, imageSubPath } of row.config.mounts) {
     if (!image?.image) continue;
     try {
-      const found = node.images.find(image.image);
+      const found = ctx.images.find(image.image);
       if (!found) throw new SluiceError('IMAGE_NOT_FOUND', `image "${image.image}" is not on this node`);
       const target = join(imageVolumesFolder(sandbox), found.id.replace('sha256:', ''));
-      await mountOnce(node, { target, mounts: node.images.viewMounts(found), userns: usernsOf(sandbox) });
+      await mountOnce({ target, mounts: ctx.images.viewMounts(found), userns: usernsPath(sandbox) }, ctx);
       folders[containerPath] = imageSubPath === '' ? target : await subFolder(target, imageSubPath);
       row.imageMounts.push({ containerPath, imageRef: found.id });
     } catch (cause) {
-      throw new SluiceError('INVALID_REQUEST', `ImageVolumeMountFailed: ${containerPath}: ${explain(cause)}`);
+      throw new SluiceError('INVALID_REQUEST', `the image volume at ${containerPath}`, {
+        cause,
+        kubeletReason: 'ImageVolumeMountFailed',
+      });
     }
   }
   return folders;
 }
 
 /** Unmounts all image volumes of a pod; done when it stops. */
-export async function unmountImageVolumes(node: Node, sandbox: SandboxRow): Promise<void> {
+export async function unmountImageVolumes(sandbox: SandboxRow, ctx: JobContext): Promise<void> {
   const folder = imageVolumesFolder(sandbox);
   let names: string[];
   try {
@@ -47,21 +51,21 @@ export async function unmountImageVolumes(node: Node, sandbox: SandboxRow): Prom
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
     throw error;
   }
-  for (const name of names) await node.pools.shim.call('unmountRootfs', { target: join(folder, name) });
+  for (const name of names) await ctx.pools.shim.call('unmountRootfs', { target: join(folder, name) });
   await rm(folder, { recursive: true, force: true });
 }
 
 const mounting = new Map<string, Promise<void>>();
 
-/** Two containers of a pod may want the same image at the same time. */
-function mountOnce(node: Node, view: MountRootfs): Promise<void> {
+/** Two containers of a pod may name the same image at the same time: they share one mount. */
+function mountOnce(view: MountRootfs, ctx: JobContext): Promise<void> {
   const { target } = view;
-  const running = mounting.get(target) ?? mountView(node, view).finally(() => mounting.delete(target));
+  const running = mounting.get(target) ?? mountView(view, ctx).finally(() => mounting.delete(target));
   mounting.set(target, running);
   return running;
 }
 
-async function mountView(node: Node, view: MountRootfs): Promise<void> {
+async function mountView(view: MountRootfs, ctx: JobContext): Promise<void> {
   const { target } = view;
   try {
     await mkdir(join(target, '..'), { recursive: true, mode: 0o711 });
@@ -71,7 +75,7 @@ async function mountView(node: Node, view: MountRootfs): Promise<void> {
     throw error;
   }
   try {
-    await node.pools.shim.call('mountRootfs', view);
+    await ctx.pools.shim.call('mountRootfs', view);
   } catch (error) {
     await rm(target, { recursive: true, force: true });
     throw error;

@@ -2,19 +2,21 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import type { CreateContainerRequest } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import { cgroupsPath, containerName } from '../../node/oci/names.ts';
+import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
+import { containerName } from '../../node/oci/unique-names.ts';
 import { logPathOf, validateContainer } from '../../node/oci/validate.ts';
-import type { ContainerRow, SandboxRow } from '../../node/store/rows.ts';
-import type { Node } from './context.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
+import type { JobContext } from './context.ts';
 import { fifoPaths } from './stages/start-container.ts';
 
 /** Decides everything about a container that can be decided before anything is made. Throws INVALID_REQUEST. */
-export function planContainer(node: Node, sandbox: SandboxRow, { config }: CreateContainerRequest): ContainerRow {
+export function planContainer({ config }: CreateContainerRequest, sandbox: SandboxRow, ctx: JobContext): ContainerRow {
   validateContainer(config, sandbox.config);
   const { metadata } = sandbox.config;
   if (!metadata) throw new SluiceError('INTERNAL', `pod ${sandbox.id} has no metadata`);
   const id = randomBytes(32).toString('hex');
-  const { root, state } = node.config;
+  const { root, state } = ctx.config;
   const stateDir = join(state, 'containers', id);
   return {
     id,
@@ -37,7 +39,7 @@ export function planContainer(node: Node, sandbox: SandboxRow, { config }: Creat
     logPath: logPathOf(sandbox.config.logDirectory, config.logPath),
     io: fifoPaths(stateDir, config),
     volumes: {},
-    cgroupsPath: cgroupsPath(sandbox.config.linux?.cgroupParent ?? '', id, node.host.cgroupDriver),
+    cgroupsPath: cgroupsPath(sandbox.config.linux?.cgroupParent ?? '', id, ctx.host.cgroupDriver),
     stopSignal: '',
   };
 }

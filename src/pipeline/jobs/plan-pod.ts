@@ -4,26 +4,32 @@ import { NamespaceMode, type RunPodSandboxRequest } from '../../../proto/gen/cri
 import { SluiceError } from '../../errors.ts';
 import type { Config, RuntimeConfig } from '../../node/config/config.ts';
 import { NO_FEATURES } from '../../node/oci/host.ts';
-import { sandboxName } from '../../node/oci/names.ts';
 import { checkUserNamespace } from '../../node/oci/pod-userns.ts';
+import { sandboxName } from '../../node/oci/unique-names.ts';
 import { userNamespace } from '../../node/oci/userns.ts';
 import { validateSandbox } from '../../node/oci/validate.ts';
-import type { SandboxRow } from '../../node/store/rows.ts';
-import type { Node } from './context.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
+import type { JobContext } from './context.ts';
 
 const UNTRUSTED = 'io.kubernetes.cri.untrusted-workload';
 
+/** A pod that is to be launched: its row, not stored yet, and the runtime it names. */
+export interface PodPlan {
+  row: SandboxRow;
+  runtime: RuntimeConfig;
+}
+
 /**
- * Decides everything about a pod that can be decided before anything is made: the record with all paths and the network
+ * Decides everything about a pod that can be decided before anything is made: the row with all paths and the network
  * configuration. Throws INVALID_REQUEST, UNKNOWN_RUNTIME or NETWORK_NOT_READY.
  */
-export function planPod(node: Node, request: RunPodSandboxRequest): { row: SandboxRow; runtime: RuntimeConfig } {
+export function planPod(request: RunPodSandboxRequest, ctx: JobContext): PodPlan {
   const { config } = request;
   validateSandbox(config);
-  const runtime = chooseRuntime(node.config, request);
-  checkUserNamespace(config, runtime.name, node.features[runtime.name] ?? NO_FEATURES);
+  const runtime = chooseRuntime(ctx.config, request);
+  checkUserNamespace(config, runtime.name, ctx.features[runtime.name] ?? NO_FEATURES);
   const id = randomBytes(32).toString('hex');
-  const { root, state } = node.config;
+  const { root, state } = ctx.config;
   const row: SandboxRow = {
     id,
     name: sandboxName(config.metadata),
@@ -43,14 +49,14 @@ export function planPod(node: Node, request: RunPodSandboxRequest): { row: Sandb
   };
   const namespaces = config.linux?.securityContext?.namespaceOptions;
   if (namespaces?.network !== NamespaceMode.NODE) {
-    row.netns = node.network.netnsPath();
-    row.network = node.network.attachment({ id, netns: row.netns, config });
+    row.netns = ctx.network.netnsPath();
+    row.network = ctx.network.attachment({ id, netns: row.netns, config });
     if (userNamespace(namespaces)) row.userns = `${row.netns}-user`;
   }
   return { row, runtime: runtime.config };
 }
 
-/** Handler, untrusted annotation, default: in containerd's order, with its rules for what excludes what. */
+/** The untrusted annotation, else the handler, else the default runtime: containerd's order and exclusions. */
 function chooseRuntime(
   config: Config,
   { config: pod, runtimeHandler }: RunPodSandboxRequest,

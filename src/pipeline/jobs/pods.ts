@@ -1,187 +1,159 @@
 import type { RunPodSandboxRequest } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
-import type { RuntimeConfig } from '../../node/config/config.ts';
-import type { SandboxRow } from '../../node/store/rows.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { JobError } from '../engine/engine.ts';
 import { type Caller, Joins } from '../engine/join.ts';
 import type { JobRun, JobStart } from '../engine/observer.ts';
-import type { Node } from './context.ts';
-import { observed } from './observed.ts';
-import { planPod } from './plan-pod.ts';
+import type { Containers } from './containers.ts';
+import type { JobServices } from './context.ts';
+import { type PodPlan, planPod } from './plan-pod.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
+import type { Pulls } from './pulls.ts';
 import { removePod } from './tables/remove-pod.ts';
 import { runPod } from './tables/run-pod.ts';
 import { stopPod } from './tables/stop-pod.ts';
 
-/** A caller of a job: how it stops waiting, and the trace it belongs to. */
-export interface JobCaller extends Caller {
-  traceparent?: string;
+/** What a further caller of a launch in flight must see of it. */
+interface Launch {
+  runtimeHandler: string;
+  job?: JobRun;
 }
 
-/** The jobs on pods: admission, join and locks around the tables in jobs/. */
+/** The jobs on pods: admission, join and locks around the tables in tables/. */
 export class Pods {
-  readonly #node: Node;
-  readonly #launches: Joins<string>;
-  /** The launches in flight, by name: which runtime they are for, and the job that a joining caller is told of. */
-  readonly #inFlight = new Map<string, { runtimeHandler: string; job: JobRun }>();
+  readonly #services: JobServices;
+  readonly #containers: Containers;
+  readonly #pulls: Pulls;
+  readonly #launches: Joins<string, Launch>;
 
-  constructor(node: Node) {
-    this.#node = node;
+  constructor(services: JobServices, { containers, pulls }: { containers: Containers; pulls: Pulls }) {
+    this.#services = services;
+    this.#containers = containers;
+    this.#pulls = pulls;
+    const { ctx, runner } = services;
     this.#launches = new Joins({
-      claimTtlMs: node.config.pipeline.claim_ttl_seconds * 1000,
-      isThere: (id) => node.store.sandboxes.get(id) !== undefined,
-      onJoin: (name) => {
-        const joined = this.#inFlight.get(name);
-        if (joined) node.observer.jobJoined(joined.job);
+      claimTtlMs: ctx.config.pipeline.claim_ttl_seconds * 1000,
+      exists: (id) => ctx.store.sandboxes.get(id) !== undefined,
+      onJoin: ({ job }) => {
+        if (job) runner.observer.jobJoined(job);
       },
       onUnclaimed: (name, id) => {
-        node.log.warn({ sandbox: id, name }, 'nobody came back for this pod within claim_ttl; removing it');
+        ctx.log.warn({ sandbox: id, name }, 'no caller came back for this pod within claim_ttl; removing it');
         this.remove(id, {}).catch((error) =>
-          node.log.error({ sandbox: id, err: error }, 'removing an unclaimed pod failed'),
+          ctx.log.error({ sandbox: id, err: error }, 'removing an unclaimed pod failed'),
         );
       },
     });
   }
 
   /** Launches a pod, or joins the launch of the same name, and returns the id. */
-  async run(request: RunPodSandboxRequest, caller: JobCaller): Promise<string> {
-    const plan = planPod(this.#node, request);
-    const { name } = plan.row;
-    const inFlight = this.#inFlight.get(name);
-    if (inFlight && inFlight.runtimeHandler !== plan.row.runtimeHandler) {
+  async run(request: RunPodSandboxRequest, caller: Caller): Promise<string> {
+    const { ctx } = this.#services;
+    const plan = planPod(request, ctx);
+    const { name, runtimeHandler } = plan.row;
+    const inFlight = this.#launches.tag(name);
+    if (inFlight && inFlight.runtimeHandler !== runtimeHandler) {
       throw new SluiceError(
         'NAME_TAKEN',
         `"${name}" is being launched with runtime handler "${inFlight.runtimeHandler}"`,
       );
     }
-    const owner = this.#node.sandboxNames.owner(name);
-    if (owner !== undefined && !this.#launches.has(name)) {
+    const owner = ctx.sandboxNames.owner(name);
+    if (owner !== undefined && !inFlight) {
       throw new SluiceError('NAME_TAKEN', `the sandbox name "${name}" belongs to ${owner}`);
     }
-    return this.#launches.run(name, caller, (abandoned) => this.#launch(plan, caller, abandoned));
+    const launch: Launch = { runtimeHandler };
+    return this.#launches.run(name, caller, launch, (abandoned) => this.#launch(plan, launch, caller, abandoned));
   }
 
   /** Ends a pod's processes and network. An unknown or stopped pod is fine. */
-  async stop(id: string, caller: JobCaller): Promise<void> {
-    const row = this.#node.store.sandboxes.get(id);
+  async stop(id: string, caller: Caller): Promise<void> {
+    const { ctx, runner, locks } = this.#services;
+    const row = ctx.store.sandboxes.get(id);
     if (!row || row.state === 'stopped') return;
-    using _alone = await this.#node.locks.take(id, 'exclusive');
-    if (!this.#node.store.sandboxes.get(id) || this.#stopped(row)) return;
-    await this.#teardown('StopPodSandbox', row, caller, async (job) => {
-      await this.#node.engine.run(stopPod, { node: this.#node, row }, job, PRIORITY.teardown);
+    using _exclusive = await locks.take(id, 'exclusive');
+    if (!ctx.store.sandboxes.get(id) || stopped(row)) return;
+    await runner.run(stopPod, this.#stopState(row), {
+      start: jobStart('StopPodSandbox', row, caller),
+      priority: PRIORITY.teardown,
+      admit: { abandoned: caller.left },
     });
   }
 
-  /** Removes a pod with its containers, stopping it first when need be. An unknown pod is fine. */
-  async remove(id: string, caller: JobCaller): Promise<void> {
-    const node = this.#node;
-    if (!node.store.sandboxes.get(id)) return;
-    using _alone = await node.locks.take(id, 'exclusive');
-    const row = node.store.sandboxes.get(id);
+  /** Removes a pod with its containers, stopping it first when it is not stopped. An unknown pod is fine. */
+  async remove(id: string, caller: Caller): Promise<void> {
+    const { ctx, runner, locks } = this.#services;
+    if (!ctx.store.sandboxes.get(id)) return;
+    using _exclusive = await locks.take(id, 'exclusive');
+    const row = ctx.store.sandboxes.get(id);
     if (!row) return;
-    await this.#teardown('RemovePodSandbox', row, caller, async (job) => {
-      if (!this.#stopped(row)) {
-        const stop = node.observer.jobQueued({ ...jobStart('StopPodSandbox', row), traceparent: caller.traceparent });
-        await observed(node, stop, () => node.engine.run(stopPod, { node, row }, stop, PRIORITY.teardown));
+    const priority = PRIORITY.teardown;
+    const start = jobStart('RemovePodSandbox', row, caller);
+    await runner.job({ start, priority, admit: { abandoned: caller.left } }, async (job) => {
+      if (!stopped(row)) {
+        const stop = { start: jobStart('StopPodSandbox', row, caller), priority };
+        await runner.run(stopPod, this.#stopState(row), stop);
       }
-      await node.containers.removeAll(row.id);
-      row.state = 'removing';
-      node.store.sandboxes.put(row);
-      await node.engine.run(removePod, { node, row }, job, PRIORITY.teardown);
-      node.events.publish('deleted', row.id, row.id);
+      await this.#containers.removeAll(row.id);
+      ctx.sandboxStates.removing(row);
+      await runner.engine.run(removePod, { ctx, row }, job, priority);
+      ctx.sandboxStates.removed(row);
     });
   }
 
-  /** Keeps undoing a pod that a failed undo, or a daemon that died, has left half-way. It has no name any more. */
+  /** Retries the undo of a pod that a failed undo, or a killed daemon, has left half-way. Its name is released at once. */
   cleanUp(row: SandboxRow, reason: string, firstDelayMs?: number): void {
-    const node = this.#node;
-    row.state = 'removing';
-    row.cleanup = { failed: reason, attempts: row.cleanup?.attempts ?? 0 };
-    node.store.sandboxes.put(row);
-    node.sandboxNames.release(row.name, row.id);
-    node.log.warn({ sandbox: row.id, name: row.name, reason }, 'clean-up is pending and will be retried');
+    const { ctx, runner, locks, retries } = this.#services;
+    ctx.sandboxStates.cleanUpPending(row, reason);
+    ctx.sandboxNames.release(row.name, row.id);
+    ctx.log.warn({ sandbox: row.id, name: row.name, reason }, 'clean-up is pending and will be retried');
     const clean = async () => {
-      using _alone = await node.locks.take(row.id, 'exclusive');
-      if (!node.store.sandboxes.get(row.id)) return;
-      await node.containers.removeAll(row.id);
-      const job = node.observer.jobQueued({ ...jobStart('RunPodSandbox', row), origin: 'cleanup' });
-      await observed(node, job, () => node.engine.undo(runPod, row, node, job));
-      node.log.info({ sandbox: row.id, name: row.name }, 'pending clean-up is done');
+      using _exclusive = await locks.take(row.id, 'exclusive');
+      if (!ctx.store.sandboxes.get(row.id)) return;
+      await this.#containers.removeAll(row.id);
+      await runner.undo(runPod, row, ctx, { ...jobStart('RunPodSandbox', row), origin: 'cleanup' });
+      ctx.log.info({ sandbox: row.id, name: row.name }, 'pending clean-up is done');
     };
     const onFailure = (failed: string, attempts: number) => {
-      row.cleanup = { failed, attempts };
-      node.store.sandboxes.put(row);
-      node.log.warn({ sandbox: row.id, attempts, failed }, 'clean-up failed again');
+      ctx.sandboxStates.cleanUpPending(row, failed, attempts);
+      ctx.log.warn({ sandbox: row.id, attempts, failed }, 'clean-up failed again');
     };
-    node.cleaner.add(row.id, clean, onFailure, firstDelayMs);
+    retries.add(row.id, clean, onFailure, firstDelayMs);
   }
 
-  #stopped(row: SandboxRow): boolean {
-    return row.state === 'stopped' || row.state === 'removing';
-  }
-
-  async #launch(
-    plan: { row: SandboxRow; runtime: RuntimeConfig },
-    caller: JobCaller,
-    abandoned: AbortSignal,
-  ): Promise<string> {
-    const node = this.#node;
-    const { row, runtime } = plan;
-    const priority = launchPriority(row.config.metadata?.namespace ?? '');
-    const job = node.observer.jobQueued({ ...jobStart('RunPodSandbox', row), traceparent: caller.traceparent });
-    this.#inFlight.set(row.name, { runtimeHandler: row.runtimeHandler, job });
+  async #launch({ row, runtime }: PodPlan, launch: Launch, caller: Caller, abandoned: AbortSignal): Promise<string> {
+    const { ctx, runner } = this.#services;
+    const pull = (image: string) => this.#pulls.pull({ image }, {});
     try {
-      await node.admission.run({ lane: 'launch', priority, abandoned }, () =>
-        this.#launchNow({ node, row, runtime }, job, priority),
+      await runner.run(
+        runPod,
+        { ctx, row, runtime, pull },
+        {
+          start: jobStart('RunPodSandbox', row, caller),
+          priority: launchPriority(row.config.metadata?.namespace ?? ''),
+          admit: { abandoned },
+          onQueued: (job) => {
+            launch.job = job;
+          },
+        },
       );
-      node.observer.jobEnded(job, undefined);
-      return row.id;
     } catch (error) {
-      node.observer.jobEnded(job, error as Error);
+      if (error instanceof JobError && error.stuck) this.cleanUp(row, explain(error.stuck));
       throw error;
-    } finally {
-      this.#inFlight.delete(row.name);
     }
+    return row.id;
   }
 
-  async #launchNow(
-    state: { node: Node; row: SandboxRow; runtime: RuntimeConfig },
-    job: JobRun,
-    priority: number,
-  ): Promise<void> {
-    this.#node.observer.jobStarted(job);
-    try {
-      await this.#node.engine.run(runPod, state, job, priority);
-    } catch (error) {
-      if (error instanceof JobError && error.stuck) this.cleanUp(state.row, explain(error.stuck));
-      throw error;
-    }
-  }
-
-  /** A stop or removal through the teardown lane; it runs on when its caller leaves. */
-  async #teardown(
-    name: 'StopPodSandbox' | 'RemovePodSandbox',
-    row: SandboxRow,
-    caller: JobCaller,
-    work: (job: JobRun) => Promise<void>,
-  ): Promise<void> {
-    const node = this.#node;
-    const job = node.observer.jobQueued({ ...jobStart(name, row), traceparent: caller.traceparent });
-    const running = () => {
-      node.observer.jobStarted(job);
-      return work(job);
-    };
-    try {
-      await node.admission.run({ lane: 'teardown', priority: PRIORITY.teardown, abandoned: caller.left }, running);
-      node.observer.jobEnded(job, undefined);
-    } catch (error) {
-      node.observer.jobEnded(job, error as Error);
-      throw error;
-    }
+  #stopState(row: SandboxRow) {
+    return { ctx: this.#services.ctx, row, killContainers: () => this.#containers.killAll(row.id) };
   }
 }
 
-function jobStart(job: JobStart['job'], row: SandboxRow): JobStart {
+function stopped({ state }: SandboxRow): boolean {
+  return state === 'stopped' || state === 'removing';
+}
+
+function jobStart(job: JobStart['job'], row: SandboxRow, { traceparent }: Caller = {}): JobStart {
   const { name, namespace } = row.config.metadata ?? { name: '', namespace: '' };
-  return { job, pod: `${namespace}/${name}`, sandbox: row.id };
+  return { job, pod: `${namespace}/${name}`, sandbox: row.id, traceparent };
 }

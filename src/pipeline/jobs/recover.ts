@@ -1,6 +1,8 @@
 import { explain } from '../../errors.ts';
-import type { SandboxRow } from '../../node/store/rows.ts';
-import type { Node } from './context.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
+import type { Containers } from './containers.ts';
+import type { JobContext } from './context.ts';
+import type { Pods } from './pods.ts';
 
 /** Milliseconds that one shim gets to answer when the daemon starts. */
 const REATTACH_MS = 2000;
@@ -11,84 +13,91 @@ export interface Recovered {
   alive: number;
   /** Pods whose shim is gone: NotReady until kubelet removes them. */
   dead: number;
-  /** Neither: looked at again in the background, and left alone until then. */
+  /** Neither: looked at again in the background, and not touched until then. */
   unknown: number;
   /** Half-made or half-removed: being cleaned up in the background. */
   undone: number;
 }
 
+interface Parts {
+  ctx: JobContext;
+  pods: Pods;
+  containers: Containers;
+}
+
 /**
  * Finds the pods of an earlier daemon again, all at once and two seconds each at most. What it had half made, or half removed,
- * is undone by the same functions that undo a failed launch. Nothing here keeps the daemon from starting.
+ * is undone by the same functions that undo a failed launch. No failure here keeps the daemon from starting.
  */
-export async function recover(node: Node): Promise<Recovered> {
+export async function recover(parts: Parts): Promise<Recovered> {
+  const { ctx, pods, containers } = parts;
   const recovered: Recovered = { alive: 0, dead: 0, unknown: 0, undone: 0 };
-  const rows = [...node.store.sandboxes.values()];
-  for (const row of rows) if (!halfWay(row)) node.sandboxNames.take(row.name, row.id);
-  await node.containers.recoverNames();
+  const rows = [...ctx.store.sandboxes.values()];
+  for (const row of rows) if (!halfWay(row)) ctx.sandboxNames.take(row.name, row.id);
+  containers.recoverNames();
   await Promise.all(
     rows.map(async (row) => {
       if (halfWay(row)) {
-        node.pods.cleanUp(row, row.cleanup?.failed ?? `the daemon ended while the pod was ${row.state}`, 0);
+        pods.cleanUp(row, row.cleanup?.failed ?? `the daemon ended while the pod was ${row.state}`, 0);
         recovered.undone++;
-      } else if (row.state !== 'stopped') recovered[await find(node, row)]++;
-      else await node.containers.recover(row.id, undefined);
+      } else if (row.state !== 'stopped') recovered[await find(row, parts)]++;
+      else await containers.recover(row.id, undefined);
     }),
   );
   return recovered;
 }
 
 /**
- * Gives back what carries this daemon's mark in the network but stands in no record: there should be none, since records come
- * first, so each one counts as a leak. A failure is logged, and the next start tries again.
+ * Releases addresses and namespaces that carry this daemon's mark but that no row names. Rows are written first, so there should be
+ * none, and each one counts as a leak. A failure is logged; the next start tries again.
  */
-export async function sweepNetwork(node: Node): Promise<void> {
-  const rows = () => [...node.store.sandboxes.values()];
+export async function sweepNetwork(ctx: JobContext): Promise<void> {
+  const rows = () => [...ctx.store.sandboxes.values()];
   try {
-    const strays = await node.network.strays({
-      knowsSandbox: (id) => node.store.sandboxes.get(id) !== undefined,
-      knowsNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
+    const strays = await ctx.network.strays({
+      hasSandbox: (id) => ctx.store.sandboxes.get(id) !== undefined,
+      hasNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
     });
     for (const attachment of strays.attachments) {
-      await node.network.del(attachment);
-      node.metrics.inc('leaks', { kind: 'address' });
-      node.log.warn({ sandbox: attachment.containerId, network: attachment.network.name }, 'gave back a stray address');
+      await ctx.network.del(attachment);
+      ctx.metrics.inc('leaks', { kind: 'address' });
+      ctx.log.warn({ sandbox: attachment.containerId, network: attachment.network.name }, 'gave back a stray address');
     }
     for (const path of strays.netns) {
-      await node.pools.net.call('removeNetns', { path });
-      node.metrics.inc('leaks', { kind: 'netns' });
-      node.log.warn({ netns: path }, 'removed a stray network namespace');
+      await ctx.pools.net.call('removeNetns', { path });
+      ctx.metrics.inc('leaks', { kind: 'netns' });
+      ctx.log.warn({ netns: path }, 'removed a stray network namespace');
     }
   } catch (err) {
-    node.log.error({ err }, 'looking for strays in the network failed');
+    ctx.log.error({ err }, 'looking for strays in the network failed');
   }
 }
 
 const halfWay = (row: SandboxRow) => row.state === 'creating' || row.state === 'removing';
 
-async function find(node: Node, row: SandboxRow): Promise<'alive' | 'dead' | 'unknown'> {
-  const found = row.shim ? await node.shims.reattach(row.id, row.shim, REATTACH_MS) : ({ state: 'dead' } as const);
+async function find(row: SandboxRow, parts: Parts): Promise<'alive' | 'dead' | 'unknown'> {
+  const { ctx, containers } = parts;
+  const found = row.shim ? await ctx.shims.reattach(row.id, row.shim, REATTACH_MS) : ({ state: 'dead' } as const);
   if (found.state === 'alive') {
-    node.monitor.watchSandbox(row, found.shim);
-    await node.containers.recover(row.id, found.shim);
+    ctx.exits.watchSandbox(row, found.shim);
+    await containers.recover(row.id, found.shim);
   } else if (found.state === 'dead') {
     if (row.state === 'ready') {
-      row.state = 'notready';
-      node.store.sandboxes.put(row);
-      node.log.warn({ sandbox: row.id, name: row.name }, 'the pod’s shim is dead');
+      ctx.sandboxStates.notReady(row);
+      ctx.log.warn({ sandbox: row.id, name: row.name }, 'the pod’s shim is dead');
     }
-    await node.containers.recover(row.id, undefined);
+    await containers.recover(row.id, undefined);
   } else {
-    node.log.warn(
+    ctx.log.warn(
       { sandbox: row.id, name: row.name, reason: found.reason },
       'the pod’s shim does not answer; looking again',
     );
     const again = async () => {
-      if (node.closing || node.store.sandboxes.get(row.id) !== row) return;
+      if (ctx.ending.aborted || ctx.store.sandboxes.get(row.id) !== row) return;
       try {
-        await find(node, row);
+        await find(row, parts);
       } catch (error) {
-        node.log.error({ sandbox: row.id, reason: explain(error) }, 'looking for the pod again failed');
+        ctx.log.error({ sandbox: row.id, reason: explain(error) }, 'looking for the pod again failed');
       }
     };
     setTimeout(again, LOOK_AGAIN_MS).unref();

@@ -2,14 +2,14 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { destinationOf } from '../../node/oci/mounts.ts';
-import type { ContainerRow } from '../../node/store/rows.ts';
-import type { Node } from './context.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
+import type { JobContext } from './context.ts';
 
 /**
- * A folder for each VOLUME of the image that no mount of the request covers, filled with what the image has at that path, owners and
- * modes included. Returns the folders by path in the container.
+ * Makes a folder for each VOLUME of the image that no mount of the request covers, and copies into it what the image has at that path,
+ * owners and modes included. Returns the folders by path in the container.
  */
-export async function copyUp(node: Node, row: ContainerRow, image: ImageRow): Promise<Record<string, string>> {
+export async function copyUp(row: ContainerRow, image: ImageRow, ctx: JobContext): Promise<Record<string, string>> {
   const covered = new Set(row.config.mounts.map(({ containerPath }) => destinationOf(containerPath)));
   const paths = Object.keys(image.config.Volumes ?? {})
     .map(destinationOf)
@@ -24,6 +24,6 @@ export async function copyUp(node: Node, row: ContainerRow, image: ImageRow): Pr
     copies.push({ from: path, to });
   }
   const scratch = join(row.rootDir, 'copy-up');
-  await node.pools.shim.call('copyFromImage', { scratch, mounts: node.images.viewMounts(image), copies });
+  await ctx.pools.shim.call('copyFromImage', { scratch, mounts: ctx.images.viewMounts(image), copies });
   return folders;
 }

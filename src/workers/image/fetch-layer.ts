@@ -4,6 +4,7 @@ import { dirname } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { SluiceError } from '../../errors.ts';
+import { measureTree, type Usage } from '../measure-tree.ts';
 import { Applier } from './apply.ts';
 import { decodeError, detect } from './decompress.ts';
 import { Download } from './download.ts';
@@ -11,7 +12,7 @@ import { invalid } from './invalid.ts';
 import { toBytes } from './names.ts';
 import type { Tls } from './secure.ts';
 import { TarReader } from './tar.ts';
-import { removeTree, type Usage, usage } from './tree.ts';
+import { removeTree } from './tree.ts';
 
 /** The rest of a blob that is known to be bad is read only to say why: milliseconds for all of it, and without a byte. */
 const REST_MS = 10_000;
@@ -67,7 +68,7 @@ export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
     mkdirSync(`${temporary}/fs`, { mode: 0o755 });
     chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
     const implied = await unpack(layer, download, `${temporary}/fs`, abort);
-    const used = await usage(toBytes(temporary));
+    const used = await measureTree(temporary);
     await settle(temporary, layer.dir);
     const downloadSeconds = download.seconds;
     return { ...used, implied, downloadSeconds, unpackSeconds: (performance.now() - began) / 1000 - downloadSeconds };

@@ -1,9 +1,8 @@
 import { chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { measureTree, type Usage } from '../measure-tree.ts';
 import { settle, temporaryBeside } from './fetch-layer.ts';
-import { toBytes } from './names.ts';
 import { pauseProgram } from './pause-program.ts';
-import { type Usage, usage } from './tree.ts';
 
 /** Makes the one layer of the built-in pause image: `DIR/fs/pause`, and nothing else. A folder that is there stays as it is. */
 export async function installPause({ dir }: { dir: string }): Promise<Usage> {
@@ -22,5 +21,5 @@ export async function installPause({ dir }: { dir: string }): Promise<Usage> {
       throw error;
     }
   }
-  return usage(toBytes(dir));
+  return measureTree(dir);
 }

@@ -1,9 +1,10 @@
 import { readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { measureTree, type Usage } from '../measure-tree.ts';
 import { temporaryBeside } from './fetch-layer.ts';
 import { toBytes } from './names.ts';
 import { dressAsBelow } from './root.ts';
-import { removeTree, type Usage, usage } from './tree.ts';
+import { removeTree } from './tree.ts';
 
 /**
  * Removes a layer's folder and what crashes left of it (`DIR.tmp-…`); what is not there is fine. The folder loses its name first,
@@ -32,7 +33,7 @@ function existing(folder: string): string[] {
 
 /** The disk use of a layer's folder (or any other). */
 export function measure({ dir }: { dir: string }): Promise<Usage> {
-  return usage(toBytes(dir));
+  return measureTree(dir);
 }
 
 /**

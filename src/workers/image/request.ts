@@ -55,8 +55,7 @@ export async function get(wanted: Get): Promise<IncomingMessage> {
 }
 
 export function unavailable(message: string, cause?: unknown): SluiceError {
-  // kubelet shows the reason RegistryUnavailable for messages that begin so (k8s pkg/kubelet/images).
-  return new SluiceError('REGISTRY_UNAVAILABLE', `RegistryUnavailable: ${message}`, { cause });
+  return new SluiceError('REGISTRY_UNAVAILABLE', message, { cause });
 }
 
 export function stalled(url: string, ms: number): SluiceError {

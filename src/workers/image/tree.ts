@@ -3,42 +3,8 @@ import { lstatSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import { native } from './names.ts';
 
-export interface Usage {
-  /** What the disk holds: whole blocks, folders included, a file with several names once. */
-  bytes: number;
-  inodes: number;
-}
-
 /** Between so many files other calls of this thread get their turn. */
 const SLICE = 2000;
-
-/** The disk use of a folder and all below it. */
-export async function usage(root: string): Promise<Usage> {
-  const linked = new Set<number>();
-  let bytes = 0;
-  let inodes = 0;
-  const count = (path: string): boolean => {
-    const stats = lstatSync(native(path));
-    const folder = stats.isDirectory();
-    if (!folder && stats.nlink > 1) {
-      if (linked.has(stats.ino)) return false;
-      linked.add(stats.ino);
-    }
-    bytes += stats.blocks * 512;
-    inodes++;
-    return folder;
-  };
-  const todo = count(root) ? [root] : [];
-  let seen = 0;
-  for (let folder = todo.pop(); folder !== undefined; folder = todo.pop()) {
-    for (const name of names(folder)) {
-      const path = `${folder}/${name}`;
-      if (count(path)) todo.push(path);
-      if (++seen % SLICE === 0) await turn();
-    }
-  }
-  return { bytes, inodes };
-}
 
 /** Removes a tree; one that is not there is fine. */
 export async function removeTree(root: string): Promise<void> {
@@ -79,8 +45,4 @@ function* removing(root: string): Generator<undefined> {
       }
     }
   }
-}
-
-function names(folder: string): string[] {
-  return readdirSync(native(folder), { encoding: 'latin1' });
 }

@@ -1,20 +1,20 @@
 import { SluiceError } from '../../errors.ts';
 import { callPlugin, findPlugin } from './plugin.ts';
+import { collectRuns } from './plugin-runs.ts';
 import { lockRecord, writeRecord } from './record.ts';
-import { reporting } from './report.ts';
 import { inVersion, type ParsedResult, parseResult } from './result.ts';
 import type { CniCall, CniResult, PluginRun } from './types.ts';
 
 /**
- * CNI ADD: the plugins of the list in order, each with the result of the one before. The answer is the last one's, in the newest
- * shape. A failure leaves everything as it is: {@link cniDel} with the same attachment takes it back, half done or not.
- * Throws CNI_FAILED or TIMED_OUT, with the runs so far in `details`.
+ * CNI ADD: runs the plugins of the list in order, each with the result of the previous one as prevResult. Returns the
+ * last result in the shape of the newest version. After a failure nothing is undone here: {@link cniDel} with the same
+ * attachment undoes a complete and a partial ADD. Throws CNI_FAILED or TIMED_OUT, with the runs so far in `details`.
  */
 export function cniAdd(call: CniCall): Promise<{ result: CniResult; plugins: PluginRun[] }> {
-  return reporting(async (runs) => {
+  return collectRuns(async (runs) => {
     const { attachment, binDirs, cacheDir, timeoutMs } = call;
     const { network, netns } = attachment;
-    // A missing program is found before anything was made, so that there is nothing to take back either.
+    // A missing program is detected before anything is made, so that there is nothing to undo.
     for (const { type } of network.plugins) findPlugin(type, binDirs);
     await writeRecord(cacheDir, attachment);
     using locked = cacheDir === '' ? undefined : lockRecord(cacheDir, attachment);

@@ -1,21 +1,23 @@
 import { SluiceError } from '../../errors.ts';
 import { netnsExists } from '../../sys/netns.ts';
+import type { Json } from '../json.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
+import { collectRuns } from './plugin-runs.ts';
 import { awaitUnlocked, readRecord, removeRecord } from './record.ts';
-import { reporting } from './report.ts';
-import { inVersion, type Json, parseResult } from './result.ts';
+import { inVersion, parseResult } from './result.ts';
 import type { CniCall, PluginConf, PluginRun } from './types.ts';
 import { atLeast } from './version.ts';
 
+/** Messages of plugins that fail because the namespace or the interface no longer exists. */
 const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown container/i;
 
 /**
- * CNI DEL: the plugins in the opposite order, all of them even when one fails; then the first error is thrown (CNI_FAILED or
- * TIMED_OUT) and the record stays, for the caller to try again. What is gone already is no failure: DEL is idempotent, also after
- * an ADD that stopped half-way or was never called.
+ * CNI DEL: runs all plugins in reverse order, also after one fails. Then it throws the first error (CNI_FAILED or
+ * TIMED_OUT) and keeps the record, so that the caller can try again. DEL is idempotent, also after a partial ADD and
+ * without any ADD: a resource that no longer exists is not an error.
  */
 export function cniDel(call: CniCall): Promise<{ plugins: PluginRun[] }> {
-  return reporting(async (runs) => {
+  return collectRuns(async (runs) => {
     const { attachment, binDirs, cacheDir, timeoutMs } = call;
     const { network } = attachment;
     const record = await readRecord(cacheDir, attachment);
@@ -41,16 +43,16 @@ export function cniDel(call: CniCall): Promise<{ plugins: PluginRun[] }> {
   });
 }
 
-/** Does this failure of a DEL say that there is nothing left to delete? */
+/** True when the failure of a DEL means that there is nothing to delete. */
 function isGone(error: Error, { alive, recorded }: { alive: boolean; recorded: boolean }): boolean {
   if (!(error instanceof PluginFailure)) return false;
-  // ADD looks for all programs and writes its record before it runs the first: without a record, nothing ever ran.
+  // ADD finds all programs and writes its record before it runs the first plugin: without a record, no plugin has run.
   if (!error.started) return !recorded && error.cause === undefined;
   if (error.cniCode === CNI_CODE.UNKNOWN_CONTAINER) return true;
   return !alive && error.code !== 'TIMED_OUT' && NOT_THERE.test(error.words);
 }
 
-/** The recorded result for `prevResult`, which DEL gets since 0.4.0; one that can't be used is left out, as libcni does. */
+/** The recorded result as `prevResult`, which DEL receives since 0.4.0. An invalid one is omitted, as in libcni. */
 function previous(result: Json | undefined, version: PluginConf['type']): Json | undefined {
   if (!result || !atLeast(version, '0.4.0')) return undefined;
   try {

@@ -1,29 +1,34 @@
 /**
- * One call of one CNI plugin: its configuration on stdin, its orders in the environment, its answer on stdout
- * (specification, section 2). The thread is free while it runs.
+ * One call of one CNI plugin: the configuration on stdin, the parameters in the environment, the result on stdout
+ * (specification, section 2). The thread is free while the plugin runs.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../errors.ts';
 import { SysError } from '../../sys/libc.ts';
 import { run, type SpawnResult } from '../../sys/spawn.ts';
+import { isObject, type Json } from '../json.ts';
 import { findProgram, programPath } from './programs.ts';
-import { excerpt, isObject, type Json } from './result.ts';
+import { excerpt } from './result.ts';
 import type { CniAttachment, NetworkConf, PluginConf, PluginRun } from './types.ts';
 
-/** Error codes of the specification that change what the caller does. */
+/** The error codes of the specification that callers distinguish. */
 export const CNI_CODE = { UNKNOWN_CONTAINER: 3, INVALID_ENVIRONMENT: 4, TRY_AGAIN: 11 } as const;
 
-/** Attempts in all, and the pause before the second; it doubles from there, with jitter. */
+/** Number of attempts, and the pause before the second one; the pause doubles each time, with jitter. */
 const ATTEMPTS = 5;
 const FIRST_PAUSE_MS = 400;
 
-/** Limiters say it in words: the CNI code for "try again" came late, and Cilium passes its agent's HTTP status on. */
-const REFUSED_FOR_NOW = /\b(?:http|status|code)\W{0,3}429\b|\[429\]|too ?many ?requests|rate.?limit/i;
+/**
+ * Rate limits that are reported as text instead of CNI code 11; Cilium, for example, passes on its agent's HTTP status.
+ */
+const RATE_LIMITED = /\b(?:http|status|code)\W{0,3}429\b|\[429\]|too ?many ?requests|rate.?limit/i;
+/** Bytes of stdout and stderr; a plugin that writes more is killed. */
 const MAX_OUTPUT = 1 << 20;
 
 /**
- * What plugins inherit: the daemon's environment, as libcni does, since operators configure plugins through it. Two threads are
- * plenty for a plugin: on machines with many cores Go's start-up otherwise costs more than the plugin's work.
+ * The environment of plugins: the daemon's own, as in libcni, because operators configure plugins through it.
+ * GOMAXPROCS is 2, because on machines with many cores the start of Go's runtime otherwise costs more CPU than the
+ * plugin's work.
  */
 const ENVIRONMENT: Readonly<Record<string, string>> = {
   GOMAXPROCS: '2',
@@ -39,24 +44,24 @@ export interface PluginCall {
   command: PluginRun['command'];
   plugin: PluginConf;
   network: Pick<NetworkConf, 'name' | 'cniVersion'>;
-  /** Absent for STATUS, which is about no pod. */
+  /** Absent for STATUS, which concerns no pod. */
   attachment?: CniAttachment;
-  /** CNI_NETNS; "" when the namespace is gone. */
+  /** CNI_NETNS; "" when the namespace no longer exists. */
   netns?: string;
   prevResult?: Json;
   binDirs: readonly string[];
   timeoutMs: number;
-  /** The lock of the attachment's record, which the plugin holds as well for as long as it lives. */
+  /** Descriptor of the record's lock. The plugin inherits it, so the lock is held until the plugin ends. */
   lock?: number;
 }
 
-/** A plugin that could not be run, or said no. */
+/** A plugin that could not be started, or that failed. */
 export class PluginFailure extends SluiceError {
-  /** The code of the plugin's own error, where it gave one. */
+  /** The code of the plugin's error object, if it printed one. */
   readonly cniCode: number | undefined;
-  /** Was the process started at all? */
+  /** Whether the process was started. */
   readonly started: boolean;
-  /** Everything that the plugin said, to look for words in. */
+  /** The plugin's error message and stderr, for pattern matching. */
   readonly words: string;
 
   constructor(
@@ -70,14 +75,15 @@ export class PluginFailure extends SluiceError {
     this.words = more.words ?? '';
   }
 
-  /** May the same call succeed in a moment? */
-  get again(): boolean {
-    if (!this.started) return this.cause instanceof SysError && this.cause.code === 'ETXTBSY'; // being replaced right now
-    return this.cniCode === CNI_CODE.TRY_AGAIN || REFUSED_FOR_NOW.test(this.words);
+  /** Whether the same call may succeed shortly. */
+  get retryable(): boolean {
+    // ETXTBSY: the program's file is being replaced.
+    if (!this.started) return this.cause instanceof SysError && this.cause.code === 'ETXTBSY';
+    return this.cniCode === CNI_CODE.TRY_AGAIN || RATE_LIMITED.test(this.words);
   }
 }
 
-/** The plugin's program. Throws CNI_FAILED that lists the folders. */
+/** Path of the plugin's program. Throws CNI_FAILED with the searched folders. */
 export function findPlugin(type: string, binDirs: readonly string[]): string {
   const path = findProgram(type, [...binDirs]);
   if (path === undefined) {
@@ -88,8 +94,9 @@ export function findPlugin(type: string, binDirs: readonly string[]): string {
 }
 
 /**
- * Calls a plugin and returns what it printed. A refusal "for now" is tried again inside the time limit; the specification wants a
- * DEL between two ADDs, so there is one. Each run goes into `runs`. Throws {@link PluginFailure}.
+ * Runs a plugin and returns its stdout. A {@link PluginFailure} that is retryable is retried within the time limit;
+ * between two ADDs it runs a DEL, as the specification requires. Appends each run to `runs`. Throws {@link
+ * PluginFailure}, or a SluiceError when that DEL fails.
  */
 export async function callPlugin(call: PluginCall, runs: PluginRun[]): Promise<string> {
   const deadline = performance.now() + call.timeoutMs;
@@ -99,7 +106,7 @@ export async function callPlugin(call: PluginCall, runs: PluginRun[]): Promise<s
       return await callOnce({ ...call, timeoutMs: left() }, call.timeoutMs, runs);
     } catch (error) {
       const pause = FIRST_PAUSE_MS * 2 ** (attempt - 1) * (0.5 + Math.random());
-      if (!(error instanceof PluginFailure) || !error.again || attempt === ATTEMPTS || pause >= left()) throw error;
+      if (!(error instanceof PluginFailure) || !error.retryable || attempt === ATTEMPTS || pause >= left()) throw error;
       await sleep(pause);
       if (call.command !== 'ADD' || !error.started) continue;
       try {
@@ -130,7 +137,7 @@ async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): P
         ...ENVIRONMENT,
         CNI_COMMAND: command,
         CNI_PATH: call.binDirs.join(':'),
-        ...orders(attachment, call.netns),
+        ...parameters(attachment, call.netns),
       },
       stdin: Buffer.from(JSON.stringify(pluginConf(call))),
       timeoutMs: call.timeoutMs,
@@ -159,10 +166,10 @@ async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): P
   throw new PluginFailure('CNI_FAILED', `${what} ${how}: ${said}${tail}`, { cniCode, words: `${said}\n${stderr}` });
 }
 
-/** The specification's error object in words, or whatever else the plugin left on stdout. */
+/** The specification's error object as text, or the beginning of stdout when it is not one. */
 function pluginError(stdout: string, exit: number | null): { said: string; cniCode?: number } {
   if (stdout.trim() === '')
-    return { said: exit === null ? 'it said nothing' : `exit status ${exit}, and it said nothing` };
+    return { said: exit === null ? 'it printed nothing' : `exit status ${exit}, and it printed nothing` };
   let error: unknown;
   try {
     error = JSON.parse(stdout);
@@ -172,10 +179,13 @@ function pluginError(stdout: string, exit: number | null): { said: string; cniCo
   if (!isObject(error) || (error.msg === undefined && error.code === undefined)) return { said: excerpt(stdout, 500) };
   const words = [error.msg, error.details].filter((text) => typeof text === 'string' && text !== '').join(': ');
   const cniCode = typeof error.code === 'number' ? error.code : undefined;
-  return { said: `${words || 'it said nothing'}${cniCode === undefined ? '' : ` (CNI code ${cniCode})`}`, cniCode };
+  return {
+    said: `${words || 'it printed no message'}${cniCode === undefined ? '' : ` (CNI code ${cniCode})`}`,
+    cniCode,
+  };
 }
 
-/** The plugin's own part of the list with what the runtime adds to it (specification, section 3). */
+/** The plugin's part of the list, with the fields that the runtime adds (specification, section 3). */
 function pluginConf({ command, plugin, network, attachment, prevResult }: PluginCall): Json {
   const conf: Json = { ...plugin, name: network.name, cniVersion: network.cniVersion };
   if (command === 'STATUS') return conf;
@@ -187,7 +197,7 @@ function pluginConf({ command, plugin, network, attachment, prevResult }: Plugin
   return conf;
 }
 
-function orders(attachment: CniAttachment | undefined, netns = ''): Record<string, string> {
+function parameters(attachment: CniAttachment | undefined, netns = ''): Record<string, string> {
   if (!attachment) return {};
   return {
     CNI_CONTAINERID: attachment.containerId,

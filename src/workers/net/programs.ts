@@ -1,7 +1,7 @@
-import { accessSync, constants, statSync } from 'node:fs';
-import { delimiter, isAbsolute, join } from 'node:path';
+import { delimiter } from 'node:path';
+import { findExecutable } from '../programs.ts';
 
-/** PATH for plugins: the daemon's own, with the system folders where iptables and ip are, which a bare environment lacks. */
+/** PATH for plugins: the daemon's own plus the system folders of iptables and ip, which a minimal environment lacks. */
 export function programPath(path = process.env.PATH ?? ''): string {
   const folders = path.split(delimiter).filter((folder) => folder !== '');
   for (const folder of ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']) {
@@ -10,21 +10,9 @@ export function programPath(path = process.env.PATH ?? ''): string {
   return folders.join(delimiter);
 }
 
-/** The first executable file called `name` in the folders; undefined where there is none. */
+/**
+ * Path of the first executable file `name` in the folders; undefined when there is none. Relative folders are skipped.
+ */
 export function findProgram(name: string, folders = programPath().split(delimiter)): string | undefined {
-  for (const folder of folders) {
-    const path = join(folder, name);
-    if (isAbsolute(path) && isProgram(path)) return path;
-  }
-  return undefined;
-}
-
-function isProgram(path: string): boolean {
-  try {
-    if (!statSync(path).isFile()) return false;
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false; // absent, or not for us: both are "look further"
-  }
+  return findExecutable(name, folders).found?.path;
 }

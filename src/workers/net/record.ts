@@ -1,39 +1,40 @@
 /**
- * libcni's record of an attachment, <cache_dir>/results/<network>-<container>-<interface>: kept where and how libcni keeps it, so
- * that its tools (cnitool, another runtime after a migration) can DEL what we ADDed. Unlike libcni's it is there before the
- * first plugin runs, without a result: a daemon that dies half-way leaves a trace.
+ * libcni's record of an attachment, <cache_dir>/results/<network>-<container>-<interface>. Path and format are
+ * libcni's, so that other programs (cnitool, another runtime after a migration) can DEL the attachment. Unlike libcni,
+ * Sluice also writes it before the first plugin runs, without a result, so that a daemon that is killed during ADD
+ * leaves a record to DEL.
  */
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../sys/fd.ts';
 import { C, check, libc } from '../../sys/libc.ts';
-import { isObject, type Json } from './result.ts';
+import { isObject, type Json } from '../json.ts';
 import type { CniAttachment } from './types.ts';
 
 const LOCK = { SHARED: 1, EXCLUSIVE: 2, NO_WAIT: 4 } as const;
 
-export const RECORD_KIND = 'cniCacheV1';
+const RECORD_KIND = 'cniCacheV1';
 
 export interface CniRecord {
   kind: typeof RECORD_KIND;
   containerId: string;
-  /** The network's configuration, JSON in base64. */
+  /** The network's configuration: JSON, base64-encoded. */
   config: string;
   ifName: string;
   networkName: string;
   netns: string;
   cniArgs: [string, string][];
   capabilityArgs: Json;
-  /** What the last plugin answered, in the configuration's version; absent until then. */
+  /** The result of the last plugin in the configuration's version; absent until ADD has succeeded. */
   result?: Json;
 }
 
-export function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttachment): string {
+function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttachment): string {
   return join(cacheDir, 'results', `${network.name}-${containerId}-${ifName}`);
 }
 
-/** Writes the record whole or not at all. */
+/** Writes the record atomically, by a rename. */
 export async function writeRecord(cacheDir: string, attachment: CniAttachment, result?: Json): Promise<void> {
   if (cacheDir === '') return;
   const { source: _, ...network } = attachment.network;
@@ -61,8 +62,9 @@ export async function writeRecord(cacheDir: string, attachment: CniAttachment, r
 }
 
 /**
- * Locks the record (flock) for as long as ADD works on it. Plugins inherit the lock: should the daemon be killed, those that it
- * started go on without it, and a DEL which overtakes them would leave behind what they are about to make.
+ * Locks the record with a shared flock, which the caller holds during ADD. Plugins inherit the descriptor and with it
+ * the lock: when the daemon is killed, running plugins go on, and a DEL that did not wait for them would miss what they
+ * make afterwards.
  */
 export function lockRecord(cacheDir: string, attachment: CniAttachment): Fd {
   const path = recordPath(cacheDir, attachment);
@@ -76,7 +78,7 @@ export function lockRecord(cacheDir: string, attachment: CniAttachment): Fd {
   }
 }
 
-/** Waits until no plugin of an unfinished ADD is left, for `limitMs` at most: one that hangs must not keep the pod for ever. */
+/** Waits until no plugin of an unfinished ADD holds the lock, for `limitMs` at most, because a plugin may hang. */
 export async function awaitUnlocked(cacheDir: string, attachment: CniAttachment, limitMs: number): Promise<void> {
   const path = recordPath(cacheDir, attachment);
   const deadline = performance.now() + limitMs;
@@ -84,7 +86,7 @@ export async function awaitUnlocked(cacheDir: string, attachment: CniAttachment,
   while (libc.flock(file.number, LOCK.EXCLUSIVE | LOCK.NO_WAIT) < 0 && performance.now() < deadline) await sleep(20);
 }
 
-/** The record; undefined when there is none, `"damaged"` when it can't be read as one. */
+/** Reads the record; undefined when there is none, `"damaged"` when its text is not a valid record. */
 export async function readRecord(
   cacheDir: string,
   attachment: CniAttachment,
@@ -100,7 +102,7 @@ export async function readRecord(
   return parseRecord(text) ?? 'damaged';
 }
 
-/** The text of a record file; undefined when it is something else. */
+/** Parses a record file; undefined when the text is not a record. */
 export function parseRecord(text: string): CniRecord | undefined {
   let value: unknown;
   try {
@@ -119,5 +121,5 @@ export async function removeRecord(cacheDir: string, attachment: CniAttachment):
   await rm(draft(path), { force: true });
 }
 
-/** Beside the record under a name that libcni never asks for. */
+/** Temporary name beside the record; libcni never reads it. */
 const draft = (path: string): string => `${path}.new`;

@@ -1,18 +1,18 @@
 /**
- * The result of a plugin, between the versions of the specification. What changed: 0.1/0.2 have `ip4` and `ip6`; 0.3 and 0.4
- * list `ips`, each with a `version` of "4" or "6"; 1.0 drops that; 1.1 adds fields to interfaces and routes.
+ * The result of a plugin, converted between versions of the specification. 0.1 and 0.2 have `ip4` and `ip6`; 0.3 and
+ * 0.4 have a list `ips`, whose entries have a `version` of "4" or "6"; 1.0 drops that field; 1.1 adds fields to
+ * interfaces and routes.
  */
 import { isIPv6 } from 'node:net';
 import { SluiceError } from '../../errors.ts';
+import { isObject, type Json } from '../json.ts';
 import type { CniResult } from './types.ts';
 import { atLeast, isKnownVersion, NEWEST_VERSION } from './version.ts';
-
-export type Json = Record<string, unknown>;
 
 type Ip = NonNullable<CniResult['ips']>[number];
 type Route = NonNullable<CniResult['routes']>[number];
 
-/** A result as the plugin printed it and in the newest shape. */
+/** A result as the plugin printed it (`raw`) and in the shape of the newest version. */
 export interface ParsedResult {
   version: string;
   raw: Json;
@@ -20,26 +20,26 @@ export interface ParsedResult {
 }
 
 /**
- * Reads what a plugin printed after ADD. A result without `cniVersion` is of the version that was asked for (`asked`).
- * Throws CNI_FAILED that says what is wrong, and shows the beginning of a text that is no JSON.
+ * Parses the stdout of a plugin after ADD. A result without `cniVersion` has the version of the request (`requested`).
+ * Throws CNI_FAILED with the reason and, for text that is not JSON, its beginning.
  */
-export function parseResult(text: string, asked: string): ParsedResult {
+export function parseResult(text: string, requested: string): ParsedResult {
   if (text.trim() === '') throw wrong('printed no result');
   let raw: unknown;
   try {
     raw = JSON.parse(text);
   } catch {
-    throw wrong(`printed something that is no JSON: ${excerpt(text)}`);
+    throw wrong(`printed something that is not JSON: ${excerpt(text)}`);
   }
-  if (!isObject(raw)) throw wrong(`printed a result that is no object: ${excerpt(text)}`);
-  const version = raw.cniVersion || asked;
+  if (!isObject(raw)) throw wrong(`printed a result that is not an object: ${excerpt(text)}`);
+  const version = raw.cniVersion || requested;
   if (typeof version !== 'string' || !isKnownVersion(version)) {
     throw wrong(`printed a result of version ${JSON.stringify(version)}, which is not supported`);
   }
   return { version, raw, result: toNewest(raw, version) };
 }
 
-/** The result as a plugin that speaks `version` expects it in `prevResult`. */
+/** The result in the version `wanted`, as `prevResult` carries it. */
 export function inVersion({ raw, version, result }: ParsedResult, wanted: string): Json {
   if (version === wanted) return { ...raw, cniVersion: wanted };
   if (!atLeast(wanted, '0.3.0')) return toOldest(result, wanted);
@@ -73,13 +73,15 @@ function toNewest(raw: Json, version: string): CniResult {
 function ipOf({ version: _, ...entry }: Json, interfaces: number): Ip {
   const { address, gateway, interface: index, ...rest } = entry;
   if (typeof address !== 'string' || !address.includes('/')) {
-    throw wrong(`printed an address that is no CIDR: ${JSON.stringify(address)}`);
+    throw wrong(`printed an address that is not a CIDR: ${JSON.stringify(address)}`);
   }
   const ip: Ip = { ...rest, address };
   if (typeof gateway === 'string' && gateway !== '') ip.gateway = gateway;
   if (index !== undefined && index !== null) {
     if (!Number.isInteger(index) || Number(index) < 0 || Number(index) >= interfaces) {
-      throw wrong(`printed an address of interface ${JSON.stringify(index)}, of ${interfaces}`);
+      throw wrong(
+        `printed an address whose interface index is ${JSON.stringify(index)}, but it has ${interfaces} interfaces`,
+      );
     }
     ip.interface = Number(index);
   }
@@ -103,19 +105,15 @@ function toOldest(result: CniResult, wanted: string): Json {
 
 const isSix = (cidr: string): boolean => isIPv6(cidr.split('/')[0] ?? '');
 
-/** A list of objects; absent and null are empty. */
+/** The list of objects under `key`; absent and null count as empty. */
 function list(raw: Json, key: string): Json[] {
   const value = raw[key] ?? [];
   if (!Array.isArray(value) || !value.every(isObject))
-    throw wrong(`printed a result whose "${key}" is no list of objects`);
+    throw wrong(`printed a result whose "${key}" is not a list of objects`);
   return value;
 }
 
-export function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-/** The beginning of a text, on one line, to show in an error. */
+/** The beginning of a text, on one line, for an error message. */
 export function excerpt(text: string, length = 200): string {
   const line = text.trim().replaceAll(/\s+/g, ' ');
   return line.length > length ? `${line.slice(0, length)}…` : line;

@@ -1,9 +1,9 @@
 /**
- * The shapes of CNI that cross module borders. Field names inside configurations and results are the CNI specification's own
- * (https://www.cni.dev/docs/spec/, versions 0.3.1 to 1.1.0).
+ * CNI's data types and the input of the net worker's CNI calls. Field names inside configurations and results are those
+ * of the CNI specification (https://www.cni.dev/docs/spec/, versions 0.3.1 to 1.1.0).
  */
 
-/** A plugin's configuration as it stands in the conflist, unknown keys included. */
+/** A plugin's configuration from the conflist, unknown keys included. */
 export type PluginConf = { type: string; capabilities?: Record<string, boolean>; ipam?: unknown } & Record<
   string,
   unknown
@@ -14,11 +14,11 @@ export interface NetworkConf {
   cniVersion: string;
   disableCheck?: boolean;
   plugins: PluginConf[];
-  /** File it came from, or "built-in". */
+  /** Path of its file, or "built-in". */
   source: string;
 }
 
-/** One attachment of a pod to a network: what ADD was, or will be, called with, so that DEL can be called alike. */
+/** One attachment of a pod to a network: the parameters of ADD, stored so that DEL gets the same ones. */
 export interface CniAttachment {
   network: NetworkConf;
   containerId: string;
@@ -30,7 +30,7 @@ export interface CniAttachment {
   capabilityArgs: Record<string, unknown>;
 }
 
-/** A plugin's result in the newest shape (1.1.0), whatever version the plugin spoke. */
+/** A plugin's result in the shape of version 1.1.0, converted from the version that the plugin uses. */
 export interface CniResult {
   cniVersion: string;
   interfaces?: { name: string; mac?: string; mtu?: number; sandbox?: string; socketPath?: string; pciID?: string }[];
@@ -39,25 +39,27 @@ export interface CniResult {
   dns?: { nameservers?: string[]; domain?: string; search?: string[]; options?: string[] };
 }
 
-/** One run of one plugin, as it is measured; a retried plugin has several. */
+/** One measured run of one plugin; a retried plugin has several. */
 export interface PluginRun {
   /** The plugin's `type`. */
   plugin: string;
   command: 'ADD' | 'DEL' | 'STATUS';
-  /** From before its start to after its end. */
+  /** Seconds from before the start to after the end of the process. */
   seconds: number;
-  /** What starting the process took: the time a thread was blocked. */
+  /** Seconds that starting the process took, during which the thread was blocked. */
   spawnSeconds: number;
   outcome: 'ok' | 'error' | 'timeout';
 }
 
-/** Where plugins are and how they are run: what ADD and DEL need beside the attachment. */
+/** The input of ADD and DEL. */
 export interface CniCall {
   attachment: CniAttachment;
-  /** CNI_PATH: folders of plugins, in the order they are searched. */
+  /** CNI_PATH: folders of plugins in search order. */
   binDirs: string[];
-  /** libcni's cache folder, with results/ in it; "" keeps no record (the loopback plugin, whose undo is the namespace's end). */
+  /**
+   * libcni's cache folder, which contains results/. "" keeps no record: for loopback, which ends with the namespace.
+   */
   cacheDir: string;
-  /** Milliseconds that one plugin may take, its retries included. */
+  /** Time limit of one plugin in milliseconds, its retries included. */
   timeoutMs: number;
 }

@@ -1,6 +1,7 @@
 /**
- * The way out of the built-in network. The bridge plugin's `ipMasq` would add a chain per pod, which costs 15 ms of CPU and a
- * turn at the xtables lock each time; one rule for the subnet, set when the network is taken into use, does the same.
+ * The built-in network's connection to the outside: masquerading and forwarding rules. The bridge plugin's `ipMasq`
+ * adds a chain per pod, which costs 15 ms of CPU and the xtables lock each time; one rule for the subnet, set at start,
+ * has the same effect.
  */
 import { isIPv6 } from 'node:net';
 import { SluiceError } from '../../errors.ts';
@@ -17,29 +18,30 @@ export interface Uplink {
 
 const TIMEOUT_MS = 20_000;
 
-/** What the portmap plugin leaves in the nat table, in the order in which it can be deleted. */
+/** Chains that the portmap plugin leaves in the nat table, in the order in which they can be deleted. */
 const PORTMAP_CHAINS = ['CNI-HOSTPORT-DNAT', 'CNI-HOSTPORT-SETMARK', 'CNI-HOSTPORT-MASQ'];
 
 /**
- * Makes sure that pods get out of the node: what leaves the subnets for elsewhere is masqueraded, and forwarded even where the
- * host drops by default (Docker sets that). Throws CNI_FAILED with iptables' own words.
+ * Adds the rules that let pods reach other networks: packets from the subnets to other destinations are masqueraded,
+ * and accepted in FORWARD, whose default policy is DROP where Docker runs. Existing rules are kept. Throws CNI_FAILED
+ * with the message of iptables.
  */
 export async function openUplink(uplink: Uplink): Promise<void> {
   for (const { subnet, table, position, rule } of rules(uplink)) {
-    const there = await iptables(subnet, ['-t', table, '-C', ...rule]);
-    if (there.code !== 0) await must(subnet, ['-t', table, position, ...rule]);
+    const there = await tryIptables(subnet, ['-t', table, '-C', ...rule]);
+    if (there.code !== 0) await runIptables(subnet, ['-t', table, position, ...rule]);
   }
 }
 
 /**
- * Deletes the bridge and the rules of {@link openUplink}, as well as the chains of the portmap plugin when no pod of any runtime
- * has a port mapped. What is not there is fine. Throws CNI_FAILED.
+ * Deletes the bridge and the rules of {@link openUplink}, and the chains of the portmap plugin when no pod of any
+ * runtime has a mapped port. Absent ones are ignored. Throws CNI_FAILED or NAMESPACE_FAILED.
  */
 export async function closeUplink(uplink: Uplink): Promise<void> {
   for (const { subnet, table, rule } of rules(uplink)) {
     if (findIptables(subnet) === undefined) continue;
-    while ((await iptables(subnet, ['-t', table, '-C', ...rule])).code === 0) {
-      await must(subnet, ['-t', table, '-D', ...rule]);
+    while ((await tryIptables(subnet, ['-t', table, '-C', ...rule])).code === 0) {
+      await runIptables(subnet, ['-t', table, '-D', ...rule]);
     }
   }
   for (const subnet of uplink.subnets) if (findIptables(subnet) !== undefined) await removePortmapChains(subnet);
@@ -53,9 +55,9 @@ export async function closeUplink(uplink: Uplink): Promise<void> {
 interface Rule {
   subnet: string;
   table: 'nat' | 'filter';
-  /** -A at the end; -I at the front, before what others reject. */
+  /** -A appends; -I inserts before rules of others that may reject. */
   position: '-A' | '-I';
-  /** Chain and rule, as -C, -A, -I and -D take them. */
+  /** Chain and rule, the arguments of -C, -A, -I and -D. */
   rule: string[];
 }
 
@@ -85,21 +87,21 @@ function rules({ bridge, subnets }: Uplink): Rule[] {
 }
 
 async function removePortmapChains(subnet: string): Promise<void> {
-  const listing = await iptables(subnet, ['-t', 'nat', '-S']);
-  if (listing.code !== 0) return; // no nat table: nothing was ever put there
+  const listing = await tryIptables(subnet, ['-t', 'nat', '-S']);
+  if (listing.code !== 0) return; // no nat table, so there are no chains
   const rules = listing.stdout.split('\n').filter((line) => line.startsWith('-A '));
   if (rules.some((rule) => rule.startsWith('-A CNI-HOSTPORT-DNAT ') || /^-A CNI-DN-/.test(rule))) return;
   for (const chain of PORTMAP_CHAINS) {
     if (!listing.stdout.includes(`-N ${chain}\n`)) continue;
     for (const rule of rules.filter((line) => line.includes(`-j ${chain}`))) {
-      await must(subnet, ['-t', 'nat', '-D', ...words(rule).slice(1)]);
+      await runIptables(subnet, ['-t', 'nat', '-D', ...words(rule).slice(1)]);
     }
-    await must(subnet, ['-t', 'nat', '-F', chain]);
-    await must(subnet, ['-t', 'nat', '-X', chain]);
+    await runIptables(subnet, ['-t', 'nat', '-F', chain]);
+    await runIptables(subnet, ['-t', 'nat', '-X', chain]);
   }
 }
 
-/** Splits a rule as `iptables -S` prints it: only comments are quoted. */
+/** Splits a line of `iptables -S`, in which only comments are quoted. */
 function words(rule: string): string[] {
   return [...rule.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? '');
 }
@@ -108,20 +110,24 @@ function findIptables(subnet: string): string | undefined {
   return findProgram(isIPv6(subnet.split('/')[0] ?? '') ? 'ip6tables' : 'iptables');
 }
 
-async function iptables(
+/**
+ * Runs iptables for the subnet's address family and returns its exit status. Throws CNI_FAILED when it is not in PATH.
+ */
+async function tryIptables(
   subnet: string,
   args: string[],
 ): Promise<{ code: number | null; stdout: string; stderr: string }> {
   const path = findIptables(subnet);
   if (path === undefined) throw new SluiceError('CNI_FAILED', 'iptables is not in PATH');
   const env = { PATH: programPath() };
-  // -w: wait for the xtables lock, which plugins of other pods may hold.
+  // -w waits for the xtables lock, which plugins of other pods may hold.
   const ended = await run({ path, argv: [path, '-w', '10', ...args], env, timeoutMs: TIMEOUT_MS });
   return { code: ended.code, stdout: ended.stdout.toString(), stderr: ended.stderr.toString() };
 }
 
-async function must(subnet: string, args: string[]): Promise<void> {
-  const { code, stderr } = await iptables(subnet, args);
+/** Like {@link tryIptables}, and throws CNI_FAILED on an exit status other than 0. */
+async function runIptables(subnet: string, args: string[]): Promise<void> {
+  const { code, stderr } = await tryIptables(subnet, args);
   if (code !== 0)
     throw new SluiceError('CNI_FAILED', `iptables ${args.join(' ')}: ${excerpt(stderr) || `exit ${code}`}`);
 }

@@ -1,12 +1,12 @@
 /**
- * What a shim is told when it is started, and what it answers, over its generations:
+ * What a shim's `start` command reads on stdin and prints on stdout, by generation:
  *
- *   up to 1.6    stdin: empty                      answer: the address as text            task service v2
- *   1.7 to 2.2   stdin: empty                      answer: JSON {version, address, ...}   v2 or v3
- *   from 2.3     stdin: BootstrapParams (or empty) answer: BootstrapResult in protobuf    v3
+ *   up to 1.6    stdin: empty                      stdout: the address as text            task service v2
+ *   1.7 to 2.2   stdin: empty                      stdout: JSON {version, address, ...}   v2 or v3
+ *   from 2.3     stdin: BootstrapParams (or empty) stdout: BootstrapResult in protobuf    v3
  *
- * The older ones expect an Any(runc Options) on stdin, or nothing. That Any must never be sent: a 2.3 shim reads it as
- * BootstrapParams without complaint and takes the type's URL for the pod's id.
+ * The older ones accept an Any(runc Options) on stdin, or nothing. Sluice must never send that Any: a 2.3 shim decodes
+ * it as BootstrapParams without an error and uses the type URL as the pod's id.
  */
 import { BootstrapParams, BootstrapResult } from '../../../proto/gen/bootstrap.ts';
 
@@ -14,11 +14,14 @@ export interface Bootstrap {
   /** Socket path, without a scheme. */
   address: string;
   version: 2 | 3;
-  /** The shim reads BootstrapParams. */
+  /** The shim reads BootstrapParams (2.3 and later). */
   modern: boolean;
 }
 
-/** The shim refuses a longer folder: its name plus 64 hex digits must fit into sun_path. */
+/**
+ * The longest folder for the socket that a shim accepts, in bytes: with "/" and 64 hex digits it must fit into
+ * sun_path.
+ */
 export const MAX_SOCKET_DIR = 42;
 
 const DEBUG = -4;
@@ -28,18 +31,18 @@ export interface BootstrapInput {
   id: string;
   namespace: string;
   addresses: DaemonAddresses;
-  /** Folder for the socket; one that is too long is left to the shim's default. */
+  /** Folder for the socket; with one longer than {@link MAX_SOCKET_DIR} the shim uses its default. */
   socketDir?: string;
   debug?: boolean;
 }
 
-/** How shims find the daemon. */
+/** The daemon's addresses, which shims get. */
 export interface DaemonAddresses {
-  /** Socket of the CRI server. Also a part of the shim's socket name: two daemons must not share it. */
+  /** Socket of the CRI server. Shims derive their socket's name from it, so two daemons must not share it. */
   grpc: string;
-  /** Socket of the events service; the shim takes it from the environment alone. */
+  /** Socket of the events service; shims read it from the environment only. */
   ttrpc: string;
-  /** Absolute path of the daemon's program; only shims older than ttrpc ever run it. */
+  /** Absolute path of the daemon's program; only shims older than ttrpc events execute it. */
   publishBinary: string;
 }
 
@@ -58,11 +61,15 @@ export function encodeParams({ id, namespace, addresses, socketDir = '', debug =
   }).finish();
 }
 
-/** Throws an Error that quotes the answer when it is none of the three kinds, or of a version or protocol we do not speak. */
+/**
+ * Parses the output of `start`. Throws an Error that quotes it when it is none of the three kinds, or names a version
+ * or protocol that Sluice does not speak.
+ */
 export function parseBootstrap(answer: Buffer): Bootstrap {
   if (answer.length === 0) throw new Error('the shim printed no address');
   const text = answer.toString('utf8').trim();
-  // Neither "{", nor "unix:", nor "/" can begin a BootstrapResult: as protobuf tags they name fields it does not have.
+  // As protobuf tags "{", "u" and "/" name fields that BootstrapResult does not have, so the three kinds cannot be
+  // confused.
   if (text.startsWith('{')) return { ...checked(parseJson(text), answer), modern: false };
   if (/^(unix:|\/)/.test(text)) {
     return { ...checked({ version: 2, address: text, protocol: 'ttrpc' }, answer), modern: false };
@@ -71,7 +78,7 @@ export function parseBootstrap(answer: Buffer): Bootstrap {
   try {
     result = BootstrapResult.decode(answer);
   } catch (cause) {
-    throw new Error(`the shim printed something that is no address: ${quote(answer)}`, { cause });
+    throw new Error(`the shim printed something other than an address: ${quote(answer)}`, { cause });
   }
   return { ...checked(result, answer), modern: true };
 }
@@ -88,10 +95,10 @@ function checked(value: unknown, answer: Buffer): { address: string; version: 2 
   const { version, address, protocol } = value as { version?: unknown; address?: unknown; protocol?: unknown };
   const path = typeof address === 'string' ? address.replace(/^unix:(\/\/)?/, '') : '';
   if (!path.startsWith('/') || /[\0\s]/.test(path)) {
-    throw new Error(`the shim printed something that is no unix address: ${quote(answer)}`);
+    throw new Error(`the shim printed something other than a unix address: ${quote(answer)}`);
   }
   if (version !== 2 && version !== 3) throw new Error(`the shim wants version ${version} of the shim protocol`);
-  // Shims before the field existed spoke ttrpc.
+  // Shims older than this field speak ttrpc.
   if (protocol !== 'ttrpc' && protocol !== '' && protocol !== undefined) {
     throw new Error(`the shim speaks ${protocol}; Sluice speaks ttrpc`);
   }

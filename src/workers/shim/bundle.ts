@@ -3,25 +3,28 @@ import { dirname, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 
 export interface BundleInput {
-  /** Absolute path; its last part must be the container's id, since the shim's `delete` action builds the path from it. */
+  /**
+   * Absolute path; its last component must be the container's id, since the shim's `delete` command builds the path
+   * from it.
+   */
   bundle: string;
-  /** Folder for what the runtime keeps (criu); the bundle's `work` link leads there. */
+  /** Folder for files of the runtime (criu); the bundle's `work` link points to it. */
   workDir: string;
   /** The OCI spec, as JSON text. */
   spec: string;
-  /** Host gid that the pod's user namespace maps root to; may then pass through the bundle to its rootfs. */
+  /** Host gid of root in the pod's user namespace, which gets search permission on the bundle to reach its rootfs. */
   group?: number;
 }
 
 export interface JoinInput extends BundleInput {
-  /** The pod whose shim the container joins, and how that shim is reached. */
+  /** The pod whose shim runs the container, and the address of that shim. */
   sandbox: string;
   shim: { address: string; version: 2 | 3 };
 }
 
 /**
- * Makes a bundle as containerd lays it out, so that its tools find their way: config.json, rootfs/, work, log. Throws
- * SHIM_FAILED (or DISK_FULL); what is there then is for removeBundle.
+ * Makes a bundle with containerd's layout (config.json, rootfs/, work, log), so that containerd's tools can read it.
+ * Throws SHIM_FAILED (or DISK_FULL) and leaves what it made to removeBundle.
  */
 export function makeBundle({ bundle, workDir, spec, group }: BundleInput): void {
   try {
@@ -39,20 +42,22 @@ export function makeBundle({ bundle, workDir, spec, group }: BundleInput): void 
   }
 }
 
-/** A bundle for a container that joins its pod's shim: no process is started. */
+/** Makes the bundle of a container that joins its pod's shim; no process is started. */
 export function writeBundle({ sandbox, shim, ...input }: JoinInput): void {
   makeBundle(input);
   writeFileSync(join(input.bundle, 'sandbox'), sandbox, { mode: 0o600 });
   writeBootstrap(input.bundle, shim);
 }
 
-/** bootstrap.json: where containerd's tools look for a shim's socket. */
+/** Writes bootstrap.json, in which containerd's tools find the shim's socket. */
 export function writeBootstrap(bundle: string, { address, version }: { address: string; version: 2 | 3 }): void {
   const json = JSON.stringify({ version, address: `unix://${address}`, protocol: 'ttrpc' });
   writeFileSync(join(bundle, 'bootstrap.json'), json, { mode: 0o600 });
 }
 
-/** A new folder; parents are made when they turn out to be missing. An existing one is an error: ids are never used twice. */
+/**
+ * Makes a folder, and its parents where they are missing. An existing folder is an error, since ids are never reused.
+ */
 function makeDir(path: string, mode: number): void {
   try {
     mkdirSync(path, { mode });

@@ -10,32 +10,32 @@ import { killLeftovers } from './processes.ts';
 import { environment, findProgram } from './program.ts';
 
 export interface CleanupInput extends ShimCall {
-  /** Bundle of the pod, or of one container in it; its last part is `id`. */
+  /** Bundle of the pod, or of one container in it; its last component is `id`. */
   bundle: string;
-  /** The shim's program; absolute path or a name in PATH. */
+  /** The shim's program: an absolute path, or a name in PATH. */
   binary: string;
-  /** OCI runtime and its --root (without the namespace). */
+  /** The OCI runtime and its --root (without the namespace). */
   runtime: { binary: string; root: string };
-  /** The pod's shim's socket, to remove what a killed shim leaves. Left out: the places where it would be are looked at. */
+  /** Socket of the pod's shim, which a killed shim leaves behind. When left out, the possible paths are derived. */
   address?: string;
-  /** For each process. Default 5000. */
+  /** Time limit for each process, in milliseconds. Default 5000. */
   timeoutMs?: number;
 }
 
 export interface Cleaned {
-  /** Pids of leftover processes of this very bundle that were killed. */
+  /** Pids of processes of this bundle that were still running and were killed. */
   killed: number[];
-  /** The exit that the shim's `delete` reports; 137 stands for "killed just now". */
+  /** The exit status that the shim's `delete` reports; 137 when it has just killed the container. */
   exitStatus?: number;
-  /** What went wrong on the way without keeping the container from being gone. */
+  /** Failures of single steps that did not prevent the removal. */
   warnings: string[];
 }
 
 /**
- * Removes a container that no shim looks after: the shim's own `delete` action first, the runtime's `delete --force` where that was
- * not enough, then the rootfs mount and the socket. Must only be called when the shim is known to be dead, or has said that it does
- * not know the container: what still runs for this bundle is killed. Safe to repeat, also when everything is gone. Throws RUNTIME_FAILED when the
- * container could not be removed.
+ * Removes a container that has no shim: by the shim's own `delete` command, then by the runtime's `delete --force`
+ * where that was not enough, then the rootfs mount and the socket. Call it only when the shim is dead, or has answered
+ * that it does not have the container: processes of this bundle that still run are killed. Idempotent. Throws
+ * RUNTIME_FAILED when the container could not be removed.
  */
 export async function cleanupShim(input: CleanupInput): Promise<Cleaned> {
   const { bundle, timeoutMs = 5000 } = input;
@@ -54,7 +54,10 @@ export async function cleanupShim(input: CleanupInput): Promise<Cleaned> {
   return cleaned;
 }
 
-/** Where a shim of this bundle listens that nobody had the time to write down. A container that joined has none: the pod's own is in use. */
+/**
+ * The paths at which a shim of this bundle listens when its address was never recorded. A container that joined its
+ * pod's shim has no socket of its own.
+ */
 function possibleSockets({ bundle, addresses, namespace, id }: CleanupInput): string[] {
   if (!existsSync(bundle) || existsSync(join(bundle, 'sandbox'))) return [];
   const name = socketName(addresses, namespace, id);
@@ -67,7 +70,9 @@ function possibleSockets({ bundle, addresses, namespace, id }: CleanupInput): st
   return dirs.map((dir) => join(dir, name));
 }
 
-/** `<shim> delete`. It exits with 0 even where the runtime refused, so its word is not enough. */
+/**
+ * Runs `<shim> delete`, which exits with 0 even when the runtime refused, so the runtime's state is checked afterwards.
+ */
 async function callDelete(input: CleanupInput, timeoutMs: number): Promise<number> {
   const { path } = findProgram(input.binary, 'the shim');
   const result = await run({
@@ -85,7 +90,7 @@ async function callDelete(input: CleanupInput, timeoutMs: number): Promise<numbe
   return DeleteResponse.decode(result.stdout).exitStatus;
 }
 
-/** The runtime's own removal, where its state says that the container still is there. */
+/** Runs the runtime's `delete --force` when the runtime still has state of the container. */
 async function deleteContainer(input: CleanupInput, timeoutMs: number, warnings: string[]): Promise<void> {
   const root = join(input.runtime.root, input.namespace);
   const state = join(root, input.id);
@@ -99,7 +104,7 @@ async function deleteContainer(input: CleanupInput, timeoutMs: number, warnings:
     maxOutput: 64 << 10,
   });
   if (result.code === 0 && !existsSync(state)) return;
-  // A runtime that was killed before it wrote its state down leaves a folder that it does not know itself.
+  // A runtime that was killed before it wrote its state leaves a folder that its own `delete` rejects.
   if (!existsSync(join(state, 'state.json')) && !existsSync(join(state, 'status'))) {
     rmSync(state, { recursive: true, force: true });
     return;

@@ -1,8 +1,8 @@
-/** The command line and the environment of the shim's program, for each of its actions. */
+/** The command line and the environment of the shim's program, for each of its commands. */
 import type { DaemonAddresses } from './bootstrap.ts';
 import { environment } from './program.ts';
 
-/** What `start` and `delete` have in common. */
+/** Parameters that `start` and `delete` have in common. */
 export interface ShimCall {
   id: string;
   namespace: string;
@@ -23,9 +23,10 @@ export function shimFlags({ id, namespace, addresses, debug }: ShimCall): string
 
 export function shimEnv({ namespace, addresses, env }: ShimCall): Record<string, string> {
   return environment({
-    // Two threads are enough, also for the long-lived process, which takes as many when nobody tells it (containerd says 4).
+    // Two threads suffice, also for the long-lived process, which uses one per core when this is unset (containerd sets
+    // 4).
     GOMAXPROCS: '2',
-    // Makes a 1.7 shim answer in JSON; containerd says 2 as well, version 3 included.
+    // Makes a 1.7 shim print JSON; containerd sets 2 as well, although version 3 exists.
     MAX_SHIM_VERSION: '2',
     TTRPC_ADDRESS: addresses.ttrpc,
     GRPC_ADDRESS: addresses.grpc,

@@ -1,8 +1,8 @@
 /**
- * A shim without its start command. `containerd-shim-runc-v2 start` is a process that makes a socket, starts the same program
- * again with the socket as descriptor 3, and ends: some 10 ms of the CPU that a pod launch burns. What the long-lived process
- * gets is the same from 1.6 to 2.3 (containerd, pkg/shim: flags, environment, working folder, descriptor 3), so it can be
- * started as that command starts it. Since the socket listens before the process runs, the daemon need not wait for it.
+ * Starts a shim without its `start` command. `containerd-shim-runc-v2 start` makes a socket, starts the same program
+ * again with the socket as descriptor 3, and exits, which costs some 10 ms of CPU per launch. The long-lived process
+ * gets the same input from 1.6 to 2.3 (flags, environment, working directory, descriptor 3: containerd, pkg/shim), so
+ * it can be started directly. The daemon need not wait for it, since the socket listens before the process runs.
  */
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -16,9 +16,9 @@ import { type DaemonAddresses, MAX_SOCKET_DIR } from './bootstrap.ts';
 import { type ShimCall, shimEnv } from './command.ts';
 import type { Program } from './program.ts';
 
-/** What the start command of a program has taught: that it is a shim, and what it speaks. */
+/** What one run of a program's `start` command has shown: that the program is a shim, and its protocol version. */
 export interface DirectStart {
-  /** The program's, as findProgram gives it; another program at its path must be asked again. */
+  /** The program's key from findProgram; a file that replaces it has another key and must run `start` first. */
   key: string;
   version: 2 | 3;
 }
@@ -28,18 +28,23 @@ export interface DirectInput extends ShimCall {
   socketDir?: string;
 }
 
-/** Where shims put their sockets unless they are told otherwise. */
+/** The shims' default folder for sockets. */
 export const DEFAULT_SOCKET_DIR = '/run/containerd/s';
-/** A link in the bundle by which a 2.3 shim finds the folder of its socket when it ends. */
+/** Link in the bundle to the folder of the socket; a 2.3 shim reads it to remove the socket when it ends. */
 export const SOCKET_DIR_LINK = 's';
 
-/** Only the shim that this file knows: other shims' start commands do work of their own (kata makes its VM, others join groups). */
+/**
+ * Whether a shim may be started directly: only containerd-shim-runc-v2, since the `start` commands of other shims do
+ * more (kata makes its VM, others join a group).
+ */
 export function mayStartDirectly(binary: string, env: NodeJS.ProcessEnv = process.env): boolean {
-  // Core scheduling is set up by the start command, for itself and what it starts.
+  // The start command sets up core scheduling for itself and its children.
   return basename(binary) === 'containerd-shim-runc-v2' && (env.SCHED_CORE ?? '') === '';
 }
 
-/** Shims name their sockets by the daemon's address, the namespace and the pod. */
+/**
+ * The name of a shim's socket: SHA-256 of the daemon's address, the namespace and the pod's id, as shims compute it.
+ */
 export function socketName({ grpc }: DaemonAddresses, namespace: string, id: string): string {
   return createHash('sha256')
     .update(join(grpc, namespace, id))
@@ -47,8 +52,8 @@ export function socketName({ grpc }: DaemonAddresses, namespace: string, id: str
 }
 
 /**
- * Starts the long-lived process in its bundle, which must exist. Nothing says here that it works: its first answer does. Throws
- * SHIM_FAILED when it cannot be started; its socket is gone then.
+ * Starts the long-lived process in its bundle, which must exist. A successful return does not show that the shim works;
+ * its first answer does. Throws SHIM_FAILED when it cannot be started, and removes the socket then.
  */
 export function startDirectly(
   { path }: Program,
@@ -60,11 +65,12 @@ export function startDirectly(
   const address = join(socketDir, socketName(addresses, namespace, id));
   try {
     mkdirSync(socketDir, { recursive: true, mode: 0o711 });
-    // By these two the shim finds the socket to remove: the one is for 2.3, the other for its forerunners.
+    // From these two the shim gets the socket that it removes at its end: the link is read by 2.3, the file by older
+    // ones.
     symlinkSync(socketDir, join(bundle, SOCKET_DIR_LINK));
     writeFileSync(join(bundle, 'address'), `unix://${address}`, { mode: 0o600 });
     using socket = listenUnix(address);
-    // Whatever it says before it opens its log itself.
+    // Takes stderr until the shim opens its log itself.
     using log = openFd(join(bundle, 'log'), C.O_WRONLY | C.O_APPEND);
     const { pid, spawnSeconds } = launch({
       path,
@@ -74,7 +80,7 @@ export function startDirectly(
       inherit: socket.number,
       stderr: log.number,
     });
-    preferToUs(pid);
+    raiseOomScore(pid);
     return { address, version, child: pid, spawnSeconds };
   } catch (cause) {
     rmSync(address, { force: true });
@@ -86,13 +92,13 @@ function usableDir(dir = ''): string {
   return dir !== '' && Buffer.byteLength(dir) <= MAX_SOCKET_DIR ? dir : DEFAULT_SOCKET_DIR;
 }
 
-/** The kernel, short of memory, shall take a shim before the daemon. */
-function preferToUs(pid: number): void {
+/** Sets the shim's oom_score_adj to one more than the daemon's, so that the OOM killer takes the shim first. */
+function raiseOomScore(pid: number): void {
   const own = Number(readFileSync('/proc/self/oom_score_adj', 'latin1'));
   try {
     writeFileSync(`/proc/${pid}/oom_score_adj`, String(Math.min(own + 1, 1000)));
   } catch (error) {
-    // It has ended already, which its log and its socket tell.
+    // The shim has ended already; the connection to its socket fails and its log gives the reason.
     const { code } = error as NodeJS.ErrnoException;
     if (code !== 'ENOENT' && code !== 'ESRCH') throw error;
   }

@@ -1,4 +1,4 @@
-/** Finding the processes of a pod whose shim does not answer. Only for the rare paths: it reads all of /proc. */
+/** Finds the processes of a pod whose shim does not answer. For rare cases only: it reads all of /proc. */
 
 import { readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
@@ -11,7 +11,7 @@ export interface Process {
   argv: string[];
 }
 
-/** All processes with a command line. One pass serves the look for many pods. */
+/** All processes with a command line. One call serves the search for many pods. */
 export async function listProcesses(): Promise<Process[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   const found: Process[] = [];
@@ -25,32 +25,32 @@ export async function listProcesses(): Promise<Process[]> {
   return found;
 }
 
-/** Was it started as the shim of `id`? */
+/** Was the process started as the shim of `id`? */
 export function isShimOf(id: string, { argv }: Process): boolean {
   return flagValue(argv, '-id') === id && flagValue(argv, '-namespace') !== undefined;
 }
 
 /**
- * Does it surely belong to this bundle: the shim that was started in it, or a runtime that was called for it? Somebody
- * else's process with the same id in another folder does not.
+ * Does the process belong to this bundle, as the shim that was started in it or a runtime that was called for it? A
+ * process with the same id and another folder does not.
  */
-export function belongsTo({ bundle, id }: { bundle: string; id: string }, process: Process): boolean {
+function belongsTo({ bundle, id }: { bundle: string; id: string }, process: Process): boolean {
   if (flagValue(process.argv, '--bundle') === bundle) return true;
   if (!isShimOf(id, process)) return false;
   const cwd = cwdOf(process.pid)?.replace(/ \(deleted\)$/, '');
   return cwd === bundle || cwd === hiddenName(bundle);
 }
 
-/** The name a folder gets for the time of its removal. */
+/** The name of a folder while it is being removed: the same with a leading dot. */
 export function hiddenName(path: string): string {
   return join(dirname(path), `.${basename(path)}`);
 }
 
-/** Kills whatever {@link belongsTo} the bundle. Returns the pids. */
+/** Kills the processes that {@link belongsTo} the bundle. Returns their pids. */
 export async function killLeftovers(owner: { bundle: string; id: string }): Promise<number[]> {
   const killed: number[] = [];
   for (const { pid } of (await listProcesses()).filter((process) => belongsTo(owner, process))) {
-    // Looked at again once the pid is pinned: the process may have ended, and its number may be somebody else's.
+    // Checked again once a pidfd refers to the process, since the pid may have been reused.
     const still = () => belongsTo(owner, { pid, argv: parse(readCmdline(pid)) });
     if (killPinned(pid, still)) killed.push(pid);
   }
@@ -74,7 +74,7 @@ function readCmdline(pid: number): string {
   }
 }
 
-/** A process that ends while it is looked at has no command line. */
+/** A process that has ended since it was listed has no command line. */
 function gone(error: unknown): string {
   const { code } = error as NodeJS.ErrnoException;
   if (code === 'ENOENT' || code === 'ESRCH') return '';

@@ -1,39 +1,32 @@
-import { accessSync, constants, readlinkSync, statSync } from 'node:fs';
-import { isAbsolute, join } from 'node:path';
+import { readlinkSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
 import { SluiceError } from '../../errors.ts';
+import { findExecutable, firstExecutable } from '../programs.ts';
 
-/** A program that was found: its absolute path, and a key that changes when the file is replaced by another. */
+/** A program's absolute path, and a key that changes when the file is replaced. */
 export interface Program {
   path: string;
   key: string;
 }
 
-/** Finds a program by its absolute path, or by its name in PATH. Throws SHIM_FAILED that says where it was looked for. */
+/**
+ * Finds a program by its absolute path, or by its name in PATH. Throws SHIM_FAILED with the places that were searched;
+ * `what` names the program's part ("the shim").
+ */
 export function findProgram(name: string, what: string, path = process.env.PATH ?? ''): Program {
-  const candidates = isAbsolute(name)
-    ? [name]
-    : path
-        .split(':')
-        .filter(isAbsolute)
-        .map((dir) => join(dir, name));
-  let refused: unknown;
-  for (const candidate of candidates) {
-    const stat = statSync(candidate, { throwIfNoEntry: false });
-    if (!stat?.isFile()) continue;
-    try {
-      accessSync(candidate, constants.X_OK);
-      return { path: candidate, key: `${candidate}:${stat.dev}:${stat.ino}:${stat.mtimeMs}` };
-    } catch (error) {
-      refused = error;
-    }
+  const result = isAbsolute(name) ? firstExecutable([name]) : findExecutable(name, path.split(':'));
+  if (result.found) {
+    const { path, stats } = result.found;
+    return { path, key: `${path}:${stats.dev}:${stats.ino}:${stats.mtimeMs}` };
   }
+  const { refused } = result;
   const where = isAbsolute(name) ? 'there is no such program' : `there is no such program in PATH (${path})`;
   throw new SluiceError('SHIM_FAILED', `${what} ${name}: ${refused ? 'it may not be executed' : where}`, {
     cause: refused,
   });
 }
 
-/** Variables of the daemon that shims and runtimes have a use for; the rest of its environment is its own business. */
+/** Variables of the daemon's environment that shims and runtimes use; no others are passed on. */
 const PASSED_ON = /^(PATH|HOME|TMPDIR|LANG|XDG_RUNTIME_DIR|DBUS_[A-Z_]+|OTEL_[A-Z_]+|SCHED_CORE|GODEBUG)$/;
 
 /** The environment of shims and runtimes. */
@@ -45,7 +38,7 @@ export function environment(more: Record<string, string> = {}): Record<string, s
   return { ...env, ...more };
 }
 
-/** Where /proc/<pid>/cwd leads; undefined when the process is gone. */
+/** The working directory of a process; undefined when it is gone. */
 export function cwdOf(pid: number): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/cwd`);

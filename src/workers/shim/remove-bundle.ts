@@ -11,20 +11,25 @@ const TRIES = 20;
 const PAUSE_MS = 50;
 
 /**
- * Removes a bundle and its work folder. They first get a hidden name, so that nobody takes half a bundle for a whole one.
- * Safe to repeat. A busy mount (seen in another mount namespace) is waited for, a second in all; then NAMESPACE_FAILED.
+ * Removes a bundle and its work folder. Both are renamed first, so that a half-removed bundle is never taken for a
+ * complete one. Idempotent. Waits up to a second for a busy mount (one that another mount namespace still has), then
+ * throws NAMESPACE_FAILED.
  */
 export async function removeBundle({ bundle, workDir }: { bundle: string; workDir?: string }): Promise<void> {
-  await removeTree(bundle, ['rootfs']);
-  if (workDir !== undefined) await removeTree(workDir, []);
+  await removeWithMounts(bundle, ['rootfs']);
+  if (workDir !== undefined) await removeWithMounts(workDir, []);
 }
 
-/** Hides a folder, detaches what is mounted on the named places in it, and removes it. A folder that is not there is fine. */
-export async function removeTree(path: string, mountPoints: string[]): Promise<void> {
+/**
+ * Renames a folder, unmounts the named mount points in it, and removes it. An absent folder is fine. Throws
+ * NAMESPACE_FAILED when it stays busy for a second.
+ */
+export async function removeWithMounts(path: string, mountPoints: string[]): Promise<void> {
   const hidden = hiddenName(path);
   for (let tries = 1; ; tries++) {
     try {
-      // A hidden one may be left from an attempt that was cut short; it goes first, since its name is needed.
+      // A folder with the hidden name may be left from an earlier attempt; it is removed first, since the name is
+      // needed.
       if (hide(path, hidden) === 'occupied') {
         await empty(hidden, mountPoints);
         continue;
@@ -56,15 +61,15 @@ function hide(path: string, hidden: string): 'hidden' | 'occupied' {
 async function empty(dir: string, mountPoints: string[]): Promise<void> {
   for (const name of mountPoints) unmount(join(dir, name));
   if (removeFlat(dir)) return;
-  // Something below is mounted or full. Nothing is removed recursively before every mount inside is gone: it would remove
-  // what is mounted, which may be somebody's data.
+  // Something below is mounted, or a folder is not empty. Every mount inside must be gone before anything is removed
+  // recursively: `rm` would delete what is mounted, which may be a user's data.
   for (const mountPoint of mountsBelow(dir)) unmount(mountPoint);
   const left = mountsBelow(dir);
   if (left.length > 0) throw Object.assign(new Error(`still mounted: ${left.join(', ')}`), { code: 'EBUSY' });
   await rm(dir, { recursive: true, force: true });
 }
 
-/** Removes a folder of plain files and empty folders, which is what a bundle is. False when there is more to it. */
+/** Removes a folder that contains only files and empty folders, as a bundle does. False when it contains more. */
 function removeFlat(dir: string): boolean {
   try {
     for (const entry of readdirSync(dir, { withFileTypes: true })) {

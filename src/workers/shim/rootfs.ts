@@ -6,11 +6,14 @@ import { mountIdMapped } from '../../sys/idmap.ts';
 import { C } from '../../sys/libc.ts';
 import { mount, unmount } from '../../sys/mount.ts';
 
-/** A mount as the snapshotters of containerd write it: `type` overlay or bind (or any file system), options as in fstab. */
+/**
+ * A mount in the form that containerd's snapshotters use: `type` overlay or bind (or any file system), options as in
+ * fstab.
+ */
 export interface MountSpec {
   type: string;
   source: string;
-  /** Below the target of all; left out or "" is the target itself. */
+  /** Path below the target of the whole list; left out or "" for the target itself. */
   target?: string;
   options: string[];
 }
@@ -27,13 +30,13 @@ const FLAGS: Record<string, number> = {
   rbind: C.MS_BIND | C.MS_REC,
 };
 const NO_FLAG = new Set(['rw', 'suid', 'dev', 'exec', 'async', 'defaults']);
-/** mount(2) takes one page of options, its final NUL included; pages of 64 KiB allow more, which nobody relies on. */
+/** mount(2) takes one page of options with the final NUL. The limit is that of 4 KiB pages, on all machines. */
 const MAX_DATA = 4095;
 const O_PATH = 0o10000000;
 
 /**
- * Mounts a list, in order, on `target`, which must exist. What was mounted is detached again when a later one fails. With a user
- * namespace (its path) the mounts are read-only and their files have the owners that it gives them. Throws NAMESPACE_FAILED.
+ * Mounts a list, in order, on `target`, which must exist. When a mount fails, the earlier ones are detached again. With
+ * `userns` (the path of a user namespace) the mounts are read-only and idmapped to it. Throws NAMESPACE_FAILED.
  */
 export function mountRootfs({ target, mounts, userns }: MountRootfs): void {
   const done: string[] = [];
@@ -56,7 +59,7 @@ export interface MountRootfs {
   userns?: string;
 }
 
-/** Undoes {@link mountRootfs}, also when it was mounted more than once. Safe to repeat. */
+/** Undoes {@link mountRootfs}, also when it ran more than once. Idempotent. */
 export function unmountRootfs({ target }: { target: string }): void {
   unmount(target);
 }
@@ -70,7 +73,7 @@ function mountOne(target: string, { type, source, options }: MountSpec): void {
     else if (!NO_FLAG.has(option)) rest.push(option);
   }
   if ((flags & C.MS_BIND) !== 0) {
-    if (rest.length > 0) throw new Error(`a bind mount has no options ${rest.join(',')}`);
+    if (rest.length > 0) throw new Error(`a bind mount does not take the options ${rest.join(',')}`);
     bind(source, target, flags);
     return;
   }
@@ -83,8 +86,8 @@ function mountOne(target: string, { type, source, options }: MountSpec): void {
 }
 
 /**
- * An overlay itself takes no mappings, its layers do: each is mounted in passing, under `<target>.layers`, on one tmpfs that takes
- * them all along when it is detached. The overlay holds on to them.
+ * overlayfs itself cannot be idmapped, its layers can: each is mounted under `<target>.layers`, on one tmpfs, until the
+ * overlay is mounted and refers to them. Detaching the tmpfs detaches the layers' mounts too.
  */
 function mountInUserns(target: string, spec: MountSpec, userns: string): void {
   if (spec.type === 'bind') {
@@ -113,7 +116,7 @@ function mountInUserns(target: string, spec: MountSpec, userns: string): void {
   }
 }
 
-/** The kernel ignores the other flags when it binds; they take a second call. */
+/** A bind mount ignores the other flags; they take a second call with MS_REMOUNT. */
 function bind(source: string, target: string, flags: number): void {
   const recursion = C.MS_BIND | C.MS_REC;
   mount({ source, target, flags: flags & recursion });
@@ -127,9 +130,10 @@ function bind(source: string, target: string, flags: number): void {
 }
 
 /**
- * An overlay whose layers' paths fill more than a page. Each layer is opened and named /proc/self/fd/N, 18 characters at most,
- * so that 128 layers (what an image may have) always fit. The kernel resolves the names while it mounts and keeps the
- * folders; the new mount API has no such limit, but wants 6.8, and paths of at most 255 characters.
+ * Mounts an overlay whose layers' paths exceed one page. Each layer is opened and given as /proc/self/fd/N, 18
+ * characters at most, so that 128 layers (the most that an image may have) always fit. The kernel resolves the paths
+ * during mount(2) and keeps references to the folders. fsconfig(2) has no limit for the sum, but needs Linux 6.8 for
+ * this and takes at most 255 characters per path.
  */
 function mountLongOverlay(target: string, flags: number, source: string, options: string[]): void {
   const opened: Fd[] = [];
@@ -154,7 +158,7 @@ function mountLongOverlay(target: string, flags: number, source: string, options
   }
 }
 
-/** Layers are separated by ":"; one that is part of a name is written "\:". */
+/** Layers are separated by ":"; a colon in a path is written "\:". */
 function splitLayers(list: string): string[] {
   return list.split(/(?<!\\):/).map((layer) => layer.replaceAll('\\:', ':'));
 }

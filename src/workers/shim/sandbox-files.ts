@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { C } from '../../sys/libc.ts';
 import { mount } from '../../sys/mount.ts';
-import { removeTree } from './remove-bundle.ts';
+import { removeWithMounts } from './remove-bundle.ts';
 
 /** CRI's DNSConfig. */
 export interface Dns {
@@ -13,22 +13,22 @@ export interface Dns {
 }
 
 export interface SandboxFilesInput {
-  /** Gets hostname, hosts and resolv.conf. */
+  /** Folder for hostname, hosts and resolv.conf. */
   rootDir: string;
-  /** Gets shm/. */
+  /** Folder for shm/. */
   stateDir: string;
   hostname: string;
-  /** Left out: the host's resolv.conf. */
+  /** When left out, the host's resolv.conf is copied. */
   dns?: Dns;
-  /** The pod shares the host's IPC: no shm of its own. */
+  /** The pod uses the host's IPC namespace and gets no shm. */
   hostIpc: boolean;
-  /** Host ids of the root of the pod's own user namespace. */
+  /** Host ids of root in the pod's own user namespace. */
   owner?: { uid: number; gid: number };
 }
 
 const SHM_BYTES = 64 << 20;
 
-/** The files that all containers of a pod share. Safe to repeat. Throws NAMESPACE_FAILED (or DISK_FULL). */
+/** Makes the files that all containers of a pod share. Idempotent. Throws NAMESPACE_FAILED (or DISK_FULL). */
 export function sandboxFiles({ rootDir, stateDir, hostname, dns, hostIpc, owner }: SandboxFilesInput): void {
   try {
     mkdirSync(rootDir, { recursive: true, mode: 0o755 });
@@ -46,13 +46,13 @@ export function sandboxFiles({ rootDir, stateDir, hostname, dns, hostIpc, owner 
   }
 }
 
-/** Undoes {@link sandboxFiles}. Safe to repeat. */
+/** Undoes {@link sandboxFiles}. Idempotent. */
 export async function removeSandboxFiles({ rootDir, stateDir }: { rootDir: string; stateDir: string }): Promise<void> {
-  await removeTree(stateDir, ['shm']);
-  await removeTree(rootDir, []);
+  await removeWithMounts(stateDir, ['shm']);
+  await removeWithMounts(rootDir, []);
 }
 
-/** search, nameserver, options, in that order; a list that is empty gives no line. */
+/** The text of resolv.conf: search, nameserver, options, in this order; an empty list gives no line. */
 export function resolvConf({ servers, searches, options }: Dns): string {
   const lines = servers.map((server) => `nameserver ${server}`);
   if (searches.length > 0) lines.unshift(`search ${searches.join(' ')}`);
@@ -60,7 +60,9 @@ export function resolvConf({ servers, searches, options }: Dns): string {
   return lines.map((line) => `${line}\n`).join('');
 }
 
-/** A file of the host. Minimal hosts have neither; a pod does not fail for that. */
+/**
+ * Reads a file of the host, or returns `otherwise`: minimal hosts lack these files, and a pod must not fail for that.
+ */
 function fromHost(path: string, otherwise: string): string | Buffer {
   try {
     return readFileSync(path);
@@ -72,7 +74,7 @@ function fromHost(path: string, otherwise: string): string | Buffer {
 
 function mountShm(target: string, parent: string, owner = { uid: 0, gid: 0 }): void {
   mkdirSync(target, { recursive: true, mode: 0o700 });
-  // The stage ran before and was cut short after this point.
+  // An earlier, interrupted run of the stage has mounted it already.
   if (statSync(target).dev !== statSync(parent).dev) return;
   mount({
     source: 'shm',

@@ -1,11 +1,11 @@
 import { chownSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
-import { removeTree } from './remove-bundle.ts';
+import { removeWithMounts } from './remove-bundle.ts';
 
 /**
- * A writable snapshot: `fs` takes the container's changes (overlay's upperdir), `work` is overlay's own. `owner` is the host
- * id that root has in the pod's user namespace. Safe to repeat.
+ * Makes a writable snapshot: `fs` is overlayfs's upperdir with the container's changes, `work` its workdir. `owner` is
+ * the host id of root in the pod's user namespace. Idempotent. Throws NAMESPACE_FAILED (or DISK_FULL).
  */
 export function prepareSnapshot({ dir, owner }: { dir: string; owner?: { uid: number; gid: number } }): void {
   try {
@@ -18,7 +18,7 @@ export function prepareSnapshot({ dir, owner }: { dir: string; owner?: { uid: nu
   }
 }
 
-/** Removes a writable snapshot, however much a container wrote into it, without holding the thread. Safe to repeat. */
+/** Removes a writable snapshot of any size without blocking the thread. Idempotent. */
 export async function removeSnapshot({ dir }: { dir: string }): Promise<void> {
-  await removeTree(dir, []);
+  await removeWithMounts(dir, []);
 }

@@ -13,17 +13,17 @@ export interface StartShimInput extends BundleInput {
   /** The pod's id. */
   id: string;
   namespace: string;
-  /** Shim: absolute path, or a name to look up in PATH. */
+  /** The shim's program: an absolute path, or a name in PATH. */
   binary: string;
   addresses: DaemonAddresses;
-  /** Folder for the shim's socket (2.3 and newer); longer than 42 bytes leaves it to the shim: /run/containerd/s. */
+  /** Folder for the shim's socket (2.3 and later); with one of more than 42 bytes the shim uses /run/containerd/s. */
   socketDir?: string;
   timeoutMs: number;
-  /** Makes the shim log more, and open a second socket for pprof. */
+  /** The shim logs more and opens a second socket for pprof. */
   debug?: boolean;
-  /** More variables for the shim, for example SCHED_CORE. */
+  /** Additional environment variables for the shim, for example SCHED_CORE. */
   env?: Record<string, string>;
-  /** Start the long-lived process without the start command, if the program is still the one with this key. */
+  /** Start the long-lived process directly, if the program still has this key. */
   direct?: DirectStart;
 }
 
@@ -31,41 +31,41 @@ export interface StartedShim {
   /** Socket path, without a scheme. */
   address: string;
   version: 2 | 3;
-  /** Absolute path of the shim's program, and what tells it from another one at the same path. */
+  /** Absolute path of the shim's program, and the key that identifies this version of the file. */
   binary: string;
   key: string;
-  /** The long-lived process where it is our own child, to be collected when it ends; otherwise init has it. */
+  /** Pid of the long-lived process when it is our own child, which must be reaped; left out when init is its parent. */
   child?: number;
-  /** Seconds in posix_spawn, while this thread stood still. */
+  /** Seconds in posix_spawn, for which this thread was blocked. */
   spawnSeconds: number;
   /** Seconds in all. */
   seconds: number;
 }
 
-/** Does the program read BootstrapParams? Learned from its first answer, forgotten when the file changes. */
+/** By program key: does the program read BootstrapParams? Its first answer shows it. */
 const modern = new Map<string, boolean>();
 
 /**
- * Makes the bundle and starts the pod's shim in it. Throws SHIM_FAILED or TIMED_OUT with the shim's own words and the end of its
- * log; the bundle stays for the undo (cleanupShim, removeBundle), a shim that was half started does not.
+ * Makes the bundle and starts the pod's shim in it. Throws SHIM_FAILED or TIMED_OUT with the shim's output and the end
+ * of its log. The bundle is left to the undo (cleanupShim, removeBundle); a half-started shim is killed.
  */
 export async function startShim(input: StartShimInput): Promise<StartedShim> {
   const began = performance.now();
   const program = findProgram(input.binary, 'the shim');
   makeBundle(input);
-  // containerd makes a FIFO here and must read it as long as the pod lives, or the shim blocks. The shim only opens the
-  // path for writing, so a plain file does: no reader, nothing that dies with the daemon, and something to quote.
+  // containerd makes a FIFO here, and the shim blocks unless something reads it for the pod's life. The shim only opens
+  // the path for writing, so a plain file works: it needs no reader, survives the daemon, and can be quoted in errors.
   closeSync(openSync(join(input.bundle, 'log'), 'wx', 0o600));
   try {
     const { direct, debug } = input;
-    const directly = direct?.key === program.key && !debug; // debugging takes a second socket
+    const directly = direct?.key === program.key && !debug; // debugging needs a second socket
     const started = directly ? startDirectly(program, input, direct) : await launch(program, input);
     writeFileSync(join(input.bundle, 'shim-binary-path'), program.path, { mode: 0o600 });
     writeBootstrap(input.bundle, started);
     const seconds = (performance.now() - began) / 1000;
     return { ...started, binary: program.path, key: program.key, seconds };
   } catch (error) {
-    // The `start` process may have left the long-lived one behind.
+    // The `start` command may have left the long-lived process running.
     await killLeftovers(input);
     throw error;
   }
@@ -77,9 +77,9 @@ async function launch(
 ): Promise<Pick<StartedShim, 'address' | 'version' | 'spawnSeconds'>> {
   const known = modern.get(program.key);
   let result = await callStart(program, input, known ?? true);
-  // A shim before 2.3 refuses BootstrapParams, and one after it does not need them; which it is, the answer shows.
+  // A shim before 2.3 exits with an error on BootstrapParams and works without them; its answer shows which kind it is.
   if (known === undefined && failed(result) && !result.timedOut) {
-    rmSync(join(input.bundle, 'address'), { force: true }); // a 1.6 shim writes it even when it then gives up
+    rmSync(join(input.bundle, 'address'), { force: true }); // a 1.6 shim writes this file even when it then fails
     result = await callStart(program, input, false);
   }
   if (failed(result)) throw describe(program, input, result);
@@ -87,9 +87,13 @@ async function launch(
   try {
     bootstrap = parseBootstrap(result.stdout);
   } catch (cause) {
-    throw new SluiceError('SHIM_FAILED', `${basename(program.path)} start: an answer of no use${logOf(input)}`, {
-      cause,
-    });
+    throw new SluiceError(
+      'SHIM_FAILED',
+      `${basename(program.path)} start printed an answer that cannot be parsed${logOf(input)}`,
+      {
+        cause,
+      },
+    );
   }
   modern.set(program.key, bootstrap.modern);
   return { address: bootstrap.address, version: bootstrap.version, spawnSeconds: result.spawnSeconds };
@@ -131,13 +135,13 @@ function describe({ path }: Program, input: StartShimInput, result: SpawnResult)
   return new SluiceError('SHIM_FAILED', `${name} start ${how}${own}${logOf(input)}`);
 }
 
-/** The end of the shim's log, ready to be put behind a message. */
+/** The end of the shim's log, in the form in which it is appended to a message. */
 function logOf({ bundle }: { bundle: string }): string {
   try {
     const tail = printable(readFileSync(join(bundle, 'log')));
     return tail === '' ? '' : ` (its log ends: ${tail})`;
   } catch {
-    return ''; // the message is about something worse than a log that cannot be read
+    return ''; // the message reports a worse failure than an unreadable log
   }
 }
 

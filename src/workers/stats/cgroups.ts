@@ -1,22 +1,23 @@
 /**
- * Where the cgroups of a container or pod lie: on v1 a folder for each controller, on v2 one for all, on hybrid systems both.
- * Nothing here but reading: the texts come from /proc, and from the paths that the OCI spec and the CRI carry.
+ * Finds the cgroups of a container or pod: one folder per controller on v1, one for all on v2, both on hybrid systems.
+ * It only reads: /proc, and the paths in the OCI spec and in the CRI request.
  */
 import { existsSync } from 'node:fs';
 import { join, relative } from 'node:path';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { readText } from './files.ts';
 
 /** Absolute folders of one cgroup. */
 export interface CgroupPaths {
   /** By v1 controller, or `name=systemd` for a named hierarchy. */
   v1: Record<string, string>;
-  /** In the unified hierarchy; on a hybrid system it carries pressure, and the controllers that v1 does not have. */
+  /** In the unified hierarchy; on a hybrid system it has pressure files and the controllers that v1 does not have. */
   unified?: string;
 }
 
 interface Hierarchy {
   mountpoint: string;
-  /** The cgroup that is seen at the mount point; not "/" inside a container without a cgroup namespace. */
+  /** The cgroup that the mount point shows; not "/" inside a container without a cgroup namespace. */
   root: string;
 }
 
@@ -26,24 +27,21 @@ export interface CgroupMounts {
   unified?: Hierarchy;
 }
 
-/** Mount options of a v1 hierarchy that are no controllers. */
+/** Mount options of a v1 hierarchy that do not name controllers. */
 const OPTIONS = new Set(['rw', 'ro', 'xattr', 'clone_children', 'noprefix', 'none', 'cpuset_v2_mode', 'favordynmods']);
 
-/** Reads the text of /proc/self/mountinfo. Of two mounts of a hierarchy the one under /sys/fs/cgroup counts, else the first. */
+/**
+ * Parses the text of /proc/self/mountinfo. Of several mounts of one hierarchy the one under /sys/fs/cgroup is used,
+ * otherwise the first.
+ */
 export function parseCgroupMounts(mountinfo: string): CgroupMounts {
   const mounts: CgroupMounts = { v1: {} };
   const better = (old: Hierarchy | undefined, path: string) =>
     old === undefined || (!old.mountpoint.startsWith('/sys/fs/cgroup') && path.startsWith('/sys/fs/cgroup'));
-  for (const line of mountinfo.split('\n')) {
-    const [before = '', after = ''] = line.split(' - ');
-    const [type, , options = ''] = after.split(' ');
-    if (type !== 'cgroup' && type !== 'cgroup2') continue;
-    const [, , , root = '/', mountpoint = ''] = before.split(' ').map(unescapeOctal);
-    if (type === 'cgroup2') {
-      if (better(mounts.unified, mountpoint)) mounts.unified = { mountpoint, root };
-      continue;
-    }
-    for (const option of options.split(',')) {
+  for (const { type, root, mountPoint: mountpoint, superOptions } of parseMountinfo(mountinfo)) {
+    if (type === 'cgroup2' && better(mounts.unified, mountpoint)) mounts.unified = { mountpoint, root };
+    if (type !== 'cgroup') continue;
+    for (const option of superOptions) {
       if (OPTIONS.has(option) || option.startsWith('release_agent=') || option === '') continue;
       if (better(mounts.v1[option], mountpoint)) mounts.v1[option] = { mountpoint, root };
     }
@@ -51,13 +49,9 @@ export function parseCgroupMounts(mountinfo: string): CgroupMounts {
   return mounts;
 }
 
-/** mountinfo writes blanks and the like as \040. */
-const unescapeOctal = (text: string) =>
-  text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
-
 let mounted: CgroupMounts | undefined;
 
-/** The hierarchies of this machine. They are mounted at boot and stay, so they are looked up once in each thread. */
+/** The hierarchies of this machine. They are mounted at boot and stay, so each thread reads them once. */
 export function cgroupMounts(): CgroupMounts {
   mounted ??= parseCgroupMounts(readText('/proc/self/mountinfo') ?? '');
   return mounted;
@@ -89,8 +83,8 @@ export function cgroupsOfProcess(pid: number, mounts: CgroupMounts = cgroupMount
 }
 
 /**
- * The cgroups that an OCI `linux.cgroupsPath` means: a path (cgroupfs driver), or `slice:prefix:name` (systemd driver), which
- * systemd turns into nested slices with the scope `prefix-name.scope` inside.
+ * The cgroups of an OCI `linux.cgroupsPath`: a path (cgroupfs driver), or `slice:prefix:name` (systemd driver), from
+ * which systemd makes nested slices that contain the scope `prefix-name.scope`.
  */
 export function cgroupsOfSpec(cgroupsPath: string, mounts: CgroupMounts = cgroupMounts()): CgroupPaths {
   const parts = cgroupsPath.split(':');
@@ -100,13 +94,13 @@ export function cgroupsOfSpec(cgroupsPath: string, mounts: CgroupMounts = cgroup
   return everywhere(join(expandSlice(slice || 'system.slice'), unit), mounts);
 }
 
-/** The cgroups that a CRI `cgroup_parent` means: a path, or the bare name of a slice. */
+/** The cgroups of a CRI `cgroup_parent`: a path, or the bare name of a slice. */
 export function cgroupsOfParent(cgroupParent: string, mounts: CgroupMounts = cgroupMounts()): CgroupPaths {
   const bare = cgroupParent.endsWith('.slice') && !cgroupParent.includes('/');
   return everywhere(bare ? expandSlice(cgroupParent) : cgroupParent, mounts);
 }
 
-/** `a-b-c.slice` lies in `/a.slice/a-b.slice/a-b-c.slice`; `-.slice` is the root (systemd.slice(5)). */
+/** `a-b-c.slice` is `/a.slice/a-b.slice/a-b-c.slice`; `-.slice` is the root (systemd.slice(5)). */
 export function expandSlice(slice: string): string {
   const name = slice.replace(/^.*\//, '').replace(/\.slice$/, '');
   if (name === '-' || name === '') return '/';
@@ -114,7 +108,7 @@ export function expandSlice(slice: string): string {
   return `/${parts.map((_, i) => `${parts.slice(0, i + 1).join('-')}.slice`).join('/')}`;
 }
 
-/** Only the folders that exist: a controller that the runtime did not join must not be read at its parent. */
+/** Only folders that exist: for a controller that the runtime did not join, the numbers of a parent would be wrong. */
 function everywhere(path: string, mounts: CgroupMounts): CgroupPaths {
   const paths: CgroupPaths = { v1: {} };
   for (const [controller, hierarchy] of Object.entries(mounts.v1)) {
@@ -135,7 +129,7 @@ export function isEmpty(paths: CgroupPaths): boolean {
   return paths.unified === undefined && Object.keys(paths.v1).length === 0;
 }
 
-/** The first of these v1 controllers that is there, or the unified folder. */
+/** The folder of the first of these v1 controllers that exists, or the unified folder. */
 export function anyFolder(paths: CgroupPaths): string | undefined {
   for (const controller of ['pids', 'memory', 'cpu', 'cpuacct', 'name=systemd']) {
     const folder = paths.v1[controller];

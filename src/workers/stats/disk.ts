@@ -1,7 +1,7 @@
-/** How much a folder (a writable layer) takes, as `du` counts it, and the file system it lies on. */
-import { lstatSync, readdirSync, readFileSync, type Stats, statfsSync } from 'node:fs';
-import { join } from 'node:path';
-import { breather } from './breathe.ts';
+/** How much a folder (a writable layer) occupies, and the file system that holds it. */
+import { lstatSync, readFileSync, statfsSync } from 'node:fs';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
+import { measureTree } from '../measure-tree.ts';
 import { deviceName } from './devices.ts';
 import { isGone } from './files.ts';
 
@@ -10,7 +10,7 @@ export interface DiskReading {
   timestamp: bigint;
   usedBytes: bigint;
   inodes: bigint;
-  /** What the walk took, in milliseconds of wall time. */
+  /** Wall time of the walk, in milliseconds. */
   tookMs: number;
 }
 
@@ -22,43 +22,24 @@ export interface FilesystemReading {
   inodesFree: bigint;
 }
 
-/**
- * Walks a folder in slices, so that the thread stays usable; hard links count once, other file systems not at all. What vanishes
- * meanwhile is not counted. Undefined when the folder itself is gone.
- */
+/** Walks a folder (see {@link measureTree}). Undefined when the folder itself is gone. */
 export async function readDisk(folder: string): Promise<DiskReading | undefined> {
   const began = performance.now();
-  const breathe = breather();
-  const top = look(folder);
-  if (!top) return undefined;
-  let blocks = BigInt(top.blocks);
-  let inodes = 1n;
-  const linked = new Set<number>();
-  const folders = [folder];
-  for (let current = folders.pop(); current !== undefined; current = folders.pop()) {
-    for (const name of list(current)) {
-      const path = join(current, name);
-      const stat = look(path);
-      await breathe();
-      if (!stat || stat.dev !== top.dev) continue;
-      if (stat.isDirectory()) folders.push(path);
-      else if (stat.nlink > 1) {
-        if (linked.has(stat.ino)) continue;
-        linked.add(stat.ino);
-      }
-      blocks += BigInt(stat.blocks);
-      inodes++;
-    }
+  try {
+    const { bytes, inodes } = await measureTree(folder);
+    return {
+      timestamp: BigInt(Date.now()) * 1_000_000n,
+      usedBytes: BigInt(bytes),
+      inodes: BigInt(inodes),
+      tookMs: performance.now() - began,
+    };
+  } catch (error) {
+    if (isGone(error)) return undefined;
+    throw error;
   }
-  return {
-    timestamp: BigInt(Date.now()) * 1_000_000n,
-    usedBytes: blocks * 512n,
-    inodes,
-    tookMs: performance.now() - began,
-  };
 }
 
-/** The file system that a folder lies on; undefined when the folder is gone. */
+/** The file system that holds a folder; undefined when the folder is gone. */
 export function readFilesystem(folder: string): FilesystemReading | undefined {
   try {
     const fs = statfsSync(folder, { bigint: true });
@@ -74,33 +55,12 @@ export function readFilesystem(folder: string): FilesystemReading | undefined {
   }
 }
 
-/** A file system without a block device has an anonymous number, which only mountinfo can name. */
+/** A file system without a block device has an anonymous device number, for which mountinfo gives the type. */
 function deviceOf(dev: number): string {
   const major = ((dev >>> 8) & 0xfff) | 0;
   const minor = (dev & 0xff) | ((dev >>> 12) & 0xfff00);
   const name = deviceName(major, minor);
   if (name !== '') return name;
-  for (const line of readFileSync('/proc/self/mountinfo', 'latin1').split('\n')) {
-    const [before = '', after = ''] = line.split(' - ');
-    if (before.split(' ')[2] === `${major}:${minor}`) return after.split(' ')[0] ?? '';
-  }
-  return '';
-}
-
-function look(path: string): Stats | undefined {
-  try {
-    return lstatSync(path);
-  } catch (error) {
-    if (isGone(error)) return undefined;
-    throw error;
-  }
-}
-
-function list(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch (error) {
-    if (isGone(error)) return [];
-    throw error;
-  }
+  const table = parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8'));
+  return table.find(({ device }) => device === `${major}:${minor}`)?.type ?? '';
 }

@@ -1,10 +1,12 @@
 /**
- * Reads of /proc and cgroup files. They are made by the kernel in microseconds, so they are read synchronously: a round trip
- * through libuv's pool costs more than the read.
+ * Reads /proc and cgroup files. The kernel produces them in microseconds, so the reads are synchronous: a round trip
+ * through libuv's pool takes longer than the read.
  */
 import { readFileSync } from 'node:fs';
 
-/** The file is not there, or its process or cgroup went away while it was read; ENOTSUP: the kernel has it switched off. */
+/**
+ * The file is absent, or its process or cgroup went away during the read; ENOTSUP: the kernel has the feature disabled.
+ */
 const GONE = new Set(['ENOENT', 'ENODEV', 'ESRCH', 'ENOTDIR', 'EOPNOTSUPP', 'ENOTSUP']);
 
 export function isGone(error: unknown): boolean {
@@ -21,17 +23,17 @@ export function readText(path: string): string | undefined {
   }
 }
 
-/** A file that holds one number; undefined when it is gone, or holds "max" (no limit). */
+/** The number in a file; undefined when the file is gone or contains "max" (no limit). */
 export function readNumber(path: string): bigint | undefined {
   return toNumber(readText(path)?.trim());
 }
 
-/** A file of `name number` lines; empty when it is gone. */
+/** The numbers in a file of `name number` lines; empty when the file is gone. */
 export function readNumbers(path: string): Map<string, bigint> {
   return parseNumbers(readText(path) ?? '');
 }
 
-export function parseNumbers(text: string): Map<string, bigint> {
+function parseNumbers(text: string): Map<string, bigint> {
   const numbers = new Map<string, bigint>();
   for (const line of text.split('\n')) {
     const space = line.indexOf(' ');

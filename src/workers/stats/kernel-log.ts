@@ -1,35 +1,38 @@
 /**
- * OOM kills in the kernel's log. A cgroup's own count goes with the cgroup, and systemd takes a scope away as soon as it is empty: often
- * before anybody has read it. What the kernel logged stays.
+ * Finds OOM kills in the kernel's log. A cgroup's own counter disappears with the cgroup, and systemd removes a scope
+ * as soon as it is empty, often before the counter was read. The log keeps the event.
  */
 import { closeSync, constants, openSync, readlinkSync, readSync } from 'node:fs';
 
 const LOG = '/dev/kmsg';
-/** Longest record, see Documentation/ABI/testing/dev-kmsg; a shorter buffer is answered with EINVAL. */
+/** The longest record (Documentation/ABI/testing/dev-kmsg); a read into a shorter buffer fails with EINVAL. */
 const RECORD = 8192;
 const RECORD_LINE = /^(?<priority>\d+),\d+,(?<time>\d+),[^;]*;(?<message>.*)$/;
-/** The kernel's clock for its log drifts from CLOCK_MONOTONIC. */
+/** The timestamps in the log drift from CLOCK_MONOTONIC. */
 const SLACK_US = 2_000_000;
-/** Inode of the first pid namespace (PROC_PID_INIT_INO): the kernel logs pids as that one counts them. */
+/** Inode of the initial pid namespace (PROC_PID_INIT_INO), in whose pids the kernel logs. */
 const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
 
 export interface Victim {
-  /** Last part of the container's cgroupsPath, its id. */
+  /** Last component of the container's cgroupsPath, which is its id. */
   name: string;
-  /** First process; 0 when it is unknown. */
+  /** Pid of the first process; 0 when unknown. */
   pid: number;
-  /** Since when the pid is that process's: microseconds of CLOCK_MONOTONIC. */
+  /**
+   * When the process started, so that an earlier one with the same pid is not taken for it: microseconds of
+   * CLOCK_MONOTONIC.
+   */
   sinceUs: number;
 }
 
 /**
- * Does the text of the log (records as read from /dev/kmsg) say that the OOM killer ended a process of the victim's cgroup, or its first
- * process? The line with the cgroup is rate limited (mm/oom_kill.c), the one with the pid is not.
+ * Does the log (records as read from /dev/kmsg) report that the OOM killer killed a process of the victim's cgroup, or
+ * its first process? The kernel rate-limits the line with the cgroup, but not the one with the pid (mm/oom_kill.c).
  */
 export function oomInRecords(records: string, { name, pid, sinceUs }: Victim): boolean {
   for (const record of records.split('\n')) {
     const { priority, time, message } = RECORD_LINE.exec(record)?.groups ?? {};
-    // Above the eight levels are the facilities of user space, which can write anything.
+    // Priorities above 7 belong to records from user space, which may contain anything.
     if (!time || !message || Number(priority) > 7) continue;
     const group = /^oom-kill:.*,task_memcg=([^,]*),/.exec(message)?.[1];
     if (group?.split('/').some((part) => part === name || part.endsWith(`-${name}.scope`))) return true;
@@ -39,7 +42,10 @@ export function oomInRecords(records: string, { name, pid, sinceUs }: Victim): b
   return false;
 }
 
-/** Asks the kernel's log. Undefined where it may not be read or is not there (a daemon inside a container). */
+/**
+ * Searches the kernel's log for the victim. Undefined where the log is absent or may not be read (a daemon inside a
+ * container).
+ */
 export function oomInKernelLog(victim: Victim): boolean | undefined {
   const records = readKernelLog();
   if (records === undefined) return undefined;
@@ -67,7 +73,7 @@ function readKernelLog(): string | undefined {
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException;
         if (code === 'EAGAIN') return text; // the end of the log
-        if (code !== 'EPIPE') throw error; // EPIPE: records were overwritten meanwhile; the next read goes on after them
+        if (code !== 'EPIPE') throw error; // EPIPE: records were overwritten; the next read continues after them
       }
     }
   } finally {

@@ -1,4 +1,4 @@
-/** Counters of a pod's interfaces, seen through one of its processes: no thread has to enter the namespace. */
+/** Counters of a pod's interfaces, read through one of its processes, so that no thread has to enter the namespace. */
 import { statSync } from 'node:fs';
 import { isGone, readText } from './files.ts';
 
@@ -15,8 +15,8 @@ export interface InterfaceReading {
 }
 
 /**
- * The interfaces (lo left out) of the namespace pinned at `netns`, read from /proc/<pid>/net/dev. Undefined when that process does
- * not live there (any more): a pid of a dead process may be another's by now.
+ * The interfaces (except lo) of the namespace pinned at `netns`, read from /proc/<pid>/net/dev. Undefined when that
+ * process is not in this namespace: the pid of a dead process may have been reused.
  */
 export function readNetwork(pid: number, netns: string): InterfaceReading[] | undefined {
   try {
@@ -31,7 +31,10 @@ export function readNetwork(pid: number, netns: string): InterfaceReading[] | un
   return text === undefined ? undefined : parseNetDev(text);
 }
 
-/** Columns: bytes packets errs drop fifo frame compressed multicast, then the same for sending with colls and carrier. */
+/**
+ * Parses /proc/<pid>/net/dev. Columns: bytes packets errs drop fifo frame compressed multicast for receiving, then the
+ * same for sending with colls and carrier in place of the last two.
+ */
 export function parseNetDev(text: string): InterfaceReading[] {
   const interfaces: InterfaceReading[] = [];
   for (const line of text.split('\n')) {

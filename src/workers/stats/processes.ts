@@ -1,7 +1,7 @@
-/** The processes of a cgroup, and what they hold open. */
+/** The processes of a cgroup and their open descriptors. */
 import { readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { breather } from './breathe.ts';
+import { yielder } from '../yield.ts';
 import { isGone, readText } from './files.ts';
 
 export interface ProcessesReading {
@@ -9,11 +9,11 @@ export interface ProcessesReading {
   threads: bigint;
   descriptors: bigint;
   sockets: bigint;
-  /** Soft limit of open files of the first process; undefined: unlimited, or it has ended. */
+  /** Soft limit of open files of the first process; undefined when it is unlimited or the process has ended. */
   maxOpenFiles?: bigint;
 }
 
-/** The processes of a cgroup and of those below it (a container may run systemd, or containers of its own). */
+/** The pids in a cgroup and in the cgroups below it (a container may run systemd, or containers of its own). */
 export function pidsIn(folder: string): number[] {
   const pids: number[] = [];
   const folders = [folder];
@@ -32,11 +32,11 @@ export function pidsIn(folder: string): number[] {
 }
 
 /**
- * Counts processes, descriptors and sockets. A process that ends meanwhile counts as far as it was seen, and one that the daemon
- * may not look into (no CAP_SYS_PTRACE over its user namespace) as a process alone.
+ * Counts processes, threads, descriptors and sockets. Of a process that ends meanwhile only what was read so far
+ * counts; of one that the daemon may not inspect (no CAP_SYS_PTRACE over its user namespace) only the process counts.
  */
 export async function readProcesses(folder: string, init: number): Promise<ProcessesReading> {
-  const breathe = breather();
+  const yieldThread = yielder();
   const pids = pidsIn(folder);
   let descriptors = 0;
   let sockets = 0;
@@ -54,7 +54,7 @@ export async function readProcesses(folder: string, init: number): Promise<Proce
     descriptors += names.length;
     for (const name of names) {
       if (isSocket(`${links}/${name}`)) sockets++;
-      await breathe();
+      await yieldThread();
     }
   }
   return {
@@ -62,7 +62,7 @@ export async function readProcesses(folder: string, init: number): Promise<Proce
     threads: BigInt(threads),
     descriptors: BigInt(descriptors),
     sockets: BigInt(sockets),
-    // The row's pid may be another's by now; one that is not in the cgroup is not asked.
+    // The recorded pid may have been reused; it is ignored unless it is in the cgroup.
     maxOpenFiles: pids.includes(init) ? parseMaxOpenFiles(readText(`/proc/${init}/limits`) ?? '') : undefined,
   };
 }

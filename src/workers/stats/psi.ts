@@ -2,7 +2,7 @@
 import { readText } from './files.ts';
 
 export interface Pressure {
-  /** Nanoseconds in all (the kernel counts microseconds). */
+  /** Total nanoseconds (the kernel counts microseconds). */
   totalNs: bigint;
   /** Percent over the last 10, 60 and 300 seconds. */
   avg10: number;
@@ -11,13 +11,13 @@ export interface Pressure {
 }
 
 export interface Psi {
-  /** At least one task waited. */
+  /** At least one task was stalled. */
   some: Pressure;
-  /** All tasks waited. The kernel has it for CPU since 5.13; zero before. */
+  /** All tasks were stalled. For CPU the kernel has it since 5.13; zero before. */
   full: Pressure;
 }
 
-/** The text of a *.pressure file; undefined when it has no line of the kind. */
+/** Parses a *.pressure file; undefined when it has no "some" line. */
 export function parsePsi(text: string): Psi | undefined {
   const lines = new Map<string, Pressure>();
   for (const line of text.split('\n')) {
@@ -38,7 +38,7 @@ export function parsePsi(text: string): Psi | undefined {
   return { some, full: lines.get('full') ?? { totalNs: 0n, avg10: 0, avg60: 0, avg300: 0 } };
 }
 
-/** Pressure of a cgroup; undefined where the kernel has none, or has it switched off (psi=0). */
+/** Pressure of a cgroup; undefined where the kernel has no PSI, or has it disabled (psi=0). */
 export function readPsi(folder: string, resource: 'cpu' | 'memory' | 'io'): Psi | undefined {
   const text = readText(`${folder}/${resource}.pressure`);
   return text === undefined ? undefined : parsePsi(text);

@@ -4,12 +4,13 @@ import type { CgroupReading } from './reading.ts';
 import * as v1 from './v1.ts';
 import * as v2 from './v2.ts';
 
-/** Nanoseconds since the epoch, good to the microsecond; the rates are computed from it. */
+/** Nanoseconds since the epoch with microsecond precision; rates are computed from it. */
 const now = () => BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n;
 
 /**
- * Reads a cgroup. Each controller is taken from v1 where it is mounted there, else from the unified hierarchy, which covers the
- * hybrid set-ups too. `full` adds devices, hugepages and limits, which only the metrics want. Undefined when the cgroup is gone.
+ * Reads a cgroup. Each controller is read from v1 where it is mounted there, otherwise from the unified hierarchy,
+ * which covers hybrid systems. `full` adds devices, hugepages and limits, which only the metrics need. Undefined when
+ * the cgroup is gone.
  */
 export function readCgroup(paths: CgroupPaths, full: boolean): CgroupReading | undefined {
   if (isEmpty(paths)) return undefined;
@@ -32,11 +33,11 @@ export function readCgroup(paths: CgroupPaths, full: boolean): CgroupReading | u
         ? {}
         : { cpu: readPsi(unified, 'cpu'), memory: readPsi(unified, 'memory'), io: readPsi(unified, 'io') },
   };
-  // Folders that vanish between two reads leave nothing worth having.
+  // When the folders vanish between two reads, the rest is of no use.
   return reading.cpu || reading.memory || reading.pids ? reading : undefined;
 }
 
-/** How many processes of the cgroup the OOM killer has ended; undefined when that cannot be known (any more). */
+/** How many processes of the cgroup the OOM killer has killed; undefined when the counter is gone or absent. */
 export function readOomKills(paths: CgroupPaths): bigint | undefined {
   const { memory } = paths.v1;
   if (memory !== undefined) return v1.oomKillsV1(memory);

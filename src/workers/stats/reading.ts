@@ -1,11 +1,13 @@
-/** What one look at a cgroup gives, in the same shape for v1 and v2. Bytes, nanoseconds and counts, all as bigint. */
+/**
+ * The result of one read of a cgroup, in the same shape for v1 and v2. Bytes, nanoseconds and counts are all bigint.
+ */
 import type { Psi } from './psi.ts';
 
 export interface CpuReading {
   usageNs: bigint;
   userNs: bigint;
   systemNs: bigint;
-  /** Enforcement intervals in all, those in which the cgroup was throttled, and for how long. */
+  /** Enforcement periods, those of them in which the cgroup was throttled, and the time it was throttled. */
   periods: bigint;
   throttledPeriods: bigint;
   throttledNs: bigint;
@@ -13,61 +15,61 @@ export interface CpuReading {
 
 export interface MemoryReading {
   usage: bigint;
-  /** usage less the file cache that nobody has touched lately: what the kubelet evicts by. */
+  /** usage minus inactive_file, the page cache that was not used recently. kubelet evicts by this value. */
   workingSet: bigint;
   rss: bigint;
   cache: bigint;
   mappedFile: bigint;
   kernel: bigint;
-  /** Undefined: the kernel does not count it. */
+  /** Undefined when the kernel does not count swap. */
   swap?: bigint;
-  /** Limit of swap alone; undefined: unlimited. */
+  /** Limit of swap without memory; undefined when unlimited. */
   swapMax?: bigint;
-  /** Highest usage; undefined before kernel 5.19 on v2. */
+  /** Highest usage; undefined on v2 before Linux 5.19. */
   peak?: bigint;
-  /** How often the limit was hit. */
+  /** How often usage reached the limit. */
   failures: bigint;
   pageFaults: bigint;
   majorPageFaults: bigint;
-  /** Without the cgroups below; the same as above on v2. */
+  /** Without the cgroups below; on v2 the same as `pageFaults` and `majorPageFaults`. */
   ownPageFaults: bigint;
   ownMajorPageFaults: bigint;
-  /** Undefined: unlimited. */
+  /** Undefined when unlimited. */
   limit?: bigint;
   reservation?: bigint;
-  /** Memory and swap together; undefined: unlimited, or the kernel does not count swap. */
+  /** Memory and swap together; undefined when unlimited, or when the kernel does not count swap. */
   swapLimit?: bigint;
 }
 
 export interface DeviceReading {
   major: number;
   minor: number;
-  /** As the kernel names it, with /dev before it; "" when it has no name. */
+  /** The kernel's name for it, prefixed with /dev/; "" when it has none. */
   device: string;
-  /** By operation (Read, Write, Discard; on v1 also Sync, Async, Total): bytes and requests. */
+  /** Bytes and requests by operation: Read, Write, Discard; on v1 also Sync, Async, Total. */
   operations: { operation: string; bytes: bigint; requests: bigint }[];
 }
 
 export interface PidsReading {
   /** Tasks, threads included. */
   threads: bigint;
-  /** Undefined: unlimited. */
+  /** Undefined when unlimited. */
   max?: bigint;
 }
 
 export interface HugetlbReading {
-  /** As the kernel writes it: 2MB, 1GB. */
+  /** The kernel's form: 2MB, 1GB. */
   pageSize: string;
   usage: bigint;
-  /** Highest usage; v1 alone counts it. */
+  /** Highest usage; only v1 has it. */
   peak?: bigint;
 }
 
 export interface CpuLimits {
-  /** v1's measure; computed from the weight on v2. */
+  /** cpu.shares of v1; computed from cpu.weight on v2. */
   shares: bigint;
   periodUs: bigint;
-  /** Undefined: unlimited. */
+  /** Undefined when unlimited. */
   quotaUs?: bigint;
 }
 

@@ -1,17 +1,17 @@
-/** Controllers of cgroup v1 (Documentation/admin-guide/cgroup-v1/). Each has a folder of its own. */
+/** Reads the controllers of cgroup v1 (Documentation/admin-guide/cgroup-v1/), each of which has its own folder. */
 import { deviceName } from './devices.ts';
 import { readNumber, readNumbers, readText } from './files.ts';
 import type { CpuLimits, CpuReading, DeviceReading, HugetlbReading, MemoryReading, PidsReading } from './reading.ts';
 import { hugePageSizes } from './v2.ts';
 
-/** cpuacct.stat counts in USER_HZ, which is 100 on every Linux that Node runs on. */
+/** cpuacct.stat counts in USER_HZ, which is 100 on every Linux architecture that Node supports. */
 const NS_PER_TICK = 10_000_000n;
 
-/** v1 writes "no limit" as the largest page-aligned number. */
+/** v1 shows "no limit" as the largest page-aligned number. */
 const UNLIMITED = 1n << 62n;
 const limited = (limit: bigint | undefined) => (limit !== undefined && limit < UNLIMITED ? limit : undefined);
 
-/** `cpu` is the folder of the scheduler's half, where the throttling is counted. */
+/** `cpu` is the folder of the cpu controller, which counts throttling; `cpuacct` counts the usage. */
 export function cpuV1(cpuacct: string, cpu: string | undefined): CpuReading | undefined {
   const usageNs = readNumber(`${cpuacct}/cpuacct.usage`);
   if (usageNs === undefined) return undefined;
@@ -33,7 +33,7 @@ export function cpuLimitsV1(folder: string): CpuLimits | undefined {
   const quota = readNumber(`${folder}/cpu.cfs_quota_us`);
   return {
     shares,
-    // Kernels without CFS bandwidth control have no such file; the period is 100 ms then by every tool's convention.
+    // Kernels without CFS bandwidth control lack this file; container tools then assume a period of 100 ms.
     periodUs: readNumber(`${folder}/cpu.cfs_period_us`) ?? 100_000n,
     quotaUs: quota !== undefined && quota > 0n ? quota : undefined,
   };
@@ -43,7 +43,7 @@ export function memoryV1(folder: string): MemoryReading | undefined {
   const usage = readNumber(`${folder}/memory.usage_in_bytes`);
   if (usage === undefined) return undefined;
   const stat = readNumbers(`${folder}/memory.stat`);
-  // total_* include the cgroups below; they are missing where use_hierarchy is off.
+  // total_* include the cgroups below; they are absent where use_hierarchy is off.
   const value = (name: string) => stat.get(`total_${name}`) ?? stat.get(name) ?? 0n;
   const own = (name: string) => stat.get(name) ?? 0n;
   const inactive = value('inactive_file');
@@ -75,8 +75,8 @@ export function oomKillsV1(folder: string): bigint | undefined {
 }
 
 /**
- * Throttling sees the I/O of every scheduler; the recursive files exist since 4.11. BFQ's own are the fall-back for kernels
- * without blk-throttle.
+ * The throttle files count the I/O of every scheduler; the recursive ones exist since 4.11. The files of BFQ and CFQ
+ * serve kernels without blk-throttle.
  */
 const IO_FILES = ['throttle.io_%s_recursive', 'throttle.io_%s', 'bfq.io_%s_recursive', 'io_%s_recursive'];
 
@@ -91,8 +91,8 @@ export function devicesV1(folder: string): DeviceReading[] {
   return [];
 }
 
-/** Lines are `8:0 Read 4096`, with a total of all devices at the end. */
-export function parseDevicesV1(bytes: string, requests: string): DeviceReading[] {
+/** Parses lines like `8:0 Read 4096`; the last line, a total of all devices, is ignored. */
+function parseDevicesV1(bytes: string, requests: string): DeviceReading[] {
   const devices = new Map<string, DeviceReading>();
   for (const [text, field] of [
     [bytes, 'bytes'],

@@ -1,4 +1,7 @@
-/** Controllers of the unified hierarchy (Documentation/admin-guide/cgroup-v2.rst). A file that is missing is a controller that is off. */
+/**
+ * Reads the controllers of the unified hierarchy (Documentation/admin-guide/cgroup-v2.rst). A missing file means that
+ * the controller is disabled.
+ */
 import { readdirSync } from 'node:fs';
 import { deviceName } from './devices.ts';
 import { isGone, readNumber, readNumbers, readText } from './files.ts';
@@ -29,7 +32,10 @@ export function cpuLimitsV2(folder: string): CpuLimits | undefined {
   };
 }
 
-/** The way back from runc's line through (2, 1) and (262144, 10000). The caller's own number is better where it has one. */
+/**
+ * Inverts runc's linear conversion of cpu.shares to cpu.weight, (2, 1) to (262144, 10000). It is approximate: a caller
+ * that has the original shares should prefer them.
+ */
 export function sharesOfWeight(weight: bigint): bigint {
   return weight <= 0n ? 0n : 2n + ((weight - 1n) * 262_142n) / 9999n;
 }
@@ -42,7 +48,7 @@ export function memoryV2(folder: string): MemoryReading | undefined {
   const inactive = value('inactive_file');
   const limit = readNumber(`${folder}/memory.max`);
   const swapMax = readNumber(`${folder}/memory.swap.max`);
-  // runc writes the OCI reservation to memory.low, the kubelet its requests to memory.min.
+  // runc writes the OCI reservation to memory.low, kubelet writes requests to memory.min.
   const low = readNumber(`${folder}/memory.low`) ?? 0n;
   const min = readNumber(`${folder}/memory.min`) ?? 0n;
   return {
@@ -51,7 +57,7 @@ export function memoryV2(folder: string): MemoryReading | undefined {
     rss: value('anon'),
     cache: value('file'),
     mappedFile: value('file_mapped'),
-    // "kernel" is the sum, since 5.18.
+    // "kernel" is the sum of these, since Linux 5.18.
     kernel:
       stat.get('kernel') ??
       value('kernel_stack') + value('pagetables') + value('percpu') + value('sock') + value('slab'),
@@ -87,7 +93,7 @@ export function devicesV2(folder: string): DeviceReading[] {
     if (major === undefined || minor === undefined || Number.isNaN(minor)) continue;
     const values = new Map(fields.map((field) => field.split('=', 2) as [string, string]));
     const value = (name: string) => BigInt(/^\d+$/.test(values.get(name) ?? '') ? (values.get(name) ?? 0) : 0);
-    if (!values.has('rbytes')) continue; // a device that only has a cost model
+    if (!values.has('rbytes')) continue; // a line with parameters of a cost model only
     devices.push({
       major,
       minor,
@@ -114,7 +120,7 @@ export function hugetlbV2(folder: string): HugetlbReading[] {
   }));
 }
 
-/** The sizes for which `folder` has a file hugetlb.<size>.<suffix>. */
+/** The page sizes for which `folder` contains a file hugetlb.<size>.<suffix>. */
 export function hugePageSizes(folder: string, suffix: string): string[] {
   let names: string[];
   try {

@@ -7,9 +7,12 @@ import type { StreamName } from './log-lines.ts';
 import type { ExecBackend, StreamRequest } from './protocol.ts';
 import { type Outcome, onResize, type RemoteSession } from './remote-session.ts';
 
-/** Output that may wait for one client. */
+/** Bytes of output that may be buffered for one client. */
 const MAX_BEHIND = 1 << 20;
-/** A client whose input has ended sees what comes until it is quiet for so long, and no longer than that (ms). */
+/**
+ * After a client's input has ended, the session ends when no output came for LINGER_QUIET_MS, and after LINGER_MAX_MS
+ * at the latest.
+ */
 const LINGER_QUIET_MS = 500;
 const LINGER_MAX_MS = 3000;
 
@@ -23,8 +26,8 @@ export interface AttachContext {
 type AttachRequest = Extract<StreamRequest, { kind: 'attach' }>;
 
 /**
- * Attaches a client to a running container: it sees the output from now on, until the container ends or the client goes, and its
- * input goes to the container's stdin. Any number of clients at once. Never rejects.
+ * Attaches a client to a running container: it gets the output from now on, until the container ends or the client
+ * disconnects, and its input goes to the container's stdin. Any number of clients may be attached. Never rejects.
  */
 export async function serveAttach(
   request: AttachRequest,
@@ -49,7 +52,7 @@ export async function serveAttach(
     closed.addEventListener('abort', () => follower?.end());
     if (closed.aborted) follower.end();
     if (stdin && container.stdin) {
-      void type(stdin, container.stdin)
+      void copyInput(stdin, container.stdin)
         .then(async () => {
           if (container.registration.stdinOnce && !request.tty) {
             await container.closeStdin();
@@ -67,7 +70,7 @@ export async function serveAttach(
   }
   if ('error' in outcome && follower?.dropped) {
     context.onDropped(outcome.error);
-    session.destroy(); // it does not read: there is no way to tell it
+    session.destroy(); // the client does not read, so it would not get an error message either
   } else await session.finish(outcome);
 }
 
@@ -108,7 +111,10 @@ class AttachedClient implements Follower {
     this.#finish({ error: reason });
   }
 
-  /** Ends soon: what the container answers to the last input should still be seen. */
+  /**
+   * Ends the session after {@link LINGER_QUIET_MS} without output, so that the client gets the output that its last
+   * input causes.
+   */
   linger(): void {
     this.#lingering = setTimeout(() => this.end(), LINGER_QUIET_MS);
     const last = setTimeout(() => this.end(), LINGER_MAX_MS);
@@ -116,8 +122,11 @@ class AttachedClient implements Follower {
   }
 }
 
-/** Copies a client's input to a stdin that others write to as well and that stays open. Resolves when the client's input ends. */
-function type(from: Readable, to: Socket): Promise<void> {
+/**
+ * Copies a client's input to a stdin that other clients share and that stays open. Resolves when the client's input
+ * ends.
+ */
+function copyInput(from: Readable, to: Socket): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   to.setMaxListeners(0);
   const goOn = () => from.resume();

@@ -1,17 +1,17 @@
-/** Where bytes wait between the read that brought them and the write that takes them along. */
+/** Buffers for bytes between the read that received them and the write that sends them. */
 
-/** One read, see {@link FifoReader}. */
+/** Size of one read, see {@link FifoReader}. */
 export const CHUNK = 64 << 10;
-/** Below this a copy is cheaper than the pool. */
+/** A copy of this size or less is cheaper without the pool. */
 const SMALL = 4 << 10;
 const KEPT = 64;
 
 const free: Buffer[] = [];
 
 /**
- * A copy of `bytes` (at most {@link CHUNK}, plus `room` bytes in front) and what to call when it has been written. A quarter of the time
- * that moving bytes takes was garbage collection of such buffers before they came from a pool. The callback fits a stream's `write`: only
- * a write that succeeded gives the buffer back, since after a failed one the kernel's queue may still hold it.
+ * Returns a copy of `bytes` (at most {@link CHUNK}, with `room` bytes in front), and a callback for a stream's `write`.
+ * Before the pool a quarter of the time that copying output takes was garbage collection of such buffers. Only a
+ * successful write returns the buffer to the pool, since after a failed one the kernel's queue may still refer to it.
  */
 export function pooledCopy(bytes: Uint8Array, room = 0): { copy: Buffer; written: (error?: Error | null) => void } {
   const size = bytes.length + room;

@@ -6,11 +6,14 @@ import { makeFifo } from '../../sys/fifo.ts';
 import { type Drained, drainReaders, FifoReader } from './fifo.ts';
 import type { Captured, Fifos } from './protocol.ts';
 
-/** A process that ended and whose output something still holds: so much silence, or so long in all, counts as the end (ms). */
+/**
+ * For a process that has ended while something still has its output open: the output counts as complete after so long
+ * without a byte, and after so long in all (milliseconds).
+ */
 const QUIET_MS = 500;
 const MAX_MS = 10_000;
 
-/** Names of an exec's FIFOs, under `folder`. */
+/** Paths of an exec's FIFOs in `folder`. */
 export function execFifos(
   folder: string,
   execId: string,
@@ -28,19 +31,19 @@ export function makeFifos(fifos: Fifos): void {
   for (const path of Object.values(fifos)) if (path !== '') makeFifo(path);
 }
 
-/** Both sides have opened the FIFOs, or never will: the names are not needed any more. */
+/** Removes the FIFOs' names: both sides have opened them by now, or never will. */
 export function unlinkFifos(fifos: Fifos): void {
   for (const path of Object.values(fifos)) if (path !== '') rmSync(path, { force: true });
 }
 
-/** Empties the folder of exec FIFOs: execs do not outlive the worker that served them. */
+/** Makes the folder of exec FIFOs and empties it: execs do not outlive the worker that served them. */
 export async function clearExecDir(folder: string): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o711 });
   for (const name of await readdir(folder)) rmSync(join(folder, name), { force: true });
 }
 
-/** Keeps the begin of a stream, up to a limit. */
-class Keeper {
+/** Keeps the beginning of a stream, up to a limit, and counts the rest. */
+class HeadBuffer {
   readonly #chunks: Buffer[] = [];
   readonly #max: number;
   #size = 0;
@@ -58,7 +61,7 @@ class Keeper {
   }
 
   take(): Uint8Array<ArrayBuffer> {
-    // A buffer of its own and not a piece of Node's pool: it is handed to the other thread whole.
+    // A separate ArrayBuffer and not a slice of Node's pool, since it is transferred to the main thread.
     const all = new Uint8Array(this.#size);
     let at = 0;
     for (const chunk of this.#chunks) {
@@ -72,14 +75,14 @@ class Keeper {
 /** The output of one ExecSync, read into memory. */
 class Capture implements Disposable {
   readonly fifos: Fifos;
-  readonly #stdout: Keeper;
-  readonly #stderr: Keeper;
+  readonly #stdout: HeadBuffer;
+  readonly #stderr: HeadBuffer;
   readonly #readers: FifoReader[] = [];
 
   constructor(fifos: Fifos, maxBytes: number) {
     this.fifos = fifos;
-    this.#stdout = new Keeper(maxBytes);
-    this.#stderr = new Keeper(maxBytes);
+    this.#stdout = new HeadBuffer(maxBytes);
+    this.#stderr = new HeadBuffer(maxBytes);
     try {
       makeFifos(fifos);
       this.#readers.push(this.#read(fifos.stdout, this.#stdout), this.#read(fifos.stderr, this.#stderr));
@@ -89,9 +92,9 @@ class Capture implements Disposable {
     }
   }
 
-  #read(path: string, keeper: Keeper): FifoReader {
+  #read(path: string, head: HeadBuffer): FifoReader {
     return new FifoReader(path, (bytes) => {
-      keeper.push(bytes);
+      head.push(bytes);
       return true;
     });
   }
@@ -111,7 +114,7 @@ class Capture implements Disposable {
   }
 }
 
-/** The captures under way, by exec id. */
+/** The running captures, by exec id. */
 export class Captures {
   readonly #folder: string;
   readonly #captures = new Map<string, Capture>();
@@ -127,7 +130,10 @@ export class Captures {
     return fifos;
   }
 
-  /** After the process ended: everything it wrote. Closes and removes the FIFOs. */
+  /**
+   * Returns everything that the process wrote, once it has ended. Closes and removes the FIFOs. Throws INTERNAL for an
+   * exec without a capture.
+   */
   async finish(execId: string): Promise<Captured> {
     const capture = this.#captures.get(execId);
     if (!capture) throw new SluiceError('INTERNAL', `no output is captured for exec ${execId}`);
@@ -139,7 +145,7 @@ export class Captures {
     }
   }
 
-  /** Gives up on one; one that is not there is fine. */
+  /** Ends a capture without its output; an absent one is fine. */
   drop(execId: string): void {
     this.#captures.get(execId)?.[Symbol.dispose]();
     this.#captures.delete(execId);

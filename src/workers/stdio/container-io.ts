@@ -1,29 +1,36 @@
 import { rm, rmdir } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { dirname } from 'node:path';
+import { Clock } from '../../clock.ts';
 import { makeFifo } from '../../sys/fifo.ts';
-import { Clock, Stamp } from './clock.ts';
 import { type Drained, drainReaders, FifoReader, FifoWriter } from './fifo.ts';
 import { LogFile } from './log-file.ts';
 import { LogLines, type StreamName } from './log-lines.ts';
 import type { Fifos, IoRegistration, IoStats } from './protocol.ts';
+import { Stamp } from './stamp.ts';
 
-/** A line without an end is written as a piece after so long: it can be seen, and a dying daemon takes no more than that along. */
+/**
+ * An unfinished line is written as a partial entry after so long, so that it can be read, and a daemon that is killed
+ * loses no more than that (milliseconds).
+ */
 const UNFINISHED_MS = 1000;
-/** How long a client may hold up the container it is attached to, in milliseconds; then the client goes. */
+/**
+ * How long a client that does not read may block the container it is attached to, in milliseconds; after that it is
+ * dropped.
+ */
 const CLIENT_STALL_MS = 2000;
 
 const clock = new Clock();
 
-/** Someone who follows a container's output live. */
+/** A client that gets a container's output live. */
 export interface Follower {
-  /** Takes bytes of its own (a copy). Returns false when its buffer is full. */
+  /** Takes bytes that no one overwrites. Returns false when its buffer is full. */
   write(stream: StreamName, bytes: Buffer): boolean;
-  /** Its buffer has room. */
+  /** Whether its buffer has room. */
   readonly hasRoom: boolean;
-  /** The container's output is at its end. */
+  /** Called when the container's output has ended. */
   end(): void;
-  /** It did not keep up, and was dropped. */
+  /** Called when it was dropped because it did not keep up. */
   drop(reason: string): void;
 }
 
@@ -38,8 +45,8 @@ interface OutputStream {
 }
 
 /**
- * The input and output of one container: its FIFOs are read at all times, its log is written, and whoever is attached sees a copy.
- * Nothing of the container's is held back but for a log that waits for its disk, and shortly for a slow follower.
+ * The input and output of one container: reads its FIFOs all the time, writes its log, and copies the output to
+ * attached clients. The container waits only for a log that waits for its disk, and for a short time for a slow client.
  */
 export class ContainerIo {
   readonly registration: IoRegistration;
@@ -48,8 +55,8 @@ export class ContainerIo {
   readonly #followers = new Set<Follower>();
   readonly #stats: IoStats = { bytes: 0, entries: 0, split: 0, droppedBytes: 0, droppedEntries: 0 };
   #stdin: FifoWriter | undefined;
-  /** The container has ended and its output was read. */
-  #over = false;
+  /** The output has ended and was read. */
+  #hasEnded = false;
   #released = false;
   #unfinishedTimer: NodeJS.Timeout | undefined;
   #stallTimer: NodeJS.Timeout | undefined;
@@ -97,18 +104,14 @@ export class ContainerIo {
     return this.#stats;
   }
 
-  /** The container's stdin; undefined when it has none, or when it was closed. */
+  /** The container's stdin; undefined when it has none, or it was closed. */
   get stdin(): Socket | undefined {
     return this.#stdin?.stream.writable ? this.#stdin.stream : undefined;
   }
 
-  /** The read ends of what the container still writes to. */
+  /** Descriptors of the read ends that are still open. */
   get descriptors(): number[] {
     return this.#outputs.flatMap(({ reader }) => reader.descriptor ?? []);
-  }
-
-  get isOver(): boolean {
-    return this.#over;
   }
 
   #follow(name: StreamName, path: string, stamp: Stamp): OutputStream {
@@ -121,7 +124,7 @@ export class ContainerIo {
         log.flush();
         if (lines.unfinished > 0) this.#unfinishedTimer ??= setTimeout(() => this.#flushUnfinished(), UNFINISHED_MS);
       }
-      if (this.#followers.size > 0) this.#tell(name, bytes);
+      if (this.#followers.size > 0) this.#copyToFollowers(name, bytes);
       return !log?.full && !this.#stallTimer;
     });
     void reader.ended.then(() => this.#streamEnded());
@@ -129,12 +132,12 @@ export class ContainerIo {
   }
 
   #streamEnded(): void {
-    // When we closed them ourselves, all has been said already.
+    // suspend() finishes the output itself after it has closed the readers.
     if (!this.#released && this.#outputs.every(({ reader }) => reader.isEnded)) this.#finishOutput();
   }
 
   #finishOutput(): void {
-    this.#over = true;
+    this.#hasEnded = true;
     for (const { lines } of this.#outputs) lines?.flush(true);
     this.#log?.flush();
     const followers = [...this.#followers];
@@ -148,7 +151,7 @@ export class ContainerIo {
     this.#log?.flush();
   }
 
-  /** Lets the FIFOs be read again, where nothing speaks against it. */
+  /** Resumes reading the FIFOs, unless the log is full or a client blocks. */
   resume(): void {
     if (this.#log?.full || this.#stallTimer) return;
     for (const { reader } of this.#outputs) reader.resume();
@@ -159,9 +162,9 @@ export class ContainerIo {
     this.#stats.droppedEntries += entries;
   }
 
-  /** Joins a follower. A container whose output is at its end has nothing to follow: `end` is called at once. */
+  /** Adds a follower. When the output has ended already, its `end` is called at once. */
   attach(follower: Follower): void {
-    if (this.#over) follower.end();
+    if (this.#hasEnded) follower.end();
     else this.#followers.add(follower);
   }
 
@@ -170,7 +173,7 @@ export class ContainerIo {
     this.followerHasRoom();
   }
 
-  /** A follower's buffer has been emptied: the container goes on when it was the last full one. */
+  /** A follower's buffer has room again: reading resumes when it was the last full one. */
   followerHasRoom(): void {
     if (!this.#stallTimer || [...this.#followers].some((follower) => !follower.hasRoom)) return;
     clearTimeout(this.#stallTimer);
@@ -178,7 +181,7 @@ export class ContainerIo {
     this.resume();
   }
 
-  #tell(stream: StreamName, bytes: Buffer): void {
+  #copyToFollowers(stream: StreamName, bytes: Buffer): void {
     const copy = Buffer.from(bytes);
     let full = false;
     for (const follower of this.#followers) if (!follower.write(stream, copy)) full = true;
@@ -189,18 +192,21 @@ export class ContainerIo {
     for (const follower of this.#followers) {
       if (follower.hasRoom) continue;
       this.#followers.delete(follower);
-      follower.drop(`the client took too little of the output for ${CLIENT_STALL_MS / 1000} s`);
+      follower.drop(`the client did not read the output for ${CLIENT_STALL_MS / 1000} s`);
     }
     this.#stallTimer = undefined;
     this.resume();
   }
 
-  /** Closes the container's stdin once what was written to it was taken. Main then tells the shim (CloseIO). */
+  /** Closes the container's stdin once everything written to it was read. Main then calls CloseIO of the shim. */
   async closeStdin(): Promise<void> {
     await this.#stdin?.close();
   }
 
-  /** See {@link drainReaders}. Afterwards all that was read is in the log, and followers have been told of the end. */
+  /**
+   * See {@link drainReaders}. Afterwards everything that was read is in the log, and `end` of the followers has been
+   * called.
+   */
   async drain(quietMs: number, maxMs: number): Promise<Drained> {
     const drained = await drainReaders(
       this.#outputs.map(({ reader }) => reader),
@@ -212,21 +218,21 @@ export class ContainerIo {
     return drained;
   }
 
-  /** Goes on in a new log file of the same path. */
+  /** Continues the log in a new file of the same path. */
   async reopenLog(): Promise<void> {
     await this.#log?.reopen();
   }
 
-  /** Takes what still waits in the FIFOs and closes everything; the FIFOs stay. */
+  /** Reads what is left in the FIFOs and closes everything; the FIFOs remain. */
   async close(): Promise<void> {
     await this.drain(0, 1000);
     await this.suspend();
   }
 
-  /** Closes without reading on: what waits in the FIFOs is left to whoever opens them next. */
+  /** Closes without reading on: what is in the FIFOs is left to the next reader. */
   async suspend(): Promise<void> {
     this.#release();
-    this.#finishOutput(); // with what came in the meantime
+    this.#finishOutput(); // includes what was read in the meantime
     await this.#log?.close();
   }
 
@@ -240,7 +246,7 @@ export class ContainerIo {
   }
 }
 
-/** Removes FIFOs, and their folder when nothing else is in it. What is not there is fine. */
+/** Removes FIFOs, and their folder when it is empty then. An absent one is fine. */
 export async function removeFifos(fifos: Fifos): Promise<void> {
   const paths = Object.values(fifos).filter((path) => path !== '');
   for (const path of paths) await rm(path, { force: true });

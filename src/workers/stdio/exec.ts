@@ -8,7 +8,10 @@ import { drainReaders, FifoReader, FifoWriter } from './fifo.ts';
 import type { ExecBackend, StreamRequest } from './protocol.ts';
 import { type Outcome, onResize, type RemoteSession } from './remote-session.ts';
 
-/** After the process ended: so much silence of what still holds its output counts as its end, in milliseconds. */
+/**
+ * After the process has ended, its output counts as complete after so long without a byte from processes that still
+ * have it open (milliseconds).
+ */
 const QUIET_MS = 500;
 
 export interface ExecContext {
@@ -20,8 +23,8 @@ export interface ExecContext {
 type ExecRequest = Extract<StreamRequest, { kind: 'exec' }>;
 
 /**
- * Runs an exec for a client. The process is killed, its group with it, when the client goes before it has ended: a shell nobody can
- * type into would stay in the container for ever. Never rejects.
+ * Runs an exec for a client. When the client disconnects first, the process is killed with its process group: otherwise
+ * a shell that nobody can type into would stay in the container. Never rejects.
  */
 export async function serveExec(request: ExecRequest, session: RemoteSession, context: ExecContext): Promise<void> {
   const { backend, execDir } = context;
@@ -51,7 +54,7 @@ export async function serveExec(request: ExecRequest, session: RemoteSession, co
     if (resize) onResize(resize, (size) => void backend.resize({ ...exec, ...size }).catch(failed('resizing an exec')));
     const exitCode = await backend.waitExec(exec);
     closed.removeEventListener('abort', kill);
-    // What the process wrote last may still be on its way, and the client may be slow.
+    // The last output may not have been read yet, and the client may be slow.
     await Promise.race([drainReaders(readers, QUIET_MS, Number.POSITIVE_INFINITY), aborted(closed)]);
     outcome = { exitCode };
   } catch (error) {
@@ -62,16 +65,16 @@ export async function serveExec(request: ExecRequest, session: RemoteSession, co
     input?.[Symbol.dispose]();
     unlinkFifos(fifos);
   }
-  const forgotten = started ? backend.endExec(exec) : Promise.resolve();
+  const deleted = started ? backend.endExec(exec) : Promise.resolve();
   await Promise.all([
     session.finish(outcome),
-    forgotten.catch((error) => context.onFailure(`forgetting an exec: ${explain(error)}`)),
+    deleted.catch((error) => context.onFailure(`deleting an exec: ${explain(error)}`)),
   ]);
 }
 
-/** Sends what a FIFO yields to the client, no faster than the client takes it. */
+/** Copies a FIFO's data to the client, no faster than the client reads. */
 function forward(path: string, output: Writable): FifoReader {
-  // A client that is gone, or does not want this stream any more, holds nothing up.
+  // When the client has closed this stream, the data is read and dropped, so that the process does not block.
   const reader = new FifoReader(path, (bytes) => {
     if (output.destroyed) return true;
     const { copy, written } = pooledCopy(bytes);
@@ -83,16 +86,16 @@ function forward(path: string, output: Writable): FifoReader {
 }
 
 /**
- * Copies what the client types. Resolves with true when the client ended its input and all of it was taken, with false when the process
- * or the client went first.
+ * Copies the client's input. Resolves with true when the client ended its input and all of it was read, with false when
+ * the process or the client went away first.
  */
 async function pump(from: Readable, to: FifoWriter): Promise<boolean> {
   from.pipe(to.stream, { end: false });
-  to.stream.on('close', () => from.resume()); // the connection's other streams must not wait behind it
+  to.stream.on('close', () => from.resume()); // unread input would block the connection's other streams
   try {
     await finished(from, { writable: false });
   } catch {
-    return false; // broken off: that is no end of input
+    return false; // the connection broke, which is not an end of input
   }
   return to.close();
 }

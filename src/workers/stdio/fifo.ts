@@ -1,20 +1,26 @@
-/** The FIFOs between a shim and this thread, as event sources. Only epoll and non-blocking descriptors: no libuv pool thread waits. */
+/**
+ * The FIFOs between a shim and this thread, as event sources on epoll with non-blocking descriptors, so that no thread
+ * of libuv's pool waits for them.
+ */
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { bytesReady, openFifoReader, openFifoWriter } from '../../sys/fifo.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import { CHUNK } from './buffer-pool.ts';
 
-/** All readers of the thread share it: what is read is used up before the next read happens. */
+/** Shared by all readers of the thread: each read is consumed before the next one happens. */
 const SHARED = Buffer.allocUnsafeSlow(CHUNK);
 
-/** Reads a FIFO to its end. `onData` gets bytes that are overwritten when it returns, and says whether to go on reading. */
+/**
+ * Reads a FIFO to its end. `onData` gets bytes that are overwritten after it returns; it returns whether to read on.
+ */
 export class FifoReader implements Disposable {
   readonly #fd: number;
   readonly #socket: Socket;
   readonly ended: Promise<void>;
   #paused = false;
   #isEnded = false;
-  /** performance.now() of the last data. */
+  /** performance.now() at the last data. */
   #lastData = performance.now();
 
   constructor(path: string, onData: (bytes: Buffer) => boolean) {
@@ -30,7 +36,7 @@ export class FifoReader implements Disposable {
         buffer: SHARED,
         callback: (count) => {
           this.#lastData = performance.now();
-          // One callback is one read of at most 64 KiB, and libuv turns to other descriptors after 32 of them.
+          // One callback is one read of at most 64 KiB; libuv serves other descriptors after 32 of them.
           const more = onData(SHARED.subarray(0, count));
           this.#paused = !more;
           return more;
@@ -41,7 +47,7 @@ export class FifoReader implements Disposable {
       this.#isEnded = true;
       resolve();
     };
-    // A FIFO that cannot be read any more is at its end.
+    // An error of the descriptor is the end of its data.
     this.#socket.on('error', end);
     this.#socket.on('end', end);
     this.#socket.on('close', end);
@@ -52,7 +58,7 @@ export class FifoReader implements Disposable {
     return this.#isEnded;
   }
 
-  /** The open descriptor, or none once the FIFO was read to its end. */
+  /** The open descriptor; undefined once the FIFO was read to its end. */
   get descriptor(): number | undefined {
     return this.#isEnded || this.#socket.destroyed ? undefined : this.#fd;
   }
@@ -61,7 +67,7 @@ export class FifoReader implements Disposable {
     return this.#paused;
   }
 
-  /** Nothing waits in the FIFO, and nothing came for `quietMs`. */
+  /** The FIFO is empty, and no data came for `quietMs`. */
   isQuiet(quietMs: number): boolean {
     if (this.#isEnded) return true;
     if (this.#paused || performance.now() - this.#lastData < quietMs) return false;
@@ -80,10 +86,10 @@ export class FifoReader implements Disposable {
   }
 }
 
-/** The end of a FIFO that a process reads as its stdin. */
+/** The write end of a FIFO that a process reads as its stdin. */
 export class FifoWriter implements Disposable {
   readonly #fd: number;
-  /** For writing; never `end()` it: {@link close} does. */
+  /** To write to. Do not call its `end()`, use {@link close}. */
   readonly stream: Socket;
 
   constructor(path: string) {
@@ -94,11 +100,12 @@ export class FifoWriter implements Disposable {
   }
 
   /**
-   * Waits until the other side has taken what was written, and closes. Not before: when we are the last to have the FIFO open, because
-   * the shim is not there yet, the kernel forgets what is in it. Resolves with false when it was closed otherwise meanwhile.
+   * Waits until the reader has read everything, then closes. Closing earlier may lose data: when no other process has
+   * the FIFO open, because the shim has not opened it yet, the kernel discards its contents. Resolves with false when
+   * the stream was destroyed first.
    */
   async close(): Promise<boolean> {
-    // Not `end()`: a socket that has ended closes its descriptor by itself.
+    // `end()` would close the descriptor by itself.
     await new Promise<void>((resolve) => {
       this.stream.on('close', resolve);
       if (this.stream.destroyed) resolve();
@@ -120,13 +127,13 @@ export class FifoWriter implements Disposable {
 }
 
 export interface Drained {
-  /** All writers have closed: nothing can follow. False when something still holds the FIFO (a child in the background). */
+  /** True when all writers have closed. False when something still has the FIFO open (a background child). */
   complete: boolean;
 }
 
 /**
- * Waits until everything that was written has been read: the end of all streams, or, where something still holds one open, `quietMs`
- * without a byte, or `maxMs` in all.
+ * Waits until everything that was written has been read: until EOF of all streams, or, when something still has one
+ * open, until no byte came for `quietMs`, or until `maxMs` have passed.
  */
 export async function drainReaders(readers: FifoReader[], quietMs: number, maxMs: number): Promise<Drained> {
   const began = performance.now();
@@ -137,9 +144,6 @@ export async function drainReaders(readers: FifoReader[], quietMs: number, maxMs
     const waited = performance.now() - began;
     if (waited >= maxMs) return { complete: false };
     if (waited >= since && readers.every((reader) => reader.isQuiet(since))) return { complete: false };
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, Math.min(wait, maxMs - waited));
-    await Promise.race([ended, promise]);
-    clearTimeout(timer);
+    await withTimeLimit(ended, Math.min(wait, maxMs - waited), () => undefined);
   }
 }

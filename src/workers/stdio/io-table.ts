@@ -3,24 +3,24 @@ import { ContainerIo, type IoEvents, removeFifos } from './container-io.ts';
 import type { IoRegistration, IoStats } from './protocol.ts';
 
 export interface IoTableEvents extends IoEvents {
-  /** A container has come, or the last one has gone. */
+  /** Called when a container was added, or when the last one was removed. */
   onChange(): void;
 }
 
-/** All containers whose IO this thread serves. */
+/** The IO of all containers that this thread serves. */
 export class IoTable {
   readonly #events: IoTableEvents;
   readonly #containers = new Map<string, Promise<ContainerIo>>();
-  /** The same ones, for reads that cannot wait. */
+  /** The opened ones, for synchronous reads. */
   readonly #open = new Map<string, ContainerIo>();
-  /** What those wrote that are closed by now. */
+  /** Totals of the containers that were closed. */
   readonly #closed = { bytes: 0, entries: 0 };
 
   constructor(events: IoTableEvents) {
     this.#events = events;
   }
 
-  /** Makes the FIFOs where they are missing and starts reading. Again for the same container: nothing happens. */
+  /** Makes missing FIFOs and starts reading. Idempotent per container. */
   async open(registration: IoRegistration): Promise<void> {
     const { id } = registration;
     let opening = this.#containers.get(id);
@@ -46,7 +46,7 @@ export class IoTable {
     return io;
   }
 
-  /** Reads what is left and closes; one that is not open is fine. */
+  /** Reads what is left and closes; a container that is not open is fine. */
   async close(id: string): Promise<void> {
     const opening = this.#containers.get(id);
     this.#containers.delete(id);
@@ -58,13 +58,13 @@ export class IoTable {
     this.#closed.entries += io.stats.entries;
   }
 
-  /** {@link close}, and removes the FIFOs. Idempotent. */
+  /** {@link close}, then removes the FIFOs. Idempotent. */
   async remove({ id, fifos }: Pick<IoRegistration, 'id' | 'fifos'>): Promise<void> {
     await this.close(id);
     await removeFifos(fifos);
   }
 
-  /** Closes all without reading on: the next worker or daemon does. */
+  /** Closes all without reading on: the next worker or daemon reads the rest. */
   async suspend(): Promise<void> {
     const all = [...this.#containers.values()];
     this.#containers.clear();
@@ -72,7 +72,7 @@ export class IoTable {
     await Promise.allSettled(all.map(async (opening) => (await opening).suspend()));
   }
 
-  /** Of all containers since this worker began. */
+  /** Totals of all containers since this worker started. */
   get totals(): { bytes: number; entries: number } {
     const totals = { ...this.#closed };
     for (const { stats } of this.#open.values()) {
@@ -82,7 +82,7 @@ export class IoTable {
     return totals;
   }
 
-  /** Read ends of all containers' FIFOs. */
+  /** Descriptors of the read ends of all containers' FIFOs. */
   get descriptors(): number[] {
     return [...this.#open.values()].flatMap((io) => io.descriptors);
   }

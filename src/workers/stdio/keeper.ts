@@ -1,32 +1,36 @@
 /**
- * Holds what containers write while there is no daemon. A FIFO forgets its bytes when the last process closes it, and a container
- * that ends takes the shim's ends along: its last words, the ones that tell why, would be lost in a restart. So a process
- * that only sleeps has the read ends open too, and outlives the daemon, killed or not. One for all containers: it is
- * replaced, at most every half second, when there are new ones.
+ * Keeps containers' output while no daemon runs. The kernel discards a FIFO's contents when the last process closes it,
+ * and a container that ends closes the shim's ends: its last output, which usually gives the reason, would be lost in a
+ * restart of the daemon. So a process that only sleeps keeps the read ends open and outlives the daemon, also a killed
+ * one. There is one for all containers; it is replaced, at most every half second, when containers are added.
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { explain } from '../../errors.ts';
-import { C, libc } from '../../sys/libc.ts';
+import { libc } from '../../sys/libc.ts';
+import { SIGKILL } from '../../sys/signals.ts';
 import { run } from '../../sys/spawn.ts';
 
 const EVERY_MS = 500;
-/** Until then all containers of the last daemon have been found again, and have a reader of ours. */
+/** By then all containers of the previous daemon have been recovered and are read by this one (milliseconds). */
 const INHERITED_MS = 60_000;
 const SPAWN_MS = 10_000;
-/** The shell ends at once, so that the sleeper is init's child and outlives us. As long as `sleep` can count anywhere. */
+/**
+ * The shell exits at once, so that init becomes the sleeper's parent and it outlives the daemon. The number is the
+ * largest that every `sleep` accepts.
+ */
 const SCRIPT = 'sleep 2147483647 </dev/null >/dev/null 2>&1 & echo $!';
 
 interface Sleeper {
   pid: number;
-  /** In clock ticks since boot: a pid is used again, both together are not. */
+  /** Clock ticks since boot at which it started. A pid is reused, pid and start time together are not. */
   startTime: string;
 }
 
 export interface KeeperOptions {
-  /** Remembers the sleepers for the next daemon; its folder is their working directory. */
+  /** Records the sleepers for the next daemon; its folder is their working directory. */
   file: string;
-  /** All descriptors to keep, now. */
+  /** The descriptors that are to be kept open. */
   descriptors: () => number[];
   onFailure: (message: string) => void;
 }
@@ -41,15 +45,18 @@ export class Keeper {
   constructor(options: KeeperOptions) {
     this.#options = options;
     this.#inherited = readSleepers(options.file);
-    if (this.#inherited.length > 0) setTimeout(() => this.#forgetInherited(), INHERITED_MS).unref();
+    if (this.#inherited.length > 0) setTimeout(() => this.#killInherited(), INHERITED_MS).unref();
   }
 
-  /** There is a new descriptor to keep, or there are none any more. */
+  /** To be called when there is a new descriptor, or when there are none left. */
   changed(): void {
     this.#timer ??= setTimeout(() => void this.flush(), EVERY_MS);
   }
 
-  /** Brings the sleeper up to date. Never rejects: without it all works but a restart. */
+  /**
+   * Replaces the sleeper by one with the current descriptors. Never rejects: a failure only affects a restart of the
+   * daemon, and `onFailure` gets it.
+   */
   flush(): Promise<void> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -69,19 +76,19 @@ export class Keeper {
     const held = descriptors();
     this.#own = held.length > 0 ? await startSleeper(dirname(file), held) : undefined;
     this.#write();
-    if (before) end(before);
+    if (before) kill(before);
   }
 
-  #forgetInherited(): void {
-    for (const sleeper of this.#inherited) end(sleeper);
+  #killInherited(): void {
+    for (const sleeper of this.#inherited) kill(sleeper);
     this.#inherited = [];
     this.#write();
   }
 
-  /** Ends all sleepers when there is nothing to keep, else sees to it that everything is kept. */
+  /** Kills all sleepers when there is nothing to keep, and otherwise makes sure that everything is kept. */
   async close(): Promise<void> {
     await this.flush();
-    if (this.#options.descriptors().length === 0) this.#forgetInherited();
+    if (this.#options.descriptors().length === 0) this.#killInherited();
   }
 
   #write(): void {
@@ -102,8 +109,8 @@ async function startSleeper(cwd: string, inherit: number[]): Promise<Sleeper> {
   return { pid, startTime };
 }
 
-function end({ pid, startTime }: Sleeper): void {
-  if (startTimeOf(pid) === startTime) libc.kill(pid, C.SIGKILL);
+function kill({ pid, startTime }: Sleeper): void {
+  if (startTimeOf(pid) === startTime) libc.kill(pid, SIGKILL);
 }
 
 function readSleepers(file: string): Sleeper[] {
@@ -119,13 +126,13 @@ function readSleepers(file: string): Sleeper[] {
     .filter(({ pid, startTime }) => startTimeOf(pid) === startTime);
 }
 
-/** Field 22 of proc_pid_stat(5); undefined when there is no such process. */
+/** starttime, field 22 of proc_pid_stat(5); undefined when there is no such process. */
 function startTimeOf(pid: number): string | undefined {
   if (!Number.isInteger(pid) || pid <= 1) return undefined;
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
   } catch {
-    return undefined; // gone
+    return undefined; // the process is gone
   }
 }

@@ -7,40 +7,40 @@ import type { LineSink } from './log-lines.ts';
 const closeFile = promisify(close);
 const openFile = promisify(open);
 
-/** Bytes that may wait for the disk; above it the container's FIFO is left alone, and the container waits. */
+/** Bytes that may be buffered for the disk; above it the container's FIFO is not read, and the container waits. */
 const HIGH_WATER = 512 << 10;
-/** A write that held this thread up for so long shows a disk that makes writers wait (ms) … */
+/** A write that takes longer shows that the kernel makes writers wait (milliseconds). */
 const SLOW_MS = 10;
-/** … and for so long that file is written by libuv's pool instead (ms). */
+/** After such a write the file is written in libuv's pool for so long (milliseconds). */
 const SLOW_FOR_MS = 10_000;
-/** A buffer of this size is kept between writes; a bigger one goes with the burst that needed it. */
+/** A buffer up to this size is kept between writes; a larger one is freed after the burst that needed it. */
 const KEEP = 16 << 10;
 
 export interface LogFileEvents {
-  /** Writing failed; said once, until a write succeeds again. */
+  /** A write failed; reported once until a write succeeds again. */
   onError(error: Error): void;
-  /** `bytes` in `entries` whole lines could not be written and are gone. */
+  /** `bytes` in `entries` whole lines could not be written and are lost. */
   onDropped(bytes: number, entries: number): void;
   /** There is room again after {@link LogFile.full}. */
   onRoom(): void;
 }
 
 /**
- * One container's log. Lines that were filled in go out together, in one write of whole lines, so a reader of the file never meets
- * half a one, and one write at a time, so the order is that of the lines.
+ * One container's log. Buffered lines are written together, in one write of whole lines, so that a reader never finds
+ * half a line, and one write at a time, which keeps their order.
  *
- * As a rule they go out at once, on this thread: into the page cache that takes microseconds, and a daemon that is killed takes
- * nothing along that it had read. Where the kernel makes the writer wait (dirty pages over the limit, a slow disk), the file
- * is handed to libuv's pool for a while: then that container's log waits, and nobody else's.
+ * Usually they are written at once, on this thread: the page cache takes them in microseconds, and a daemon that is
+ * killed loses nothing that it has read. When the kernel makes the writer wait (dirty pages over the limit, a slow
+ * disk), the file is written in libuv's pool for a while: then only that container's log waits.
  */
 export class LogFile implements LineSink {
   readonly path: string;
   readonly #events: LogFileEvents;
   #fd: number;
-  /** Being filled. */
+  /** The buffer that is being filled. */
   #back: Buffer = Buffer.alloc(0);
   #filled = 0;
-  /** Being written, or empty to be filled next. */
+  /** The buffer that is being written, or the next one to fill. */
   #front: Buffer = Buffer.alloc(0);
   #writing: Promise<void> | undefined;
   #failed = false;
@@ -53,7 +53,7 @@ export class LogFile implements LineSink {
     this.#events = events;
   }
 
-  /** Opens for appending; makes the file (0640) and the folders above it (0755). */
+  /** Opens the file for appending; makes it (0640) and the folders above it (0755). */
   static async open(path: string, events: LogFileEvents): Promise<LogFile> {
     return new LogFile(path, await openLog(path), events);
   }
@@ -73,12 +73,12 @@ export class LogFile implements LineSink {
     if (this.#filled > HIGH_WATER) this.#full = true;
   }
 
-  /** More waits for the disk than should: stop filling until `onRoom`. */
+  /** More than {@link HIGH_WATER} is buffered: do not add more until `onRoom`. */
   get full(): boolean {
     return this.#full;
   }
 
-  /** Writes what was filled in, or has it written. */
+  /** Writes the buffered lines, or starts writing them in libuv's pool. */
   flush(): void {
     if (this.#filled === 0 || this.#writing) return;
     const began = performance.now();
@@ -91,16 +91,16 @@ export class LogFile implements LineSink {
     if (now - began > SLOW_MS) this.#slowUntil = now + SLOW_FOR_MS;
   }
 
-  /** Resolves when everything filled in so far is in the file (or was dropped). */
+  /** Resolves when everything buffered so far is in the file (or was dropped). */
   async settled(): Promise<void> {
     this.flush();
     while (this.#writing) await this.#writing;
   }
 
-  /** Goes on in a new file of the same path, for log rotation. What was filled in before belongs to the old file. */
+  /** Continues in a new file of the same path, for log rotation. What is buffered already goes to the old file. */
   async reopen(): Promise<void> {
     const next = await openLog(this.path);
-    // What was read before the call goes to the old file, and nothing can come between the last write and the change.
+    // After `settled` resolves nothing can be added before the descriptor is replaced.
     await this.settled();
     const old = this.#fd;
     this.#fd = next;
@@ -121,7 +121,7 @@ export class LogFile implements LineSink {
       while (written < lines.length) written += writeSync(this.#fd, lines, written);
       this.#failed = false;
     } catch (error) {
-      this.#lost(lines, written, error as Error);
+      this.#dropFailedWrite(lines, written, error as Error);
     }
     this.#back = reusable(this.#back);
   }
@@ -138,7 +138,7 @@ export class LogFile implements LineSink {
           while (written < lines.length) written += await writeSome(this.#fd, lines, written);
           this.#failed = false;
         } catch (error) {
-          this.#lost(lines, written, error as Error);
+          this.#dropFailedWrite(lines, written, error as Error);
         }
         this.#front = reusable(buffer);
         if (this.#full) {
@@ -151,8 +151,11 @@ export class LogFile implements LineSink {
     }
   }
 
-  /** A write ended early: whole lines that were written stay, a torn one is taken off the file, the rest is counted as lost. */
-  #lost(lines: Buffer, written: number, error: Error): void {
+  /**
+   * A write failed midway: whole lines that were written stay, a partial line is truncated from the file, the rest is
+   * counted as lost.
+   */
+  #dropFailedWrite(lines: Buffer, written: number, error: Error): void {
     const kept = written === 0 ? 0 : lines.lastIndexOf(10, written - 1) + 1;
     if (kept < written) {
       try {
@@ -169,10 +172,13 @@ export class LogFile implements LineSink {
   }
 }
 
-/** A buffer that a burst made big goes with it. */
+/** The buffer for the next use; one that a burst has made larger than {@link KEEP} is freed. */
 const reusable = (buffer: Buffer): Buffer => (buffer.length <= KEEP ? buffer : Buffer.alloc(0));
 
-/** Not mkdir's own `recursive`: Node's loops for ever, on a pool thread, where a parent exists but takes no folder (/proc). */
+/**
+ * mkdir's `recursive` is not used: Node loops forever, on a pool thread, where a parent exists but mkdir in it fails
+ * (/proc).
+ */
 async function makeFolder(path: string): Promise<void> {
   try {
     await mkdir(path, 0o755);

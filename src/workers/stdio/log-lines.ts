@@ -1,23 +1,24 @@
 /**
- * The log format of CRI: `<RFC 3339 time, nanoseconds> <stdout|stderr> <P|F> <content>\n`. F ends a line, P is a piece of one that
- * goes on. Source: the "CRI logging" design of Kubernetes and what kubelet's parser accepts (pkg/kubelet/kuberuntime/logs).
+ * The log format of CRI: `<RFC 3339 time, nanoseconds> <stdout|stderr> <P|F> <content>\n`. F marks the end of a line, P
+ * a part of a line that continues. Source: the "CRI logging" design of Kubernetes and the parser of kubelet
+ * (pkg/kubelet/kuberuntime/logs).
  */
-import { STAMP_SIZE, type Stamp } from './clock.ts';
+import { STAMP_SIZE, type Stamp } from './stamp.ts';
 
 export type StreamName = 'stdout' | 'stderr';
 
-/** Where lines are put: a buffer that grows, see {@link LogFile}. */
+/** A buffer that lines are written to, see {@link LogFile}. */
 export interface LineSink {
-  /** A buffer with at least `size` free bytes from `at` on. Valid until the next call. */
+  /** Returns a buffer with at least `size` free bytes from `at` on. Valid until the next call. */
   reserve(size: number): { buffer: Buffer; at: number };
-  /** So many bytes were filled in. */
+  /** `size` bytes were written into the reserved part. */
   commit(size: number): void;
 }
 
 export interface LineCounts {
-  /** Lines and pieces of lines written. */
+  /** Entries written: lines and parts of lines. */
   entries: number;
-  /** Of these, pieces (P). */
+  /** Those of them with tag P. */
   split: number;
 }
 
@@ -25,23 +26,23 @@ const LF = 10;
 const CR = 13;
 const F = 70;
 const P = 80;
-/** `max_container_line` may be unlimited, the memory for one line not. */
+/** The limit for one line in memory where `max_container_line` is unlimited. */
 const HARD_MAX = 16 << 20;
 
-/** Cuts one stream of a container into log lines. The two streams of a container share a {@link Stamp} and a sink. */
+/** Splits one stream of a container into log lines. Both streams of a container share a {@link Stamp} and a sink. */
 export class LogLines {
   readonly #stamp: Stamp;
   readonly #sink: LineSink;
   readonly #counts: LineCounts;
   readonly #max: number;
-  /** Stamp, stream name and tag; the stamp's bytes are copied in for each line. */
+  /** Stamp, stream name and tag; the stamp is copied in for each entry. */
   readonly #prefix: Buffer;
   readonly #tagAt: number;
-  /** The begin of a line whose end has not come yet; at most `max` bytes. */
+  /** The beginning of an unfinished line; at most `max` bytes. */
   #carry: Buffer = Buffer.alloc(0);
   #carried = 0;
 
-  /** `max` is in bytes of content; 0 or less means no limit (but for a guard at 16 MiB). */
+  /** `max` is the limit for the content of an entry in bytes; 0 or less sets the limit of 16 MiB. */
   constructor(stream: StreamName, max: number, stamp: Stamp, sink: LineSink, counts: LineCounts) {
     this.#stamp = stamp;
     this.#sink = sink;
@@ -51,7 +52,7 @@ export class LogLines {
     this.#tagAt = STAMP_SIZE + stream.length + 2;
   }
 
-  /** Bytes of a line without its end. */
+  /** Bytes of the unfinished line. */
   get unfinished(): number {
     return this.#carried;
   }
@@ -67,8 +68,8 @@ export class LogLines {
   }
 
   /**
-   * Writes what has come of an unfinished line as a piece. A carriage return at its end stays back: it may be half of a line end.
-   * `all` takes that as well, for the end of the stream.
+   * Writes the unfinished line as a partial entry. A carriage return at its end is held back, since it may belong to a
+   * CRLF; with `all`, for the end of the stream, it is written too.
    */
   flush(all: boolean): void {
     const size = !all && this.#carry[this.#carried - 1] === CR ? this.#carried - 1 : this.#carried;
@@ -80,7 +81,7 @@ export class LogLines {
     if (rest > 0) this.#keep(Buffer.of(CR), 0);
   }
 
-  /** A whole line: what was carried and chunk[start, end). */
+  /** Writes a whole line: the carried bytes and chunk[start, end). */
   #line(chunk: Buffer, start: number, end: number): void {
     if (end > start) {
       if (chunk[end - 1] === CR) end--;
@@ -88,7 +89,7 @@ export class LogLines {
     this.#write(F, chunk, this.#pieces(chunk, start, end), end);
   }
 
-  /** Writes pieces of `max` bytes while more than that is there; returns where the rest begins. */
+  /** Writes partial entries of `max` bytes while there is more than that; returns where the rest begins. */
   #pieces(chunk: Buffer, start: number, end: number): number {
     while (this.#carried + end - start > this.#max) {
       const take = this.#max - this.#carried;
@@ -109,7 +110,7 @@ export class LogLines {
     this.#carried = size;
   }
 
-  /** One entry: the carried bytes and chunk[start, end). */
+  /** Writes one entry: the carried bytes and chunk[start, end). */
   #write(tag: number, chunk: Buffer, start: number, end: number): void {
     this.#stamp.step();
     const prefix = this.#prefix;

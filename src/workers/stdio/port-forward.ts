@@ -11,9 +11,9 @@ import { RST, SpdyConnection, type SpdyStream } from './spdy.ts';
 import { WsChannels } from './ws-channels.ts';
 
 export const PORT_FORWARD_PROTOCOL = 'portforward.k8s.io';
-/** SPDY inside a WebSocket, as kubectl and crictl speak it; the second is the name the design (KEP 4006) gave it. */
+/** SPDY inside a WebSocket, as kubectl and crictl offer it; the second name is from KEP 4006. */
 export const TUNNEL_PROTOCOLS = ['SPDY/3.1+portforward.k8s.io', 'v2.portforward.k8s.io'];
-/** Plain WebSocket channels, two per port. */
+/** WebSocket channels, two per port. */
 export const CHANNEL_PROTOCOLS = ['v4.channel.k8s.io', 'v4.base64.channel.k8s.io'];
 
 const CONNECT_MS = 10_000;
@@ -21,14 +21,14 @@ const CONNECT_MS = 10_000;
 export type PortForwardRequest = Extract<StreamRequest, { kind: 'portforward' }>;
 
 export interface PortForwardContext {
-  /** Time for the second stream of a pair to come, in milliseconds. */
+  /** Time within which the second stream of a pair must be opened, in milliseconds. */
   pairTimeoutMs: number;
   onFailure(message: string): void;
 }
 
 /**
- * Port-forward over SPDY. For each connection the client opens two streams, `error` and `data`, with the same `requestID` and the
- * `port`. What fails is told on that connection's error stream; the others go on.
+ * Port-forward over SPDY. For each connection the client opens two streams, `error` and `data`, with the same
+ * `requestID` and the `port`. A failure is written to the error stream of that connection; the others continue.
  */
 export function serveSpdyPortForward(
   socket: Duplex,
@@ -44,7 +44,7 @@ export function serveSpdyPortForward(
       if (!Number.isInteger(port) || port < 1 || port > 65535 || (type !== 'error' && type !== 'data')) {
         return stream.reset(RST.REFUSED_STREAM);
       }
-      // Clients from before request ids open the error stream first and the data stream right after it.
+      // Clients without request ids open the error stream first and the data stream directly after it.
       const id = stream.headers.get('requestid') ?? String(type === 'error' ? stream.id : stream.id - 2);
       let pair = pairs.get(id);
       if (!pair) {
@@ -75,7 +75,10 @@ export function serveSpdyPortForward(
   });
 }
 
-/** Port-forward over WebSocket channels: channel 2n carries the n-th port's data, 2n + 1 its errors; both begin with the port's number. */
+/**
+ * Port-forward over WebSocket channels: channel 2n has the data of the n-th port, 2n + 1 its errors; the first message
+ * of both is the port's number.
+ */
 export function serveWsPortForward(
   ws: WebSocket,
   protocol: string,
@@ -95,7 +98,10 @@ export function serveWsPortForward(
   void Promise.all(all).then(() => ws.close(1000));
 }
 
-/** One connection, to its end. Each side may half-close, where the client's protocol has a way to say so. Resolves with true when there was none. */
+/**
+ * Forwards one connection until it ends. Each side may half-close where the client's protocol supports it. Resolves
+ * with true when no connection could be made.
+ */
 async function forward(
   request: PortForwardRequest,
   port: number,
@@ -123,7 +129,7 @@ async function forward(
       data.destroy();
     });
     data.on('close', () => {
-      // After two clean ends the socket still has to send what it was given; after anything else nobody wants it.
+      // After a clean end in both directions the socket still sends its buffered data; otherwise it is destroyed.
       if (!data.readableEnded || !data.writableFinished) socket.destroy();
     });
     if (!canHalfClose) socket.on('end', () => socket.end());
@@ -137,10 +143,10 @@ async function forward(
   return false;
 }
 
-/** All sockets of the thread read into it: what is read is used up before the next read happens. */
+/** Shared by all sockets of the thread: each read is consumed before the next one happens. */
 const SHARED = Buffer.allocUnsafeSlow(CHUNK);
 
-/** Copies from a socket to the client, no faster than the client takes it. */
+/** Copies data from a socket to the client, no faster than the client reads. */
 class Relay {
   readonly #to: Duplex;
   readonly onread: OnReadOpts = {

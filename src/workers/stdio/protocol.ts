@@ -1,37 +1,39 @@
 /**
- * What main and the stdio worker say to each other: the calls' inputs and outputs, the worker's questions about execs, and the
- * messages that carry them. Types only, plain data only; both sides import it.
+ * The protocol between main and the stdio worker: inputs and outputs of calls, the worker's requests about execs, and
+ * the messages that carry them. Types of plain data only; both sides import them.
  */
 import type { PlainError } from '../../errors.ts';
 import type { Reply } from '../serve.ts';
 
-/** Paths; "" where the stream is not there. With a tty only stdin and stdout are. */
+/** Paths; "" for a stream that does not exist. With a tty there are only stdin and stdout. */
 export interface Fifos {
   stdin: string;
   stdout: string;
   stderr: string;
 }
 
-/** Everything the worker needs to serve a container's IO. Main keeps it, and says it again to a worker that was restarted. */
+/**
+ * Everything that the worker needs to serve a container's IO. Main keeps it and sends it again to a restarted worker.
+ */
 export interface IoRegistration {
   id: string;
   fifos: Fifos;
   tty: boolean;
-  /** Absolute; "" discards the output. */
+  /** Absolute path; "" discards the output. */
   logPath: string;
-  /** Bytes of content in one log line; 0 or less for no limit. */
+  /** Bytes of content in one log entry; 0 or less for no limit. */
   maxLine: number;
-  /** stdin is closed when the first client that wrote to it goes. */
+  /** stdin is closed when the first client that wrote to it disconnects. */
   stdinOnce: boolean;
 }
 
-/** Sums since the container's IO was opened. */
+/** Totals since the container's IO was opened. */
 export interface IoStats {
-  /** Read from the container. */
+  /** Bytes read from the container. */
   bytes: number;
-  /** Log lines and pieces of lines. */
+  /** Log entries: lines and parts of lines. */
   entries: number;
-  /** Of these, pieces of lines that were too long. */
+  /** Those of them that are parts of lines. */
   split: number;
   droppedBytes: number;
   droppedEntries: number;
@@ -39,23 +41,23 @@ export interface IoStats {
 
 export interface StdioStats {
   containers: Record<string, IoStats>;
-  /** Of all containers, closed ones too, since the worker began. */
+  /** Totals of all containers, closed ones too, since the worker started. */
   totals: { bytes: number; entries: number };
   /** Open streaming connections. */
   sessions: { exec: number; attach: number; portforward: number };
-  /** URLs given out and not used yet. */
+  /** Issued URLs that were not used yet. */
   tokens: number;
 }
 
 export interface DrainInput {
   id: string;
-  /** Without the end of the stream: so long a silence counts as one, in milliseconds. Default 500. */
+  /** Without EOF the output counts as complete after so long without a byte, in milliseconds. Default 500. */
   quietMs?: number;
-  /** In all, in milliseconds. Default 10000. */
+  /** Time limit of the whole drain, in milliseconds. Default 10000. */
   maxMs?: number;
 }
 
-/** An exec of a container, or the container itself where `execId` is left out. */
+/** An exec of a container, or the container's first process where `execId` is left out. */
 export interface ProcessRef {
   containerId: string;
   execId?: string;
@@ -69,29 +71,31 @@ export interface ExecRef {
 export interface ExecStart extends ExecRef {
   cmd: string[];
   tty: boolean;
-  /** Made and opened by the worker already. */
+  /** The worker has made and opened them. */
   fifos: Fifos;
 }
 
 /**
- * What the worker asks of main, and main of the shim. Main implements it with the shim's Task client. All of it rejects with a
+ * The worker's requests to main, which main implements with the shim's Task client. All of them reject with a
  * SluiceError.
  */
 export interface ExecBackend {
-  /** Task.Exec, then Task.Start. The process may have ended when it resolves: `waitExec` still answers. */
+  /**
+   * Task.Exec, then Task.Start. The process may have ended when it resolves; `waitExec` still returns its exit code.
+   */
   startExec(start: ExecStart): Promise<void>;
   /** Task.Wait: the exit code, 128 + n for a signal. */
   waitExec(exec: ExecRef): Promise<number>;
   /**
-   * SIGKILL to the exec's whole process group (runc makes the process a session leader, so its pid, which Task.Start answers, is the
-   * group's id): Task.Kill alone reaches one process. An exec that has ended is fine.
+   * Sends SIGKILL to the exec's process group: Task.Kill alone reaches one process. runc makes the process a session
+   * leader, so its pid, which Task.Start returns, is the group's id. An exec that has ended is fine.
    */
   killExec(exec: ExecRef): Promise<void>;
-  /** Task.Delete of an exec that has ended and was drained. One that is gone is fine. */
+  /** Task.Delete of an exec that has ended and was drained. An absent one is fine. */
   endExec(exec: ExecRef): Promise<void>;
   /** Task.ResizePty. */
   resize(size: ProcessRef & { width: number; height: number }): Promise<void>;
-  /** Task.CloseIO: the shim drops its own write end of stdin, so that the process sees the end. */
+  /** Task.CloseIO: the shim closes its write end of stdin, so that the process gets EOF. */
   closeStdin(process: ProcessRef): Promise<void>;
 }
 
@@ -103,9 +107,9 @@ export type StreamRequest =
   | {
       kind: 'portforward';
       sandboxId: string;
-      /** Path of the pod's network namespace; "" on the host network. */
+      /** Path of the pod's network namespace; "" for the host network. */
       netns: string;
-      /** Ports of the request; SPDY clients name theirs per connection. */
+      /** Ports of the request; SPDY clients give the port with each connection. */
       ports: number[];
     };
 
@@ -119,17 +123,17 @@ export interface StreamOptions {
 export type StreamKind = StreamRequest['kind'];
 
 export interface ListenInput {
-  /** host:port, [v6]:port; port 0 takes any. */
+  /** host:port or [v6]:port; with port 0 the kernel chooses one. */
   address: string;
-  /** Paths of PEM files, or "self-signed" for a certificate made on the spot. Left out: plain HTTP. */
+  /** Paths of PEM files, or "self-signed" for a certificate that is generated at start. Left out for plain HTTP. */
   tls?: { cert: string; key: string } | 'self-signed';
-  /** A connection over which nothing passes for so long is closed. */
+  /** A connection without traffic for so long is closed (milliseconds). */
   idleTimeoutMs: number;
-  /** Time for a client to send its request, and to open its streams. Default 30000. */
+  /** Time within which a client must send its request and open its streams, in milliseconds. Default 30000. */
   handshakeTimeoutMs?: number;
 }
 
-/** `url` is http://host:port or https://host:port with the real port. */
+/** `url` is http://host:port or https://host:port with the actual port. */
 export interface Listening {
   url: string;
   port: number;
@@ -144,13 +148,13 @@ export interface CaptureInput {
 export interface Captured {
   stdout: Uint8Array;
   stderr: Uint8Array;
-  /** Bytes that were over the limit. */
+  /** Bytes beyond the limit, which were dropped. */
   dropped: number;
-  /** False when something the process left behind still held its output. */
+  /** False when a process that it left behind still had its output open. */
   complete: boolean;
 }
 
-/** What the worker tells without being asked. */
+/** Events that the worker reports on its own. */
 export type StdioEvent =
   | { kind: 'log-failed'; id: string; path: string; message: string }
   | { kind: 'keeper-failed'; message: string }

@@ -1,29 +1,29 @@
-/** An exec's or attach's connection, whichever protocol carries it. */
+/** The connection of an exec or attach, independent of its protocol. */
 import type { Readable, Writable } from 'node:stream';
 import type { StreamOptions } from './protocol.ts';
 
-/** How it ended: with an exit code (attach: 0), or not at all for a reason. */
+/** The end of a session: an exit code (0 for attach), or the reason why there is none. */
 export type Outcome = { exitCode: number } | { error: string };
 
 export interface RemoteSession {
-  /** The streams the request asked for; absent ones were not asked for. */
+  /** The streams of the request; undefined for those that were not requested. */
   stdin: Readable | undefined;
   stdout: Writable | undefined;
   stderr: Writable | undefined;
-  /** JSON objects, see {@link onResize}. Only with a tty, and where the protocol has it. */
+  /** JSON objects, see {@link onResize}. Only with a tty, and where the protocol has this stream. */
   resize: Readable | undefined;
-  /** Fires when the connection is gone, in whatever way. */
+  /** Aborts when the connection is closed, for whatever reason. */
   closed: AbortSignal;
-  /** Tells the client how it ended, once all output is sent, and closes. Resolves when that is under way. */
+  /** Sends all output, then the outcome, and closes the connection. Resolves when both were sent. */
   finish(outcome: Outcome): Promise<void>;
-  /** Breaks the connection. */
+  /** Closes the connection without an outcome. */
   destroy(): void;
 }
 
-/** Resize streams exist from the third version of the protocol on. */
-export const hasResize = (protocol: string): boolean => /^v[345]\./.test(protocol);
+/** The protocol has a resize stream from its third version on. */
+const hasResize = (protocol: string): boolean => /^v[345]\./.test(protocol);
 
-/** The streams a client has to open, the error stream left out. */
+/** The streams that a client has to open, besides the error stream. */
 export function wantedStreams(options: StreamOptions, protocol: string): string[] {
   const { stdin, stdout, stderr, tty } = options;
   return [
@@ -35,8 +35,8 @@ export function wantedStreams(options: StreamOptions, protocol: string): string[
 }
 
 /**
- * What goes on the error stream. From v4 on a Status object of the Kubernetes API as JSON, with the exit code among its causes
- * (`metav1.Status`); before, text when there is something to complain about, and nothing otherwise.
+ * The content of the error stream. From v4 on it is a Status object of the Kubernetes API as JSON, with the exit code
+ * among its causes (`metav1.Status`); before, it is a text for an error and empty otherwise.
  */
 export function statusOf(outcome: Outcome, protocol: string): string {
   const structured = /^v[45]\./.test(protocol);
@@ -59,10 +59,13 @@ export function statusOf(outcome: Outcome, protocol: string): string {
   });
 }
 
-/** Longest text of one resize message. */
+/** The longest text of one resize message. */
 const MAX_RESIZE = 1024;
 
-/** Calls `apply` for each `{"Width":80,"Height":24}` of a resize stream, however it is cut. Nonsense ends the listening. */
+/**
+ * Calls `apply` for each `{"Width":80,"Height":24}` of a resize stream, however the text is split into chunks. Destroys
+ * the stream when it contains anything else.
+ */
 export function onResize(stream: Readable, apply: (size: { width: number; height: number }) => void): void {
   let text = '';
   stream.on('data', (chunk: Buffer) => {

@@ -2,10 +2,13 @@ import { generateKeyPairSync, randomBytes, sign } from 'node:crypto';
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 
-/** As long as the certificates that containerd makes for the same purpose: one is made at each start. */
+/**
+ * The validity of the certificates that containerd generates for its streaming server; a new one is generated at each
+ * start.
+ */
 const VALID_DAYS = 365;
 
-// DER, as far as a certificate needs it (ITU-T X.690). Node makes keys and signatures, but no certificates.
+// The part of DER that a certificate needs (ITU-T X.690). Node makes keys and signatures, but no certificates.
 
 function der(tag: number, ...parts: Uint8Array[]): Buffer {
   const body = Buffer.concat(parts);
@@ -20,7 +23,7 @@ const bitString = (bytes: Uint8Array) => der(0x03, Buffer.from([0]), bytes);
 const octets = (bytes: Uint8Array) => der(0x04, bytes);
 const TRUE = Buffer.from([0x01, 0x01, 0xff]);
 
-// Object identifiers, encoded.
+// Encoded object identifiers.
 const ECDSA_SHA256 = Buffer.from('06082a8648ce3d040302', 'hex');
 const COMMON_NAME = Buffer.from('0603550403', 'hex');
 const BASIC_CONSTRAINTS = Buffer.from('0603551d13', 'hex');
@@ -36,7 +39,7 @@ function time(date: Date): Buffer {
 
 function ipBytes(ip: string): Buffer {
   if (isIP(ip) === 4) return Buffer.from(ip.split('.').map(Number));
-  // The URL parser writes every IPv6 address in one form; "::" stands for as many zero groups as are missing.
+  // The URL parser normalises an IPv6 address; "::" stands for the zero groups that are missing.
   const [left = '', right] = new URL(`http://[${ip}]/`).hostname.slice(1, -1).split('::');
   const groups = (text: string) => text.split(':').filter((group) => group !== '');
   const before = groups(left);
@@ -46,8 +49,8 @@ function ipBytes(ip: string): Buffer {
 }
 
 /**
- * A certificate (X.509 v3, P-256, one year) and its key, both PEM, for `host`, this machine's name and the loopback. It protects against
- * eavesdroppers; whether it is the right server it cannot prove.
+ * A certificate (X.509 v3, P-256, one year) and its key, both PEM, for `host`, this machine's name and the loopback. It
+ * protects against eavesdroppers; it does not authenticate the server.
  */
 export function selfSigned(host: string): { cert: string; key: string } {
   const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });

@@ -4,12 +4,12 @@ import type { StreamOptions } from './protocol.ts';
 import { type RemoteSession, statusOf, wantedStreams } from './remote-session.ts';
 import { GOAWAY, RST, SpdyConnection, type SpdyStream } from './spdy.ts';
 
-/** What a client of exec and attach may offer in X-Stream-Protocol-Version, best first. */
+/** The supported values of X-Stream-Protocol-Version for exec and attach, best first. */
 export const SPDY_PROTOCOLS = ['v4.channel.k8s.io', 'v3.channel.k8s.io', 'v2.channel.k8s.io', 'channel.k8s.io'];
 
 /**
- * Waits for the streams a client has to open: error, and those of the request. Each names itself in its header `streamType`. Rejects
- * when they do not come in time, or the client goes; the connection is closed then.
+ * Waits for the streams that a client has to open: error, and those of the request. The header `streamType` names each.
+ * Rejects when they are not opened in time, or when the client disconnects; the connection is closed then.
  */
 export function spdySession(
   socket: Duplex,
@@ -53,7 +53,7 @@ function session(
 ): RemoteSession {
   const error = streams.get('error');
   const outputs = [streams.get('stdout'), streams.get('stderr'), error].filter((stream) => stream !== undefined);
-  // What a client sends on streams that only we write to is of no interest, its end is.
+  // Data that a client sends on output streams is dropped; reading them is needed to get their end.
   for (const stream of outputs) stream.resume();
   return {
     stdin: streams.get('stdin'),
@@ -64,7 +64,7 @@ function session(
     async finish(outcome) {
       error?.write(statusOf(outcome, protocol));
       for (const stream of streams.values()) stream.end();
-      // A stream that broke has nothing more to send either.
+      // A stream that failed counts as sent.
       await Promise.allSettled(outputs.map((stream) => finished(stream, { readable: false })));
       connection.end();
     },

@@ -1,18 +1,19 @@
 /**
- * SPDY/3.1, the server's side of it, as much as Kubernetes' streaming uses: it is what kubelet and crictl speak to a runtime by
+ * The server's side of SPDY/3.1, as far as Kubernetes' streaming uses it: kubelet and crictl use it with a runtime by
  * default. Source of the rules: the SPDY protocol drafts 3 and 3.1 (https://www.chromium.org/spdy/spdy-protocol/).
  *
- * Own, and not npm's spdy-transport 3.0.0, which was tried on Node 24 first:
- * - Flow control: the peers are Go's moby/spdystream, which has none: it sends no WINDOW_UPDATE, ever. spdy-transport keeps to the
- *   windows strictly, so any output stops for ever after the initial 64 KiB (seen: 65,713 bytes, then nothing). Here windows bind
- *   from the moment a peer shows that it knows them; for the others TCP holds back the connection, as in Go.
- * - Half-close: both have it. Here a stream is a plain Duplex, `end()` is FIN and the other direction goes on.
- * - Maintenance: none for years; 3,500 lines that also do HTTP/2, on fifteen more packages of that age, for what fits below.
- * - Memory: a peer without windows has no brake in it but the socket; here a stream that nobody reads stops the reading, and the data of
- *   a frame of up to 16 MiB goes on as it comes in.
+ * npm's spdy-transport 3.0.0 was tried on Node 24 and is not used, for these reasons:
+ * - Flow control: the peers use Go's moby/spdystream, which implements none and never sends WINDOW_UPDATE.
+ *   spdy-transport enforces the windows, so output stops for good after the initial 64 KiB (observed: 65,713 bytes,
+ *   then nothing). Here the windows apply once the peer has sent a WINDOW_UPDATE or an initial window size; until then
+ *   TCP limits the sender, as it does in Go.
+ * - Half-close: both support it. Here a stream is a Duplex, `end()` sends FIN and the other direction stays open.
+ * - Maintenance: no release for years; 3,500 lines that also implement HTTP/2, on fifteen more packages of that age.
+ * - Memory: a peer without windows is limited only by the socket. Here a stream that is not read stops the reading of
+ *   the connection, and a data frame of up to 16 MiB is passed on in pieces as it arrives.
  *
- * Header blocks are inflated by zlib with the dictionary of SPDY/3. Ours (two empty SYN_REPLYs at most) are sent as stored blocks,
- * which every inflater takes and which needs no compressor per connection.
+ * Header blocks are inflated by zlib with the dictionary of SPDY/3. The blocks that we send (empty, in SYN_REPLY) are
+ * stored blocks, which every inflater accepts and which need no compressor per connection.
  */
 import { Duplex } from 'node:stream';
 import { createInflate, type Inflate } from 'node:zlib';
@@ -46,17 +47,17 @@ const SETTINGS_INITIAL_WINDOW_SIZE = 7;
 
 const INITIAL_WINDOW = 64 << 10;
 const MAX_WINDOW = 0x7fffffff;
-/** Payload of one data frame: small enough that streams take turns. */
+/** Limit of the payload of one data frame, so that streams take turns. */
 const MAX_DATA = 64 << 10;
-/** Payload of a control frame, and what its headers may inflate to. */
+/** Limit of a control frame's payload, and of its inflated headers. */
 const MAX_CONTROL = 64 << 10;
 const MAX_HEADERS = 100;
 const MAX_STREAMS = 2000;
-/** A stream nobody reads holds so much, then the connection is left unread: the peer has no other brake. */
+/** Unread bytes of a stream above which the connection is not read: a peer without windows has no other limit. */
 const MAX_UNREAD = 1 << 20;
-/** Consumed bytes after which a window is opened again. */
+/** Consumed bytes after which a WINDOW_UPDATE is sent. */
 const CREDIT_STEP = 32 << 10;
-/** Time for the peer to close after we did, in milliseconds. */
+/** Time within which the peer must close after our GOAWAY, in milliseconds. */
 const LINGER_MS = 5000;
 
 // biome-ignore format: the word list of the draft, section 2.6.10.1
@@ -78,7 +79,7 @@ const DICTIONARY_TAIL =
   'application/xhtml+xml,text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8' +
   'charset=iso-8859-1,utf-,*,enq=0.';
 
-/** The words, each after its length, and the tail: 1423 bytes. */
+/** The words, each preceded by its length, and the tail: 1423 bytes. */
 export const DICTIONARY: Buffer = Buffer.concat([
   ...DICTIONARY_WORDS.flatMap((word) => [uint32(word.length), Buffer.from(word, 'latin1')]),
   Buffer.from(DICTIONARY_TAIL, 'latin1'),
@@ -108,10 +109,12 @@ function dataHeader(stream: number, flags: number, length: number): Buffer {
   return header;
 }
 
-/** An empty stored block: what a compressor's sync flush ends with, and what makes Go's inflater hand out what it has. */
+/** An empty stored block, as a compressor's sync flush ends; it makes Go's inflater return what it has. */
 const FLUSH = Buffer.from([0x00, 0x00, 0x00, 0xff, 0xff]);
 
-/** A deflate block of type "stored": its length, the length's complement, the bytes. `first` begins the zlib stream. */
+/**
+ * A deflate block of type "stored": its length, the complement of the length, the bytes. `first` adds the zlib header.
+ */
 function storedBlock(bytes: Buffer, first: boolean): Buffer {
   const head = Buffer.from([0, 0, 0, 0, 0]);
   head.writeUInt16LE(bytes.length, 1);
@@ -119,7 +122,7 @@ function storedBlock(bytes: Buffer, first: boolean): Buffer {
   return Buffer.concat([first ? Buffer.from([0x78, 0x01]) : Buffer.alloc(0), head, bytes, FLUSH]);
 }
 
-/** Bytes as they come from the network, taken as they are needed. */
+/** A queue of received bytes. */
 class ByteQueue {
   readonly #chunks: Buffer[] = [];
   size = 0;
@@ -130,7 +133,7 @@ class ByteQueue {
     this.size += chunk.length;
   }
 
-  /** Exactly `count` bytes, which must be there. */
+  /** Removes exactly `count` bytes. Throws when there are fewer. */
   take(count: number): Buffer {
     const first = this.#chunks[0];
     if (first && first.length >= count) return this.takeSome(count);
@@ -144,7 +147,7 @@ class ByteQueue {
     return Buffer.concat(parts);
   }
 
-  /** Between 1 and `max` bytes, without copying; none when there are none. */
+  /** Removes between 1 and `max` bytes without copying; an empty buffer when the queue is empty. */
   takeSome(max: number): Buffer {
     const first = this.#chunks[0];
     if (!first || max === 0) return Buffer.alloc(0);
@@ -164,11 +167,12 @@ class ByteQueue {
   }
 }
 
-/** Names in lower case; of several values of a name the first. */
+/** Names in lower case; of several values of one name only the first. */
 export type Headers = ReadonlyMap<string, string>;
 
 /**
- * One stream. `end()` half-closes. It never fails with an error: 'close' without 'end' says that the stream or its connection broke.
+ * One stream. `end()` half-closes it. It never emits an error: 'close' without 'end' means that the stream or its
+ * connection broke.
  */
 export class SpdyStream extends Duplex {
   readonly id: number;
@@ -176,10 +180,10 @@ export class SpdyStream extends Duplex {
   readonly #connection: SpdyConnection;
   #remoteDone: boolean;
   #localDone: boolean;
-  /** Taken in, and told to the peer as consumed. */
+  /** Bytes received, and bytes that the peer was credited for in WINDOW_UPDATEs. */
   #received = 0;
   #credited = 0;
-  /** Bytes the peer lets us send; binds once {@link SpdyConnection.windowsBind}. */
+  /** Bytes that the peer's window lets us send; applies once the connection's #windowsApply is set. */
   sendWindow: number;
   #blocked: (() => void) | undefined;
 
@@ -191,32 +195,32 @@ export class SpdyStream extends Duplex {
     this.sendWindow = sendWindow;
     this.#remoteDone = (flags & FLAG_FIN) !== 0;
     this.#localDone = (flags & FLAG_UNIDIRECTIONAL) !== 0;
-    // Errors of a stream (a write after its end) break that stream, which 'close' tells; they must not end the thread.
+    // An error of a stream (a write after its end) closes that stream; without a listener it would end the thread.
     this.on('error', () => {});
     if (this.#remoteDone) this.push(null);
     if (this.#localDone) super.end();
   }
 
-  /** Accepts the stream: a peer drops data of a stream that was not. */
+  /** Accepts the stream with a SYN_REPLY; a peer drops data of a stream without one. */
   reply(): void {
     this.#connection.sendReply(this);
   }
 
-  /** Breaks the stream. */
+  /** Closes the stream with RST_STREAM. */
   reset(status: number): void {
     if (this.destroyed) return;
     this.#connection.sendReset(this.id, status);
     this.broken();
   }
 
-  /** The peer, or the connection, broke it: nothing more is sent. */
+  /** Closes the stream without RST_STREAM, after the peer has reset it or the connection is gone. */
   broken(): void {
     this.#remoteDone = true;
     this.#localDone = true;
     this.destroy();
   }
 
-  /** Data of the peer's. */
+  /** Takes data from the peer. */
   receive(bytes: Buffer): void {
     if (this.#remoteDone) {
       if (!this.destroyed) this.reset(RST.STREAM_ALREADY_CLOSED);
@@ -234,14 +238,14 @@ export class SpdyStream extends Duplex {
     this.push(null);
   }
 
-  /** The window may have opened. */
+  /** Continues a write that waited for the peer's window. */
   unblock(): void {
     const blocked = this.#blocked;
     this.#blocked = undefined;
     blocked?.();
   }
 
-  /** All consumers come by here, 'data' and pipe too; what they took opens the peer's window. */
+  /** Every consumer calls read(), 'data' and pipe too; what it consumes opens the peer's window. */
   override read(size?: number): unknown {
     const taken = super.read(size);
     this.#credit();
@@ -250,7 +254,7 @@ export class SpdyStream extends Duplex {
   }
 
   override _read(): void {
-    // Data is pushed when it comes.
+    // Data is pushed when it arrives.
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
@@ -288,7 +292,7 @@ export class SpdyStream extends Duplex {
     done(error);
   }
 
-  /** Opens the peer's window by what was read from the stream. */
+  /** Opens the peer's window by what was consumed of the stream. */
   #credit(): void {
     const consumed = this.#received - this.readableLength - this.#credited;
     if (consumed < CREDIT_STEP) return;
@@ -300,7 +304,7 @@ export class SpdyStream extends Duplex {
 export interface SpdyEvents {
   /** The peer opened a stream: reply to it or reset it, and read it. */
   onStream(stream: SpdyStream): void;
-  /** The connection is gone, and all streams with it. */
+  /** The connection and all its streams are closed. */
   onClose(): void;
 }
 
@@ -314,17 +318,17 @@ export class SpdyConnection {
   #inflate: Inflate | undefined;
   #inflated: Buffer[] = [];
   #inflatedSize = 0;
-  /** A header block is being inflated: what follows must wait, since it may belong to the stream. */
+  /** A header block is being inflated. The following frames wait, since they may belong to its stream. */
   #busy = false;
   #lastStream = 0;
-  /** The data frame being read. */
+  /** The data frame that is being read. */
   #dataStream = 0;
   #dataLeft = 0;
   #dataFlags = 0;
   #inData = false;
   #repliedOnce = false;
-  #windowsBind = false;
-  #sessionBinds = false;
+  #windowsApply = false;
+  #sessionWindowApplies = false;
   #sessionWindow = INITIAL_WINDOW;
   #initialWindow = INITIAL_WINDOW;
   #sessionCredit = 0;
@@ -335,7 +339,7 @@ export class SpdyConnection {
     this.#socket = socket;
     this.#events = events;
     socket.on('data', (chunk: Buffer) => {
-      if (this.#ended) return; // after our GOAWAY: read, so that the close is no reset, and thrown away
+      if (this.#ended) return; // data after our GOAWAY is read and dropped, so that the close does not send a TCP reset
       this.#input.push(chunk);
       this.#read();
       this.#adjustFlow();
@@ -345,12 +349,10 @@ export class SpdyConnection {
     socket.on('close', () => this.destroy());
   }
 
-  /** Bytes on their way to the peer that the kernel has not taken yet. */
-  get unsent(): number {
-    return this.#socket.writableLength;
-  }
-
-  /** Says good-bye, closes when all is sent, and gives the peer a moment to close its side. */
+  /**
+   * Sends GOAWAY, half-closes the socket when everything is sent, and gives the peer {@link LINGER_MS} to close its
+   * side.
+   */
   end(status: number = GOAWAY.OK): void {
     if (this.#ended || this.#closed) return;
     this.#ended = true;
@@ -369,7 +371,7 @@ export class SpdyConnection {
     this.#events.onClose();
   }
 
-  // What the streams need.
+  // Methods for the streams.
 
   sendReply(stream: SpdyStream): void {
     const block = storedBlock(uint32(0), !this.#repliedOnce);
@@ -381,7 +383,7 @@ export class SpdyConnection {
     this.#send(controlFrame(TYPE.RST_STREAM, 0, Buffer.concat([uint32(id), uint32(status)])));
   }
 
-  /** `done` when the kernel has the bytes: the next piece may come, and the buffer may be used again. */
+  /** Calls `done` when the kernel has the bytes: the next piece may follow, and the buffer may be reused. */
   sendData(id: number, bytes: Buffer, done: (error?: Error | null) => void): void {
     if (this.#ended) return;
     this.#sessionWindow -= bytes.length;
@@ -395,15 +397,15 @@ export class SpdyConnection {
     this.#send(dataHeader(id, FLAG_FIN, 0));
   }
 
-  /** How much the peer's windows let a stream send now. */
+  /** Bytes that the peer's windows let a stream send now. */
   roomFor(stream: SpdyStream): number {
     return Math.min(
-      this.#windowsBind ? stream.sendWindow : MAX_WINDOW,
-      this.#sessionBinds ? this.#sessionWindow : MAX_WINDOW,
+      this.#windowsApply ? stream.sendWindow : MAX_WINDOW,
+      this.#sessionWindowApplies ? this.#sessionWindow : MAX_WINDOW,
     );
   }
 
-  /** `count` bytes were consumed, of a stream that may still send or of one that is done. */
+  /** Credits the peer for `count` consumed bytes; `id` is left out for a stream on which it sends no more. */
   credit(id: number | undefined, count: number): void {
     if (id !== undefined) this.#sendWindowUpdate(id, count);
     this.#sessionCredit += count;
@@ -420,7 +422,7 @@ export class SpdyConnection {
     if (this.#stalled.delete(stream)) this.#adjustFlow();
   }
 
-  /** A stream is over; `unread` bytes of it will not be read by anyone. */
+  /** Removes a closed stream; `unread` bytes of it will never be consumed. */
   forget(stream: SpdyStream, unread: number): void {
     this.#streams.delete(stream.id);
     if (unread > 0) this.credit(undefined, unread);
@@ -435,14 +437,17 @@ export class SpdyConnection {
     this.#send(controlFrame(TYPE.WINDOW_UPDATE, 0, Buffer.concat([uint32(id), uint32(count)])));
   }
 
-  /** Leaves the socket unread while a stream is full, or a header block is being inflated and much waits behind it. */
+  /**
+   * Pauses the socket while a stream has too much unread data, or while a header block is being inflated and much data
+   * waits behind it.
+   */
   #adjustFlow(): void {
     if (this.#closed) return;
     if (!this.#ended && (this.#stalled.size > 0 || this.#input.size > MAX_UNREAD)) this.#socket.pause();
     else if (this.#socket.isPaused()) this.#socket.resume();
   }
 
-  /** Takes apart what has come in. */
+  /** Parses the received bytes. */
   #read(): void {
     while (!this.#busy && !this.#ended) {
       if (this.#inData) {
@@ -472,7 +477,7 @@ export class SpdyConnection {
     }
   }
 
-  /** The next piece of a data frame; false when there is none yet. */
+  /** Reads the next piece of a data frame; false when none has arrived. */
   #readData(): boolean {
     const stream = this.#streams.get(this.#dataStream);
     if (this.#dataLeft > 0) {
@@ -485,7 +490,7 @@ export class SpdyConnection {
     if (this.#dataLeft > 0) return true;
     this.#inData = false;
     if (stream && (this.#dataFlags & FLAG_FIN) !== 0) stream.receiveEnd();
-    // A stream that is over may still get what was under way; one that never was is a mistake of the peer's.
+    // A closed stream may still get data that was under way; data for a stream that never existed is a protocol error.
     if (this.#dataStream > this.#lastStream || this.#dataStream === 0) {
       this.sendReset(this.#dataStream, RST.INVALID_STREAM);
     }
@@ -503,7 +508,8 @@ export class SpdyConnection {
         if (fits(10)) this.#inflateHeaders(payload.subarray(10), (headers) => this.#open(word(0), flags, headers));
         return;
       case TYPE.HEADERS:
-        // Nothing we serve sends any; they are inflated all the same, since the compression goes on from frame to frame.
+        // No supported client sends HEADERS. They are inflated all the same, since the compression state spans all
+        // header blocks.
         if (fits(4)) {
           this.#inflateHeaders(payload.subarray(4), () => {
             if ((flags & FLAG_FIN) !== 0) this.#streams.get(word(0))?.receiveEnd();
@@ -511,13 +517,13 @@ export class SpdyConnection {
         }
         return;
       case TYPE.SYN_REPLY:
-        this.#fail(); // we open no streams
+        this.#fail(); // the server opens no streams, so the peer has nothing to reply to
         return;
       case TYPE.RST_STREAM:
         if (fits(8)) this.#streams.get(word(0))?.broken();
         return;
       case TYPE.PING:
-        // Odd ids are the client's; an even one would be the answer to a ping of ours, and we send none.
+        // Odd ids are the client's pings; an even one would answer a ping of ours, and we send none.
         if (fits(4) && payload.readUInt32BE(0) % 2 === 1)
           this.#send(controlFrame(TYPE.PING, 0, payload.subarray(0, 4)));
         return;
@@ -527,7 +533,7 @@ export class SpdyConnection {
       case TYPE.SETTINGS:
         if (fits(4)) this.#settings(payload);
         return;
-      // GOAWAY: the peer opens no more streams; those there are go on to their end. Unknown types are ignored, as the draft says.
+      // GOAWAY: the peer opens no more streams; the open ones continue. The draft says to ignore unknown types.
     }
   }
 
@@ -549,7 +555,7 @@ export class SpdyConnection {
   #windowUpdate(id: number, delta: number): void {
     if (delta === 0) return;
     if (id === 0) {
-      this.#sessionBinds = true;
+      this.#sessionWindowApplies = true;
       this.#sessionWindow += delta;
       if (this.#sessionWindow > MAX_WINDOW) {
         this.#fail();
@@ -558,7 +564,7 @@ export class SpdyConnection {
       for (const stream of this.#streams.values()) stream.unblock();
       return;
     }
-    this.#windowsBind = true;
+    this.#windowsApply = true;
     const stream = this.#streams.get(id);
     if (!stream) return;
     stream.sendWindow += delta;
@@ -579,7 +585,7 @@ export class SpdyConnection {
         this.#fail();
         return;
       }
-      this.#windowsBind = true;
+      this.#windowsApply = true;
       for (const stream of this.#streams.values()) {
         stream.sendWindow += size - this.#initialWindow;
         stream.unblock();
@@ -615,14 +621,14 @@ export class SpdyConnection {
     });
   }
 
-  /** The peer breaks the protocol: nothing that follows can be trusted. */
+  /** Closes the connection after a protocol error of the peer. */
   #fail(): void {
     this.end(GOAWAY.PROTOCOL_ERROR);
     for (const stream of [...this.#streams.values()]) stream.broken();
   }
 }
 
-/** Undefined when the block is not what the draft describes. */
+/** Parses an inflated header block; undefined when it is malformed. */
 export function parseHeaders(block: Buffer): Headers | undefined {
   const headers = new Map<string, string>();
   let at = 0;

@@ -2,17 +2,23 @@ import { randomBytes } from 'node:crypto';
 import { SluiceError } from '../../errors.ts';
 import type { StreamKind, StreamRequest } from './protocol.ts';
 
-/** How long a URL is good for, in milliseconds, and how many may be unused at a time: what kubelets are used to. */
+/**
+ * The validity of a URL in milliseconds, and the limit of unused ones. Both are those of kubelet's own streaming
+ * library (k8s.io/kubelet/pkg/cri/streaming).
+ */
 const TTL_MS = 60_000;
 const MAX_UNUSED = 1000;
 
-/** URLs are passwords: whoever has the token gets the shell. Each is random, good for one minute and one connection. */
+/**
+ * One-time tokens for streaming URLs. A token is the only authorisation for a shell in a container, so each is random
+ * and valid for one minute and one connection.
+ */
 export class Tokens {
   readonly #now: () => number;
-  /** In order of age. */
+  /** In order of their age. */
   readonly #unused = new Map<string, { request: StreamRequest; expires: number }>();
 
-  /** `now` is in milliseconds and only ever grows. */
+  /** `now` returns milliseconds of a monotonic clock. */
   constructor(now: () => number = () => performance.now()) {
     this.#now = now;
   }
@@ -22,7 +28,7 @@ export class Tokens {
     return this.#unused.size;
   }
 
-  /** Throws QUEUE_FULL when {@link MAX_UNUSED} are waiting to be used. */
+  /** Returns a new token. Throws QUEUE_FULL when {@link MAX_UNUSED} are unused. */
   issue(request: StreamRequest): string {
     this.#forgetOld();
     if (this.#unused.size >= MAX_UNUSED) {
@@ -33,14 +39,14 @@ export class Tokens {
     return token;
   }
 
-  /** The request of a token that is still good for this kind of stream; the token stays good. */
+  /** The request of a valid token for this kind of stream; the token stays valid. */
   peek(kind: StreamKind, token: string): StreamRequest | undefined {
     this.#forgetOld();
     const request = this.#unused.get(token)?.request;
     return request?.kind === kind ? request : undefined;
   }
 
-  /** Uses the token up. */
+  /** Makes the token invalid. */
   spend(token: string): void {
     this.#unused.delete(token);
   }

@@ -2,18 +2,18 @@ import { Readable, Writable } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { pooledCopy } from './buffer-pool.ts';
 
-/** The message that half-closes a channel, from v5 on: this byte, then the channel's number. */
+/** First byte of a message that half-closes a channel (from v5 on); the second byte is the channel. */
 const CLOSE_SIGNAL = 255;
 const ZERO = 48;
 
 export interface ChannelFormat {
   /** Messages are text: the channel as a digit, then base64. */
   base64: boolean;
-  /** The client can close single channels. */
+  /** The client can half-close single channels. */
   canClose: boolean;
 }
 
-/** Kubernetes' channels on a WebSocket: each message begins with a byte that names its channel. */
+/** Kubernetes' channels on a WebSocket: the first byte of a message is its channel. */
 export class WsChannels {
   readonly #ws: WebSocket;
   readonly #format: ChannelFormat;
@@ -27,11 +27,11 @@ export class WsChannels {
     ws.on('close', () => {
       for (const input of this.#inputs.values()) input.destroy();
     });
-    // ws closes the connection itself; 'close' follows.
+    // ws closes the connection after an error, and emits 'close'.
     ws.on('error', () => {});
   }
 
-  /** What the client sends on a channel. 'close' without 'end' when the connection goes first. */
+  /** The client's data on a channel. The stream emits 'close' without 'end' when the connection breaks. */
   input(channel: number): Readable {
     const input = new Readable({
       highWaterMark: 256 << 10,
@@ -48,7 +48,7 @@ export class WsChannels {
     return input;
   }
 
-  /** Sends on a channel, one message per write. */
+  /** A stream that sends on a channel, one message per write. */
   output(channel: number): Writable {
     const output = new Writable({
       highWaterMark: 128 << 10,
@@ -59,7 +59,7 @@ export class WsChannels {
     return output;
   }
 
-  /** One message, which may be empty. `done` when the kernel has it. */
+  /** Sends one message, which may be empty. Calls `done` when the kernel has it. */
   send(channel: number, bytes: Buffer, done: (error?: Error | null) => void = () => {}): void {
     if (this.#format.base64) {
       this.#ws.send(String.fromCharCode(ZERO + channel) + bytes.toString('base64'), { binary: false }, done);
@@ -73,7 +73,7 @@ export class WsChannels {
     });
   }
 
-  /** Of a message of the client's. Channels that nobody reads are ignored, as they always were. */
+  /** Handles a message of the client. Data on channels without an {@link input} is ignored. */
   #receive(message: Buffer, isBinary: boolean): void {
     const first = message[0];
     if (first === undefined) return;

@@ -6,8 +6,8 @@ import { type RemoteSession, statusOf, wantedStreams } from './remote-session.ts
 import { WsChannels } from './ws-channels.ts';
 
 /**
- * What a client of exec and attach may offer in Sec-WebSocket-Protocol, best first. v5 is v4 with a way to half-close stdin. A client
- * that offers nothing gets the oldest.
+ * The supported values of Sec-WebSocket-Protocol for exec and attach, best first. v5 is v4 with a half-close of stdin.
+ * A client that offers none gets channel.k8s.io.
  */
 export const WS_PROTOCOLS = [
   'v5.channel.k8s.io',
@@ -20,7 +20,7 @@ export const WS_PROTOCOLS = [
 const CHANNEL = { stdin: 0, stdout: 1, stderr: 2, error: 3, resize: 4 } as const;
 const NORMAL = 1000;
 
-/** WebSocket channels need no opening: the session is there at once. */
+/** WebSocket channels are not opened one by one: the session is ready at once. */
 export function wsSession(ws: WebSocket, protocol: string, options: StreamOptions): RemoteSession {
   const channels = new WsChannels(ws, { base64: protocol.includes('base64'), canClose: protocol.startsWith('v5.') });
   const wanted = new Set(wantedStreams(options, protocol));
@@ -29,7 +29,8 @@ export function wsSession(ws: WebSocket, protocol: string, options: StreamOption
   const error = channels.output(CHANNEL.error);
   const stdout = wanted.has('stdout') ? channels.output(CHANNEL.stdout) : undefined;
   const stderr = wanted.has('stderr') ? channels.output(CHANNEL.stderr) : undefined;
-  // Clients wait for a first message, which says that the connection stands: empty, on the first channel that we write to.
+  // Clients wait for a first message as the sign of an established connection: it is empty, on the first output
+  // channel.
   channels.send(stdout ? CHANNEL.stdout : stderr ? CHANNEL.stderr : CHANNEL.error, Buffer.alloc(0));
   return {
     stdin: wanted.has('stdin') ? channels.input(CHANNEL.stdin) : undefined,
@@ -39,18 +40,18 @@ export function wsSession(ws: WebSocket, protocol: string, options: StreamOption
     closed: closed.signal,
     async finish(outcome) {
       const outputs = [stdout, stderr].filter((stream) => stream !== undefined);
-      await ended(outputs);
+      await endAll(outputs);
       const status = statusOf(outcome, protocol);
       if (status !== '') error.write(status);
-      await ended([error]);
-      ws.resume(); // the client's close must be read
+      await endAll([error]);
+      ws.resume(); // the client's close frame must be read
       ws.close(NORMAL);
     },
     destroy: () => ws.terminate(),
   };
 }
 
-async function ended(outputs: Writable[]): Promise<void> {
+async function endAll(outputs: Writable[]): Promise<void> {
   for (const output of outputs) output.end();
   await Promise.allSettled(outputs.map((output) => finished(output)));
 }

@@ -1,49 +1,54 @@
 import { join } from 'node:path';
-import { nowNs } from '../../../clock.ts';
-import { idMapped, rootOf } from '../../../node/oci/pod-userns.ts';
-import type { ContainerRow } from '../../../node/store/rows.ts';
-import type { Node } from '../context.ts';
-import type { ContainerStart } from '../creation.ts';
+import { idMapped, usernsRootOwner } from '../../../node/oci/pod-userns.ts';
+import type { Shim } from '../../../node/shims/shims.ts';
+import type { ContainerRow } from '../../../node/store/container.ts';
+import type { SandboxRow } from '../../../node/store/sandbox.ts';
+import { type JobContext, type JobState, runtimeOf } from '../context.ts';
+import { cleanUpContainer, endTask, findShim } from '../pod-shim.ts';
 import { runtimeOptions } from '../runtime-options.ts';
-import { cleanUpContainer, endTask, findShim } from '../shim-call.ts';
 
-/** The FIFOs and the log, open before there is a process to write to them. */
+/** The state of a container's start. */
+export interface ContainerStart extends JobState<ContainerRow> {
+  sandbox: SandboxRow;
+  shim: Shim;
+}
+
+/** The FIFOs and the log, open before a process writes to them. */
 export const io = {
-  async run({ node, row }: ContainerStart): Promise<void> {
-    await node.stdio.openIo(ioOf(node, row));
+  async run({ ctx, row }: ContainerStart): Promise<void> {
+    await ctx.stdio.openIo(ioOf(row, ctx));
   },
-  async undo(row: ContainerRow, node: Node): Promise<void> {
-    await node.stdio.removeIo({ id: row.id, fifos: row.io });
+  async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
+    await ctx.stdio.removeIo({ id: row.id, fifos: row.io });
   },
 };
 
 /** Task.Create: the shim mounts the rootfs and runs `runc create`. */
 export const create = {
-  async run({ node, row, sandbox, shim }: ContainerStart): Promise<void> {
-    const runtime = node.runtimeOf(sandbox);
-    const owner = rootOf(sandbox.config);
-    row.state = 'starting';
-    node.store.containers.put(row);
+  async run({ ctx, row, sandbox, shim }: ContainerStart): Promise<void> {
+    const runtime = runtimeOf(sandbox, ctx);
+    const owner = usernsRootOwner(sandbox.config);
+    ctx.containerStates.starting(row);
     row.pid = await shim.task.create({
       id: row.id,
       bundle: row.bundle,
-      rootfs: idMapped(node.images.rootfsMounts(node.images.get(row.image), row.snapshot), sandbox.config),
-      runtime: { ...runtimeOptions(node, runtime), ioUid: owner?.uid, ioGid: owner?.gid },
+      rootfs: idMapped(ctx.images.rootfsMounts(ctx.images.get(row.image), row.snapshot), sandbox.config),
+      runtime: { ...runtimeOptions(ctx, runtime), ioUid: owner?.uid, ioGid: owner?.gid },
       terminal: row.config.tty,
       ...row.io,
     });
   },
   /**
-   * A shim kills the runtime for a caller that has hung up, be it a daemon that died, and knows nothing of what that had made by then:
-   * a container that waits for its start, or a process that still makes one. So a task that the shim does not know is looked for in
-   * the runtime as well; then the shim is asked again, since it may have come to know it meanwhile.
+   * A shim whose caller hangs up (a daemon that died) kills the runtime and lists no task, but the runtime may have made a container
+   * by then, or a process of it may still be making one. So a task that the shim does not list is removed from the runtime as well,
+   * and the shim is asked once more, since the task may have been listed meanwhile.
    */
-  async undo(row: ContainerRow, node: Node): Promise<void> {
-    const sandbox = node.store.sandboxes.get(row.sandbox);
-    const shim = sandbox && (await findShim(sandbox, node));
+  async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
+    const sandbox = ctx.store.sandboxes.get(row.sandbox);
+    const shim = sandbox && (await findShim(sandbox, ctx));
     if (shim && (await endTask(shim.task, row.id))) return;
     if (!sandbox || sandbox.shimEnded) return;
-    await cleanUpContainer(row, sandbox, node);
+    await cleanUpContainer(row, sandbox, ctx);
     if (shim) await endTask(shim.task, row.id);
   },
 };
@@ -55,23 +60,20 @@ export const start = {
 };
 
 export const running = {
-  run({ node, row, shim }: ContainerStart): void {
-    row.state = 'running';
-    row.startedAt = nowNs();
-    node.store.containers.put(row);
-    node.monitor.watchContainer(row, shim);
-    node.events.publish('started', row.id, row.sandbox);
+  run({ ctx, row, shim }: ContainerStart): void {
+    ctx.containerStates.running(row);
+    ctx.exits.watchContainer(row, shim);
   },
 };
 
-/** What the stdio worker needs to know of a container; said again after a restart of either. */
-export function ioOf(node: Node, row: ContainerRow) {
+/** A container's registration with the stdio worker, made at its start and again after a restart of the daemon. */
+export function ioOf(row: ContainerRow, ctx: JobContext) {
   return {
     id: row.id,
     fifos: row.io,
     tty: row.config.tty,
     logPath: row.logPath,
-    maxLine: node.config.log.max_container_line,
+    maxLine: ctx.config.log.max_container_line,
     stdinOnce: row.config.stdinOnce,
   };
 }

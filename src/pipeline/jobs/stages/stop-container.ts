@@ -1,34 +1,48 @@
 import { signalNumber } from '../../../node/oci/signals.ts';
-import type { ContainerStop } from '../creation.ts';
+import type { Shim } from '../../../node/shims/shims.ts';
+import type { ContainerRow } from '../../../node/store/container.ts';
+import { SIGKILL } from '../../../sys/signals.ts';
+import type { JobState } from '../context.ts';
 
-const SIGKILL = 9;
-/** Seconds that a process which was killed may take to be gone: it may sit in the kernel, waiting for a disk. */
+/** Seconds that a killed process may take to end: it may be in uninterruptible sleep (D state), waiting for a disk. */
 const KILL_WAIT_SECONDS = 120;
+
+/** The state of a container that is being stopped. */
+export interface ContainerStop extends JobState<ContainerRow> {
+  /** Undefined when the pod's shim is dead, and the container with it. */
+  shim: Shim | undefined;
+  /** Seconds between the stop signal and SIGKILL; 0: SIGKILL at once. */
+  graceSeconds: number;
+}
 
 /**
  * The stop signal once, the grace, then SIGKILL. Resolves when the end is recorded: log drained, exit code known. A
  * second caller with a shorter grace does not wait for the first one's.
  */
-export async function kill({ node, row, shim, graceSeconds }: ContainerStop): Promise<void> {
+export const kill = {
+  run: killContainer,
+};
+
+async function killContainer({ ctx, row, shim, graceSeconds }: ContainerStop): Promise<void> {
   if (row.state !== 'running') return;
-  const ended = node.monitor.containerEnded(row.id);
-  // Who watches it cleans up after the dead shim.
+  const ended = ctx.exits.containerEnded(row.id);
+  // The watcher of the container (exits.ts) cleans up after the dead shim.
   if (!shim) {
     if (await within(ended, KILL_WAIT_SECONDS)) return;
     throw new Error(`container ${row.id} of a dead shim could not be cleaned up within ${KILL_WAIT_SECONDS} s`);
   }
-  if (graceSeconds > 0 && !node.monitor.stopSignalled(row.id)) {
+  if (graceSeconds > 0 && !ctx.exits.stopSignalled(row.id)) {
     if (!(await shim.task.kill(row.id, signalNumber(row.stopSignal)))) return ended;
     if (await within(ended, graceSeconds)) return;
   } else if (graceSeconds > 0 && (await within(ended, graceSeconds))) return;
-  node.monitor.killing(row.id);
+  ctx.exits.killing(row.id);
   await shim.task.kill(row.id, SIGKILL);
   if (!(await within(ended, KILL_WAIT_SECONDS))) {
     throw new Error(`container ${row.id} still lives ${KILL_WAIT_SECONDS} s after SIGKILL`);
   }
 }
 
-/** Did it happen within so many seconds? */
+/** Resolves to whether `event` happens within so many seconds. */
 async function within(event: Promise<void>, seconds: number): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => resolve(false), Math.min(seconds * 1000, 0x7fffffff));

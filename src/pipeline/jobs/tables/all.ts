@@ -7,7 +7,7 @@ import { startContainer } from './start-container.ts';
 import { stopContainer } from './stop-container.ts';
 import { stopPod } from './stop-pod.ts';
 
-/** Every job's table: which series the metrics have, and what `sluice trace` draws. */
+/** Every job's table: metrics, docs and `sluice trace` are made from them. */
 export const JOB_TABLES = [
   runPod,
   stopPod,

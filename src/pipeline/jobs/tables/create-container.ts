@@ -1,7 +1,17 @@
-import type { ContainerRow } from '../../../node/store/rows.ts';
+import type { ContainerRow } from '../../../node/store/container.ts';
 import { jobTable } from '../../engine/stage.ts';
-import type { ContainerCreation } from '../creation.ts';
-import { bundle, image, ready, reserve, rootfs, spec, user, volumes } from '../stages/create-container.ts';
+import type { JobContext } from '../context.ts';
+import {
+  bundle,
+  type ContainerCreation,
+  image,
+  ready,
+  reserve,
+  rootfs,
+  spec,
+  user,
+  volumes,
+} from '../stages/create-container.ts';
 
 /**
  * A container's creation: everything but a process. The user is read from the image's own files while its folders are made.
@@ -10,13 +20,13 @@ import { bundle, image, ready, reserve, rootfs, spec, user, volumes } from '../s
  *                       ├→ volumes ─┤
  *                       └→ rootfs ──┴→
  */
-export const createContainer = jobTable<ContainerCreation, ContainerRow>('CreateContainer', [
-  { name: 'reserve', needs: [], pool: 'main', ...reserve },
-  { name: 'image', needs: ['reserve'], pool: 'main', ...image },
-  { name: 'user', needs: ['image'], pool: 'image', ...user },
-  { name: 'volumes', needs: ['image'], pool: 'shim', ...volumes },
-  { name: 'rootfs', needs: ['reserve'], pool: 'shim', ...rootfs },
-  { name: 'spec', needs: ['user', 'volumes'], pool: 'main', ...spec },
-  { name: 'files', needs: ['spec'], pool: 'shim', ...bundle },
-  { name: 'ready', needs: ['files', 'rootfs'], pool: 'main', ...ready },
+export const createContainer = jobTable<ContainerCreation, ContainerRow, JobContext>('CreateContainer', [
+  { name: 'reserve', needs: [], ...reserve },
+  { name: 'image', needs: ['reserve'], ...image },
+  { name: 'user', needs: ['image'], ...user },
+  { name: 'volumes', needs: ['image'], ...volumes },
+  { name: 'rootfs', needs: ['reserve'], ...rootfs },
+  { name: 'spec', needs: ['user', 'volumes'], ...spec },
+  { name: 'files', needs: ['spec'], ...bundle },
+  { name: 'ready', needs: ['files', 'rootfs'], ...ready },
 ]);

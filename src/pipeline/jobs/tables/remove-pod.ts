@@ -1,5 +1,5 @@
 import { takeDown } from '../../engine/stage.ts';
 import { runPod } from './run-pod.ts';
 
-/** Everything a launch made, taken back in the opposite order by the same functions that undo a failed one. */
+/** Takes back everything a launch made, in the opposite order, by the functions that undo a failed launch. */
 export const removePod = takeDown('RemovePodSandbox', runPod, { reserve: 'forget' });

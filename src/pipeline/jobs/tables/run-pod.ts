@@ -1,37 +1,41 @@
-import type { SandboxRow } from '../../../node/store/rows.ts';
+import type { SandboxRow } from '../../../node/store/sandbox.ts';
 import { jobTable } from '../../engine/stage.ts';
-import type { PodLaunch } from '../launch.ts';
-import { files } from '../stages/files.ts';
-import { image } from '../stages/image.ts';
-import { netns } from '../stages/netns.ts';
-import { network } from '../stages/network.ts';
-import { ready } from '../stages/ready.ts';
-import { reserve } from '../stages/reserve.ts';
-import { rootfs } from '../stages/rootfs.ts';
-import { shim } from '../stages/shim.ts';
-import { spec } from '../stages/spec.ts';
-import { create, start } from '../stages/task.ts';
+import type { JobContext } from '../context.ts';
+import {
+  create,
+  files,
+  image,
+  netns,
+  network,
+  type PodLaunch,
+  ready,
+  reserve,
+  rootfs,
+  shim,
+  spec,
+  start,
+} from '../stages/run-pod.ts';
 
 /**
- * A pod launch, whole. Each line is a stage: what it needs, where it works, how it is done and how it is undone.
+ * A pod launch, whole. Each line is a stage: its name, what it needs, and how it is done and undone.
  *
  *     reserve → ┬→ netns → network ─────────────────────┬→ ready
  *               ├→ image → ┬→ rootfs ─────────┐         │
  *               │          └→ spec ─┐         │         │
  *               └→ files ───────────┴→ shim → create → start
  *
- * CNI ADD wants no more than the namespace and `create` no more than its path, so the two slow branches run side by side.
+ * CNI ADD needs only the namespace and `create` only its path, so the two slow branches run side by side.
  */
-export const runPod = jobTable<PodLaunch, SandboxRow>('RunPodSandbox', [
-  { name: 'reserve', needs: [], pool: 'main', ...reserve },
-  { name: 'netns', needs: ['reserve'], pool: 'net', ...netns },
-  { name: 'network', needs: ['netns'], pool: 'net', ...network },
-  { name: 'image', needs: ['reserve'], pool: 'image', ...image },
-  { name: 'rootfs', needs: ['image'], pool: 'shim', ...rootfs },
-  { name: 'files', needs: ['reserve'], pool: 'shim', ...files },
-  { name: 'spec', needs: ['image'], pool: 'main', ...spec },
-  { name: 'shim', needs: ['files', 'spec'], pool: 'shim', ...shim },
-  { name: 'create', needs: ['shim', 'rootfs', 'netns'], pool: 'main', ...create },
-  { name: 'start', needs: ['create'], pool: 'main', ...start },
-  { name: 'ready', needs: ['start', 'network'], pool: 'main', ...ready },
+export const runPod = jobTable<PodLaunch, SandboxRow, JobContext>('RunPodSandbox', [
+  { name: 'reserve', needs: [], ...reserve },
+  { name: 'netns', needs: ['reserve'], ...netns },
+  { name: 'network', needs: ['netns'], ...network },
+  { name: 'image', needs: ['reserve'], ...image },
+  { name: 'rootfs', needs: ['image'], ...rootfs },
+  { name: 'files', needs: ['reserve'], ...files },
+  { name: 'spec', needs: ['image'], ...spec },
+  { name: 'shim', needs: ['files', 'spec'], ...shim },
+  { name: 'create', needs: ['shim', 'rootfs', 'netns'], ...create },
+  { name: 'start', needs: ['create'], ...start },
+  { name: 'ready', needs: ['start', 'network'], ...ready },
 ]);

@@ -1,15 +1,16 @@
-import type { SandboxRow } from '../../../node/store/rows.ts';
+import type { SandboxRow } from '../../../node/store/sandbox.ts';
 import { jobTable } from '../../engine/stage.ts';
-import { endShim, killContainers, releaseNetns, releaseNetwork, stopped, type Teardown } from '../stages/teardown.ts';
+import type { JobContext } from '../context.ts';
+import { endShim, kill, type PodStop, releaseNetns, releaseNetwork, stopped } from '../stages/stop-pod.ts';
 
 /**
- * A pod's end. Its processes and its network go side by side: DEL needs no more than the namespace, which goes after it.
- * What a removal still needs (snapshot, files, record) stays.
+ * A pod's end. Its processes and its network end side by side: DEL needs only the namespace, which is removed after it.
+ * What a removal still needs (snapshot, files, row) stays.
  */
-export const stopPod = jobTable<Teardown, SandboxRow>('StopPodSandbox', [
-  { name: 'kill', needs: [], pool: 'main', run: killContainers },
-  { name: 'shim', needs: ['kill'], pool: 'main', run: endShim },
-  { name: 'network', needs: [], pool: 'net', run: releaseNetwork },
-  { name: 'netns', needs: ['network'], pool: 'net', run: releaseNetns },
-  { name: 'ready', needs: ['shim', 'netns'], pool: 'main', run: stopped },
+export const stopPod = jobTable<PodStop, SandboxRow, JobContext>('StopPodSandbox', [
+  { name: 'kill', needs: [], ...kill },
+  { name: 'shim', needs: ['kill'], ...endShim },
+  { name: 'network', needs: [], ...releaseNetwork },
+  { name: 'netns', needs: ['network'], ...releaseNetns },
+  { name: 'ready', needs: ['shim', 'netns'], ...stopped },
 ]);

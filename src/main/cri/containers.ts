@@ -1,0 +1,88 @@
+/** The verbs of containers. */
+import type { Container, ContainerFilter } from '../../../proto/gen/cri.ts';
+import { SluiceError } from '../../errors.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
+import { batches, noInfo, type RuntimeVerbs } from './call.ts';
+import { matchesContainer } from './filters.ts';
+import { goJson } from './go-json.ts';
+import type { CriServices } from './services.ts';
+import { containerState, toContainer, toContainerStatus, visibleContainer } from './views.ts';
+
+export const containerVerbs = (services: CriServices) =>
+  ({
+    async createContainer(request, call) {
+      return { containerId: await services.containers.create(request, call) };
+    },
+
+    async startContainer({ containerId }, call) {
+      await services.containers.start(containerId, call);
+      return {};
+    },
+
+    /** Idempotent: an unknown id is a container that is removed already. `timeout` is in seconds. */
+    async stopContainer({ containerId, timeout }, call) {
+      const row = services.store.containers.find(containerId);
+      if (row) await services.containers.stop(row.id, Math.max(0, Number(timeout)), call);
+      return {};
+    },
+
+    /** Idempotent: an unknown id is a container that is removed already. */
+    async removeContainer({ containerId }, call) {
+      const row = services.store.containers.find(containerId);
+      if (row) await services.containers.remove(row.id, call);
+      return {};
+    },
+
+    async containerStatus({ containerId, verbose }) {
+      const row = services.containers.get(containerId);
+      if (!visibleContainer(row)) throw SluiceError.of('CONTAINER_NOT_FOUND', containerId);
+      return {
+        status: toContainerStatus(services.images, row),
+        info: verbose ? { info: JSON.stringify(await inspect(services, row)) } : noInfo(),
+      };
+    },
+
+    listContainers({ filter }) {
+      return { containers: [...matching(services, filter)] };
+    },
+
+    /** The same in batches (KEP-5825). */
+    *streamContainers({ filter }) {
+      for (const containers of batches(matching(services, filter))) yield { containers };
+    },
+
+    /** In-place resize. A container that has not started yet gets the limits when it starts. */
+    async updateContainerResources({ containerId, linux, annotations }) {
+      await services.containers.update(containerId, linux, annotations);
+      return {};
+    },
+
+    /** After kubelet has renamed the file. Throws NOT_READY for a container that does not run: its log is closed. */
+    async reopenContainerLog({ containerId }) {
+      const { row } = await services.containers.running(containerId);
+      await services.stdio.reopenLog(row.id);
+      return {};
+    },
+  }) satisfies Partial<RuntimeVerbs>;
+
+function* matching({ store }: CriServices, filter: ContainerFilter | undefined): Generator<Container> {
+  for (const row of store.containers.values()) {
+    if (!visibleContainer(row)) continue;
+    const facts = { id: row.id, sandbox: row.sandbox, labels: row.config.labels, state: containerState(row) };
+    if (matchesContainer(filter, facts)) yield toContainer(row);
+  }
+}
+
+/** The keys that users of `crictl inspect` read with containerd. */
+async function inspect({ specs }: CriServices, row: ContainerRow): Promise<object> {
+  return {
+    sandboxID: row.sandbox,
+    pid: row.pid,
+    removing: row.state === 'removing',
+    snapshotKey: row.id,
+    snapshotter: 'overlayfs',
+    runtimeType: 'io.containerd.runc.v2',
+    config: goJson(row.config),
+    runtimeSpec: await specs.of(row),
+  };
+}

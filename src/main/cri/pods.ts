@@ -1,0 +1,104 @@
+/** The verbs of pod sandboxes. */
+import type { PodSandbox, PodSandboxFilter } from '../../../proto/gen/cri.ts';
+import { SluiceError } from '../../errors.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { isNsfs } from '../../sys/mount.ts';
+import { batches, noInfo, type RuntimeVerbs } from './call.ts';
+import { matchesSandbox } from './filters.ts';
+import { goJson } from './go-json.ts';
+import type { CriServices } from './services.ts';
+import { readySandboxOf, sandboxOf, sandboxState, toPodSandbox, toPodSandboxStatus, visibleSandbox } from './views.ts';
+
+export const podVerbs = (services: CriServices) =>
+  ({
+    async runPodSandbox(request, call) {
+      return { podSandboxId: await services.pods.run(request, call) };
+    },
+
+    /** Idempotent: an unknown id is a pod that is stopped already. */
+    async stopPodSandbox({ podSandboxId }, call) {
+      const row = services.store.sandboxes.find(podSandboxId);
+      if (row) await services.pods.stop(row.id, call);
+      return {};
+    },
+
+    /** Idempotent: an unknown id is a pod that is removed already. */
+    async removePodSandbox({ podSandboxId }, call) {
+      const row = services.store.sandboxes.find(podSandboxId);
+      if (row) await services.pods.remove(row.id, call);
+      return {};
+    },
+
+    async podSandboxStatus({ podSandboxId, verbose }) {
+      const row = sandboxOf(services, podSandboxId);
+      if (!visibleSandbox(row)) throw SluiceError.of('SANDBOX_NOT_FOUND', podSandboxId);
+      return {
+        status: toPodSandboxStatus(row),
+        info: verbose ? { info: JSON.stringify(await inspect(services, row)) } : noInfo(),
+        containersStatuses: [],
+        timestamp: 0n,
+      };
+    },
+
+    listPodSandbox({ filter }) {
+      return { items: [...matching(services, filter)] };
+    },
+
+    /** The same in batches, for nodes whose list outgrows one message (KEP-5825). */
+    *streamPodSandboxes({ filter }) {
+      for (const podSandboxes of batches(matching(services, filter))) yield { podSandboxes };
+    },
+
+    /** Kubelet resizes the pod's cgroup itself; the row keeps the new values for the containers made later. */
+    updatePodSandboxResources({ podSandboxId, overhead, resources }) {
+      const row = readySandboxOf(services, podSandboxId);
+      const linux = row.config.linux ?? {
+        cgroupParent: '',
+        securityContext: undefined,
+        sysctls: {},
+        overhead: undefined,
+        resources: undefined,
+      };
+      row.config = {
+        ...row.config,
+        linux: { ...linux, overhead: overhead ?? linux.overhead, resources: resources ?? linux.resources },
+      };
+      services.store.sandboxes.put(row);
+      return {};
+    },
+  }) satisfies Partial<RuntimeVerbs>;
+
+function* matching({ store }: CriServices, filter: PodSandboxFilter | undefined): Generator<PodSandbox> {
+  for (const row of store.sandboxes.values()) {
+    if (!visibleSandbox(row)) continue;
+    const facts = { id: row.id, labels: row.config.labels, state: sandboxState(row) };
+    if (matchesSandbox(filter, facts)) yield toPodSandbox(row);
+  }
+}
+
+/** The keys that users of `crictl inspectp` read with containerd. */
+async function inspect({ config, images, specs }: CriServices, row: SandboxRow): Promise<object> {
+  const runtime = config.runtimes[row.runtime];
+  return {
+    pid: row.pid,
+    processStatus: row.state === 'ready' ? 'running' : 'deleted',
+    netNamespaceClosed: row.netns !== '' && !isNsfs(row.netns),
+    image: images.find(row.image)?.names[0] ?? row.image,
+    snapshotKey: row.id,
+    snapshotter: 'overlayfs',
+    runtimeHandler: row.runtimeHandler,
+    runtimeType: 'io.containerd.runc.v2',
+    runtimeOptions: { binary: runtime?.binary, shim: row.shim?.binary },
+    config: goJson(row.config),
+    runtimeSpec: await specs.of(row),
+    cniResult: row.result ?? null,
+    sandboxMetadata: {
+      ID: row.id,
+      Name: row.name,
+      NetNSPath: row.netns,
+      IP: row.addresses[0] ?? '',
+      AdditionalIPs: row.addresses.slice(1),
+    },
+    cleanup: row.cleanup,
+  };
+}

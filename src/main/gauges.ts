@@ -1,0 +1,30 @@
+import type { Services } from './services.ts';
+
+/** Names the sources of the gauges, which are read when Prometheus scrapes: nothing is counted twice, nothing is pushed. */
+export function readGauges(services: Services): void {
+  const { engine, admission, config, pools, store, shims, pulls, retries, network, stdio, events } = services;
+  services.metrics.readFrom({
+    stage: (stage) => engine.use(stage),
+    lanes: () => admission.use,
+    laneQueueLimit: config.pipeline.max_queued,
+    pools: () => [pools.net, pools.shim, pools.image, pools.registry],
+    pods: () => countBy(store.sandboxes.values()),
+    containers: () => countBy(store.containers.values()),
+    shims: () => {
+      const { alive, lost, unknown } = shims.counts;
+      return { ready: alive, dead: lost, unknown };
+    },
+    images: () => store.images.size,
+    imagePullsRunning: () => pulls.running,
+    cleanupsPending: () => retries.pending,
+    networkReady: () => network.current() !== undefined,
+    stdio: () => stdio.stats(),
+    eventSubscribers: () => events.subscribers,
+  });
+}
+
+function countBy<S extends string>(rows: Iterable<{ state: S }>): Partial<Record<S, number>> {
+  const counts: Partial<Record<S, number>> = {};
+  for (const { state } of rows) counts[state] = (counts[state] ?? 0) + 1;
+  return counts;
+}

@@ -1,0 +1,229 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { nowNs } from '../clock.ts';
+import type { Config } from '../node/config/config.ts';
+import { Images } from '../node/images/images.ts';
+import { BUILT_IN } from '../node/network/builtin.ts';
+import { Network } from '../node/network/network.ts';
+import type { Log } from '../node/observe/log.ts';
+import type { Metrics } from '../node/observe/metrics.ts';
+import type { Observability } from '../node/observe/observability.ts';
+import { BundleSpecs } from '../node/oci/bundle-specs.ts';
+import { loadDefaultAppArmorProfile } from '../node/oci/load-apparmor.ts';
+import { openFiles } from '../node/oci/open-files.ts';
+import { readHostFacts } from '../node/oci/read-host.ts';
+import { readAllFeatures } from '../node/oci/runtime-features.ts';
+import { serveEvents } from '../node/shims/events.ts';
+import { Shims } from '../node/shims/shims.ts';
+import { Stats } from '../node/stats/stats.ts';
+import { ContainerStates } from '../node/store/container.ts';
+import { Events } from '../node/store/events.ts';
+import { SandboxStates } from '../node/store/sandbox.ts';
+import { Store } from '../node/store/store.ts';
+import { Stdio } from '../node/streaming/stdio.ts';
+import { type Pools, startPools } from '../node/threads/pools.ts';
+import { Admission } from '../pipeline/engine/admission.ts';
+import { Engine } from '../pipeline/engine/engine.ts';
+import { Locks } from '../pipeline/engine/lock.ts';
+import { RetryQueue } from '../pipeline/engine/retry-queue.ts';
+import { Runner } from '../pipeline/engine/runner.ts';
+import { Containers } from '../pipeline/jobs/containers.ts';
+import type { JobContext, JobServices } from '../pipeline/jobs/context.ts';
+import { type ExecContext, Execs, StreamedExecs } from '../pipeline/jobs/execs.ts';
+import { ExitWatch } from '../pipeline/jobs/exits.ts';
+import { Pods } from '../pipeline/jobs/pods.ts';
+import { Pulls } from '../pipeline/jobs/pulls.ts';
+import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
+import { usedImages } from '../pipeline/jobs/used-images.ts';
+import type { ListenInput } from '../workers/stdio/protocol.ts';
+
+/** As `streaming.tls_cert`: a certificate made at start. */
+const SELF_SIGNED = 'self-signed';
+/** Seconds that one undo may take. */
+const UNDO_SECONDS = 120;
+const CHECKPOINT_MS = 30_000;
+/** Milliseconds before the first retry of a clean-up, and the longest pause between two. */
+const RETRY_MS = { firstDelayMs: 1000, lastDelayMs: 300_000 };
+
+/** Everything one daemon is made of. */
+export interface Services extends JobContext {
+  readonly events: Events;
+  readonly stats: Stats;
+  readonly execs: Execs;
+  readonly pods: Pods;
+  readonly containers: Containers;
+  readonly pulls: Pulls;
+  readonly engine: Engine;
+  readonly admission: Admission;
+  readonly retries: RetryQueue;
+}
+
+/** Makes every service once and hands each what it uses. `ending` aborts when the daemon ends. What is to be closed goes to `resources`. */
+export async function makeServices(
+  config: Config,
+  { metrics, observer, log }: Observability,
+  resources: AsyncDisposableStack,
+  ending: AbortSignal,
+): Promise<Services> {
+  const host = await readHostFacts(config.cgroup_driver);
+  if (host.lowestOomScoreAdj > -1000) {
+    log.warn(
+      { lowest: host.lowestOomScoreAdj },
+      'oom_score_adj cannot be lowered (no CAP_SYS_RESOURCE): lower values are clamped to this',
+    );
+  }
+  if (host.apparmor) await loadDefaultAppArmorProfile();
+  const pools = resources.use(startPools());
+  const store = openStore(config, pools, { metrics, log }, resources);
+  const events = new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped));
+  const shimSocketDir = join(config.state, 's');
+  mkdirSync(shimSocketDir, { recursive: true, mode: 0o711 });
+
+  const basis: ExecContext = {
+    config,
+    host,
+    features: await readAllFeatures(config, host, log),
+    openFiles: openFiles(),
+    log,
+    metrics,
+    store,
+    sandboxStates: new SandboxStates(store.sandboxes, events),
+    containerStates: new ContainerStates(store.containers, events),
+    sandboxNames: new ReservedNames(),
+    containerNames: new ReservedNames(),
+    pools,
+    network: resources.use(await startNetwork(config, pools, { metrics, log })),
+    images: makeImages(config, pools, store, { metrics, log }),
+    specs: new BundleSpecs(),
+    shims: resources.use(
+      new Shims({
+        onLost: (pod) => log.warn({ sandbox: pod }, 'the connection to the pod’s shim broke'),
+        onCall: (method, seconds) => metrics.shimCall(method, seconds),
+      }),
+    ),
+    shimAddresses: {
+      grpc: config.socket,
+      ttrpc: join(config.state, 'events.sock'),
+      publishBinary: process.execPath,
+    },
+    shimSocketDir,
+    ending,
+  };
+  const stdio = resources.use(
+    new Stdio({
+      execDir: join(config.state, 'execs'),
+      backend: new StreamedExecs(basis),
+      onEvent: (event) => log.warn(event, 'event of the stdio worker'),
+      onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
+    }),
+  );
+  const locks = new Locks();
+  const exits = new ExitWatch({ ...basis, stdio }, locks);
+  const ctx: JobContext = { ...basis, stdio, exits };
+
+  const engine = new Engine({ limits: config.pipeline.limits, observer, undoTimeoutMs: UNDO_SECONDS * 1000 });
+  const { max_running: launch, max_teardowns: teardown, max_queued: maxQueued } = config.pipeline;
+  const admission = new Admission({
+    maxRunning: { launch, teardown, image: launch },
+    maxQueued,
+    onVerdict: (lane, verdict) => metrics.inc('admission', { lane, verdict }),
+  });
+  const retries = resources.use(
+    new RetryQueue({ ...RETRY_MS, onRetry: (outcome) => metrics.inc('cleanups', { outcome }) }),
+  );
+  const jobs: JobServices = { ctx, runner: new Runner({ engine, observer, admission }), locks, retries };
+  const pulls = new Pulls(jobs);
+  const containers = new Containers(jobs);
+  const pods = new Pods(jobs, { containers, pulls });
+  const execs = new Execs(basis);
+
+  const { url } = await stdio.listen(streamingOptions(config));
+  log.info({ url }, 'streaming server listens');
+  resources.use(
+    await serveEvents({
+      path: basis.shimAddresses.ttrpc,
+      onEvent: (event) => exits.onShimEvent(event),
+      onError: (err) => log.warn({ err }, 'an event of a shim could not be read'),
+    }),
+  );
+  const stats = new Stats({
+    worker: {
+      readStats: (input) => pools.shim.call('readStats', input),
+      diskUsage: (input) => pools.shim.call('diskUsage', input),
+    },
+    onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
+  });
+  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries };
+}
+
+/** What the services report to. */
+interface Reports {
+  metrics: Metrics;
+  log: Log;
+}
+
+/** Opens the store and checkpoints it every {@link CHECKPOINT_MS}. */
+function openStore(config: Config, pools: Pools, { metrics, log }: Reports, resources: AsyncDisposableStack): Store {
+  const store = resources.use(
+    new Store(join(config.root, 'sluice.db'), (seconds) => metrics.observe('storeWrite', {}, seconds)),
+  );
+  const checkpoint = async () => {
+    try {
+      await pools.shim.call('checkpoint', { path: store.path });
+      store.restoreBallast();
+    } catch (err) {
+      log.error({ err }, 'the store’s checkpoint failed');
+    }
+  };
+  const timer = setInterval(checkpoint, CHECKPOINT_MS).unref();
+  resources.defer(() => clearInterval(timer));
+  return store;
+}
+
+function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {
+  return Network.start({
+    cni,
+    root,
+    pool: pools.net,
+    onPlugin: ({ plugin, command, outcome, seconds, spawnSeconds }) => {
+      metrics.cni(plugin, command, outcome, seconds);
+      metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
+    },
+    onChange: ({ network, problems }) => {
+      if (network) metrics.cniPlugins(network.plugins.map(({ type }) => type));
+      const about = { network: network?.name, source: network?.source, problems };
+      if (!network) log.warn(about, 'no usable CNI configuration: only pods on the host network can be launched');
+      else if (network.source === BUILT_IN) log.warn(about, 'no CNI configuration: using the built-in bridge network');
+      else log.info(about, 'CNI configuration loaded');
+    },
+  });
+}
+
+function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }: Reports): Images {
+  return new Images({
+    config,
+    pool: pools.image,
+    ask: (question) => pools.registry.call('ask', question),
+    images: store.images,
+    layers: store.layers,
+    log,
+    usedImages: () => usedImages(store),
+    diskUsage: (folder) => pools.shim.call('diskUsage', { folder }),
+    userFiles: (dirs) => pools.shim.call('userFiles', { dirs }),
+    removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
+    installPause: (dir) => pools.shim.call('installPause', { dir }),
+    onLayer: (result) => metrics.inc('imageLayers', { result }),
+    onFetched: ({ seconds, error, downloaded, unpacked }) => {
+      metrics.observe('imagePhase', { phase: 'layer', outcome: error ? 'error' : 'ok' }, seconds);
+      metrics.inc('imageBytes', { kind: 'downloaded' }, downloaded);
+      metrics.inc('imageBytes', { kind: 'unpacked' }, unpacked);
+    },
+    onRetry: () => metrics.inc('imageRetries', {}),
+  });
+}
+
+function streamingOptions({ streaming }: Config): ListenInput {
+  const { listen, tls_cert: cert, tls_key: key, idle_timeout_seconds: idle } = streaming;
+  const tls = cert === SELF_SIGNED ? SELF_SIGNED : cert === '' ? undefined : { cert, key };
+  return { address: listen, tls, idleTimeoutMs: idle * 1000 };
+}

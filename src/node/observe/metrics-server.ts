@@ -1,0 +1,206 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { promisify } from 'node:util';
+import { gzip } from 'node:zlib';
+import { SluiceError } from '../../errors.ts';
+import { JOB_NAMES, type JobName, STAGES, type StageName } from '../../stages.ts';
+import { listenError, parseListen } from '../config/address.ts';
+import { CONTENT_TYPES } from './exposition.ts';
+import type { JobRecord } from './job-record.ts';
+import type { Launches } from './launches.ts';
+import { LOG_LEVELS, type Log, type LogLevel } from './log.ts';
+import type { Metrics, NowUse } from './metrics.ts';
+import { proportionalBytes } from './process-use.ts';
+
+const compress = promisify(gzip);
+
+/** A job's stages as its table has them, for whoever draws them. */
+export interface JobShape {
+  name: JobName;
+  stages: readonly { name: StageName; needs: readonly StageName[] }[];
+}
+
+/** What /debug/now answers. */
+export type NowView = { now: number; jobs: JobRecord[] } & NowUse;
+
+export interface MetricsServerOptions {
+  /** host:port; port 0 takes any. */
+  listen: string;
+  metrics: Metrics;
+  launches: Launches;
+  log: Log;
+  jobs: readonly JobShape[];
+  /** Reasons why the daemon is not healthy; none: it is. */
+  health?: () => string[];
+}
+
+interface Answer {
+  status: number;
+  type: string;
+  body: string;
+}
+
+/**
+ * The HTTP side: /metrics for Prometheus, /healthz for probes, and under /debug what `sluice top`, `sluice trace` and
+ * `sluice log-level` read. /debug names pods and errors, so it answers callers on this machine only, under an address or
+ * "localhost" (a web page whose name was rebound to 127.0.0.1 has another Host), and changes want a header that no web page can
+ * send across origins.
+ */
+export class MetricsServer implements AsyncDisposable {
+  readonly #options: MetricsServerOptions;
+  readonly #server: Server;
+
+  constructor(options: MetricsServerOptions) {
+    this.#options = options;
+    this.#server = createServer((request, response) => {
+      this.#serve(request, response).catch((error: unknown) => {
+        this.#options.log.error({ err: error, url: request.url }, 'the metrics endpoint failed');
+        if (!response.headersSent) response.writeHead(500, { 'content-type': 'text/plain' });
+        response.end('internal error, see the log\n');
+      });
+    });
+    this.#server.requestTimeout = 10_000;
+    this.#server.maxConnections = 64;
+  }
+
+  /** Binds, and returns the port. Throws CONFIG_INVALID when the address is malformed, taken or not this machine's. */
+  async listen(): Promise<number> {
+    const { listen } = this.#options;
+    const address = parseListen(listen);
+    if (!address) throw new SluiceError('CONFIG_INVALID', `metrics.listen = "${listen}" is not host:port`);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#server.once('error', reject);
+    this.#server.listen(address.port, address.host, resolve);
+    try {
+      await promise;
+    } catch (cause) {
+      throw listenError('metrics.listen', listen, cause);
+    }
+    this.#server.off('error', reject);
+    this.#server.on('error', (error) => this.#options.log.error({ err: error }, 'the metrics endpoint'));
+    this.#options.log.info({ host: address.host, port: this.port }, 'metrics are served');
+    return this.port;
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#server.close(() => resolve());
+    this.#server.closeAllConnections();
+    await promise;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const answer = await this.#answer(request);
+    const headers: Record<string, string> = { 'content-type': answer.type, 'x-content-type-options': 'nosniff' };
+    let body: string | Buffer = answer.body;
+    if (body.length > 4096 && /\bgzip\b/.test(request.headers['accept-encoding'] ?? '')) {
+      body = await compress(body, { level: 1 });
+      headers['content-encoding'] = 'gzip';
+    }
+    headers['content-length'] = String(Buffer.byteLength(body));
+    response.writeHead(answer.status, headers);
+    response.end(request.method === 'HEAD' ? undefined : body);
+  }
+
+  async #answer(request: IncomingMessage): Promise<Answer> {
+    const url = new URL(request.url ?? '/', 'http://localhost');
+    const get = request.method === 'GET' || request.method === 'HEAD';
+    if (url.pathname.startsWith('/debug/')) {
+      if (!isLoopback(request.socket.remoteAddress) || !isOwnName(request.headers.host)) {
+        return text(403, '/debug answers callers on this machine only');
+      }
+      return this.#debug(request, url);
+    }
+    if (!get) return text(405, 'GET only');
+    switch (url.pathname) {
+      case '/metrics': {
+        const format = /application\/openmetrics-text/.test(request.headers.accept ?? '')
+          ? 'openmetrics'
+          : 'prometheus';
+        return { status: 200, type: CONTENT_TYPES[format], body: await this.#options.metrics.text(format) };
+      }
+      case '/healthz': {
+        const reasons = this.#options.health?.() ?? [];
+        return reasons.length === 0 ? text(200, 'ok') : text(503, reasons.join('\n'));
+      }
+      case '/':
+        return text(
+          200,
+          'sluice: /metrics /healthz /debug/now /debug/jobs /debug/launches /debug/tables /debug/memory /debug/log-level',
+        );
+      default:
+        return text(404, `nothing at ${url.pathname}`);
+    }
+  }
+
+  async #debug(request: IncomingMessage, url: URL): Promise<Answer> {
+    const { launches, jobs, metrics } = this.#options;
+    if (url.pathname === '/debug/log-level') return this.#logLevel(request, url);
+    if (request.method !== 'GET') return text(405, 'GET only');
+    switch (url.pathname) {
+      case '/debug/jobs':
+        return json({ now: Date.now(), jobs: launches.running });
+      case '/debug/launches': {
+        const job = url.searchParams.get('job');
+        if (job !== null && !isJob(job)) return text(400, `no job "${job}"; there are ${JOB_NAMES.join(', ')}`);
+        const limit = Number(url.searchParams.get('limit') ?? 1000);
+        if (!Number.isInteger(limit) || limit < 1) return text(400, 'limit must be a whole number above 0');
+        const match = url.searchParams.get('match') ?? undefined;
+        const after = url.searchParams.get('since');
+        const since = after === null ? undefined : Number(after);
+        if (Number.isNaN(since)) return text(400, 'since must be milliseconds since the epoch');
+        return json({ now: Date.now(), launches: launches.find({ job: job ?? undefined, match, since, limit }) });
+      }
+      case '/debug/now':
+        return json({ now: Date.now(), jobs: launches.running, ...metrics.now() } satisfies NowView);
+      case '/debug/tables':
+        return json({ jobs: jobs.map(({ name, stages }) => ({ name, stages: stages.map(shape) })) });
+      case '/debug/memory':
+        return json({ proportional: await proportionalBytes(), ...process.memoryUsage() });
+      default:
+        return text(404, `nothing at ${url.pathname}`);
+    }
+  }
+
+  #logLevel(request: IncomingMessage, url: URL): Answer {
+    const { log } = this.#options;
+    if (request.method === 'GET') return json({ level: log.currentLevel, levels: LOG_LEVELS });
+    if (request.method !== 'PUT') return text(405, 'GET or PUT');
+    // A browser asks before it sends a header of its own to another origin, and is never told yes here.
+    if (request.headers['x-sluice'] === undefined) return text(403, 'the header x-sluice is missing');
+    const wanted = url.searchParams.get('level') ?? '';
+    if (!LOG_LEVELS.includes(wanted as LogLevel)) {
+      return text(400, `no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);
+    }
+    const before = log.currentLevel;
+    log.setLevel(wanted as LogLevel);
+    log.warn({ from: before, to: wanted }, 'log level changed');
+    return json({ level: log.currentLevel });
+  }
+}
+
+const shape = ({ name, needs }: JobShape['stages'][number]) => ({ name, needs, pool: STAGES[name].pool });
+const text = (status: number, body: string): Answer => ({
+  status,
+  type: 'text/plain; charset=utf-8',
+  body: `${body}\n`,
+});
+const json = (value: unknown): Answer => ({ status: 200, type: 'application/json', body: JSON.stringify(value) });
+const isJob = (name: string): name is JobName => (JOB_NAMES as readonly string[]).includes(name);
+
+function isLoopback(address: string | undefined): boolean {
+  return address !== undefined && /^(::ffff:)?127\.|^::1$/.test(address);
+}
+
+function isOwnName(host: string | undefined): boolean {
+  return host !== undefined && /^(localhost|[\d.]+|\[[\da-fA-F:.]+\])(:\d+)?$/.test(host);
+}

@@ -1,0 +1,32 @@
+import { reap as reapNow } from '../../sys/spawn.ts';
+
+const FIRST_DELAY_MS = 1;
+const MAX_DELAY_MS = 5000;
+
+/**
+ * Collects with waitpid the shims that are children of the daemon. A shim's connection closes when the process ends, so
+ * the polling starts only then. Its interval doubles, since a connection may also close while the process goes on.
+ */
+export class ShimReaper implements Disposable {
+  readonly #timers = new Map<number, NodeJS.Timeout>();
+
+  /**
+   * Polls until the process has ended and is collected. Call it when the connection has closed; it may be called twice.
+   */
+  reap(pid: number): void {
+    if (!this.#timers.has(pid)) this.#poll(pid, FIRST_DELAY_MS);
+  }
+
+  [Symbol.dispose](): void {
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#timers.clear();
+  }
+
+  #poll(pid: number, afterMs: number): void {
+    const attempt = () => {
+      this.#timers.delete(pid);
+      if (!reapNow(pid)) this.#poll(pid, Math.min(afterMs * 2, MAX_DELAY_MS));
+    };
+    this.#timers.set(pid, setTimeout(attempt, afterMs).unref());
+  }
+}

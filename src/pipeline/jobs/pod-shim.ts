@@ -1,0 +1,102 @@
+import { SluiceError } from '../../errors.ts';
+import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
+import type { Shim } from '../../node/shims/shims.ts';
+import type { Task } from '../../node/shims/task.ts';
+import type { ContainerRow } from '../../node/store/container.ts';
+import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { SIGKILL } from '../../sys/signals.ts';
+import { type JobContext, runtimeOf } from './context.ts';
+import { runtimeOptions } from './runtime-options.ts';
+
+/** containerd's namespace for Kubernetes. Root folders, not this name, keep our shims and runtimes apart from containerd's. */
+export const NAMESPACE = 'k8s.io';
+
+/** What these functions use of the node. */
+type ShimContext = Omit<JobContext, 'exits' | 'stdio'>;
+
+/** The arguments that every call of the shim's binary has. */
+export function shimCall(ctx: ShimContext, id: string) {
+  return { id, namespace: NAMESPACE, addresses: ctx.shimAddresses };
+}
+
+/** The pod's shim, or undefined when it is dead. Throws SHIM_FAILED when it is neither: nothing may be done to a pod on a guess. */
+export async function findShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>): Promise<Shim | undefined> {
+  if (!row.shim) return undefined;
+  const found = await ctx.shims.reattach(row.id, row.shim);
+  if (found.state === 'unknown') {
+    throw new SluiceError('SHIM_FAILED', `the shim of pod ${row.id} is neither alive nor dead: ${found.reason}`);
+  }
+  return found.state === 'alive' ? found.shim : undefined;
+}
+
+/**
+ * Ends the pause task and the pod's shim, in whatever state their start left them: through the shim where it answers, by its `delete`
+ * action where it is dead or dies meanwhile.
+ */
+export async function endPodShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
+  if (row.shimEnded) return;
+  await endShim(row, ctx);
+  row.shimEnded = true;
+  ctx.store.sandboxes.put(row);
+}
+
+async function endShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
+  const shim = await findShim(row, ctx);
+  if (shim) {
+    try {
+      const known = await endTask(shim.task, row.id);
+      await ctx.shims.shutdown(shim);
+      // A `runc create` that a dead daemon asked for may still be under way; the shim does not list its task yet.
+      if (known) return;
+    } catch (error) {
+      if (shim.open) throw error;
+    }
+  }
+  await cleanUpPodShim(row, ctx);
+}
+
+/** Kills a task, waits for its end and deletes it. Returns false when the shim has no such task, which is fine. */
+export async function endTask(task: Task, id: string): Promise<boolean> {
+  if (await task.kill(id, SIGKILL)) await task.wait(id, '', 60_000);
+  return (await task.delete(id)) !== undefined;
+}
+
+/**
+ * Kills and removes what a container has left in the runtime and in its cgroups. Only for a container without a shim: the pod's shim
+ * is dead, or has answered that it has no such task.
+ */
+export async function cleanUpContainer(row: ContainerRow, sandbox: SandboxRow, ctx: ShimContext): Promise<void> {
+  await cleanUp(sandbox, ctx, { id: row.id, bundle: row.bundle, cgroupsPath: row.cgroupsPath });
+}
+
+/** Kills and removes what the pod's shim, which must be dead or unusable, has left. */
+export async function cleanUpPodShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
+  const parent = row.config.linux?.cgroupParent ?? '';
+  const { id, bundle, shim } = row;
+  await cleanUp(row, ctx, {
+    id,
+    bundle,
+    address: shim?.address,
+    cgroupsPath: cgroupsPath(parent, id, ctx.host.cgroupDriver),
+  });
+  ctx.shims.forget(id);
+}
+
+async function cleanUp(
+  sandbox: SandboxRow,
+  ctx: ShimContext,
+  left: { id: string; bundle: string; address?: string; cgroupsPath: string },
+): Promise<void> {
+  const { id, bundle, address, cgroupsPath } = left;
+  const runtime = runtimeOf(sandbox, ctx);
+  const { binary, root } = runtimeOptions(ctx, runtime);
+  const { warnings } = await ctx.pools.shim.call('cleanupShim', {
+    ...shimCall(ctx, id),
+    bundle,
+    binary: sandbox.shim?.binary ?? runtime.shim,
+    runtime: { binary, root },
+    address,
+  });
+  await ctx.pools.shim.call('removeCgroups', { cgroupsPath });
+  if (warnings.length > 0) ctx.log.warn({ sandbox: sandbox.id, id, warnings }, 'cleaned up what no shim looks after');
+}

@@ -1,0 +1,21 @@
+import type { SandboxRow } from '../../../node/store/sandbox.ts';
+import type { JobState } from '../context.ts';
+import { endPodShim } from '../pod-shim.ts';
+import { netns, network } from './run-pod.ts';
+
+/** The state of a pod that is being stopped. */
+export interface PodStop extends JobState<SandboxRow> {
+  /** Kills the pod's containers and resolves when their ends are recorded. */
+  killContainers: () => Promise<void>;
+}
+
+/** Containers get no grace here: kubelet has stopped them with theirs before, and a pod that is stopped at once is meant to be. */
+export const kill = { run: ({ killContainers }: PodStop): Promise<void> => killContainers() };
+
+export const endShim = { run: ({ ctx, row }: PodStop): Promise<void> => endPodShim(row, ctx) };
+
+export const releaseNetwork = { run: ({ ctx, row }: PodStop): Promise<void> => network.undo(row, ctx) };
+
+export const releaseNetns = { run: ({ ctx, row }: PodStop): Promise<void> => netns.undo(row, ctx) };
+
+export const stopped = { run: ({ ctx, row }: PodStop): void => ctx.sandboxStates.stopped(row) };
