@@ -67,7 +67,8 @@ export const ERRORS = {
   NOT_READY: {
     status: GRPC.FAILED_PRECONDITION,
     meaning: 'The pod or container is not in the state that the call needs.',
-    text: (kind: 'pod' | 'container', id: string, wanted: 'ready' | 'running') => `${kind} ${id} is not ${wanted}`,
+    text: (kind: 'pod' | 'container', id: string, wanted: 'ready' | 'running', state: string) =>
+      `${kind} ${id} is not ${wanted} (${state})`,
   },
   QUEUE_FULL: { status: GRPC.RESOURCE_EXHAUSTED, meaning: 'As many jobs wait as are allowed to; try again later.' },
   CALLER_GONE: { status: GRPC.CANCELLED, meaning: 'The caller hung up while the job was queued; nothing was done.' },

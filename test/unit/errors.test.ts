@@ -52,7 +52,7 @@ test('texts that are thrown in several places come from the table', () => {
     // @ts-expect-error a code without a text of its own
     () => SluiceError.of('INTERNAL'),
     // @ts-expect-error a detail is missing
-    () => SluiceError.of('NOT_READY', 'pod', 'abc'),
+    () => SluiceError.of('NOT_READY', 'pod', 'abc', 'ready'),
   ];
   assert.equal(refusedByTheCompiler.length, 2);
 });

@@ -1,10 +1,10 @@
 /** Commands in containers, and streams to them: ExecSync, and the three verbs that answer with a one-time URL of the streaming server. */
 import { codeOf, SluiceError } from '../../errors.ts';
 import { runExecSync } from '../../node/streaming/exec-sync.ts';
+import { readySandbox } from '../../pipeline/jobs/lookup.ts';
 import type { StreamOptions } from '../../workers/stdio/protocol.ts';
 import type { RuntimeVerbs } from './call.ts';
 import type { CriServices } from './services.ts';
-import { readySandboxOf } from './views.ts';
 
 export const execVerbs = (services: CriServices) =>
   ({
@@ -30,7 +30,7 @@ export const execVerbs = (services: CriServices) =>
     },
 
     async portForward({ podSandboxId, port }) {
-      const { id, netns } = readySandboxOf(services, podSandboxId);
+      const { id, netns } = readySandbox(podSandboxId, services);
       return { url: await services.stdio.issue({ kind: 'portforward', sandboxId: id, netns, ports: port }) };
     },
   }) satisfies Partial<RuntimeVerbs>;

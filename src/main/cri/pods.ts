@@ -2,12 +2,13 @@
 import type { PodSandbox, PodSandboxFilter } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { getSandbox, readySandbox } from '../../pipeline/jobs/lookup.ts';
 import { isNsfs } from '../../sys/mount.ts';
 import { batches, noInfo, type RuntimeVerbs } from './call.ts';
 import { matchesSandbox } from './filters.ts';
 import { goJson } from './go-json.ts';
 import type { CriServices } from './services.ts';
-import { readySandboxOf, sandboxOf, sandboxState, toPodSandbox, toPodSandboxStatus, visibleSandbox } from './views.ts';
+import { sandboxState, toPodSandbox, toPodSandboxStatus, visibleSandbox } from './views.ts';
 
 export const podVerbs = (services: CriServices) =>
   ({
@@ -30,7 +31,7 @@ export const podVerbs = (services: CriServices) =>
     },
 
     async podSandboxStatus({ podSandboxId, verbose }) {
-      const row = sandboxOf(services, podSandboxId);
+      const row = getSandbox(podSandboxId, services);
       if (!visibleSandbox(row)) throw SluiceError.of('SANDBOX_NOT_FOUND', podSandboxId);
       return {
         status: toPodSandboxStatus(row),
@@ -51,7 +52,7 @@ export const podVerbs = (services: CriServices) =>
 
     /** Kubelet resizes the pod's cgroup itself; the row keeps the new values for the containers made later. */
     updatePodSandboxResources({ podSandboxId, overhead, resources }) {
-      const row = readySandboxOf(services, podSandboxId);
+      const row = readySandbox(podSandboxId, services);
       const linux = row.config.linux ?? {
         cgroupParent: '',
         securityContext: undefined,
@@ -63,7 +64,7 @@ export const podVerbs = (services: CriServices) =>
         ...row.config,
         linux: { ...linux, overhead: overhead ?? linux.overhead, resources: resources ?? linux.resources },
       };
-      services.store.sandboxes.put(row);
+      services.store.sandboxes.update(row);
       return {};
     },
   }) satisfies Partial<RuntimeVerbs>;

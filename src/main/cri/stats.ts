@@ -8,11 +8,12 @@ import { metricDescriptors } from '../../node/stats/metrics.ts';
 import type { ContainerSubject, PodSubject } from '../../node/stats/subjects.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { readySandbox } from '../../pipeline/jobs/lookup.ts';
 import { batches, type RuntimeVerbs } from './call.ts';
 import { matchesContainerStats, matchesSandboxStats } from './filters.ts';
 import { Encoded } from './service.ts';
 import type { CriServices } from './services.ts';
-import { containerState, readySandboxOf } from './views.ts';
+import { containerState } from './views.ts';
 
 /** Containers and pods in one worker call of a stream. */
 const CONTAINERS_AT_ONCE = 200;
@@ -38,7 +39,7 @@ export const statsVerbs = (services: CriServices) =>
     },
 
     async podSandboxStats({ podSandboxId }) {
-      const row = readySandboxOf(services, podSandboxId);
+      const row = readySandbox(podSandboxId, services);
       const [stats] = await services.stats.pods([podSubject(services, row)]);
       if (!stats) throw new SluiceError('NOT_READY', `pod ${row.id} has just ended`);
       return { stats };

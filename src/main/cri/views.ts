@@ -10,7 +10,6 @@ import {
   PodSandboxState,
   type PodSandboxStatus,
 } from '../../../proto/gen/cri.ts';
-import { SluiceError } from '../../errors.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { criSignal } from '../../node/oci/signals.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
@@ -25,20 +24,6 @@ type Images = Pick<CriServices['images'], 'find' | 'isPinned'>;
  */
 export function visibleSandbox(row: SandboxRow): boolean {
   return row.state !== 'creating' && row.cleanup === undefined;
-}
-
-/** The pod of an id or its prefix. Throws SANDBOX_NOT_FOUND. */
-export function sandboxOf({ store }: Pick<CriServices, 'store'>, idOrPrefix: string): SandboxRow {
-  const row = store.sandboxes.find(idOrPrefix);
-  if (!row) throw SluiceError.of('SANDBOX_NOT_FOUND', idOrPrefix);
-  return row;
-}
-
-/** The pod, which has to be ready. Throws SANDBOX_NOT_FOUND, NOT_READY. */
-export function readySandboxOf(services: Pick<CriServices, 'store'>, idOrPrefix: string): SandboxRow {
-  const row = sandboxOf(services, idOrPrefix);
-  if (row.state !== 'ready') throw SluiceError.of('NOT_READY', 'pod', row.id, 'ready');
-  return row;
 }
 
 export function sandboxState(row: SandboxRow): PodSandboxState {

@@ -123,7 +123,7 @@ export class Images {
   /** The image with this id, also one that was removed and still has containers. Throws IMAGE_NOT_FOUND. */
   get(id: string): ImageRow {
     const row = this.#options.images.get(id);
-    if (!row) throw new SluiceError('IMAGE_NOT_FOUND', `image ${id} is not on this node`);
+    if (!row) throw SluiceError.of('IMAGE_NOT_FOUND', id);
     return row;
   }
 

@@ -109,7 +109,7 @@ export class ContainerStates {
   noteEnd(row: ContainerRow, end: End): void {
     check(row, 'exited', ['running']);
     setEnd(row, end);
-    this.#table.put(row);
+    this.#table.update(row);
   }
 
   /** The end is complete: `end`, or what {@link noteEnd} stored. */
@@ -153,7 +153,7 @@ export class ContainerStates {
     check(row, to, from);
     row.state = to;
     change?.();
-    this.#table.put(row);
+    this.#table.update(row);
   }
 }
 

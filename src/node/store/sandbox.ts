@@ -139,7 +139,7 @@ export class SandboxStates {
     check(row, to, from);
     row.state = to;
     change?.();
-    this.#table.put(row);
+    this.#table.update(row);
   }
 }
 

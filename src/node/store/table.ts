@@ -53,7 +53,15 @@ export class Table<R extends Row> {
     return this.#rows.values();
   }
 
-  /** Inserts or replaces; also how a changed row is written back. */
+  /**
+   * Writes a changed row back. A row that was deleted meanwhile stays deleted: an undo that ends after its time limit must not bring
+   * back what a later retry has removed.
+   */
+  update(row: R): void {
+    if (this.#rows.get(row.id) === row) this.put(row);
+  }
+
+  /** Inserts or replaces. */
   put(row: R): void {
     if (this.#rows.has(row.id)) this.#writer?.update(row.id, this.#codec.encode(row));
     else this.#writer?.insert(row.id, this.#codec.encode(row));

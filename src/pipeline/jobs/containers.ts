@@ -4,7 +4,6 @@ import { codeOf, explain, SluiceError } from '../../errors.ts';
 import { mergeResources, toLinuxResources } from '../../node/oci/resources.ts';
 import type { Shim } from '../../node/shims/shims.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
-import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { JOBS } from '../../stages.ts';
 import { JobError } from '../engine/engine.ts';
 import { type Caller, Joins } from '../engine/join.ts';
@@ -13,7 +12,7 @@ import type { JobTable } from '../engine/stage.ts';
 import type { JobContext, JobServices, JobState } from './context.ts';
 import { UNKNOWN_EXIT } from './exits.ts';
 import { startFailed, undoStart, undoStartLater } from './failed-start.ts';
-import { getContainer, getSandbox, runningContainer } from './lookup.ts';
+import { getContainer, getSandbox, requireReady, runningContainer } from './lookup.ts';
 import { planContainer } from './plan-container.ts';
 import { cleanUpContainer, findShim } from './pod-shim.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
@@ -66,7 +65,7 @@ export class Containers {
     const key = `${row.name} in ${sandbox.id}`;
     const owner = ctx.containerNames.owner(row.name);
     if (owner !== undefined && !this.#creations.has(key)) {
-      throw new SluiceError('NAME_TAKEN', `the container name "${row.name}" belongs to ${owner}`);
+      throw SluiceError.of('NAME_TAKEN', 'container', row.name, owner);
     }
     return this.#creations.run(key, caller, undefined, async (abandoned) => {
       using _shared = await this.#services.locks.take(sandbox.id, 'shared');
@@ -153,7 +152,7 @@ export class Containers {
       spec.linux.resources = { ...spec.linux.resources, ...oci };
     });
     row.config = { ...row.config, linux: { ...linux, resources } };
-    ctx.store.containers.put(row);
+    ctx.store.containers.update(row);
   }
 
   /** Kills all containers of a pod, a few at a time. The caller holds the pod's lock. */
@@ -236,7 +235,7 @@ export class Containers {
     if (row.taskKept === undefined) return;
     await create.undo(row, this.#ctx);
     row.taskKept = undefined;
-    this.#ctx.store.containers.put(row);
+    this.#ctx.store.containers.update(row);
   }
 
   async #stop(row: ContainerRow, graceSeconds: number, caller: Caller | typeof PART_OF_POD): Promise<void> {
@@ -307,9 +306,4 @@ export class Containers {
     };
     retries.add(row.id, clean, onFailure, firstDelayMs);
   }
-}
-
-function requireReady(sandbox: SandboxRow): void {
-  if (sandbox.state !== 'ready')
-    throw new SluiceError('NOT_READY', `pod ${sandbox.id} is not ready (${sandbox.state})`);
 }

@@ -79,7 +79,7 @@ export interface JobServices {
 /** The configured runtime of a sandbox. Throws UNKNOWN_RUNTIME when it was removed from the configuration since. */
 export function runtimeOf(row: SandboxRow, { config }: Pick<JobContext, 'config'>): RuntimeConfig {
   const runtime = config.runtimes[row.runtime];
-  if (!runtime) throw new SluiceError('UNKNOWN_RUNTIME', `the runtime "${row.runtime}" is not configured any more`);
+  if (!runtime) throw SluiceError.of('UNKNOWN_RUNTIME', row.runtime);
   return runtime;
 }
 

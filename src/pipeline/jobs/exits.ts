@@ -89,7 +89,7 @@ export class ExitWatch implements Exits {
     const row = this.#ctx.store.containers.get(id);
     if (!row || row.finishedAt === 0n || (row.reason !== 'Error' && row.reason !== 'Completed')) return;
     row.reason = OOM_KILLED;
-    this.#ctx.store.containers.put(row);
+    this.#ctx.store.containers.update(row);
   }
 
   #sandboxEnded(row: SandboxRow, reason: string): void {

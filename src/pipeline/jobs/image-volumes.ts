@@ -26,7 +26,7 @@ export async function imageVolumes(
     if (!image?.image) continue;
     try {
       const found = ctx.images.find(image.image);
-      if (!found) throw new SluiceError('IMAGE_NOT_FOUND', `image "${image.image}" is not on this node`);
+      if (!found) throw SluiceError.of('IMAGE_NOT_FOUND', image.image);
       const target = join(imageVolumesFolder(sandbox), found.id.replace('sha256:', ''));
       await mountOnce({ target, mounts: ctx.images.viewMounts(found), userns: usernsPath(sandbox) }, ctx);
       folders[containerPath] = imageSubPath === '' ? target : await subFolder(target, imageSubPath);

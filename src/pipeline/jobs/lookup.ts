@@ -8,14 +8,26 @@ import { findShim } from './pod-shim.ts';
 /** The sandbox with this id, or the only one whose id begins so. Throws SANDBOX_NOT_FOUND. */
 export function getSandbox(idOrPrefix: string, { store }: Pick<JobContext, 'store'>): SandboxRow {
   const row = store.sandboxes.find(idOrPrefix);
-  if (!row) throw new SluiceError('SANDBOX_NOT_FOUND', `no pod sandbox has the id "${idOrPrefix}"`);
+  if (!row) throw SluiceError.of('SANDBOX_NOT_FOUND', idOrPrefix);
   return row;
+}
+
+/** The sandbox with this id, which has to be ready. Throws SANDBOX_NOT_FOUND, NOT_READY. */
+export function readySandbox(idOrPrefix: string, ctx: Pick<JobContext, 'store'>): SandboxRow {
+  const row = getSandbox(idOrPrefix, ctx);
+  requireReady(row);
+  return row;
+}
+
+/** Throws NOT_READY. */
+export function requireReady({ id, state }: SandboxRow): void {
+  if (state !== 'ready') throw SluiceError.of('NOT_READY', 'pod', id, 'ready', state);
 }
 
 /** The container with this id, or the only one whose id begins so. Throws CONTAINER_NOT_FOUND. */
 export function getContainer(idOrPrefix: string, { store }: Pick<JobContext, 'store'>): ContainerRow {
   const row = store.containers.find(idOrPrefix);
-  if (!row) throw new SluiceError('CONTAINER_NOT_FOUND', `no container has the id "${idOrPrefix}"`);
+  if (!row) throw SluiceError.of('CONTAINER_NOT_FOUND', idOrPrefix);
   return row;
 }
 
@@ -25,7 +37,7 @@ export async function runningContainer(
   ctx: Pick<JobContext, 'store' | 'shims'>,
 ): Promise<{ row: ContainerRow; shim: Shim }> {
   const row = getContainer(id, ctx);
-  if (row.state !== 'running') throw new SluiceError('NOT_READY', `container ${row.id} is not running`);
+  if (row.state !== 'running') throw SluiceError.of('NOT_READY', 'container', row.id, 'running', row.state);
   const sandbox = ctx.store.sandboxes.get(row.sandbox);
   const shim = sandbox && (await findShim(sandbox, ctx));
   if (!shim) throw new SluiceError('SHIM_FAILED', `the shim of container ${row.id} is dead`);

@@ -37,7 +37,7 @@ export async function endPodShim(row: SandboxRow, ctx: ShimContext): Promise<voi
   if (row.shimEnded) return;
   await endShim(row, ctx);
   row.shimEnded = true;
-  ctx.store.sandboxes.put(row);
+  ctx.store.sandboxes.update(row);
 }
 
 async function endShim(row: SandboxRow, ctx: ShimContext): Promise<void> {

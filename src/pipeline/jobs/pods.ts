@@ -60,7 +60,7 @@ export class Pods {
     }
     const owner = ctx.sandboxNames.owner(name);
     if (owner !== undefined && !inFlight) {
-      throw new SluiceError('NAME_TAKEN', `the sandbox name "${name}" belongs to ${owner}`);
+      throw SluiceError.of('NAME_TAKEN', 'sandbox', name, owner);
     }
     const launch: Launch = { runtimeHandler };
     return this.#launches.run(name, caller, launch, (abandoned) => this.#launch(plan, launch, caller, abandoned));

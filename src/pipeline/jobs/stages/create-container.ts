@@ -43,11 +43,11 @@ export const image = {
     const { ctx, row } = state;
     const reference = row.config.image?.image ?? '';
     const found = ctx.images.find(reference);
-    if (!found) throw new SluiceError('IMAGE_NOT_FOUND', `image "${reference}" is not on this node`);
+    if (!found) throw SluiceError.of('IMAGE_NOT_FOUND', reference);
     state.image = found;
     row.image = found.id;
     row.stopSignal = stopSignal(row.config.stopSignal, found.config.StopSignal);
-    ctx.store.containers.put(row);
+    ctx.store.containers.update(row);
   },
 };
 

@@ -83,7 +83,7 @@ export const network = {
     if (!row.network) return;
     await ctx.network.del(row.network);
     row.network = undefined;
-    ctx.store.sandboxes.put(row);
+    ctx.store.sandboxes.update(row);
   },
 };
 
@@ -226,7 +226,7 @@ async function startShim({ ctx, row, runtime, spec }: PodLaunch, direct: DirectS
   ctx.metrics.observe('spawn', { kind: 'shim' }, spawnSeconds);
   const { binary, address, version } = started;
   row.shim = { binary, address, version };
-  ctx.store.sandboxes.put(row);
+  ctx.store.sandboxes.update(row);
   const shim = await ctx.shims.connect(row.id, row.shim, { child, timeoutMs });
   if (child === undefined) ctx.shims.directStarts.commandSucceeded(runtime.shim, { key, version: shim.task.version });
   else if (direct) ctx.shims.directStarts.directSucceeded(direct);
