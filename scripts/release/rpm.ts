@@ -82,6 +82,12 @@ cp -a ${root}/. %{buildroot}/
 /usr/lib/systemd/system/sluiced.service
 /usr/lib/systemd/system/sluiced.socket
 /usr/share/doc/sluice
+/usr/share/man/man1/sluice.1.gz
+/usr/share/man/man5/sluice.toml.5.gz
+/usr/share/man/man8/sluiced.8.gz
+/usr/share/bash-completion/completions/sluice
+/usr/share/zsh/site-functions/_sluice
+/usr/share/fish/vendor_completions.d/sluice.fish
 
 %post
 if [ -d /run/systemd/system ]; then

@@ -14,7 +14,10 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
+import { COMMANDS, GROUPS } from '../../src/main/cli/commands.ts';
+import { completionScript, SHELLS, type Shell } from '../../src/main/cli/completion.ts';
 import { type Release, ROOT } from './build.ts';
+import { manualPages } from './man.ts';
 
 /** Folders whose place differs between distributions. */
 export interface Places {
@@ -42,6 +45,14 @@ export function stage(release: Release, root: string, places: Places, epoch: num
     put(join(places.units, unit), readFileSync(join(ROOT, 'packaging/systemd', unit)));
   put('etc/sluice/config.toml', readFileSync(join(ROOT, 'packaging/config.toml')));
   mkdirSync(join(root, 'etc/sluice/conf.d'), { recursive: true });
+  for (const { path, text } of manualPages(release.version, epoch))
+    put(`usr/share/man/${path}.gz`, gzipSync(text, { level: 9 }));
+  const completions: Record<Shell, string> = {
+    bash: 'usr/share/bash-completion/completions/sluice',
+    zsh: `${places.zshCompletions}/_sluice`,
+    fish: 'usr/share/fish/vendor_completions.d/sluice.fish',
+  };
+  for (const shell of SHELLS) put(completions[shell], completionScript(shell, COMMANDS, GROUPS));
   put('usr/share/doc/sluice/copyright', copyright(release));
   put('usr/share/doc/sluice/changelog.gz', gzipSync(changelog(release.version, epoch), { level: 9 }));
   same(root, epoch);

@@ -4,7 +4,7 @@ import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/ge
 import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
-import { createObservability } from '../node/observe/observability.ts';
+import { createObservability, type Observability } from '../node/observe/observability.ts';
 import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
@@ -13,6 +13,7 @@ import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
 import { readGauges } from './gauges.ts';
 import { lockFile } from './lock-file.ts';
+import { type Reloaded, reload } from './reload.ts';
 import { makeServices, type Services } from './services.ts';
 
 /** Milliseconds that endless streams (events, lists) get to end by themselves. */
@@ -21,12 +22,20 @@ const STREAM_GRACE_MS = 2000;
 /** One daemon, from its lock file to its socket. */
 export class Daemon {
   readonly #services: Services;
+  readonly #observability: Observability;
   readonly #server: CriServer;
   readonly #ending: AbortController;
   readonly #resources: AsyncDisposableStack;
 
-  private constructor(services: Services, server: CriServer, ending: AbortController, resources: AsyncDisposableStack) {
+  private constructor(
+    services: Services,
+    observability: Observability,
+    server: CriServer,
+    ending: AbortController,
+    resources: AsyncDisposableStack,
+  ) {
     this.#services = services;
+    this.#observability = observability;
     this.#server = server;
     this.#ending = ending;
     this.#resources = resources;
@@ -79,7 +88,7 @@ export class Daemon {
       },
       'sluice is ready',
     );
-    return new Daemon(services, server, ending, resources.move());
+    return new Daemon(services, observability, server, ending, resources.move());
   }
 
   /** One line of what it has and does. */
@@ -89,6 +98,11 @@ export class Daemon {
     const lanes = Object.values(admission.use);
     const sum = (of: 'running' | 'queued') => lanes.reduce((total, lane) => total + lane[of], 0);
     return `${pods.length} pods, ${sum('running')} jobs running, ${sum('queued')} queued`;
+  }
+
+  /** Takes over what it can of a new configuration. Throws CONFIG_INVALID, and leaves everything as it is then. */
+  reload(next: Config): Promise<Reloaded> {
+    return reload(this.#services, this.#observability, next);
   }
 
   /** Refuses new jobs and lets the running ones finish; pods stay up. */

@@ -63,6 +63,20 @@ async function main(): Promise<void> {
     process.exit(0);
   };
   for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => void end(signal));
+  const again = async () => {
+    if (ending) return;
+    try {
+      const { applied, needRestart } = await daemon.reload(loadConfig(values.config));
+      log.info({ applied }, 'configuration reloaded');
+      if (needRestart.length > 0) log.warn({ keys: needRestart }, 'these keys have changed and need a restart');
+    } catch (err) {
+      log.error({ err }, 'the configuration was not reloaded: everything is as it was');
+    }
+  };
+  let reloading = Promise.resolve();
+  process.on('SIGHUP', () => {
+    reloading = reloading.then(() => manager.reload(again)); // one after the other; `again` does not throw
+  });
 }
 
 try {

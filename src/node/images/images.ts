@@ -74,7 +74,9 @@ export class Images {
     this.mountpoint = config.root;
     this.#names = new ImageNames(images);
     this.#registry = new Registry({
-      config: config.images.registry_config,
+      get config() {
+        return config.images.registry_config; // a reload changes it
+      },
       ask,
       onRetry: options.onRetry,
     });
@@ -84,7 +86,9 @@ export class Images {
       removeLayer: options.removeLayer,
       rows: layers,
       maxDownloads: config.images.max_downloads,
-      progressTimeoutMs: config.images.progress_timeout_seconds * 1000,
+      get progressTimeoutMs() {
+        return config.images.progress_timeout_seconds * 1000; // likewise
+      },
       log,
       onFetched: options.onFetched,
       onLayer: options.onLayer,

@@ -48,10 +48,10 @@ interface Answer {
  */
 export class MetricsServer implements AsyncDisposable {
   readonly #options: MetricsServerOptions;
-  readonly #server: Server;
+  #server: Server;
 
   constructor(options: MetricsServerOptions) {
-    this.#options = options;
+    this.#options = { ...options };
     this.#server = createServer((request, response) => {
       this.#serve(request, response).catch((error: unknown) => {
         this.#options.log.error({ err: error, url: request.url }, 'the metrics endpoint failed');
@@ -80,6 +80,15 @@ export class MetricsServer implements AsyncDisposable {
     this.#server.on('error', (error) => this.#options.log.error({ err: error }, 'the metrics endpoint'));
     this.#options.log.info({ host: address.host, port: this.port }, 'metrics are served');
     return this.port;
+  }
+
+  /** Goes over to another address. Throws as {@link listen} does, and then listens at the old one still. */
+  async moveTo(listen: string): Promise<void> {
+    const next = new MetricsServer({ ...this.#options, listen });
+    await next.listen();
+    await this.close();
+    this.#server = next.#server;
+    this.#options.listen = listen;
   }
 
   get port(): number {

@@ -27,12 +27,20 @@ export type CallerLeft = 'deadline' | 'cancelled';
 export class Admission {
   readonly #lanes: Record<Lane, PQueue>;
   readonly #options: AdmissionOptions;
+  #maxQueued: number;
   #closed = false;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
+    this.#maxQueued = options.maxQueued;
     const lane = (name: Lane) => new PQueue({ concurrency: options.maxRunning[name] });
     this.#lanes = { launch: lane('launch'), teardown: lane('teardown'), image: lane('image') };
+  }
+
+  /** Other limits from now on. What runs or waits goes on, also above a lower limit. */
+  setLimits({ maxRunning, maxQueued }: Pick<AdmissionOptions, 'maxRunning' | 'maxQueued'>): void {
+    for (const lane of LANES) this.#lanes[lane].concurrency = maxRunning[lane];
+    this.#maxQueued = maxQueued;
   }
 
   /** Runs `work` when its turn comes. Rejects with QUEUE_FULL, SHUTTING_DOWN, DEADLINE_PASSED or CALLER_GONE without having run it. */
@@ -40,12 +48,12 @@ export class Admission {
     const queue = this.#lanes[lane];
     const verdict = (v: Verdict) => this.#options.onVerdict?.(lane, v);
     if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the daemon is shutting down');
-    const waits = queue.pending >= this.#options.maxRunning[lane];
-    if (waits && queue.size >= this.#options.maxQueued) {
+    const waits = queue.pending >= queue.concurrency;
+    if (waits && queue.size >= this.#maxQueued) {
       verdict('refused');
       throw new SluiceError(
         'QUEUE_FULL',
-        `the ${lane} queue is full: ${queue.pending} running, ${queue.size} queued (max_queued ${this.#options.maxQueued})`,
+        `the ${lane} queue is full: ${queue.pending} running, ${queue.size} queued (max_queued ${this.#maxQueued})`,
       );
     }
     if (waits) verdict('queued');
@@ -80,7 +88,7 @@ export class Admission {
     const of = (lane: Lane) => ({
       running: this.#lanes[lane].pending,
       queued: this.#lanes[lane].size,
-      limit: this.#options.maxRunning[lane],
+      limit: this.#lanes[lane].concurrency,
     });
     return { launch: of('launch'), teardown: of('teardown'), image: of('image') };
   }

@@ -36,6 +36,11 @@ export class Engine {
     this.#limits = Object.fromEntries(queues);
   }
 
+  /** Other limits from now on. What runs goes on, also above a lower limit. */
+  setLimits(limits: Record<StageName, number>): void {
+    for (const name of STAGE_NAMES) this.#limits[name].concurrency = limits[name];
+  }
+
   /** Runs a job to its end. Throws a {@link JobError} with the first failure, which names its stage, after the undo. */
   async run<S extends JobState<R, C>, R, C>(
     table: JobTable<S, R, C>,
@@ -86,7 +91,7 @@ export class Engine {
   /** How many of a stage run and wait now. */
   use(stage: StageName): { running: number; queued: number; limit: number } {
     const queue = this.#limits[stage];
-    return { running: queue.pending, queued: queue.size, limit: this.#options.limits[stage] };
+    return { running: queue.pending, queued: queue.size, limit: queue.concurrency };
   }
 
   /**
