@@ -1,4 +1,4 @@
-/** What all dashboards share: variables, links, and panels with the same look. */
+/** Builders that all dashboards use: variables, links, and panels with common settings. */
 import type { Builder } from '@grafana/grafana-foundation-sdk/cog';
 import {
   GraphDrawStyle,
@@ -48,7 +48,7 @@ const TAG = 'sluice';
 export interface Target {
   expr: string;
   legend: string;
-  /** Show the trace ids of slow launches as points (while tracing is on). */
+  /** Show exemplars (trace ids) as points. They exist while tracing is on. */
   exemplar?: true;
 }
 
@@ -58,20 +58,20 @@ interface PanelOptions {
   /** Grafana's unit id: s, ops, bytes, short, percentunit ... */
   unit: string;
   targets: Target[];
-  /** Of 24 columns; default 12. */
+  /** Width in columns, of 24; default 12. */
   width?: number;
   height?: number;
 }
 
 interface TimeseriesOptions extends PanelOptions {
   stack?: true;
-  /** Latencies of very different sizes. */
+  /** Logarithmic axis, for latencies of several orders of magnitude. */
   logarithmic?: true;
-  /** Counts of events rather than a course. */
+  /** Bars instead of lines, for counts of events. */
   bars?: true;
 }
 
-/** Lines over time, with a legend that shows the last and the largest value. */
+/** A time series, with the last and the largest value in the legend. */
 export function lines(options: TimeseriesOptions): Builder<Panel> {
   const builder = new TimeseriesBuilder()
     .lineWidth(1)
@@ -93,7 +93,7 @@ export function lines(options: TimeseriesOptions): Builder<Panel> {
   return common(builder, options, 8);
 }
 
-/** One number, with what is good (green) and bad. `thresholds` are the values from which it is orange and red. */
+/** A single number, green below `thresholds`, which are the values from which it is orange and red. */
 export function number(options: PanelOptions & { thresholds?: [orange: number, red: number] }): Builder<Panel> {
   const [orange, red] = options.thresholds ?? [];
   const steps: { value: number | null; color: string }[] = [{ value: null, color: 'green' }];
@@ -106,7 +106,7 @@ export function number(options: PanelOptions & { thresholds?: [orange: number, r
   return common(builder, { width: 4, ...options }, 4);
 }
 
-/** Where the values of a histogram lie, over time. */
+/** A heat map of the buckets of a histogram over time. */
 export function heatmap(options: Omit<PanelOptions, 'targets'> & { expr: string }): Builder<Panel> {
   const builder = new HeatmapBuilder()
     .calculate(false)
@@ -135,17 +135,17 @@ function query({ expr, legend, exemplar }: Target): DataqueryBuilder {
   return exemplar ? one.exemplar(true) : one;
 }
 
-export interface BoardOptions {
+interface BoardOptions {
   /** File name and uid: sluice-<name>. */
   name: string;
   title: string;
   description: string;
-  /** Values of a label of ours to choose from, beside data source, job and instance. */
+  /** Variables for labels of Sluice's metrics, in addition to data source, job and instance. */
   choose?: { name: string; label: string; metric: keyof typeof METRICS; values: string }[];
   rows: { title: string; panels: Builder<Panel>[] }[];
 }
 
-/** A whole dashboard, ready for a provisioning folder: fixed uid, no id, panels numbered. */
+/** A dashboard for a provisioning folder: with a fixed uid, without an id, with numbered panels. */
 export function board(options: BoardOptions): { name: string; json: Dashboard } {
   const all = (metric: string, label: string) => `label_values(${metric}, ${label})`;
   const variable = (name: string, label: string, definition: string) =>
@@ -192,7 +192,7 @@ export function board(options: BoardOptions): { name: string; json: Dashboard } 
   return { name: options.name, json: numbered(builder.build()) };
 }
 
-/** Panels and targets get the ids that Grafana would give them, so that a saved copy differs in nothing else. */
+/** Sets the ids of panels and targets that Grafana would set, so that a saved copy does not differ in them. */
 function numbered(dashboard: Dashboard): Dashboard {
   const links = dashboard.links?.map((link) => ({ ...link, icon: 'external link' }));
   const panels = dashboard.panels?.map((panel: Panel | RowPanel, index) => {

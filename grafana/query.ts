@@ -1,21 +1,21 @@
 /**
- * PromQL for the dashboards, made from the metric table, so that a name or a label that does not exist is a type error. Every
- * query takes the dashboard's job and instance, and rates use $__rate_interval.
+ * Builds PromQL for the dashboards from the table of metrics, so that a wrong name or label is a type error. Every
+ * query selects the dashboard's job and instance, and rates use $__rate_interval.
  */
 import { type KeyOf, METRICS, type MetricDefinition, type MetricKey } from '../src/node/observe/table.ts';
 
 type LabelOf<K extends MetricKey> = keyof (typeof METRICS)[K]['labels'] & string;
 
-/** Label matchers: a value, or the text of a matcher such as `=~"a|b"`. */
-export type Match<K extends MetricKey> = Partial<Record<LabelOf<K>, string>>;
+/** Label matchers by label: a value, or an operator and a value, such as `=~"a|b"`. */
+type Match<K extends MetricKey> = Partial<Record<LabelOf<K>, string>>;
 
 /**
- * Our label `job` (which CRI call) meets the label `job` that Prometheus gives to every target, and Prometheus renames ours
- * (honor_labels is off unless someone turns it on).
+ * Name under which Prometheus stores a label: it adds its own label `job` to every target and renames Sluice's `job`
+ * (the CRI call) to `exported_job`, unless honor_labels is on.
  */
 export const labelName = (label: string): string => (label === 'job' ? 'exported_job' : label);
 
-/** `{{label}}`, as a legend writes it. */
+/** `{{label}}`, the placeholder in a legend. */
 export const legend = (label: string): string => `{{${labelName(label)}}}`;
 
 function selector(key: MetricKey, match: Record<string, string | undefined>, suffix = ''): string {
@@ -29,12 +29,12 @@ function selector(key: MetricKey, match: Record<string, string | undefined>, suf
 const grouped = (aggregation: string, by: readonly string[], of: string): string =>
   by.length === 0 ? `${aggregation}(${of})` : `${aggregation} by (${by.map(labelName).join(', ')}) (${of})`;
 
-/** Now: a gauge, summed over what is not in `by`. */
+/** A gauge, summed over all labels that are not in `by`. */
 export function gauge<K extends KeyOf<'gauge'>>(key: K, by: readonly LabelOf<K>[] = [], match: Match<K> = {}): string {
   return grouped('sum', by, selector(key, match));
 }
 
-/** The same for each node. */
+/** A gauge for each node: the maximum over all labels that are not in `by`. */
 export function gaugePerNode<K extends KeyOf<'gauge'>>(
   key: K,
   by: readonly LabelOf<K>[] = [],
@@ -43,18 +43,21 @@ export function gaugePerNode<K extends KeyOf<'gauge'>>(
   return grouped('max', ['instance', ...by], ofSluice(key, selector(key, match)));
 }
 
-/** Events a second of a counter, for each node. */
+/** Rate of a counter for each node, in events per second. */
 export function ratePerNode<K extends KeyOf<'counter'>>(key: K): string {
   return grouped('sum', ['instance'], ofSluice(key, `rate(${selector(key, {})}[$__rate_interval])`));
 }
 
-/** Metrics that every exporter has (process_*): those of Sluice's targets alone, also while "All" jobs are chosen. */
+/**
+ * Restricts metrics that all exporters have (process_*) to Sluice's targets, which matters when "All" jobs are
+ * selected.
+ */
 function ofSluice(key: MetricKey, expr: string): string {
   if (!('common' in METRICS[key])) return expr;
   return `${expr} * on (job, instance) group_left () max by (job, instance) (${selector('buildInfo', {})})`;
 }
 
-/** Events a second: a counter, or the observations of a histogram. */
+/** Rate of a counter, or of the observations of a histogram, in events per second. */
 export function rate<K extends KeyOf<'counter' | 'histogram'>>(
   key: K,
   by: readonly LabelOf<K>[] = [],
@@ -63,7 +66,7 @@ export function rate<K extends KeyOf<'counter' | 'histogram'>>(
   return grouped('sum', by, `rate(${selector(key, match, suffix(key, '_count'))}[$__rate_interval])`);
 }
 
-/** Events in the interval that one point stands for. */
+/** Increase of a counter, or of the number of observations of a histogram, in the interval of one point. */
 export function increase<K extends KeyOf<'counter' | 'histogram'>>(
   key: K,
   by: readonly LabelOf<K>[] = [],
@@ -93,7 +96,7 @@ export function mean<K extends KeyOf<'histogram'>>(
   return `${part('_sum')} / ${part('_count')}`;
 }
 
-/** Seconds of work in each second: how many are busy on average. */
+/** Seconds of work per second, from a histogram of durations: the average number at work. */
 export function busy<K extends KeyOf<'histogram'>>(
   key: K,
   by: readonly LabelOf<K>[] = [],
@@ -102,7 +105,7 @@ export function busy<K extends KeyOf<'histogram'>>(
   return grouped('sum', by, `rate(${selector(key, match, '_sum')}[$__rate_interval])`);
 }
 
-/** The buckets of a histogram, for a heat map. */
+/** Increase of the buckets of a histogram, for a heat map. */
 export function buckets<K extends KeyOf<'histogram'>>(key: K, match: Match<K> = {}): string {
   return `sum by (le) (increase(${selector(key, match, '_bucket')}[$__rate_interval]))`;
 }

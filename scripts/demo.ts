@@ -1,6 +1,7 @@
 /**
- * Launches pods in parallel through the CRI socket of a Sluice of its own, shows where the time went, looks at each pod from
- * outside, removes all and looks again. Needs no registry and no CNI configuration: image and network are the built-in ones.
+ * Launches pods in parallel through the CRI socket of a Sluice of its own, shows where the time went, looks at each pod
+ * from outside, removes all and looks again. Needs no registry and no CNI configuration: image and network are the
+ * built-in ones.
  *
  *   npm run demo [-- --pods N] [--parallel P]
  *

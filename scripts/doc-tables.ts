@@ -1,6 +1,6 @@
 /**
- * The tables of the pages below docs/ that come from tables in the code. In a page they stand between `<!-- name -->` and
- * `<!-- /name -->`; the prose around them is written by hand.
+ * The tables of the pages below docs/ that come from tables in the code. In a page they stand between `<!-- name -->`
+ * and `<!-- /name -->`; the prose around them is written by hand.
  */
 import { readFileSync } from 'node:fs';
 import { ERRORS, GRPC } from '../src/errors.ts';

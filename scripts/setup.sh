@@ -1,5 +1,5 @@
 #!/bin/sh
-# Brings a fresh clone on Debian 12 to where it runs. Quick when nothing is missing.
+# Installs what a fresh clone needs to run on Debian 12. Takes a tenth of a second when nothing is missing.
 #
 #   setup.sh [--system] [--test] [--package]
 #
@@ -23,12 +23,12 @@ for option; do
 	esac
 done
 
-# npm's run-script puts node_modules/.bin in front; npm itself must not run under a Node that it is about to replace.
+# npm run puts node_modules/.bin in front of PATH; npm itself must not run under the Node that it is about to replace.
 bare_path=$(printf %s "$PATH" | tr : '\n' | grep -v '/node_modules/\.bin$' | grep -v '/node-gyp-bin$' | paste -sd: -)
 # Debian keeps some tools where a user's PATH does not reach.
 PATH=$PATH:/usr/sbin:/sbin:/usr/local/sbin
 
-# ---- Debian packages. Each is recognised by what we want of it, so that another source of the same program counts too.
+# ---- Debian packages. Each is recognised by the program or file in use, so that one from another source counts.
 
 missing=
 want() { # want PACKAGE CONDITION...
@@ -62,6 +62,7 @@ if [ -n "$test" ]; then
 	want libprotobuf-dev any /usr/include/google/protobuf/any.proto
 	want ca-certificates any /etc/ssl/certs/ca-certificates.crt
 	want binutils command -v strip
+	want chromium any /usr/bin/chromium
 fi
 if [ -n "$package" ]; then
 	want binutils command -v strip
@@ -75,7 +76,7 @@ if [ -n "$missing" ]; then
 		exit 1
 	fi
 	say "installing Debian packages:$missing"
-	# Their services must not start: a second containerd, or a registry on port 5000, is nobody's wish.
+	# policy-rc.d keeps their services from starting: a second containerd, a registry on port 5000.
 	policy=/usr/sbin/policy-rc.d
 	allow=:
 	if [ ! -e $policy ]; then
@@ -112,9 +113,11 @@ if [ ! -f $stamp ] || [ "$(cat $stamp)" != "$sum" ] || [ ! -e node_modules/.bin/
 	fi
 	have=$(PATH=$bare_path node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/')
 	[ "${have:-0}" -ge 20 ] || { say "npm needs Node 20 or newer to set this up, found ${have:-none}"; exit 1; }
+	# npm ci empties the folder first, and through a link it would be that of another checkout.
+	[ ! -L node_modules ] || { say "node_modules is a link to $(readlink node_modules): run setup there"; exit 1; }
 	say "installing npm packages"
 	PATH=$bare_path npm ci --no-audit --no-fund --loglevel=error
-	# Some npm settings (ignore-scripts) keep the package `node` from fetching its program: do by hand what its script does.
+	# With some npm settings (ignore-scripts) the package `node` does not fetch its program; this is what its script does.
 	if ! node24; then
 		say "fetching Node 24"
 		(cd node_modules/node && PATH=$bare_path node installArchSpecificPackage.js) || :

@@ -1,9 +1,11 @@
 /**
- * Runs the tests: unit tests side by side, then integration and fault tests one file at a time (they start daemons and measure).
+ * Runs the tests: unit tests side by side, then integration and fault tests one file at a time (they start daemons and
+ * measure).
  *
  *   npm test [-- PART|FILE...]      parts: unit, integration, faults; everything when none is given
  *
- * One report for all, with node:test's own closing lines; status 1 when a test failed. Ends itself after an hour: a quiet machine takes some six minutes, a busy one twice that.
+ * One report for all, with node:test's own closing lines; status 1 when a test failed. Ends itself after an hour: a
+ * quiet machine takes some six minutes, a busy one twice that.
  */
 import { globSync } from 'node:fs';
 import { availableParallelism } from 'node:os';

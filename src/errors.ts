@@ -1,6 +1,7 @@
 /**
- * The one table of errors: for each code the gRPC status it becomes, its meaning to the user, and the text of those errors that are
- * thrown in several places. docs/operate/errors.md is generated from it. Every layer throws from this table, so it imports nothing.
+ * The one table of errors: for each code the gRPC status it becomes, its meaning to the user, and the text of those
+ * errors that are thrown in several places. docs/operate/errors.md is generated from it. Every layer throws from this
+ * table, so it imports nothing.
  */
 
 /** gRPC status codes, as numbers, so that nothing outside cri/ needs the gRPC library. */
@@ -116,7 +117,10 @@ export interface SluiceErrorOptions {
   kubeletReason?: KubeletReason;
 }
 
-/** An error whose code is in {@link ERRORS}. Wrap with `cause` at each stage: the chain reads as a path (see {@link explain}). */
+/**
+ * An error whose code is in {@link ERRORS}. Wrap with `cause` at each stage: the chain reads as a path (see
+ * {@link explain}).
+ */
 export class SluiceError extends Error {
   override readonly name = 'SluiceError';
   readonly code: ErrorCode;
@@ -153,7 +157,10 @@ export interface PlainError {
   stack?: string;
 }
 
-/** An error and its causes in one line: `network: plugin bridge failed: no such bridge`. A cause whose text its parent contains is left out. */
+/**
+ * An error and its causes in one line: `network: plugin bridge failed: no such bridge`. A cause whose text its parent
+ * contains is left out.
+ */
 export function explain(error: unknown): string {
   const parts: string[] = [];
   for (let e: unknown = error; e !== undefined && e !== null; e = e instanceof Error ? e.cause : undefined) {

@@ -1,6 +1,9 @@
 import { readFileSync } from 'node:fs';
 
-/** The version, which the bundler (scripts/release/build.ts) writes in place of this name; in the tree there is no such name. */
+/**
+ * The version, which the bundler (scripts/release/build.ts) writes in place of this name; in the tree there is no such
+ * name.
+ */
 declare const SLUICE_RELEASE: string | undefined;
 
 /** True in a release: bundled JavaScript in one folder, instead of TypeScript in the tree. */

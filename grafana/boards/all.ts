@@ -6,5 +6,5 @@ import { network } from './network.ts';
 import { reliability } from './reliability.ts';
 import { stages } from './stages.ts';
 
-/** In the order of a look at a node that is slow. */
+/** All dashboards, in the order in which one reads them when a node is slow. */
 export const BOARDS = [launches, stages, limits, network, images, reliability, daemon];

@@ -11,7 +11,7 @@ export const daemon = board({
       panels: [
         number({
           title: 'Event loop delay p99',
-          description: 'How late timers of the main thread fire. Above 20 ms, lists and status calls feel it.',
+          description: 'How late timers of the main thread fire. Above 20 ms, list and status calls become slow.',
           unit: 's',
           thresholds: [0.02, 0.1],
           width: 6,
@@ -48,7 +48,7 @@ export const daemon = board({
       panels: [
         heatmap({
           title: 'Event loop delay',
-          description: 'How late a timer of the main thread fires, looked at ten times a second.',
+          description: 'How late a timer of the main thread fires, measured ten times a second.',
           unit: 's',
           expr: buckets('loopDelay'),
         }),
@@ -125,7 +125,7 @@ export const daemon = board({
         }),
         lines({
           title: 'Errors by method and code',
-          description: 'Calls that ended with another code than OK. NotFound is kubelet’s daily bread.',
+          description: 'Calls that ended with another code than OK. Kubelet causes many NotFound in normal operation.',
           unit: 'short',
           bars: true,
           stack: true,
@@ -172,7 +172,7 @@ export const daemon = board({
         }),
         lines({
           title: 'Spans',
-          description: 'Spans delivered to the trace collector, and dropped because it did not take them.',
+          description: 'Spans delivered to the trace collector, and dropped because it did not accept them.',
           unit: 'ops',
           targets: [{ expr: rate('spans', ['outcome']), legend: legend('outcome') }],
         }),

@@ -6,7 +6,7 @@ const failed = `${rate('imagePull', [], { outcome: 'error' })} / ${rate('imagePu
 export const images = board({
   name: 'images',
   title: 'Sluice / Images',
-  description: 'Pulls: how long, how much, and how many were spared.',
+  description: 'Pulls: their duration, their bytes, and how many joined another.',
   rows: [
     {
       title: 'Now',
@@ -99,7 +99,7 @@ export const images = board({
           targets: [{ expr: rate('imageLayers', ['result']), legend: legend('result') }],
         }),
         lines({
-          title: 'Spared and repeated',
+          title: 'Joined and retried',
           description: 'Pulls that joined one in flight, and requests to registries that had to be tried again.',
           unit: 'short',
           bars: true,

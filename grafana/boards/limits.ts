@@ -71,7 +71,7 @@ export const limits = board({
         }),
         lines({
           title: 'Verdicts by lane',
-          description: 'Jobs refused, expired or gone per second: work that callers asked for in vain.',
+          description: 'Jobs refused, expired or gone per second: work that was requested but not done.',
           unit: 'ops',
           targets: [
             {

@@ -23,8 +23,8 @@ export interface Release {
 }
 
 /**
- * Makes a release in `folder`, which is emptied first. The same tree gives the same bytes, whatever the folder. Throws when a part is
- * missing; strip (binutils) is needed.
+ * Makes a release in `folder`, which is emptied first. The same tree gives the same bytes, whatever the folder. Throws
+ * when a part is missing; strip (binutils) is needed.
  */
 export async function buildRelease(folder: string, version = VERSION): Promise<Release> {
   rmSync(folder, { recursive: true, force: true });

@@ -1,5 +1,7 @@
-/** The JavaScript of a release: daemon, command line tool and every worker thread, bundled by esbuild into one folder. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+/**
+ * The JavaScript of a release: daemon, command line tool and every worker thread, bundled by esbuild into one folder.
+ */
+import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { build, type Metafile, type Plugin } from 'esbuild';
 import { WORKERS } from '../../src/node/threads/worker-entry.ts';
@@ -7,8 +9,8 @@ import { WORKERS } from '../../src/node/threads/worker-entry.ts';
 const ROOT = resolve(import.meta.dirname, '../..');
 
 /**
- * CommonJS packages are in the bundle, which is made of ES modules: they find Node's own modules with `require`, and piscina finds
- * its worker.js beside itself with `__dirname`.
+ * CommonJS packages are in the bundle, which is made of ES modules: they find Node's own modules with `require`, and
+ * piscina finds its worker.js beside itself with `__dirname`.
  */
 const BANNER = `import { createRequire as __createRequire } from 'node:module';
 const require = __createRequire(import.meta.url), __filename = import.meta.filename, __dirname = import.meta.dirname;`;
@@ -25,8 +27,9 @@ const koffiBeside: Plugin = {
 };
 
 /**
- * Writes the bundle to `folder`; the result names every source file in it. Throws when esbuild cannot resolve an import. Maps name the
- * sources as seen from dist/sluice/lib, wherever the folder is, so that the bytes do not depend on it.
+ * Writes the bundle to `folder`; the result names every source file in it. Throws when esbuild cannot resolve an
+ * import. Maps name the sources as seen from dist/sluice/lib, wherever the folder is, so that the bytes do not depend
+ * on it.
  */
 export async function bundle(folder: string, version: string): Promise<Metafile> {
   const { metafile, outputFiles } = await build({
@@ -58,6 +61,7 @@ export async function bundle(folder: string, version: string): Promise<Metafile>
     logLevel: 'warning',
   });
   mkdirSync(folder, { recursive: true });
+  cpSync(join(ROOT, 'src/node/observe/page'), join(folder, 'page'), { recursive: true });
   for (const { path, contents } of outputFiles) writeFileSync(join(folder, basename(path)), contents);
   return metafile;
 }

@@ -1,6 +1,6 @@
 /**
- * `npm run package [-- --quick]`: dist/packages with a .deb, an .rpm, a .tar.gz, the bill of materials and SHA256SUMS. Two runs on the
- * same commit make the same bytes: every time in them is SOURCE_DATE_EPOCH, or the last commit's.
+ * `npm run package [-- --quick]`: dist/packages with a .deb, an .rpm, a .tar.gz, the bill of materials and SHA256SUMS.
+ * Two runs on the same commit make the same bytes: every time in them is SOURCE_DATE_EPOCH, or the last commit's.
  */
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -55,7 +55,9 @@ export async function makePackages({ out, version = VERSION, quick = false }: Pa
   }
 }
 
-/** The release's folder with the units and an example of the configuration, for those who have another package manager. */
+/**
+ * The release's folder with the units and an example of the configuration, for those who have another package manager.
+ */
 function makeTarball(release: Release, { out, work, epoch, level }: Parameters<typeof makeDeb>[1]): string {
   const { platform, arch } = process;
   const name = `sluice-${release.version}-${platform}-${arch}`;

@@ -32,7 +32,8 @@ export function releasedPackages({ inputs }: Metafile): ReleasedPackage[] {
     if (one.texts.length === 0 && /\bApache-2\.0\b/.test(one.license)) one.texts.push(join(ROOT, 'LICENSE'));
   }
   const bare = all.filter(({ texts }) => texts.length === 0 || !texts.every((file) => existsSync(file)));
-  if (bare.length > 0) throw new Error(`no licence text for ${bare.map(({ name }) => name).join(', ')} (sh scripts/setup.sh --package)`);
+  if (bare.length > 0)
+    throw new Error(`no licence text for ${bare.map(({ name }) => name).join(', ')} (sh scripts/setup.sh --package)`);
   return all.sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 

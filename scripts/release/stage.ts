@@ -1,4 +1,7 @@
-/** The files of a package as they will lie on a node, below a folder: the same tree for .deb, .rpm and whoever unpacks by hand. */
+/**
+ * The files of a package as they will lie on a node, below a folder: the same tree for .deb, .rpm and whoever unpacks
+ * by hand.
+ */
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,

@@ -1,4 +1,7 @@
-/** A program: loads what the worker threads run, so that Node's compile cache has it (src/main/compile-workers.ts starts it). */
+/**
+ * A program: loads what the worker threads run, so that Node's compile cache has it (src/main/compile-workers.ts starts
+ * it).
+ */
 import { createRequire, flushCompileCache } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { WORKERS, workerEntry } from '../node/threads/worker-entry.ts';

@@ -1,8 +1,8 @@
 /**
- * What the worker threads run, compiled before the first of them starts. Node strips types in WebAssembly, an instance of 20 MiB for
- * each thread that meets a file which is not in the compile cache; several such threads at once have ended the whole process
- * (V8: "Check failed: it->second.Size() > offset"; nodejs/node 64500 has its kin). So a process of its own fills the cache, alone.
- * A release has nothing to strip, and needs none of this.
+ * What the worker threads run, compiled before the first of them starts. Node strips types in WebAssembly, an instance
+ * of 20 MiB for each thread that meets a file which is not in the compile cache; several such threads at once have
+ * ended the whole process (V8: "Check failed: it->second.Size() > offset"; nodejs/node 64500 has its kin). So a process
+ * of its own fills the cache, alone. A release has nothing to strip, and needs none of this.
  */
 import { readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { getCompileCacheDir } from 'node:module';
@@ -15,8 +15,8 @@ const SOURCES = ['src', 'proto'];
 const LIMIT_MS = 120_000;
 
 /**
- * Fills the compile cache where a source is newer than what it was last filled from. Costs a second then, else some milliseconds.
- * Returns what went wrong, which costs memory and the time to compile in each thread.
+ * Fills the compile cache where a source is newer than what it was last filled from. Costs a second then, else some
+ * milliseconds. Returns what went wrong, which costs memory and the time to compile in each thread.
  */
 export async function compileWorkers(): Promise<string | undefined> {
   if (BUNDLED) return undefined;
@@ -43,7 +43,10 @@ export async function compileWorkers(): Promise<string | undefined> {
   }
 }
 
-/** When a file that threads may load last changed or was put there (packages bring older times of writing along), in milliseconds. */
+/**
+ * When a file that threads may load last changed or was put there (packages bring older times of writing along), in
+ * milliseconds.
+ */
 function newestSource(): number {
   const root = join(import.meta.dirname, '../..');
   const files = SOURCES.flatMap((dir) =>

@@ -42,8 +42,8 @@ export class Daemon {
   }
 
   /**
-   * Starts everything, finds earlier pods again, and listens: on the configured socket, or on `listener`, a descriptor that listens
-   * already. Throws when another daemon has the folder, socket or port.
+   * Starts everything, finds earlier pods again, and listens: on the configured socket, or on `listener`, a descriptor
+   * that listens already. Throws when another daemon has the folder, socket or port.
    */
   static async start(config: Config, log: Log, listener?: number): Promise<Daemon> {
     await using resources = new AsyncDisposableStack();

@@ -13,8 +13,8 @@ export interface Reloaded {
 }
 
 /**
- * Makes `services.config`, which everyone reads, agree with `next` as far as that can be done while pods run. Throws CONFIG_INVALID
- * when an address cannot be listened on, with nothing changed.
+ * Makes `services.config`, which everyone reads, agree with `next` as far as that can be done while pods run. Throws
+ * CONFIG_INVALID when an address cannot be listened on, with nothing changed.
  */
 export async function reload(services: Services, { server, log }: Observability, next: Config): Promise<Reloaded> {
   const { config } = services;

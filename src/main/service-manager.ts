@@ -1,6 +1,7 @@
 /**
  * The daemon's side of systemd's protocols: what it sends to the manager (sd_notify(3)), the watchdog that it feeds
- * (sd_watchdog_enabled(3)), and the listening socket that it is handed (sd_listen_fds(3)). Outside a unit all of it does nothing.
+ * (sd_watchdog_enabled(3)), and the listening socket that it is handed (sd_listen_fds(3)). Outside a unit all of it
+ * does nothing.
  */
 import { type Fd, keepFromChildren } from '../sys/fd.ts';
 import { connectDatagram, sendDatagram } from '../sys/unix-socket.ts';
@@ -26,7 +27,10 @@ export class ServiceManager implements Disposable {
   #timers: NodeJS.Timeout[] = [];
   #status = '';
 
-  /** Takes its variables out of `env`, so that no child mistakes them for its own. Throws when NOTIFY_SOCKET leads nowhere. */
+  /**
+   * Takes its variables out of `env`, so that no child mistakes them for its own. Throws when NOTIFY_SOCKET leads
+   * nowhere.
+   */
   constructor(env: NodeJS.ProcessEnv = process.env, { onError = () => {} }: ServiceManagerOptions = {}) {
     this.#onError = onError;
     const taken = Object.fromEntries(VARIABLES.map((name) => [name, env[name]])) as Partial<Record<Variable, string>>;

@@ -89,6 +89,7 @@ export async function makeServices(
     store,
     sandboxStates: new SandboxStates(store.sandboxes, events),
     containerStates: new ContainerStates(store.containers, events),
+    unclaimed: new Set(),
     sandboxNames: new ReservedNames('sandbox'),
     containerNames: new ReservedNames('container'),
     pools,

@@ -21,8 +21,8 @@ export function listenUnix(path: string): Fd {
 }
 
 /**
- * A datagram socket whose peer is `path`; a leading "@" names an abstract one. What its owner writes to it never blocks. Throws
- * {@link SysError} (ENOENT, ECONNREFUSED when nobody listens), RangeError when the path is too long.
+ * A datagram socket whose peer is `path`; a leading "@" names an abstract one. What its owner writes to it never
+ * blocks. Throws {@link SysError} (ENOENT, ECONNREFUSED when nobody listens), RangeError when the path is too long.
  */
 export function connectDatagram(path: string): Fd {
   const address = unixAddress(path);

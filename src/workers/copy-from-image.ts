@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 import { SluiceError } from '../errors.ts';
-import { within } from '../sys/in-root.ts';
+import { resolveInRoot } from '../sys/in-root.ts';
 import { run } from '../sys/spawn.ts';
 import { type MountSpec, mountRootfs, unmountRootfs } from './shim/rootfs.ts';
 
@@ -25,7 +25,7 @@ export async function copyFromImage({ scratch, mounts, copies }: CopyFromImage):
   try {
     mountRootfs({ target: scratch, mounts });
     for (const { from, to } of copies) {
-      const source = within(scratch, from);
+      const source = resolveInRoot(scratch, from);
       if (existsSync(source)) await copy(source, to);
     }
   } finally {

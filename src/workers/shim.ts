@@ -12,7 +12,7 @@ import { serve } from './serve.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
 import { removeBundle } from './shim/remove-bundle.ts';
-import { mountRootfs, unmountRootfs } from './shim/rootfs.ts';
+import { mountImageVolume, unmountRootfs } from './shim/rootfs.ts';
 import { removeSandboxFiles, sandboxFiles } from './shim/sandbox-files.ts';
 import { prepareSnapshot, removeSnapshot } from './shim/snapshot.ts';
 import { startShim } from './shim/start.ts';
@@ -27,7 +27,7 @@ export const handlers = {
   removeSandboxFiles,
   prepareSnapshot,
   removeSnapshot,
-  mountRootfs,
+  mountImageVolume,
   unmountRootfs,
   copyFromImage,
   removeCgroups,

@@ -8,13 +8,14 @@ import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ContainerState, type ContainerStatus } from '../../proto/gen/cri.ts';
+import { GRPC } from '../../src/errors.ts';
 import { containerConfig, podConfig } from '../rig/cri.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { cgroupsOf, mountsBelow } from '../rig/leftovers.ts';
 import { findProgram, privateFolder, program } from '../rig/paths.ts';
 import { processesOf, waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { CODE, inventory, type Lab, openLab, SKIP, writeScript } from './lab.ts';
+import { inventory, type Lab, openLab, SKIP, writeScript } from './lab.ts';
 
 const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
 const BUSYBOX = 'docker.io/library/busybox:latest';
@@ -146,7 +147,7 @@ function traces(id: string): string[] {
 
 /** The container is gone, and its files. */
 async function assertRemoved(containerId: string): Promise<void> {
-  await assert.rejects(lab.daemon.cri.containerStatus({ containerId }), { code: CODE.NOT_FOUND });
+  await assert.rejects(lab.daemon.cri.containerStatus({ containerId }), { code: GRPC.NOT_FOUND });
   assert.deepEqual(traces(containerId), []);
   const files = inventory(lab.daemon).filter((path) => path.includes(containerId));
   assert.deepEqual(files, []);

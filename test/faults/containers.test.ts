@@ -10,12 +10,13 @@ import {
   LinuxContainerSecurityContext,
   Mount,
 } from '../../proto/gen/cri.ts';
+import { GRPC } from '../../src/errors.ts';
 import { containerConfig, podConfig } from '../rig/cri.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { findProgram, privateFolder } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { CODE, type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP } from './lab.ts';
 
 const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
 const BUSYBOX = 'docker.io/library/busybox:latest';
@@ -117,12 +118,12 @@ for (const [what, change, words] of BAD) {
 test('unknown ids: NotFound, but stop and remove succeed', { skip }, async () => {
   const { cri } = lab.daemon;
   const containerId = 'e'.repeat(64);
-  await assert.rejects(cri.containerStatus({ containerId }), { code: CODE.NOT_FOUND });
-  await assert.rejects(cri.startContainer({ containerId }), { code: CODE.NOT_FOUND });
-  await assert.rejects(cri.execSync({ containerId, cmd: ['true'] }), { code: CODE.NOT_FOUND });
-  await assert.rejects(cri.containerStats({ containerId }), { code: CODE.NOT_FOUND });
-  await assert.rejects(cri.reopenContainerLog({ containerId }), { code: CODE.NOT_FOUND });
-  await assert.rejects(create('f'.repeat(64), 'x', containerConfig('c', BUSYBOX, SLEEP)), { code: CODE.NOT_FOUND });
+  await assert.rejects(cri.containerStatus({ containerId }), { code: GRPC.NOT_FOUND });
+  await assert.rejects(cri.startContainer({ containerId }), { code: GRPC.NOT_FOUND });
+  await assert.rejects(cri.execSync({ containerId, cmd: ['true'] }), { code: GRPC.NOT_FOUND });
+  await assert.rejects(cri.containerStats({ containerId }), { code: GRPC.NOT_FOUND });
+  await assert.rejects(cri.reopenContainerLog({ containerId }), { code: GRPC.NOT_FOUND });
+  await assert.rejects(create('f'.repeat(64), 'x', containerConfig('c', BUSYBOX, SLEEP)), { code: GRPC.NOT_FOUND });
   await cri.stopContainer({ containerId });
   await cri.removeContainer({ containerId });
 });
@@ -130,7 +131,7 @@ test('unknown ids: NotFound, but stop and remove succeed', { skip }, async () =>
 test('a container in a pod that is stopped', { skip }, async () => {
   await inPod('stopped', async (id, name) => {
     await lab.daemon.cri.stopPodSandbox({ podSandboxId: id });
-    await assert.rejects(create(id, name, containerConfig('c', BUSYBOX, SLEEP)), { code: CODE.FAILED_PRECONDITION });
+    await assert.rejects(create(id, name, containerConfig('c', BUSYBOX, SLEEP)), { code: GRPC.FAILED_PRECONDITION });
   });
 });
 
@@ -172,7 +173,7 @@ test('start twice, exec in a container that is over, and a reopened log that is 
     const { cri } = lab.daemon;
     const config = containerConfig('c', BUSYBOX, ['sh', '-c', 'echo once; exit 7'], { logPath: 'c.log' });
     const containerId = await create(id, name, config);
-    await assert.rejects(cri.execSync({ containerId, cmd: ['true'] }), { code: CODE.FAILED_PRECONDITION });
+    await assert.rejects(cri.execSync({ containerId, cmd: ['true'] }), { code: GRPC.FAILED_PRECONDITION });
     await cri.startContainer({ containerId });
     const ended = await waitFor('the container to end', 10_000, async () => {
       const { status } = await cri.containerStatus({ containerId });
@@ -180,8 +181,8 @@ test('start twice, exec in a container that is over, and a reopened log that is 
     });
     assert.equal(ended.exitCode, 7);
     assert.match(readFileSync(join(logs, 'c.log'), 'utf8'), /^\S+ stdout F once\n$/);
-    await assert.rejects(cri.startContainer({ containerId }), { code: CODE.FAILED_PRECONDITION });
-    await assert.rejects(cri.execSync({ containerId, cmd: ['true'] }), { code: CODE.FAILED_PRECONDITION });
+    await assert.rejects(cri.startContainer({ containerId }), { code: GRPC.FAILED_PRECONDITION });
+    await assert.rejects(cri.execSync({ containerId, cmd: ['true'] }), { code: GRPC.FAILED_PRECONDITION });
     rmSync(join(logs, 'c.log'));
     await assert.rejects(cri.reopenContainerLog({ containerId }));
     assert.equal(existsSync(join(logs, 'c.log')), false);
@@ -194,7 +195,7 @@ test('ExecSync that outlives its timeout is killed with its children', { skip },
     const containerId = await create(id, name, containerConfig('c', BUSYBOX, SLEEP));
     await cri.startContainer({ containerId });
     const cmd = ['sh', '-c', 'sleep 7777 & sleep 8888; true'];
-    await assert.rejects(cri.execSync({ containerId, cmd, timeout: 1n }), { code: CODE.DEADLINE_EXCEEDED });
+    await assert.rejects(cri.execSync({ containerId, cmd, timeout: 1n }), { code: GRPC.DEADLINE_EXCEEDED });
     const { stdout } = await cri.execSync({ containerId, cmd: ['ps'], timeout: 10n });
     assert.doesNotMatch(Buffer.from(stdout).toString(), /7777|8888/);
   });

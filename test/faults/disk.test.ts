@@ -3,11 +3,12 @@ import { rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { ImageSpec } from '../../proto/gen/cri.ts';
+import { GRPC } from '../../src/errors.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { findProgram, privateFolder } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { CODE, type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP } from './lab.ts';
 
 const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
 const MIB = 2 ** 20;
@@ -40,7 +41,7 @@ const free = () => {
 test('an image that does not fit: DISK_FULL, and the space is given back', { skip, timeout: 120_000 }, async () => {
   const before = free();
   const image = { ...ImageSpec.decode(new Uint8Array()), image: 'example.com/bench/large:latest' };
-  await assert.rejects(lab.daemon.cri.pullImage({ image }), { code: CODE.RESOURCE_EXHAUSTED });
+  await assert.rejects(lab.daemon.cri.pullImage({ image }), { code: GRPC.RESOURCE_EXHAUSTED });
   await waitFor('the space to come back', 5000, () => before - free() < MIB || undefined).catch(() => {
     assert.fail(`${before - free()} bytes are gone`);
   });
@@ -51,7 +52,7 @@ test('a launch on a full disk: DISK_FULL, and the next one works once there is r
   const filler = join(disk, 'filler');
   fill(filler);
   try {
-    await lab.launchFails('doomed', { code: CODE.RESOURCE_EXHAUSTED, words: /space|full/i });
+    await lab.launchFails('doomed', { code: GRPC.RESOURCE_EXHAUSTED, words: /space|full/i });
     assert.deepEqual((await lab.daemon.cri.listPodSandbox()).items, []);
   } finally {
     rmSync(filler);

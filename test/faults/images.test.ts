@@ -7,9 +7,10 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { ImageSpec } from '../../proto/gen/cri.ts';
+import { GRPC } from '../../src/errors.ts';
 import { writeHosts } from '../rig/registry.ts';
 import { Rootfs } from '../rig/rootfs.ts';
-import { CODE, type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP } from './lab.ts';
 
 const skip = SKIP;
 const sha256 = (data: Uint8Array) => `sha256:${createHash('sha256').update(data).digest('hex')}`;
@@ -120,17 +121,17 @@ async function pullFails(image: string, expected: { code?: number; words: RegExp
 
 test('a registry that is down', { skip }, async () => {
   await pullFails('down.example.com/library/x:latest', {
-    code: CODE.UNAVAILABLE,
+    code: GRPC.UNAVAILABLE,
     words: /^RegistryUnavailable.*127\.0\.0\.1:1/s,
   });
 });
 
 test('an image that is not there', { skip }, async () => {
-  await pullFails('example.com/library/nonesuch:latest', { code: CODE.NOT_FOUND, words: /nonesuch/ });
+  await pullFails('example.com/library/nonesuch:latest', { code: GRPC.NOT_FOUND, words: /nonesuch/ });
 });
 
 test('a reference that is none', { skip }, async () => {
-  await pullFails('Not A Reference!', { code: CODE.INVALID_ARGUMENT, words: /Not A Reference/ });
+  await pullFails('Not A Reference!', { code: GRPC.INVALID_ARGUMENT, words: /Not A Reference/ });
 });
 
 test('a layer whose bytes are not what its digest says', { skip }, async () => {
@@ -164,7 +165,7 @@ test('a registry that fails', { skip }, async () => {
     response.writeHead(500).end('the rig is on fire');
     return true;
   };
-  await pullFails(publish('on-fire', { answer }), { code: CODE.UNAVAILABLE, words: /500/ });
+  await pullFails(publish('on-fire', { answer }), { code: GRPC.UNAVAILABLE, words: /500/ });
 });
 
 const ESCAPES: [what: string, layer: () => Buffer][] = [
@@ -198,7 +199,7 @@ test('a pod whose sandbox image cannot be pulled', { skip }, async () => {
   assert.equal(await lab.daemon.stop(), 0);
   lab.daemon.configure({ images: { sandbox_image: image } });
   await lab.daemon.start();
-  await lab.launchFails('doomed', { code: CODE.UNAVAILABLE, words: /RegistryUnavailable/ });
+  await lab.launchFails('doomed', { code: GRPC.UNAVAILABLE, words: /RegistryUnavailable/ });
   await lab.daemon.assertNothingLeft();
   assert.equal(await lab.daemon.stop(), 0);
   lab.daemon.configure({});

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Protocol } from '../../proto/gen/cri.ts';
+import { GRPC } from '../../src/errors.ts';
 import { podConfig } from '../rig/cri.ts';
-import { CODE, type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP } from './lab.ts';
 
 let lab: Lab;
 const skip = SKIP;
@@ -13,16 +14,16 @@ after(async () => lab?.[Symbol.asyncDispose]());
 
 test('a request without a config, or a config without metadata', { skip }, async () => {
   const { cri } = lab.daemon;
-  await assert.rejects(cri.runPodSandbox({}), { code: CODE.INVALID_ARGUMENT });
+  await assert.rejects(cri.runPodSandbox({}), { code: GRPC.INVALID_ARGUMENT });
   const config = { ...podConfig('x'), metadata: undefined };
-  await assert.rejects(cri.runPodSandbox({ config }), { code: CODE.INVALID_ARGUMENT });
-  await lab.launchFails('', { code: CODE.INVALID_ARGUMENT, words: /name/ });
+  await assert.rejects(cri.runPodSandbox({ config }), { code: GRPC.INVALID_ARGUMENT });
+  await lab.launchFails('', { code: GRPC.INVALID_ARGUMENT, words: /name/ });
   await lab.assertSound();
 });
 
 test('a runtime handler that is not configured', { skip }, async () => {
   const words = /no runtime for "nonesuch" is configured/;
-  await lab.launchFails('doomed', { code: CODE.INVALID_ARGUMENT, words }, { handler: 'nonesuch' });
+  await lab.launchFails('doomed', { code: GRPC.INVALID_ARGUMENT, words }, { handler: 'nonesuch' });
   await lab.assertSound();
 });
 
@@ -35,14 +36,14 @@ test('a sysctl that does not exist, and one that may not be set', { skip }, asyn
 test('unknown ids: status is NotFound, stop and remove succeed', { skip }, async () => {
   const { cri } = lab.daemon;
   const podSandboxId = 'f'.repeat(64);
-  await assert.rejects(cri.podSandboxStatus({ podSandboxId }), { code: CODE.NOT_FOUND });
+  await assert.rejects(cri.podSandboxStatus({ podSandboxId }), { code: GRPC.NOT_FOUND });
   await cri.stopPodSandbox({ podSandboxId });
   await cri.removePodSandbox({ podSandboxId });
 });
 
 test('the same pod twice: the second is told of the first, or gets its id', { skip }, async () => {
   const first = await lab.launch('twin');
-  await assert.rejects(lab.launch('twin'), { code: CODE.ALREADY_EXISTS });
+  await assert.rejects(lab.launch('twin'), { code: GRPC.ALREADY_EXISTS });
   await lab.stopAndRemove(first);
   const [a, b] = await Promise.all([lab.launch('twin'), lab.launch('twin')]);
   assert.equal(a, b, 'two calls for one launch in flight get one pod');

@@ -10,29 +10,11 @@ import { ImageSpec, type PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { containerConfig, type PodOptions, podConfig } from '../rig/cri.ts';
 import { merge, type SluiceDaemon, type SluiceOptions, startSluice } from '../rig/daemon.ts';
 import { cgroupsOf } from '../rig/leftovers.ts';
-import { findProgram } from '../rig/paths.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
 import { run, waitFor } from '../rig/proc.ts';
 
 /** Tests here start daemons, which needs root and the programs that a pod needs. */
-export const SKIP: string | false =
-  process.getuid?.() !== 0
-    ? 'needs root'
-    : ['runc', 'containerd-shim-runc-v2', 'iptables'].every(findProgram)
-      ? false
-      : 'needs runc, containerd-shim-runc-v2 and iptables';
-
-/** gRPC status codes as numbers, named as in the failures below. */
-export const CODE = {
-  UNKNOWN: 2,
-  INVALID_ARGUMENT: 3,
-  DEADLINE_EXCEEDED: 4,
-  NOT_FOUND: 5,
-  ALREADY_EXISTS: 6,
-  RESOURCE_EXHAUSTED: 8,
-  FAILED_PRECONDITION: 9,
-  INTERNAL: 13,
-  UNAVAILABLE: 14,
-} as const;
+export const SKIP = skipUnlessRoot('runc', 'containerd-shim-runc-v2', 'iptables');
 
 /** What the plugin `fault` does; anything else means that it works. */
 export type PluginMode =

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { GRPC } from '../../src/errors.ts';
 import { waitFor } from '../rig/proc.ts';
-import { CODE, type Lab, openLab, type PluginMode, SKIP } from './lab.ts';
+import { type Lab, openLab, type PluginMode, SKIP } from './lab.ts';
 
 let lab: Lab;
 const skip = SKIP;
@@ -80,7 +81,7 @@ test('a broken configuration: NetworkReady is false with the reason, host-networ
       return now && !now.status ? now : undefined;
     });
     assert.match(condition.message, /10-rig\.conflist/);
-    await lab.launchFails('doomed', { code: CODE.FAILED_PRECONDITION, words: /network/i });
+    await lab.launchFails('doomed', { code: GRPC.FAILED_PRECONDITION, words: /network/i });
     await lab.stopAndRemove(await lab.launch('on-the-host', { host: { network: true } }));
   } finally {
     writeFileSync(file, good);

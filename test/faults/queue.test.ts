@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import { GRPC } from '../../src/errors.ts';
 import { podConfig } from '../rig/cri.ts';
-import { CODE, type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP } from './lab.ts';
 
 let lab: Lab;
 const skip = SKIP;
@@ -30,7 +31,7 @@ test('a full queue refuses at once and says how long it is', { skip }, async () 
   const refused = ends.filter((end) => end.error);
   assert.equal(refused.length, 3, 'one runs, two wait, three are refused');
   for (const { error, after: ms } of refused) {
-    assert.equal(error?.code, CODE.RESOURCE_EXHAUSTED);
+    assert.equal(error?.code, GRPC.RESOURCE_EXHAUSTED);
     assert.match(error?.details ?? '', /2/);
     assert.ok((ms ?? 0) < 900, `refused after ${ms} ms, not at once`);
   }
@@ -43,7 +44,7 @@ test('a queued call whose deadline passes is dropped before any work', { skip },
   const { cri } = lab.daemon;
   const first = cri.runPodSandbox(request('slow'));
   const late = cri.runPodSandbox(request('late'), { timeoutMs: 300 });
-  await assert.rejects(late, { code: CODE.DEADLINE_EXCEEDED });
+  await assert.rejects(late, { code: GRPC.DEADLINE_EXCEEDED });
   lab.plugin.mode('works');
   const { podSandboxId } = await first;
   const { items } = await cri.listPodSandbox();
@@ -79,7 +80,7 @@ test('a stop overtakes the launches that wait', { skip }, async () => {
 test('a caller that gives up: the launch in flight is handed to its retry', { skip }, async () => {
   const { cri } = lab.daemon;
   lab.plugin.mode('takes a second');
-  await assert.rejects(cri.runPodSandbox(request('impatient'), { timeoutMs: 400 }), { code: CODE.DEADLINE_EXCEEDED });
+  await assert.rejects(cri.runPodSandbox(request('impatient'), { timeoutMs: 400 }), { code: GRPC.DEADLINE_EXCEEDED });
   const { podSandboxId } = await cri.runPodSandbox(request('impatient'));
   lab.plugin.mode('works');
   const { items } = await cri.listPodSandbox();

@@ -4,10 +4,11 @@ import { mkdirSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
 
-const skip = process.getuid?.() === 0 ? false : 'needs root: it starts a daemon';
+const skip = skipUnlessRoot();
 let cache: string;
 
 before(() => {

@@ -17,29 +17,16 @@ import {
 import { type Cri, containerConfig, type PodOptions, podConfig } from '../rig/cri.ts';
 import { type SluiceDaemon, type SluiceOptions, startSluice } from '../rig/daemon.ts';
 import { imageRegistry, writableImageRegistry } from '../rig/images.ts';
-import { findProgram, privateFolder } from '../rig/paths.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
+import { privateFolder } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
 
-export const SKIP: string | false =
-  process.getuid?.() !== 0
-    ? 'needs root'
-    : ['runc', 'containerd-shim-runc-v2', 'docker-registry', 'iptables'].every(findProgram)
-      ? false
-      : 'needs runc, containerd-shim-runc-v2, docker-registry and iptables';
+export const SKIP = skipUnlessRoot('runc', 'containerd-shim-runc-v2', 'docker-registry', 'iptables');
 
 export const BUSYBOX = 'docker.io/library/busybox:latest';
 export const SLEEP = ['sleep', '3600'];
 const none = new Uint8Array();
-
-/** gRPC status codes as numbers. */
-export const CODE = {
-  INVALID_ARGUMENT: 3,
-  DEADLINE_EXCEEDED: 4,
-  NOT_FOUND: 5,
-  ALREADY_EXISTS: 6,
-  FAILED_PRECONDITION: 9,
-} as const;
 
 export interface ContainerLab extends AsyncDisposable {
   daemon: SluiceDaemon;

@@ -12,10 +12,10 @@ import {
   NamespaceOption,
   Signal,
 } from '../../proto/gen/cri.ts';
+import { GRPC } from '../../src/errors.ts';
 import { connectCri } from '../rig/cri.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import {
-  CODE,
   type ContainerLab,
   execSync,
   exited,
@@ -55,7 +55,7 @@ describe('containers', { skip: SKIP }, () => {
     assert.equal(running.state, ContainerState.CONTAINER_RUNNING);
     assert.ok(running.startedAt >= running.createdAt && running.createdAt === created.createdAt);
     assert.equal(running.finishedAt, 0n);
-    await assert.rejects(cri.startContainer({ containerId }), { code: CODE.FAILED_PRECONDITION });
+    await assert.rejects(cri.startContainer({ containerId }), { code: GRPC.FAILED_PRECONDITION });
     await cri.stopContainer({ containerId, timeout: 0n });
     const ended = await statusOf(cri, containerId);
     assert.deepEqual([ended.state, ended.exitCode, ended.reason], [ContainerState.CONTAINER_EXITED, 137, 'Error']);
@@ -63,9 +63,9 @@ describe('containers', { skip: SKIP }, () => {
     await cri.stopContainer({ containerId, timeout: 0n });
     await cri.removeContainer({ containerId });
     await cri.removeContainer({ containerId });
-    await assert.rejects(statusOf(cri, containerId), { code: CODE.NOT_FOUND });
+    await assert.rejects(statusOf(cri, containerId), { code: GRPC.NOT_FOUND });
     const again = await pod.create('steps', SLEEP);
-    await assert.rejects(pod.create('steps', SLEEP), { code: CODE.ALREADY_EXISTS });
+    await assert.rejects(pod.create('steps', SLEEP), { code: GRPC.ALREADY_EXISTS });
     await cri.removeContainer({ containerId: again });
   });
 
@@ -139,7 +139,7 @@ describe('containers', { skip: SKIP }, () => {
       numbers,
       Array.from({ length: 3000 }, (_, i) => i + 1),
     );
-    await assert.rejects(cri.reopenContainerLog({ containerId }), { code: CODE.FAILED_PRECONDITION });
+    await assert.rejects(cri.reopenContainerLog({ containerId }), { code: GRPC.FAILED_PRECONDITION });
   });
 
   const STUBBORN = [
@@ -187,7 +187,7 @@ describe('containers', { skip: SKIP }, () => {
     await cri.stopContainer({ containerId: killed, timeout: 1n });
     assert.ok(performance.now() - began >= 1000);
     assert.equal((await statusOf(cri, killed)).exitCode, 137);
-    await assert.rejects(pod.create('bad', SLEEP, { stopSignal: 999 as Signal }), { code: CODE.INVALID_ARGUMENT });
+    await assert.rejects(pod.create('bad', SLEEP, { stopSignal: 999 as Signal }), { code: GRPC.INVALID_ARGUMENT });
   });
 
   test('more pods are stopped and removed at once than there are places, with containers that run', async () => {
@@ -240,7 +240,7 @@ describe('containers', { skip: SKIP }, () => {
       'head -c 15000000 /dev/zero; head -c 1000 /dev/zero >&2',
     ]);
     assert.deepEqual([huge.stdout.length, huge.stderr.length], [15_000_000, 1000]);
-    await assert.rejects(execSync(cri, containerId, []), { code: CODE.INVALID_ARGUMENT });
+    await assert.rejects(execSync(cri, containerId, []), { code: GRPC.INVALID_ARGUMENT });
     await assert.rejects(execSync(cri, containerId, ['/no/such/thing']), /no\/such\/thing/);
     const many = await Promise.all(Array.from({ length: 20 }, (_, n) => sh(cri, containerId, `echo ${n}`)));
     assert.deepEqual(
@@ -262,7 +262,7 @@ describe('containers', { skip: SKIP }, () => {
     const containerId = await pod.run('timeout', SLEEP);
     const cmd = ['sh', '-c', 'sleep 7654 & (sleep 7655 & sleep 7656); true'];
     const began = performance.now();
-    await assert.rejects(execSync(cri, containerId, cmd, 1n), { code: CODE.DEADLINE_EXCEEDED });
+    await assert.rejects(execSync(cri, containerId, cmd, 1n), { code: GRPC.DEADLINE_EXCEEDED });
     assert.ok(performance.now() - began < 5000);
     assert.doesNotMatch(await sh(cri, containerId, 'ps'), /765[456]/);
   });
@@ -309,7 +309,7 @@ describe('containers', { skip: SKIP }, () => {
   test('bad input is refused with words, and nothing is left of it', async () => {
     const { cri, daemon } = lab;
     const before = (await cri.listContainers({})).containers.length;
-    const refused = async (change: Parameters<TestPod['create']>[2], words: RegExp, code = CODE.INVALID_ARGUMENT) => {
+    const refused = async (change: Parameters<TestPod['create']>[2], words: RegExp, code = GRPC.INVALID_ARGUMENT) => {
       await assert.rejects(
         pod.create('refused', SLEEP, change),
         (error: Error & { code?: number; details?: string }) => {

@@ -4,13 +4,13 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { type LinuxContainerResources, MountPropagation } from '../../proto/gen/cri.ts';
+import { GRPC } from '../../src/errors.ts';
 import { builtOrSystem } from '../rig/build.ts';
 import { run } from '../rig/proc.ts';
 import { pushImage } from '../rig/push.ts';
 import { Rootfs } from '../rig/rootfs.ts';
 import {
   BUSYBOX,
-  CODE,
   type ContainerLab,
   exited,
   imageSpec,
@@ -77,7 +77,7 @@ describe('containers on the kernel', { skip: SKIP }, () => {
     await cri.stopContainer({ containerId, timeout: 0n });
     await change({ memoryLimitInBytes: 128n * MIB });
     await assert.rejects(cri.updateContainerResources({ containerId: 'f'.repeat(64), linux: resources({}) }), {
-      code: CODE.NOT_FOUND,
+      code: GRPC.NOT_FOUND,
     });
   });
 
@@ -92,7 +92,7 @@ describe('containers on the kernel', { skip: SKIP }, () => {
     const { info } = await cri.podSandboxStatus({ podSandboxId: pod.id, verbose: true });
     assert.match(info.info ?? '', new RegExp(`"memory_limit_in_bytes":"?${512n * MIB}`));
     await assert.rejects(cri.updatePodSandboxResources({ ...asked, podSandboxId: 'f'.repeat(64) }), {
-      code: CODE.NOT_FOUND,
+      code: GRPC.NOT_FOUND,
     });
   });
 
@@ -229,9 +229,9 @@ describe('containers on the kernel', { skip: SKIP }, () => {
     await using other = await lab.pod('gone');
     const made = await other.create('made', SLEEP);
     await cri.stopPodSandbox({ podSandboxId: other.id });
-    await assert.rejects(other.create('late', SLEEP), { code: CODE.FAILED_PRECONDITION });
-    await assert.rejects(cri.startContainer({ containerId: made }), { code: CODE.FAILED_PRECONDITION });
-    await assert.rejects(pod.create('x', SLEEP, {}, 'docker.io/kernel/absent:1'), { code: CODE.NOT_FOUND });
+    await assert.rejects(other.create('late', SLEEP), { code: GRPC.FAILED_PRECONDITION });
+    await assert.rejects(cri.startContainer({ containerId: made }), { code: GRPC.FAILED_PRECONDITION });
+    await assert.rejects(pod.create('x', SLEEP, {}, 'docker.io/kernel/absent:1'), { code: GRPC.NOT_FOUND });
     const fine = await pod.run('fine', ['true'], {}, BUSYBOX);
     assert.equal((await exited(cri, fine)).exitCode, 0);
   });

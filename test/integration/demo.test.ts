@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { skipUnlessRoot } from '../rig/needs.ts';
 import { ROOT } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
 
-const skip = process.getuid?.() === 0 ? false : 'needs root';
+const skip = skipUnlessRoot();
 
 test('the demo launches, looks at, and takes away its pods', { skip, timeout: 120_000 }, async () => {
   const args = [join(ROOT, 'scripts/demo.ts'), '--pods', '8', '--parallel', '8'];

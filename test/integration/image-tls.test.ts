@@ -13,12 +13,13 @@ import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
 import { buildImage, digestOf, MANIFEST } from '../rig/push.ts';
 import { tarball } from '../rig/tarball.ts';
 
-const skip = process.getuid?.() === 0 ? false : 'needs root';
+const skip = skipUnlessRoot();
 const IMAGE = buildImage({ layers: [tarball([{ path: 'hello', content: 'over TLS' }])] });
 let folder: string;
 let server: Server;

@@ -4,20 +4,17 @@ import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { ImageSpec } from '../../proto/gen/cri.ts';
+import { GRPC } from '../../src/errors.ts';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
-import { findProgram, privateFolder } from '../rig/paths.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
+import { privateFolder } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
 import { architecture, pushImage, pushIndex } from '../rig/push.ts';
 import { type Registry, startRegistry } from '../rig/registry.ts';
 import { Rootfs } from '../rig/rootfs.ts';
 import { tarball } from '../rig/tarball.ts';
 
-const skip =
-  process.getuid?.() !== 0
-    ? 'needs root'
-    : ['docker-registry', 'runc', 'containerd-shim-runc-v2'].every(findProgram)
-      ? false
-      : 'needs docker-registry, runc and containerd-shim-runc-v2';
+const skip = skipUnlessRoot('docker-registry', 'runc', 'containerd-shim-runc-v2');
 const PAUSE = 'sluice.local/pause:1';
 let folder: string;
 let registry: Registry;
@@ -159,5 +156,5 @@ test('lists, filters and streams', { skip }, async () => {
   assert.deepEqual(streamed.sort(), ['reg.io/one:1', PAUSE]);
   assert.equal((await status(PAUSE))?.pinned, true);
   for (const call of ['pullImage', 'imageStatus', 'removeImage'] as const)
-    await assert.rejects(daemon.cri[call]({ image: undefined }), { code: 3 });
+    await assert.rejects(daemon.cri[call]({ image: undefined }), { code: GRPC.INVALID_ARGUMENT });
 });

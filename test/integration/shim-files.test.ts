@@ -19,13 +19,15 @@ import { SluiceError } from '../../src/errors.ts';
 import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
 import { mountsBelow } from '../../src/sys/mountinfo.ts';
+import { mountRootfs, unmountRootfs } from '../../src/workers/shim/rootfs.ts';
 import { handlers } from '../../src/workers/shim.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
 
 const TMPFS_MAGIC = 0x01021994;
 
 let dir: string;
 
-suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !== 0 && 'needs root' }, () => {
+suite('bundles, pod files, snapshots and mounts', { skip: skipUnlessRoot() }, () => {
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), 'slc-files-'));
   });
@@ -36,7 +38,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     assert.deepEqual(left, []);
   });
 
-  test('a pod’s files, made and made again, removed and removed again', async (t: TestContext) => {
+  test('a pod’s files can be made twice and removed twice', async (t: TestContext) => {
     const input = {
       rootDir: join(dir, 'root', 'pod'),
       stateDir: join(dir, 'state', 'pod'),
@@ -81,7 +83,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     await handlers.removeSandboxFiles(input);
   });
 
-  test('files that cannot be made say which', () => {
+  test('an error about files that cannot be made names the folders', () => {
     writeFileSync(join(dir, 'file'), '');
     const input = { rootDir: join(dir, 'file', 'r'), stateDir: join(dir, 's'), hostname: 'x', hostIpc: true };
     assert.throws(
@@ -90,7 +92,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     );
   });
 
-  test('a bundle goes with its mounts, and never with what is mounted in it', async () => {
+  test('a bundle is removed with its mounts, but not what is mounted in it', async () => {
     const bundle = join(dir, 'b', 'pod');
     const workDir = join(dir, 'w', 'pod');
     const precious = join(dir, 'precious');
@@ -100,7 +102,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     assert.deepEqual(readdirSync(bundle).toSorted(), ['bootstrap.json', 'config.json', 'rootfs', 'sandbox', 'work']);
     writeFileSync(join(workDir, 'dump.log'), '');
     symlinkSync(precious, join(bundle, 's'));
-    // On the rootfs twice, as after a start that was repeated, and somewhere that nobody knows of.
+    // Mounted twice on the rootfs, as after a repeated start, and once at an unexpected place.
     const rootfs = join(bundle, 'rootfs');
     mount({ source: precious, target: rootfs, flags: C.MS_BIND });
     mount({ source: precious, target: rootfs, flags: C.MS_BIND });
@@ -114,7 +116,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     await handlers.removeBundle({ bundle: join(dir, 'never', 'was') });
   });
 
-  test('a removal that was cut short is finished by the next', async () => {
+  test('an interrupted removal is finished by the next', async () => {
     const bundle = join(dir, 'pod');
     const hidden = join(dir, '.pod');
     for (const path of [bundle, hidden]) {
@@ -128,7 +130,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     assert.deepEqual(readdirSync(dir), []);
   });
 
-  test('snapshots, with what containers leave in them', async () => {
+  test('snapshots are removed with what containers left in them', async () => {
     const snapshot = join(dir, 'snapshots', '1');
     const owner = { uid: 100_000, gid: 100_001 };
     handlers.prepareSnapshot({ dir: snapshot, owner });
@@ -158,7 +160,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     const snapshot = join(dir, 'snap');
     handlers.prepareSnapshot({ dir: snapshot });
     const options = [`lowerdir=${layers.join(':')}`, `upperdir=${snapshot}/fs`, `workdir=${snapshot}/work`];
-    handlers.mountRootfs({
+    mountRootfs({
       target,
       mounts: [
         { type: 'overlay', source: 'overlay', options },
@@ -170,18 +172,18 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     assert.throws(() => writeFileSync(join(target, 'sub', 'both'), 'x'), { code: 'EROFS' });
     writeFileSync(join(target, 'both'), 'changed');
     assert.equal(readFileSync(join(snapshot, 'fs', 'both'), 'utf8'), 'changed');
-    handlers.unmountRootfs({ target });
+    unmountRootfs({ target });
     assert.deepEqual(mountsBelow(dir), []);
-    handlers.unmountRootfs({ target });
-    handlers.unmountRootfs({ target: join(dir, 'nothing') });
+    unmountRootfs({ target });
+    unmountRootfs({ target: join(dir, 'nothing') });
   });
 
-  test('a mount that fails takes those before it along', () => {
+  test('a mount that fails detaches the ones before it', () => {
     const target = join(dir, 'm');
     mkdirSync(target);
-    const fails = (mounts: Parameters<typeof handlers.mountRootfs>[0]['mounts'], words: RegExp) => {
+    const fails = (mounts: Parameters<typeof mountRootfs>[0]['mounts'], words: RegExp) => {
       assert.throws(
-        () => handlers.mountRootfs({ target, mounts }),
+        () => mountRootfs({ target, mounts }),
         (error) =>
           error instanceof SluiceError &&
           error.code === 'NAMESPACE_FAILED' &&
@@ -192,7 +194,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     const good = { type: 'bind', source: dir, options: [] };
     fails([good, { type: 'bind', source: '/no/such', options: [] }], /no such file/);
     fails([good, { type: 'bind', source: dir, target: 'missing', options: [] }], /no such file/);
-    fails([{ type: 'bind', source: dir, options: ['ro', 'uidmap=0:1:2'] }], /no options uidmap/);
+    fails([{ type: 'bind', source: dir, options: ['ro', 'uidmap=0:1:2'] }], /does not take the options uidmap/);
     fails([{ type: 'nofs', source: 'x', options: [] }], /no such device/);
   });
 
@@ -210,19 +212,19 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     const lowerdir = layers.map((layer) => layer.replaceAll(':', '\\:')).join(':');
     const options = ['index=off', `lowerdir=${lowerdir}`, `upperdir=${snapshot}/fs`, `workdir=${snapshot}/work`];
     const before = readdirSync('/proc/self/fd').length;
-    handlers.mountRootfs({ target, mounts: [{ type: 'overlay', source: 'overlay', options }] });
+    mountRootfs({ target, mounts: [{ type: 'overlay', source: 'overlay', options }] });
     assert.equal(readdirSync('/proc/self/fd').length, before);
     assert.equal(readdirSync(target).length, 129);
     assert.equal(readFileSync(join(target, 'top'), 'utf8'), '0');
     writeFileSync(join(target, 'new'), 'x');
     assert.ok(existsSync(join(snapshot, 'fs', 'new')));
-    handlers.unmountRootfs({ target });
+    unmountRootfs({ target });
     const tooMany = Array.from({ length: 300 }, () => layers[0] ?? '')
       .join(':')
       .replaceAll('a:b', 'a\\:b');
     assert.throws(
       () =>
-        handlers.mountRootfs({
+        mountRootfs({
           target,
           mounts: [{ type: 'overlay', source: 'overlay', options: [`lowerdir=${tooMany}`] }],
         }),
@@ -231,7 +233,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
     assert.equal(readdirSync('/proc/self/fd').length, before);
   });
 
-  test('the lowest OOM score is -1000 with the capability, and our own without it', () => {
+  test('the lowest OOM score is -1000 with the capability and the process’s own without it', () => {
     const file = new URL('../../src/node/oci/oom-score.ts', import.meta.url).href;
     const program = `
       const { lowestOomScore } = await import('${file}');
@@ -244,7 +246,7 @@ suite('bundles, pod files, snapshots and mounts', { skip: process.getuid?.() !==
         encoding: 'utf8',
         stdio: ['ignore', 'pipe', 'inherit'],
       }).trim();
-    // Root in a container may not lower it either; the shell tells which this is.
+    // Root in a container may not lower it either; the shell finds out which case this is.
     const free = run('sh', '-c', 'echo -1000 2>/dev/null >/proc/self/oom_score_adj && echo yes || echo no') === 'yes';
     assert.equal(run(...node), free ? '-1000 300' : '300 300');
     assert.equal(run('setpriv', '--bounding-set', '-sys_resource', '--inh-caps', '-sys_resource', ...node), '300 300');

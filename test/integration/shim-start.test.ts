@@ -11,7 +11,7 @@ import { Lab, missing, NAMESPACE, shims as shimBinaries, until } from './shim-la
 let lab: Lab;
 let shims: Shims;
 
-/** A shim made of shell lines. */
+/** A shim program in shell. */
 function fake(name: string, lines: string): string {
   const path = join(lab.dir, name);
   writeFileSync(path, `#!/bin/sh\n${lines}\n`, { mode: 0o755 });
@@ -38,7 +38,7 @@ suite('starting shims', { skip: missing ?? false }, () => {
     await lab.end();
   });
 
-  test('a shim that is not there is named, with where it was looked for', async () => {
+  test('a shim program that does not exist is named, with the searched folders', async () => {
     await assert.rejects(
       lab.start(lab.pod(), '/no/shim'),
       fails('SHIM_FAILED', /\/no\/shim: there is no such program/),
@@ -52,7 +52,7 @@ suite('starting shims', { skip: missing ?? false }, () => {
     );
   });
 
-  test('a shim that fails is quoted, with the end of its log', async () => {
+  test('the error of a failed shim quotes it, with the end of its log', async () => {
     const pod = lab.pod();
     const binary = fake(
       'failing',
@@ -69,7 +69,7 @@ suite('starting shims', { skip: missing ?? false }, () => {
     assert.ok(!existsSync(pod.bundle));
   });
 
-  test('a shim that is ended by a signal, or prints without end, is told apart', async () => {
+  test('a shim that is killed by a signal, or prints without end, has its own error', async () => {
     await assert.rejects(
       lab.start(lab.pod(), fake('dying', 'kill -SEGV $$')),
       fails('SHIM_FAILED', /ended by signal 11/),
@@ -80,16 +80,16 @@ suite('starting shims', { skip: missing ?? false }, () => {
     );
   });
 
-  test('an answer that is no address is quoted', async () => {
+  test('an answer that is not an address is quoted', async () => {
     const start = (lines: string) => lab.start(lab.pod(), fake(`answer-${Math.random()}`, lines));
     await assert.rejects(start('echo hello'), fails('SHIM_FAILED', /other than an? (unix )?address: "hello/));
     await assert.rejects(start('exit 0'), fails('SHIM_FAILED', /printed no address/));
     await assert.rejects(start('echo {"version":9'), fails('SHIM_FAILED', /broken JSON/));
   });
 
-  test('a shim that never answers is killed at its limit, with all that it started', async () => {
+  test('a shim that never answers is killed at its time limit, with its children', async () => {
     const pod = lab.pod();
-    // The long-lived process has left the group of the one that hangs, as a real one has.
+    // The long-lived process has its own process group, as with a real shim.
     const binary = fake(
       'hanging',
       `setsid sh -c 'sleep 1000; :' "$0" -namespace n "$@" & echo waiting >&2; sleep 1000`,
@@ -111,7 +111,7 @@ suite('starting shims', { skip: missing ?? false }, () => {
     await lab.remove(pod);
   });
 
-  test('a bundle lets a user namespace through to its rootfs when it must', async () => {
+  test('a bundle’s folder modes let a user namespace reach its rootfs', async () => {
     const pod = lab.pod();
     await lab.start(pod, fake('plain', 'echo /run/x'), ['true'], { group: 100_000 });
     const { mode, gid } = statSync(pod.bundle);
@@ -120,7 +120,7 @@ suite('starting shims', { skip: missing ?? false }, () => {
     await lab.remove(pod);
   });
 
-  test('a shim gets the daemon’s addresses, the pod’s id and no more of our environment than it can use', async () => {
+  test('a shim gets the daemon’s addresses, the pod’s id and only the environment variables that it uses', async () => {
     const pod = lab.pod();
     process.env.SLUICE_TEST_SECRET = 'x';
     const binary = fake('curious', 'env >env; echo "$@" >args; pwd >pwd; echo /run/x');
@@ -148,9 +148,9 @@ suite('starting shims', { skip: missing ?? false }, () => {
     await lab.remove(pod);
   });
 
-  test('what a shim refuses once it is known is not tried in another way', async () => {
+  test('once the generation of a shim is determined, a refusal is not retried in another way', async () => {
     const count = join(lab.dir, 'count');
-    // Refuses parameters, as shims before 2.3 do.
+    // The program refuses parameters, as shims before 2.3 do.
     const binary = fake('old', `echo x >>${count}; if [ -n "$(cat)" ]; then exit 1; fi; echo /run/x`);
     const tries = () => readFileSync(count, 'utf8').length / 2;
     for (const expected of [2, 3, 4]) {
@@ -159,7 +159,7 @@ suite('starting shims', { skip: missing ?? false }, () => {
       assert.equal(tries(), expected, 'only the first pod pays for finding out');
       await lab.remove(pod);
     }
-    // Replaced by another program under the same name: found out again.
+    // The program is replaced under the same name, so its generation is determined again.
     const { renameSync } = await import('node:fs');
     renameSync(
       fake('new', `echo x >>${count}; printf '\\010\\003\\022\\015unix:///run/x\\032\\005ttrpc'; cat >stdin`),
@@ -183,14 +183,14 @@ suite('starting shims', { skip: missing ?? false }, () => {
       const row = await lab.start(pod, fake('json', lines.join('\n')));
       assert.equal(row.version, 3);
       const shim = await shims.connect(pod.id, row);
-      // The older one claims version 3 here and knows version 2 alone, which the first call finds out.
+      // The older shim reports version 3 here and serves only version 2, which the first call detects.
       assert.equal(await shim.task.state(pod.id), undefined);
       assert.ok((await shim.task.connect(pod.id)).shimPid > 0);
       await shims.shutdown(shim);
       await lab.remove(pod);
     });
 
-    test(`a worker thread starts ${real} as well, many at a time`, async () => {
+    test(`a worker thread starts many of ${real} at a time`, async () => {
       await using pool = new Pool<typeof handlers>({
         name: 'shim',
         file: new URL('../../src/workers/shim.ts', import.meta.url),

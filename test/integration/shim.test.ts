@@ -289,7 +289,7 @@ for (const binary of shimBinaries) {
       const other = new Shims({ onLost: () => assert.fail('never connected') });
       const result = await other.reattach(pod.id, row);
       assert.equal(result.state, 'unknown');
-      assert.match(result.state === 'unknown' ? result.reason : '', /process \d+ lives/);
+      assert.match(result.state === 'unknown' ? result.reason : '', /process \d+ is alive/);
       await shims.shutdown(shim);
       await lab.remove(pod);
     });

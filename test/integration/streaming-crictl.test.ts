@@ -1,4 +1,4 @@
-/** The streaming server against its real client: crictl, over both transports. */
+/** The streaming server with its real client, crictl, over both transports. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
@@ -65,7 +65,7 @@ async function until(what: string, check: () => boolean) {
 for (const transport of ['spdy', 'websocket']) {
   const exec = (...args: string[]) => ['exec', '--transport', transport, ...args];
 
-  test(`${transport}: exec keeps stdout and stderr apart and answers with the exit code`, {
+  test(`${transport}: exec separates stdout and stderr and returns the exit code`, {
     skip: missing,
   }, async () => {
     const good = await run(exec('c', 'sh', '-c', 'echo out; echo err >&2'));
@@ -77,7 +77,7 @@ for (const transport of ['spdy', 'websocket']) {
     assert.match(none.stderr, /executable file not found in \$PATH/);
   });
 
-  test(`${transport}: the end of stdin reaches the process, and its answer comes back whole`, {
+  test(`${transport}: the end of stdin reaches the process, and its whole output comes back`, {
     skip: missing,
   }, async () => {
     const input = randomBytes(8 << 20);
@@ -88,7 +88,7 @@ for (const transport of ['spdy', 'websocket']) {
     assert.equal(`${counted.stdout}`.trim(), String(input.length));
   });
 
-  test(`${transport}: what a child in the background holds open does not hold up the answer`, {
+  test(`${transport}: a background child with the output open does not delay the end`, {
     skip: missing,
   }, async () => {
     const began = performance.now();
@@ -132,7 +132,7 @@ for (const transport of ['spdy', 'websocket']) {
     assert.equal(sessions.exec, 0);
   });
 
-  test(`${transport}: attach sees the output, types, goes, and comes again; the log has all of it`, {
+  test(`${transport}: attach reads output, writes stdin, detaches and attaches again; the log has all output`, {
     skip: missing,
   }, async () => {
     const id = `attach-${transport}`;
@@ -155,7 +155,7 @@ for (const transport of ['spdy', 'websocket']) {
     );
   });
 
-  test(`${transport}: with stdin-once the first client’s end is the container’s, and attach ends with it`, {
+  test(`${transport}: with stdin-once the end of the first client closes the container’s stdin, and attach ends with the container`, {
     skip: missing,
   }, async () => {
     const id = `once-${transport}`;
@@ -170,10 +170,10 @@ for (const transport of ['spdy', 'websocket']) {
     assert.match(unknown.stderr, /has no open input and output/);
   });
 
-  test(`${transport}: port-forward carries many connections at once, each closed by halves`, {
+  test(`${transport}: port-forward carries many connections at once, with half-close`, {
     skip: missing,
   }, async () => {
-    // A server that answers only after it has seen the client's end.
+    // This server responds only after the client has closed its side.
     await using server = await listen((socket) => {
       const chunks: Buffer[] = [];
       socket.on('data', (chunk) => chunks.push(chunk));
@@ -206,7 +206,7 @@ for (const transport of ['spdy', 'websocket']) {
       writeFileSync(key, pem.key);
       await using own = await Rig.open({ tls: { cert, key } });
       assert.match(own.url, /^https:/);
-      // crictl wants a client certificate beside the authority's; nobody asks for it.
+      // crictl requires a client certificate beside the authority's; the server does not request it.
       const tls = ['--tls-cert', cert, '--tls-key', key, '--tls-ca'];
       const input = randomBytes(1 << 20);
       const args = ['exec', '--transport', transport, ...tls, cert, '-i', 'c', 'cat'];
@@ -234,7 +234,7 @@ async function listen(serve: (socket: Socket) => void): Promise<{ port: number }
   };
 }
 
-/** `crictl port-forward` to a port of this machine, listening on one of its own. */
+/** Starts `crictl port-forward` from a local port to another port of this machine. */
 async function forward(transport: string, port: number) {
   const child = start(['port-forward', '--transport', transport, 'pod', `:${port}`]);
   let printed = '';

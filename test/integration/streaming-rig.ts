@@ -1,6 +1,6 @@
 /**
- * A CRI server as small as crictl takes it, whose containers are plain processes of this machine: the streaming server and the
- * stdio worker are the real ones. It shows the protocols against their real client without a shim, a pod or an image.
+ * A minimal CRI server for crictl, whose containers are processes of this machine. The streaming server and the stdio
+ * worker are the real ones, so the protocols are tested with their real client, without a shim, a pod or an image.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, constants, mkdtempSync, openSync, rmSync } from 'node:fs';
@@ -28,19 +28,19 @@ import type {
   StreamRequest,
 } from '../../src/workers/stdio/protocol.ts';
 
-/** A message with all its defaults. */
+/** A message with default values. */
 const blank = <T>(type: { decode(input: Uint8Array): T }): T => type.decode(new Uint8Array());
 
 interface Running {
   child: ChildProcess;
-  /** Like a shim, the backend holds stdin open itself, until it is told to close it. */
+  /** Like a shim, the backend keeps stdin open until closeStdin is called. */
   closeStdin(): void;
   ended: Promise<number>;
 }
 
 const quote = (word: string) => `'${word.replaceAll("'", `'\\''`)}'`;
 
-/** Starts `cmd` as a session of its own with the FIFOs as its stdio, as a shim would. */
+/** Starts `cmd` in a new session with the FIFOs as its stdio, as a shim does. */
 function start(cmd: string[], fifos: Fifos, tty: boolean): Running {
   let stdin = fifos.stdin === '' ? -1 : openSync(fifos.stdin, constants.O_RDWR | constants.O_NONBLOCK);
   const closeStdin = () => {
@@ -61,7 +61,7 @@ function start(cmd: string[], fifos: Fifos, tty: boolean): Running {
   return { child, closeStdin, ended };
 }
 
-/** Execs and containers as local processes. What was asked of it is kept, for the tests to look at. */
+/** Runs execs and containers as local processes, and records its calls for the tests. */
 export class LocalBackend implements ExecBackend {
   readonly execs = new Map<string, Running>();
   readonly containers = new Map<string, Running>();
@@ -107,7 +107,7 @@ export class Rig implements AsyncDisposable {
   readonly events: StdioEvent[] = [];
   readonly deaths: Error[] = [];
   readonly stdio: Stdio;
-  /** Path of the pod's network namespace that port-forward uses. */
+  /** Path of the network namespace that port-forward uses. */
   netns = '';
   url = '';
   readonly #grpc = new Server();
@@ -138,13 +138,13 @@ export class Rig implements AsyncDisposable {
     return this.stdio.issue(request);
   }
 
-  /** An exec URL. */
+  /** Issues the URL of an exec. */
   exec(cmd: string[], streams: { tty?: boolean; stdin?: boolean; stderr?: boolean } = {}): Promise<string> {
     const { tty = false, stdin = false, stderr = !tty } = streams;
     return this.issue({ kind: 'exec', containerId: 'c', cmd, tty, stdin, stdout: true, stderr });
   }
 
-  /** Starts a container: a process whose output goes to a log and to whoever is attached. */
+  /** Starts a container: a process whose output goes to a log and to attached clients. */
   async container(id: string, cmd: string[], change: Partial<IoRegistration> = {}): Promise<IoRegistration> {
     const path = (name: string) => join(this.folder, id, name);
     const tty = change.tty ?? false;

@@ -1,4 +1,4 @@
-/** The streaming server against clients that do wrong, that are slow, or that speak the rarer protocols. */
+/** The streaming server with clients that are faulty or slow, or that use the rarer protocols. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocket } from 'ws';
 import { runExecSync } from '../../src/node/streaming/exec-sync.ts';
 import { createNetns, removeNetns } from '../../src/sys/netns.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
 import { Rig } from './streaming-rig.ts';
 
 const HANDSHAKE_MS = 500;
@@ -54,7 +55,7 @@ async function until(what: string, check: () => boolean | Promise<boolean>) {
   }
 }
 
-test('a token is good for one connection; forged and used ones are 404 and run nothing', async () => {
+test('a token is valid for one connection; forged and used ones get 404 and run nothing', async () => {
   rig.backend.asked.length = 0;
   const url = await rig.exec(['true']);
   const forged = `${url.slice(0, -4)}AAAA`;
@@ -72,7 +73,7 @@ test('a token is good for one connection; forged and used ones are 404 and run n
   assert.deepEqual(rig.backend.asked, []);
 });
 
-test('an unknown protocol is 403 with the list of known ones, and the URL stays good', async () => {
+test('an unknown protocol gets 403 with the list of supported ones, and the URL stays valid', async () => {
   const url = await rig.exec(['true']);
   const refused = await ask(url, { ...SPDY, 'X-Stream-Protocol-Version': 'v9.channel.k8s.io' });
   assert.equal(refused.status, 403);
@@ -100,14 +101,14 @@ test('a thousand unused URLs are the limit', async () => {
   assert.equal((await own.stdio.stats()).tokens, 1000);
 });
 
-test('ports that are none are refused before there is a URL', async () => {
+test('invalid ports are refused before a URL is issued', async () => {
   for (const port of [0, -1, 65536]) {
     const request = { kind: 'portforward', sandboxId: 'p', netns: '', ports: [80, port] } as const;
     await assert.rejects(rig.issue({ ...request, ports: [...request.ports] }), { code: 'INVALID_REQUEST' });
   }
 });
 
-test('silence has a time limit: before the request, inside it, and after the upgrade', async () => {
+test('a silent client has a time limit: before the request, inside it, and after the upgrade', async () => {
   rig.backend.asked.length = 0;
   const { port, hostname } = new URL(rig.url);
   const closed = async (socket: Socket) => {
@@ -129,7 +130,7 @@ test('silence has a time limit: before the request, inside it, and after the upg
   await until('the session is gone', async () => (await rig.stdio.stats()).sessions.exec === 0);
 });
 
-test('garbage instead of SPDY ends that connection, and the server goes on', async () => {
+test('invalid SPDY data closes that connection only', async () => {
   for (const garbage of [Buffer.alloc(1000, 0xff), Buffer.alloc(100_000), Buffer.from('GET / HTTP/1.1\r\n\r\n')]) {
     const { socket } = await ask(await rig.exec(['true']), SPDY);
     assert.ok(socket);
@@ -141,7 +142,7 @@ test('garbage instead of SPDY ends that connection, and the server goes on', asy
   assert.equal(messages.text(1), 'alive\n');
 });
 
-/** A WebSocket session to its end. */
+/** Runs a WebSocket session to its end. */
 async function channels(url: string, protocols: string[], act: (ws: WebSocket) => void = () => {}) {
   const ws = new WebSocket(url.replace('http', 'ws'), protocols);
   const frames: { channel: number; body: Buffer; isBinary: boolean }[] = [];
@@ -166,13 +167,13 @@ async function channels(url: string, protocols: string[], act: (ws: WebSocket) =
   return { code, protocol: ws.protocol, frames, bytes, text: (channel: number) => `${bytes(channel)}` };
 }
 
-test('WebSocket v5: stdin can be closed by itself; the status comes as JSON', async () => {
+test('WebSocket v5: stdin can be closed separately; the status is JSON', async () => {
   const url = await rig.exec(['sh', '-c', 'cat; echo err >&2; exit 7'], { stdin: true });
   const ended = await channels(url, ['v5.channel.k8s.io', 'v4.channel.k8s.io'], (ws) => {
     ws.send(Buffer.from('\0hel'));
     ws.send(Buffer.from('\0lo\n'));
     ws.send(Buffer.from([255, 0]));
-    ws.send(Buffer.from([9, 9])); // a channel that is not there
+    ws.send(Buffer.from([9, 9])); // a channel that does not exist
     ws.send(Buffer.alloc(0));
   });
   assert.equal(ended.protocol, 'v5.channel.k8s.io');
@@ -199,14 +200,14 @@ test('WebSocket base64: text messages, the channel as a digit', async () => {
   assert.deepEqual(JSON.parse(ended.text(3)), { metadata: {}, status: 'Success' });
 });
 
-test('WebSocket without a protocol is the oldest one: the status is text, and empty when all is well', async () => {
+test('WebSocket without a protocol is the oldest one: the status is text, empty on success', async () => {
   const good = await channels(await rig.exec(['echo', 'x']), []);
   assert.deepEqual([good.protocol, good.text(1), good.text(3)], ['', 'x\n', '']);
   const bad = await channels(await rig.exec(['false']), ['channel.k8s.io']);
   assert.equal(bad.text(3), 'command terminated with non-zero exit code: exit status 1');
 });
 
-test('WebSocket: resizes arrive however they are cut; nonsense is ignored', async () => {
+test('WebSocket: resizes are parsed across messages; invalid ones are ignored', async () => {
   rig.backend.sizes.length = 0;
   const url = await rig.exec(['sh', '-c', 'read line; echo got $line'], { stdin: true, tty: true });
   const resize = (text: string) => Buffer.from(`\x04${text}`);
@@ -226,7 +227,7 @@ test('WebSocket: resizes arrive however they are cut; nonsense is ignored', asyn
   );
 });
 
-test('WebSocket messages have a size limit, and must be of the agreed kind', async () => {
+test('WebSocket messages have a size limit, and must have the negotiated type', async () => {
   rig.backend.asked.length = 0;
   const big = await channels(await rig.exec(['cat'], { stdin: true }), ['v4.channel.k8s.io'], (ws) =>
     ws.send(Buffer.alloc((4 << 20) + 1)),
@@ -261,7 +262,7 @@ test('WebSocket port-forward: two channels per port, each named by its first mes
 });
 
 test('port-forward reaches into a network namespace: IPv4 first, then IPv6', {
-  skip: process.getuid?.() !== 0,
+  skip: skipUnlessRoot(),
 }, async () => {
   const netns = join(rig.folder, 'netns');
   createNetns(netns, { loopback: true });
@@ -355,7 +356,7 @@ test('ExecSync: at the time limit the whole process group dies, and the error sa
   assert.equal(backend.execs.size, 0);
 });
 
-test('fifty ExecSyncs at once get each its own output', async () => {
+test('fifty ExecSyncs at once each get their own output', async () => {
   const { stdio, backend } = rig;
   const results = await Promise.all(
     Array.from({ length: 50 }, (_, at) =>
@@ -368,7 +369,7 @@ test('fifty ExecSyncs at once get each its own output', async () => {
   );
 });
 
-test('when the worker dies its execs are killed, and the server is back at the same port', async () => {
+test('when the worker ends, its execs are killed, and the server listens on the same port again', async () => {
   await using own = await Rig.open();
   const ws = new WebSocket((await own.exec(['sleep', '1000'], { stdin: true })).replace('http', 'ws'), [
     'v4.channel.k8s.io',

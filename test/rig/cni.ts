@@ -1,4 +1,4 @@
-/** A CNI network of the rig's own: bridge, host-local and portmap under private names, so that nothing else on the machine meets it. */
+/** A CNI network for tests: bridge, host-local and portmap with names that no other network of the machine has. */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { daemonId } from '../../src/node/network/daemon-id.ts';
@@ -9,14 +9,14 @@ import { run } from './proc.ts';
 export interface RigNetwork extends AsyncDisposable {
   name: string;
   bridge: string;
-  /** For example 10.200.4.0/22: room for a thousand pods. */
+  /** For example 10.200.4.0/22, which has addresses for a thousand pods. */
   subnet: string;
   confDir: string;
   binDirs: string[];
   /** Where host-local keeps one file per address. */
   dataDir: string;
   cacheDir: string;
-  /** Addresses that are still taken. */
+  /** Addresses in use. */
   addresses(): string[];
   /** Ports on the bridge: the host ends of pods' veths. */
   veths(): Promise<string[]>;
@@ -27,14 +27,14 @@ export interface RigNetwork extends AsyncDisposable {
 }
 
 export interface RigNetworkOptions {
-  /** Tells networks of one process apart. */
+  /** Distinguishes the networks of one process. */
   index?: number;
   ipMasq?: boolean;
-  /** No configuration: the network that a Sluice with this root folder makes itself. */
+  /** Write no configuration: describe the built-in network of a daemon with this root folder. */
   builtinOf?: string;
 }
 
-/** Writes a conflist below `folder`, or, for a built-in network, only knows where its parts are. */
+/** Writes a conflist below `folder`, or, with `builtinOf`, only describes the built-in network. */
 export async function rigNetwork(folder: string, options: RigNetworkOptions = {}): Promise<RigNetwork> {
   const { index = 0, builtinOf } = options;
   // A link name may have 15 characters. The pid makes it unique among live rigs.
@@ -73,7 +73,7 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
     const { stdout } = await run('iptables-save', [], { check: false });
     return stdout.split('\n').filter((line) => line.includes(name) || inSubnet.test(line));
   };
-  // The built-in network has rules of its own, which name it and stay while there are no pods.
+  // The built-in network has rules with its name, which also exist without pods.
   const rules = async () => (await allRules()).filter((rule) => !(builtinOf && rule.includes(`"${bridge}: `)));
   const remove = async () => {
     if (builtinOf) await closeUplink({ bridge, subnets: [subnet] });

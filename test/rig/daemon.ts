@@ -1,4 +1,7 @@
-/** A Sluice of the test's own: private folders, socket, network and registry; started, stopped and looked over for leftovers. */
+/**
+ * A Sluice of the test's own: private folders, socket, network and registry; started, stopped and looked over for
+ * leftovers.
+ */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'smol-toml';
@@ -69,7 +72,10 @@ export interface SluiceDaemon extends RigDaemon {
   configure(config: Record<string, unknown>): void;
 }
 
-/** Starts a daemon and waits until it answers. At disposal its pods are removed, it is ended, and everything private goes. */
+/**
+ * Starts a daemon and waits until it answers. At disposal its pods are removed, it is ended, and everything private
+ * goes.
+ */
 export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDaemon> {
   const folder = privateFolder('sluice-rig');
   const root = options.root ?? join(folder, 'root');

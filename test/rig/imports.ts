@@ -11,8 +11,9 @@ export interface Import {
 }
 
 /**
- * The three ways by which a file names another one: `import`/`export … from` (of types too) and `import` for its effect alone;
- * `import(…)` in code and in types; `new URL(…, import.meta.url)`, by which worker threads are started. All with a literal.
+ * The three ways by which a file names another one: `import`/`export … from` (of types too) and `import` for its effect
+ * alone; `import(…)` in code and in types; `new URL(…, import.meta.url)`, by which worker threads are started. All with
+ * a literal.
  */
 const PATTERNS = [
   /^(?:import|export)\s(?:[^;'"`]*?\sfrom\s+)?['"]([^'"\n]+)['"]/gm,
@@ -20,7 +21,10 @@ const PATTERNS = [
   /\bnew URL\(\s*['"]([^'"\n]+\.ts)['"]\s*,\s*import\.meta\.url\s*\)/g,
 ];
 
-/** A name that is put together at run time hides its arrow, but for `${name}.ts` in a fixed folder: that stands for all files there. */
+/**
+ * A name that is put together at run time hides its arrow, but for `${name}.ts` in a fixed folder: that stands for all
+ * files there.
+ */
 const TEMPLATE = /\bnew URL\(\s*`([^`$]+\/)\$\{\w+\}\.ts`\s*,\s*import\.meta\.url\s*\)/g;
 
 /** Every import of every .ts file below `folders` of `root`. */
@@ -43,8 +47,9 @@ function importsIn(root: string, from: string, text: string): Import[] {
 }
 
 /**
- * The circles among files, each knot of files that reach each other reported once by its shortest circle: `a → b → a`. `size` is the
- * number of files in the knot. Worker entries that are named by URL count as imports: a thread that loads its parent is a circle too.
+ * The circles among files, each knot of files that reach each other reported once by its shortest circle: `a → b → a`.
+ * `size` is the number of files in the knot. Worker entries that are named by URL count as imports: a thread that loads
+ * its parent is a circle too.
  */
 export function circles(imports: readonly Import[]): { path: string[]; size: number }[] {
   const next = new Map<string, Set<string>>();

@@ -48,8 +48,8 @@ export interface Started {
 }
 
 /**
- * Starts a server whose output goes to `logPath`. It shares no process group with us, so that Ctrl-C ends it through `stop`. `inherit`
- * is a descriptor of ours that it gets as its number 3.
+ * Starts a server whose output goes to `logPath`. It shares no process group with us, so that Ctrl-C ends it through
+ * `stop`. `inherit` is a descriptor of ours that it gets as its number 3.
  */
 export function start(
   path: string,
@@ -91,7 +91,9 @@ export function start(
 /** What waitFor waits for will never come. */
 export class GivenUp extends Error {}
 
-/** Asks again every few milliseconds until `look` gives something; errors other than {@link GivenUp} count as "not yet". */
+/**
+ * Asks again every few milliseconds until `look` gives something; errors other than {@link GivenUp} count as "not yet".
+ */
 export async function waitFor<T>(what: string, timeoutMs: number, look: () => Promise<T | undefined> | T | undefined) {
   const end = Date.now() + timeoutMs;
   let last: unknown;

@@ -113,3 +113,74 @@ test('close refuses new jobs and waits for those that run', async () => {
   assert.equal(ended, true);
   await job;
 });
+
+test('a job whose caller has left before it came is dropped although there is room', async () => {
+  const { admission, verdicts } = make(1, 1);
+  let worked = false;
+  const job = admission.run({ lane: 'launch', priority: 0, abandoned: AbortSignal.abort('deadline') }, async () => {
+    worked = true;
+  });
+  await assert.rejects(job, (error) => codeOf(error) === 'DEADLINE_PASSED');
+  assert.equal(worked, false);
+  assert.deepEqual(verdicts, ['expired']);
+  assert.equal(await admission.run({ lane: 'launch', priority: 0 }, async () => 'next'), 'next');
+});
+
+test('the verdict on a dropped job says why its caller left', async () => {
+  const { admission, verdicts } = make(1, 2);
+  const gate = hold();
+  const running = admission.run({ lane: 'launch', priority: 0 }, () => gate.promise);
+  const callers = [new AbortController(), new AbortController()];
+  const queued = callers.map(({ signal }) =>
+    admission.run({ lane: 'launch', priority: 0, abandoned: signal }, async () => {}),
+  );
+  callers[0]?.abort('cancelled');
+  callers[1]?.abort('deadline');
+  for (const job of queued) await assert.rejects(job);
+  assert.deepEqual(verdicts, ['admitted', 'queued', 'queued', 'gone', 'expired']);
+  gate.resolve();
+  await running;
+});
+
+test('what a running job throws reaches its caller, also one that has left', async () => {
+  const { admission } = make(1, 1);
+  const gate = hold();
+  const caller = new AbortController();
+  const job = admission.run({ lane: 'launch', priority: 0, abandoned: caller.signal }, async () => {
+    await gate.promise;
+    throw new Error('no network');
+  });
+  await sleep(1);
+  caller.abort('deadline');
+  gate.resolve();
+  await assert.rejects(job, /no network/);
+});
+
+test('each lane has its own limit, and says what it is used for', async () => {
+  const admission = new Admission({ maxRunning: { launch: 1, teardown: 2, image: 3 }, maxQueued: 5 });
+  const gate = hold();
+  const jobs = (['launch', 'teardown', 'image'] as const).flatMap((lane) =>
+    Array.from({ length: 3 }, () => admission.run({ lane, priority: 0 }, () => gate.promise)),
+  );
+  await sleep(1);
+  assert.deepEqual(admission.use, {
+    launch: { running: 1, queued: 2, limit: 1 },
+    teardown: { running: 2, queued: 1, limit: 2 },
+    image: { running: 3, queued: 0, limit: 3 },
+  });
+  gate.resolve();
+  await Promise.all(jobs);
+  assert.deepEqual(admission.use.launch, { running: 0, queued: 0, limit: 1 });
+});
+
+test('close lets what is queued run as well', async () => {
+  const { admission } = make(1, 1);
+  const gate = hold();
+  const order: string[] = [];
+  const running = admission.run({ lane: 'launch', priority: 0 }, () => gate.promise);
+  const queued = admission.run({ lane: 'launch', priority: 0 }, async () => void order.push('queued'));
+  const closing = admission.close().then(() => order.push('closed'));
+  gate.resolve();
+  await Promise.all([running, queued, closing]);
+  assert.deepEqual(order, ['queued', 'closed']);
+});

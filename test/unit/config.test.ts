@@ -154,7 +154,7 @@ const WRONG: [text: string, message: RegExp][] = [
 ];
 for (const [text, message] of WRONG) test(`refused: ${text}`, () => assert.match(mistakes(text).join('\n'), message));
 
-test('good values that look odd are taken', () => {
+test('unusual valid values are accepted', () => {
   assert.deepEqual(
     mistakes(
       'socket = "/tmp/a b/s.sock"\nmetrics.listen = ""\nstreaming.listen = "[::1]:0"\ncni.builtin_subnet = ""\ncni.timeout_seconds = 0.5\npipeline.max_queued = 0\nroot = "/a/"',
@@ -163,7 +163,7 @@ test('good values that look odd are taken', () => {
   );
 });
 
-test('keys are found on their lines behind every kind of value', () => {
+test('lines of keys after every kind of value', () => {
   const text = [
     'a = """', // 1
     'b = 1 # not a key',
@@ -193,14 +193,14 @@ test('keys are found on their lines behind every kind of value', () => {
   assert.equal(line(['l', 'unknown']), 10, 'the nearest table');
 });
 
-test('suggestions are near, or none', () => {
+test('suggestions are similar words, or none', () => {
   assert.equal(suggest('max_runing', ['max_running', 'max_queued']), 'max_running');
   assert.equal(suggest('maxRunning', ['max_running', 'max_queued']), 'max_running');
   assert.equal(suggest('scoket', ['socket', 'root']), 'socket');
   assert.equal(suggest('plugin_dir', ['socket', 'root']), undefined);
 });
 
-test('files: named ones must be there, the default one need not', () => {
+test('files: a named one must exist, the default one need not', () => {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-config-'));
   try {
     const file = join(folder, 'c.toml');

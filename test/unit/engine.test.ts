@@ -4,8 +4,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, explain, SluiceError } from '../../src/errors.ts';
 import { Engine, JobError } from '../../src/pipeline/engine/engine.ts';
 import { type JobObserver, NO_OBSERVER } from '../../src/pipeline/engine/observer.ts';
-import { type JobState, jobTable, type Stage, takeDown } from '../../src/pipeline/engine/stage.ts';
+import { type JobState, jobTable, required, type Stage, takeDown } from '../../src/pipeline/engine/stage.ts';
 import { STAGE_NAMES, type StageName } from '../../src/stages.ts';
+import { logJobs } from './job-log.ts';
 
 interface Row {
   log: string[];
@@ -176,4 +177,108 @@ test('takeDown turns a table round: each undo is a stage, in the opposite order'
 test('a table whose needs come too late, or twice, is refused when it is made', () => {
   assert.throws(() => jobTable('RunPodSandbox', [stage('create', ['shim']), stage('shim', [])]), /needs shim/);
   assert.throws(() => jobTable('RunPodSandbox', [stage('shim', []), stage('shim', [])]), /twice/);
+});
+
+test('of two failures the first is the job’s, and both stages end with their own', async () => {
+  const { observer, jobs } = logJobs();
+  const row: Row = { log: [] };
+  const later = async () => {
+    await sleep(5);
+    throw new SluiceError('SHIM_FAILED', 'the second failure');
+  };
+  const table = jobTable('RunPodSandbox', [
+    stage('shim', [], { run: later }),
+    stage('network', [], { run: fail('the first failure') }),
+  ]);
+  const run = observer.jobQueued({ job: 'RunPodSandbox' });
+  await assert.rejects(engine(10, observer).run(table, { ctx, row }, run, 0), /network/);
+  const ends = jobs[0]?.calls.filter((call) => call.startsWith('end '));
+  assert.deepEqual(ends, ['end network!', 'end shim!']);
+});
+
+test('a stage that waits for its limit when another one fails is ready, and never started', async () => {
+  const { observer, jobs } = logJobs();
+  const shared = engine(1, observer);
+  const gate = Promise.withResolvers<void>();
+  const holder = jobTable('RunPodSandbox', [stage('shim', [], { run: () => gate.promise })]);
+  const held = shared.run(holder, { ctx, row: { log: [] } }, observer.jobQueued({ job: 'RunPodSandbox' }), 0);
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [stage('shim', []), stage('network', [], { run: fail('boom') })]);
+  const failed = shared.run(table, { ctx, row }, observer.jobQueued({ job: 'RunPodSandbox' }), 0);
+  await sleep(1);
+  assert.deepEqual(shared.use('shim'), { running: 1, queued: 1, limit: 1 });
+  gate.resolve();
+  await held;
+  await assert.rejects(failed, /network/);
+  assert(jobs[1]?.calls.includes('ready shim') && !jobs[1].calls.includes('start shim'));
+  assert.deepEqual(row.log, ['-network'], 'what was not started is not undone');
+  assert.deepEqual(shared.use('shim'), { running: 0, queued: 0, limit: 1 });
+});
+
+test('in the queue of a stage the more urgent job goes first', async () => {
+  const shared = engine(1);
+  const gate = Promise.withResolvers<void>();
+  const order: string[] = [];
+  const launch = (name: string, priority: number, run: () => Promise<void> | void = () => void order.push(name)) =>
+    shared.run(jobTable('RunPodSandbox', [stage('shim', [], { run })]), { ctx, row: { log: [] } }, job, priority);
+  const jobs = [launch('holder', 0, () => gate.promise), launch('user', 0), launch('dns', 10)];
+  await sleep(1);
+  gate.resolve();
+  await Promise.all(jobs);
+  assert.deepEqual(order, ['dns', 'user']);
+});
+
+test('undo of a whole table throws what every failed undo says, with the first one’s code and stage', async () => {
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('network', ['reserve'], { undo: fail('DEL failed') }),
+    stage('shim', ['reserve'], { undo: fail('no answer') }),
+  ]);
+  await assert.rejects(engine().undo(table, row, ctx, job), (error: unknown) => {
+    assert(error instanceof SluiceError);
+    assert.equal(codeOf(error), 'CNI_FAILED');
+    assert.equal(error.stage, 'shim');
+    assert.match(error.message, /shim: no answer; .*network: DEL failed/);
+    return true;
+  });
+  assert.deepEqual(row.log, []);
+});
+
+test('an undo that succeeds later finds nothing that keeps it', async () => {
+  const row: Row = { log: [] };
+  let refuses = true;
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('network', ['reserve'], { undo: () => (refuses ? fail('DEL failed')() : undefined) }),
+  ]);
+  await assert.rejects(engine().undo(table, row, ctx, job));
+  refuses = false;
+  await engine().undo(table, row, ctx, job);
+  assert.deepEqual(row.log, ['-reserve']);
+});
+
+test('takeDown: a stage without an undo passes on what it was built on, through several', () => {
+  const bare = { undo: undefined };
+  const table = jobTable('CreateContainer', [
+    stage('reserve', []),
+    stage('image', ['reserve'], bare),
+    stage('user', ['image'], bare),
+    stage('files', ['user']),
+  ]);
+  const down = takeDown('RemoveContainer', table, {});
+  assert.equal(down.name, 'RemoveContainer');
+  assert.deepEqual(
+    down.stages.map(({ name, needs }) => [name, needs]),
+    [
+      ['files', []],
+      ['reserve', ['files']],
+    ],
+  );
+});
+
+test('a field that an earlier stage sets is there, or the table lacks a need', () => {
+  assert.equal(required('', 'spec'), '');
+  assert.equal(required(0, 'pid'), 0);
+  assert.throws(() => required(undefined, 'shim'), /the shim has not run/);
 });

@@ -76,3 +76,42 @@ test('close ends every subscription, after what waits for it', async () => {
   assert.equal(events.subscribers, 0);
   await follow(events, never.signal).done; // one that comes later ends as well
 });
+
+test('a subscriber gets what happens from its first read on, with both ids and the clock’s time', async () => {
+  const { events } = make();
+  const end = new AbortController();
+  events.publish('created', 'before', 'pod');
+  const { seen, done } = follow(events, end.signal);
+  events.publish('stopped', 'ctr', 'pod');
+  await new Promise(setImmediate);
+  end.abort();
+  await done;
+  assert.deepEqual(seen, [{ type: 'stopped', containerId: 'ctr', sandboxId: 'pod', at: 0n }]);
+});
+
+test('without subscribers nothing is kept, and the clock is not read', () => {
+  let reads = 0;
+  const events = new Events(
+    () => BigInt(++reads),
+    () => assert.fail('nobody can be dropped'),
+  );
+  for (let n = 0; n < 5000; n++) events.publish('created', `c${n}`, 'pod');
+  assert.equal(reads, 0);
+});
+
+test('a subscriber that stops reading is forgotten', async () => {
+  const { events } = make();
+  const stream = events.subscribe(new AbortController().signal);
+  const first = stream.next();
+  events.publish('created', 'c', 'pod');
+  assert.equal((await first).value?.containerId, 'c');
+  assert.equal(events.subscribers, 1);
+  await stream.return(undefined);
+  assert.equal(events.subscribers, 0);
+});
+
+test('a subscription whose signal has aborted before its first read ends at once', async () => {
+  const { events } = make();
+  assert.deepEqual(await events.subscribe(AbortSignal.abort()).next(), { value: undefined, done: true });
+  assert.equal(events.subscribers, 0);
+});

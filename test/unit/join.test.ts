@@ -102,3 +102,70 @@ test('a failure reaches every caller and frees the key', async () => {
   for (const call of both) await assert.rejects(call, /no network/);
   assert.equal(joins.has('pod'), false);
 });
+
+test('a caller that joins gets nothing but the first one’s tag, and the first one joins nobody', async () => {
+  const joined: string[] = [];
+  const joins = new Joins<string, string>({
+    claimTtlMs: 1000,
+    onUnclaimed: () => {},
+    onJoin: (tag) => joined.push(tag),
+  });
+  const gate = Promise.withResolvers<string>();
+  assert.equal(joins.tag('pod'), undefined);
+  const calls = ['first', 'second', 'third'].map((tag) => joins.run('pod', {}, tag, () => gate.promise));
+  assert.equal(joins.tag('pod'), 'first');
+  assert.deepEqual(joined, ['first', 'first']);
+  gate.resolve('id');
+  await Promise.all(calls);
+  assert.equal(joins.tag('pod'), undefined);
+});
+
+test('flights count until they have a result, whoever waits for them', async () => {
+  const { joins } = make(1000);
+  const gates = [Promise.withResolvers<string>(), Promise.withResolvers<string>()];
+  const caller = new AbortController();
+  const left = joins.run('a', { left: caller.signal }, 'tag', () => gates[0]?.promise ?? assert.fail());
+  const waits = joins.run('b', {}, 'tag', () => gates[1]?.promise ?? assert.fail());
+  caller.abort('deadline');
+  await assert.rejects(left);
+  assert.equal(joins.running, 2);
+  gates[0]?.resolve('id-a');
+  await sleep(1);
+  assert.equal(joins.running, 1, 'a waits to be claimed, which is not running');
+  assert.equal(joins.has('a'), true);
+  gates[1]?.resolve('id-b');
+  await waits;
+  assert.equal(joins.running, 0);
+});
+
+test('a launch that nobody claimed is over: the next call starts another', async () => {
+  const { joins, unclaimed } = make(5);
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
+  caller.abort('cancelled');
+  await assert.rejects(first);
+  gate.resolve('id-1');
+  await sleep(20);
+  assert.deepEqual(unclaimed, ['id-1']);
+  assert.equal(await joins.run('pod', {}, 'tag', async () => 'id-2'), 'id-2');
+});
+
+test('a failed launch without callers is no unhandled rejection, and frees the key', async () => {
+  const { joins, unclaimed } = make(5);
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
+  caller.abort('deadline');
+  await assert.rejects(first, (error) => codeOf(error) === 'DEADLINE_PASSED');
+  gate.reject(new Error('no network'));
+  await sleep(10);
+  assert.equal(joins.has('pod'), false);
+  assert.deepEqual(unclaimed, []);
+});
+
+test('keys do not join each other', async () => {
+  const { joins } = make(1000);
+  const ids = await Promise.all(['a', 'b'].map((key) => joins.run(key, {}, 'tag', async () => `id-${key}`)));
+  assert.deepEqual(ids, ['id-a', 'id-b']);
+});

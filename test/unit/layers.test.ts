@@ -1,6 +1,6 @@
 /**
- * The layers of src/, as ARCHITECTURE.md draws them, and one table of the arrows that are allowed. Imports of types count: what a
- * file names it has to be read with.
+ * The layers of src/, as ARCHITECTURE.md draws them, and one table of the arrows that are allowed. Imports of types
+ * count: what a file names it has to be read with.
  */
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';

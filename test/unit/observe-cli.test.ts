@@ -11,9 +11,9 @@ import { dispatch } from '../../src/main/cli/program.ts';
 import { LastMinute, topView } from '../../src/main/cli/top-view.ts';
 import { bars } from '../../src/node/observe/gantt.ts';
 import { ganttSvg } from '../../src/node/observe/gantt-svg.ts';
-import type { JobRecord } from '../../src/node/observe/job-record.ts';
+import type { JobRecord, JobShape } from '../../src/node/observe/job-record.ts';
 import { createLog } from '../../src/node/observe/log.ts';
-import type { JobShape, NowView } from '../../src/node/observe/metrics-server.ts';
+import type { NowView } from '../../src/node/observe/metrics-server.ts';
 import { createObservability, type Observability } from '../../src/node/observe/observability.ts';
 
 const SHAPE: JobShape = {
@@ -59,7 +59,7 @@ const FAILED: JobRecord = {
   undos: [{ stage: 'netns', started: 91, ended: 99 }],
 };
 
-test('the bars know what waited for what, and which chain made the launch long', () => {
+test('bars: dependencies and the critical path', () => {
   const all = bars(RECORD, SHAPE, RECORD.at + 100);
   assert.deepEqual(
     all.filter(({ critical }) => critical).map(({ name }) => name),
@@ -70,7 +70,7 @@ test('the bars know what waited for what, and which chain made the launch long',
   assert.equal(after.ready, 'network');
 });
 
-test('a skipped stage hands its needs on', () => {
+test('a skipped stage is replaced by those it needs', () => {
   const hostNetwork = {
     ...RECORD,
     stages: RECORD.stages.filter(({ stage }) => stage !== 'netns' && stage !== 'network'),
@@ -81,7 +81,7 @@ test('a skipped stage hands its needs on', () => {
   assert.equal(lone.find(({ name }) => name === 'create')?.after, 'reserve');
 });
 
-test('the chart for the terminal: rows in order, waiting and work to scale, no escape sequences of others', () => {
+test('the text chart: rows in order, waiting and work to scale, no escape sequences from names', () => {
   const text = ganttText(RECORD, SHAPE, { width: 100, color: false, now: 0 });
   const lines = text.split('\n');
   assert.match(lines[0] ?? '', /^RunPodSandbox default\/web {2}ok {2}100.0 ms/);
@@ -98,7 +98,7 @@ test('the chart for the terminal: rows in order, waiting and work to scale, no e
   assert.ok(!failed.includes('\x1b[2J'));
 });
 
-test('the chart as SVG is well-formed and escapes what others wrote', () => {
+test('the SVG chart is well-formed and escapes texts', () => {
   for (const record of [
     RECORD,
     FAILED,
@@ -149,7 +149,7 @@ async function launch({ observer }: Observability, pod: string, error?: SluiceEr
   observer.jobEnded(job, error);
 }
 
-test('sluice trace: one launch, the list, the picture, JSON, and what is not there', async () => {
+test('sluice trace: one launch, the list, SVG, JSON, and launches that do not exist', async () => {
   await withDaemon(async (all, args) => {
     await launch(all, 'default/web-1');
     await launch(all, 'default/web-10', new SluiceError('CNI_FAILED', 'no bridge'));
@@ -160,7 +160,7 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
     };
     assert.match(await run('web-1'), /^RunPodSandbox default\/web-1 {2}ok/);
     assert.match(await run('web-10'), /error CNI_FAILED[\s\S]*reserve: no bridge/);
-    assert.match(await run('default/web'), /web-10[\s\S]*\(1 other pods fit "default\/web"/);
+    assert.match(await run('default/web'), /web-10[\s\S]*\(1 other pods match "default\/web"/);
     const list = (await run()).trim().split('\n');
     assert.equal(list.length, 3);
     assert.match(list[1] ?? '', /error .*reserve .* default\/web-10$/);
@@ -173,7 +173,7 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
     } finally {
       rmSync(file, { force: true });
     }
-    await assert.rejects(run('nobody'), /no launch of "nobody" is remembered/);
+    await assert.rejects(run('nobody'), /no launch that matches "nobody"/);
     await assert.rejects(run('x', '--job', 'Nope'), /Allowed choices are RunPodSandbox/);
   });
   await assert.rejects(
@@ -182,7 +182,7 @@ test('sluice trace: one launch, the list, the picture, JSON, and what is not the
   );
 });
 
-test('sluice top --once: one picture of the daemon', async () => {
+test('sluice top --once: one view of the daemon', async () => {
   await withDaemon(async (all, args) => {
     all.metrics.readFrom({
       stage: (stage) =>
@@ -228,6 +228,7 @@ test('the view fits the terminal, whatever its size', () => {
     pools: [{ name: 'net', threads: 2, running: 3, queued: 0, restarts: 0 }],
     pods: { ready: 9 },
     containers: {},
+    refused: 0,
     cleanupsPending: 2,
     loopDelay: { p50: 0, p99: 0.001, max: 0.02 },
     residentBytes: 1e8,
@@ -257,6 +258,6 @@ test('sluice log-level shows and changes', async () => {
     await dispatch(['log-level', 'debug', ...args], out);
     assert.equal(out.text, 'info\ndebug\n');
     assert.equal(all.log.currentLevel, 'debug');
-    await assert.rejects(dispatch(['log-level', 'loud', ...args], out), /no log level "loud"/);
+    await assert.rejects(dispatch(['log-level', 'loud', ...args], out), /unknown log level "loud"/);
   });
 });

@@ -10,7 +10,7 @@ function collect(level: LogLevel) {
   return { lines, log: createLog({ level, stream: { write: (line) => void lines.push(line) } }) };
 }
 
-test('the level changes while it runs, for children that exist already too', () => {
+test('the level changes at run time, for existing children too', () => {
   const { lines, log } = collect('info');
   const child = log.child({ pod: 'a/b' });
   child.debug('1');
@@ -29,7 +29,7 @@ test('the level changes while it runs, for children that exist already too', () 
   assert.equal(log.currentLevel, 'debug');
   log.toggleDebug();
   assert.equal(log.currentLevel, 'info');
-  assert.throws(() => log.setLevel('loud' as LogLevel), /no log level "loud"/);
+  assert.throws(() => log.setLevel('loud' as LogLevel), /unknown log level "loud"/);
 });
 
 test('lines are JSON with the level as a word and the time as text', () => {
@@ -87,7 +87,7 @@ test('redaction copies what it changes and leaves the rest as it is', () => {
   assert.equal(redactText('see https://host/path@x and a:b'), 'see https://host/path@x and a:b');
 });
 
-test('what was logged just before the end of the process is not lost', () => {
+test('lines logged just before the process ends are written', () => {
   const script = `
     import { createLog } from ${JSON.stringify(new URL('../../src/node/observe/log.ts', import.meta.url).href)};
     const log = createLog({ level: 'info' });

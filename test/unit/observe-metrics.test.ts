@@ -22,7 +22,7 @@ function value(text: string, series: string): number {
   return Number(line.slice(series.length + 1).split(' ')[0]);
 }
 
-test('every metric of the table has its series before anything happened, with HELP and TYPE', async () => {
+test('every metric of the table has its series from the start, with HELP and TYPE', async () => {
   using metrics = make();
   const text = await metrics.text();
   for (const { name, type } of Object.values(METRICS)) {
@@ -47,7 +47,7 @@ test('stage series exist for the stages of the job tables and no others', async 
   assert.ok(!text.includes('stage="shim",outcome="ok",le="240"} 0\nsluice_stage_duration'));
 });
 
-test('a histogram puts a value where it belongs and reaches kubelet’s deadline', async () => {
+test('a histogram counts a value in the right bucket, up to kubelet’s deadline', async () => {
   using metrics = make();
   assert.equal(LATENCY_BUCKETS.at(-1), 240);
   metrics.observe('stageDuration', { job: 'RunPodSandbox', stage: 'network', outcome: 'error' }, 130);
@@ -80,7 +80,7 @@ test('plugins of the loaded configuration get their series, and keep their count
   assert.equal(value(text, 'sluice_cni_duration_seconds_count{plugin="portmap",command="ADD",outcome="ok"}'), 0);
 });
 
-test('what is watched is looked up at each scrape; states that vanish go back to 0; restarts never go backwards', async () => {
+test('sources are read at each scrape; missing states become 0; restarts never decrease', async () => {
   using metrics = make();
   let pods: Record<string, number> = { ready: 7, creating: 2 };
   let restarts = 3;
@@ -192,7 +192,7 @@ test('containerd’s names appear when asked for', async () => {
   );
 });
 
-test('the event loop’s lateness is seen', async () => {
+test('the delay of the event loop is measured', async () => {
   using metrics = make();
   await new Promise((resolve) => setTimeout(resolve, 150));
   const until = performance.now() + 300;

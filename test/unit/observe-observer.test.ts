@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
-import { Launches } from '../../src/node/observe/launches.ts';
+import { JobHistory } from '../../src/node/observe/job-history.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Metrics } from '../../src/node/observe/metrics.ts';
 import { type JobTracer, Observer } from '../../src/node/observe/observer.ts';
@@ -16,8 +16,8 @@ function setUp(tracer?: JobTracer, ring = 1000) {
     ],
     version: '1',
   });
-  const launches = new Launches(ring);
-  return { lines, log, metrics, launches, observer: new Observer({ metrics, launches, log, tracer }) };
+  const history = new JobHistory(ring);
+  return { lines, log, metrics, history, observer: new Observer({ metrics, history, log, tracer }) };
 }
 
 type SetUp = ReturnType<typeof setUp>;
@@ -44,7 +44,7 @@ test('a launch becomes one log line, one record and its metrics', async () => {
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'default/web' });
   assert.match(job.id, /^[\da-f]{16}$/);
   assert.deepEqual(
-    it.launches.running.map(({ pod }) => pod),
+    it.history.running.map(({ pod }) => pod),
     ['default/web'],
   );
   it.observer.jobStarted(job);
@@ -60,8 +60,8 @@ test('a launch becomes one log line, one record and its metrics', async () => {
   assert.equal(line?.request, job.id);
   assert.equal(line?.sandbox, 'abcdef');
   assert.deepEqual(Object.keys(line?.stages as object), ['reserve', 'netns']);
-  assert.equal(it.launches.running.length, 0);
-  const [record] = it.launches.find({ match: 'default/web' });
+  assert.equal(it.history.running.length, 0);
+  const [record] = it.history.find({ match: 'default/web' });
   assert.equal(record?.outcome, 'ok');
   assert.ok((record?.ended ?? -1) >= (record?.stages[1]?.ended ?? 0));
   assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="ok"}'), '1');
@@ -96,17 +96,17 @@ test('a failure names its stage, keeps the chain of causes, and the undos are co
   assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '1');
 });
 
-test('a job that admission turned away is logged and kept, but is no job duration', async () => {
+test('a job that admission refused is logged and kept, but not in the job duration', async () => {
   const it = setUp();
   using _ = it.metrics;
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
   it.observer.jobEnded(job, new SluiceError('QUEUE_FULL', 'the launch queue is full'));
   assert.equal(it.lines[0]?.code, 'QUEUE_FULL');
-  assert.equal(it.launches.find({})[0]?.code, 'QUEUE_FULL');
+  assert.equal(it.history.find({})[0]?.code, 'QUEUE_FULL');
   assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '0');
 });
 
-test('clean-ups and recoveries are no launches', async () => {
+test('clean-ups and recoveries do not count as launches', async () => {
   const it = setUp();
   using _ = it.metrics;
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', origin: 'cleanup', pod: 'a/b' });
@@ -114,11 +114,11 @@ test('clean-ups and recoveries are no launches', async () => {
   it.observer.jobEnded(job, undefined);
   assert.equal(it.lines[0]?.message, 'cleanup of RunPodSandbox done');
   assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="ok"}'), '0');
-  assert.deepEqual(it.launches.find({ job: 'RunPodSandbox' }), []);
-  assert.equal(it.launches.find({}).length, 1);
+  assert.deepEqual(it.history.find({ job: 'RunPodSandbox' }), []);
+  assert.equal(it.history.find({}).length, 1);
 });
 
-test('a second caller of the same launch is a joined verdict', async () => {
+test('a second caller of the same launch counts as joined', async () => {
   const it = setUp();
   using _ = it.metrics;
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
@@ -128,7 +128,7 @@ test('a second caller of the same launch is a joined verdict', async () => {
   assert.equal(it.lines[0]?.joined, 1);
 });
 
-test('the ring keeps the newest pod launches, whatever else happens', () => {
+test('the history keeps the newest pod launches, however many other jobs there are', () => {
   const it = setUp(undefined, 3);
   using _ = it.metrics;
   for (let i = 0; i < 5; i++) {
@@ -138,13 +138,13 @@ test('the ring keeps the newest pod launches, whatever else happens', () => {
       it.observer.jobEnded(it.observer.jobQueued({ job: 'StopContainer', pod: `ns/pod-${i}` }), undefined);
   }
   const flying = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'ns/now' });
-  const pods = it.launches.find({ job: 'RunPodSandbox' }).map(({ pod }) => pod);
+  const pods = it.history.find({ job: 'RunPodSandbox' }).map(({ pod }) => pod);
   assert.deepEqual(pods, ['ns/now', 'ns/pod-4', 'ns/pod-3', 'ns/pod-2']);
-  assert.equal(it.launches.find({ limit: 2 }).length, 2);
-  assert.equal(it.launches.find({ match: flying.id.slice(0, 8) })[0]?.pod, 'ns/now');
+  assert.equal(it.history.find({ limit: 2 }).length, 2);
+  assert.equal(it.history.find({ match: flying.id.slice(0, 8) })[0]?.pod, 'ns/now');
 });
 
-test('the tracer gives the trace, and gets the whole record', () => {
+test('the tracer provides the trace id and receives the whole record', () => {
   const ended: unknown[] = [];
   const it = setUp({
     traceId: (parent) => (parent === 'tp' ? 'f'.repeat(32) : undefined),

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { test } from 'node:test';
+import type { JobShape } from '../../src/node/observe/job-record.ts';
 import { createLog } from '../../src/node/observe/log.ts';
-import type { JobShape } from '../../src/node/observe/metrics-server.ts';
 import { createObservability } from '../../src/node/observe/observability.ts';
 import { STAGES } from '../../src/stages.ts';
 
@@ -39,7 +39,7 @@ async function setUp(listen = '127.0.0.1:0', health?: () => string[]) {
   };
 }
 
-test('/metrics answers in the format that was asked for, gzipped when the scraper takes it', async () => {
+test('/metrics answers in the accepted format, with gzip if accepted', async () => {
   await using it = await setUp();
   const plain = await fetch(`${it.url}/metrics`, { headers: { 'accept-encoding': 'identity' } });
   assert.equal(plain.headers.get('content-type'), 'text/plain; version=0.0.4; charset=utf-8');
@@ -52,7 +52,7 @@ test('/metrics answers in the format that was asked for, gzipped when the scrape
   assert.ok((await open.text()).endsWith('# EOF\n'));
 });
 
-test('/debug shows jobs, launches and tables; bad questions get a clear answer', async () => {
+test('/debug shows jobs, launches and tables; invalid requests get an error text', async () => {
   await using it = await setUp();
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'default/web' });
   it.observer.jobStarted(job);
@@ -87,7 +87,7 @@ test('/debug shows jobs, launches and tables; bad questions get a clear answer',
   assert.equal((await fetch(`${it.url}/metrics`, { method: 'POST' })).status, 405);
 });
 
-test('/healthz says why not', async () => {
+test('/healthz gives the reasons', async () => {
   let reasons: string[] = [];
   await using it = await setUp('127.0.0.1:0', () => reasons);
   assert.equal((await fetch(`${it.url}/healthz`)).status, 200);
@@ -97,7 +97,7 @@ test('/healthz says why not', async () => {
   assert.equal(await answer.text(), 'still finding pods again\n');
 });
 
-test('the log level is changed by PUT with the header, by nobody else, and by SIGUSR2', async () => {
+test('the log level is changed by PUT with the header and by SIGUSR2 only', async () => {
   await using it = await setUp();
   const put = (level: string, headers: Record<string, string> = {}) =>
     fetch(`${it.url}/debug/log-level?level=${level}`, { method: 'PUT', headers });
@@ -125,7 +125,7 @@ test('a foreign Host header (DNS rebinding) gets no /debug', async () => {
   assert.equal(await promise, 403);
 });
 
-test('an address that is malformed or taken is an error of the configuration', async () => {
+test('a malformed address and one in use are errors of the configuration', async () => {
   await using it = await setUp();
   const taken = it.url.slice('http://'.length);
   await assert.rejects(setUp(taken), (error: Error & { code?: string }) => {
@@ -136,7 +136,7 @@ test('an address that is malformed or taken is an error of the configuration', a
   await assert.rejects(setUp('nonsense'), /is not host:port/);
 });
 
-test('an empty address: no endpoint, all else works', async () => {
+test('an empty address: no endpoint, everything else works', async () => {
   await using it = await setUp('');
   assert.equal(it.server, undefined);
   it.observer.jobEnded(it.observer.jobQueued({ job: 'PullImage', image: 'x' }), undefined);

@@ -2,8 +2,7 @@ import assert from 'node:assert/strict';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import type { JobRecord } from '../../src/node/observe/job-record.ts';
-import type { JobShape } from '../../src/node/observe/metrics-server.ts';
+import type { JobRecord, JobShape } from '../../src/node/observe/job-record.ts';
 import { OtlpExporter, type Span } from '../../src/node/observe/otlp.ts';
 import { parseTraceparent, Tracer } from '../../src/node/observe/tracing.ts';
 
@@ -89,7 +88,7 @@ function record(extra: Partial<JobRecord> = {}): JobRecord {
   };
 }
 
-test('traceparent: the W3C forms that count and those that do not', () => {
+test('traceparent: valid and invalid forms', () => {
   assert.deepEqual(parseTraceparent(PARENT), { traceId: TRACE, spanId: '00f067aa0ba902b7', sampled: true });
   assert.equal(parseTraceparent(`00-${TRACE}-00f067aa0ba902b7-00`)?.sampled, false);
   assert.equal(parseTraceparent(`01-${TRACE}-00f067aa0ba902b7-03-later`)?.sampled, true);
@@ -188,7 +187,7 @@ function exporter(endpoint: string) {
   return { one, counts, states };
 }
 
-test('what a busy collector refuses is sent again, and the trouble is told once', async () => {
+test('spans that a busy collector refuses are sent again; the failure is reported once', async () => {
   using it = await collector(503, 429, 200);
   const { one, counts, states } = exporter(it.endpoint);
   one.add([SPAN, SPAN]);
@@ -199,7 +198,7 @@ test('what a busy collector refuses is sent again, and the trouble is told once'
   await one.close();
 });
 
-test('what it calls wrong is dropped and not sent again', async () => {
+test('spans that the collector calls invalid are dropped and not sent again', async () => {
   using it = await collector(400, 200);
   const { one, counts } = exporter(it.endpoint);
   one.add([SPAN]);
@@ -210,7 +209,7 @@ test('what it calls wrong is dropped and not sent again', async () => {
   await one.close();
 });
 
-test('a collector that hangs or is absent costs a bounded queue and ends with the daemon', async () => {
+test('with a collector that hangs or is absent the queue is bounded and the daemon can end', async () => {
   using it = await collector('hang');
   const { one, counts } = exporter(it.endpoint);
   for (let i = 0; i < 100; i++) one.add(Array.from({ length: 100 }, () => SPAN));

@@ -17,7 +17,7 @@ const spec = (over: object = {}) =>
   });
 
 describe('CDI files', () => {
-  test('which devices a container asks for', () => {
+  test('the devices that a container requests', () => {
     const config = container({
       CDIDevices: [{ name: 'v.com/gpu=0' }, { name: 'v.com/gpu=1' }],
       annotations: { 'cdi.k8s.io/plugin_x': 'v.com/gpu=1,v.com/net=a', other: 'v.com/x=y' },
@@ -25,7 +25,7 @@ describe('CDI files', () => {
     assert.deepEqual(cdiDeviceNames(config), ['v.com/gpu=0', 'v.com/gpu=1', 'v.com/net=a']);
   });
 
-  test('edits of the file once, before those of its devices', async () => {
+  test('edits of a file come once, before those of its devices', async () => {
     const text = spec({
       containerEdits: { env: ['ALL=1'] },
       devices: [
@@ -41,7 +41,7 @@ describe('CDI files', () => {
     ]);
   });
 
-  test('the later folder wins, two in one folder cancel each other', async () => {
+  test('the later folder wins; a name twice in one folder is a conflict', async () => {
     const other = spec({ devices: [{ name: '0', containerEdits: { env: ['A=2'] } }] });
     const files = [
       { path: '/run/a.json', text: other, priority: 1 },
@@ -85,7 +85,7 @@ describe('CDI files', () => {
     });
   }
 
-  test('from disk, nodes looked up', async () => {
+  test('files on disk; numbers of device nodes come from the host', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'sluice-cdi-'));
     try {
       const deviceNodes = [
@@ -135,7 +135,7 @@ describe('CDI files', () => {
 });
 
 describe('the YAML of CDI files', () => {
-  test('as nvidia-ctk writes it', async () => {
+  test('a file in the style of nvidia-ctk', async () => {
     const text = `---
 cdiVersion: 0.5.0
 containerEdits:

@@ -40,7 +40,7 @@ function inPod(config: ReturnType<typeof pod>): Pick<ContainerSpecInput, 'sandbo
 const PRIVILEGED_POD = inPod(podWith({ privileged: true }));
 
 describe('the spec of a container', () => {
-  test('an ordinary one, whole', () => {
+  test('the whole spec of a minimal container', () => {
     const spec = build();
     assert.deepEqual(spec, {
       ociVersion: '1.0.2',
@@ -134,7 +134,7 @@ describe('the spec of a container', () => {
     assert.throws(() => args(['a\0b'], []), { code: 'INVALID_REQUEST', message: /NUL/ });
   });
 
-  test('environment: later values take the earlier one’s place', () => {
+  test('environment: a later value replaces an earlier one of the same name', () => {
     const envs = [
       { key: 'B', value: Buffer.from('from pod') },
       { key: 'EMPTY', value: Buffer.alloc(0) },
@@ -148,12 +148,12 @@ describe('the spec of a container', () => {
     assert.throws(() => build({ config: bad }), { code: 'INVALID_REQUEST', message: /envs: X: contains a NUL/ });
   });
 
-  test('an environment that came back from the store, where a Buffer is plain data', () => {
+  test('environment from the store, where a Buffer has become plain data', () => {
     const stored = JSON.parse(JSON.stringify({ key: 'X', value: Buffer.from('ü') }));
     assert.ok(build({ config: container({ envs: [stored] }) }).process.env.includes('X=ü'));
   });
 
-  test('a pod without a host name goes by the node’s', () => {
+  test('HOSTNAME is the node’s in a pod without a host name', () => {
     assert.ok(build(inPod(pod({ hostname: '' }))).process.env.includes('HOSTNAME=node-1'));
   });
 
@@ -182,7 +182,7 @@ describe('the spec of a container', () => {
     ]);
   });
 
-  test('masked and read-only paths are what was sent', () => {
+  test('masked and read-only paths are those of the request', () => {
     const spec = withContext({ maskedPaths: ['/proc/kcore'], readonlyPaths: ['/proc/sys'] });
     assert.deepEqual([spec.linux.maskedPaths, spec.linux.readonlyPaths], [['/proc/kcore'], ['/proc/sys']]);
   });
@@ -202,7 +202,7 @@ describe('capabilities of a container', () => {
     assert.deepEqual(caps(['CHOWN'], ['CHOWN']).permitted, without('CAP_CHOWN'));
   });
 
-  test('ALL comes before single names', () => {
+  test('ALL applies before single names', () => {
     assert.deepEqual(caps(['SYS_TIME'], ['ALL']).bounding, ['CAP_SYS_TIME']);
     assert.deepEqual(
       caps(['all'], ['SYS_TIME']).bounding,
@@ -212,7 +212,7 @@ describe('capabilities of a container', () => {
     assert.deepEqual(caps([], ['ALL']), { bounding: [], effective: [], permitted: [], inheritable: [], ambient: [] });
   });
 
-  test('ambient ones are in all sets', () => {
+  test('ambient capabilities are in all sets', () => {
     const list = ['CAP_NET_BIND_SERVICE'];
     assert.deepEqual(caps([], ['ALL'], ['NET_BIND_SERVICE']), {
       bounding: list,
@@ -224,7 +224,7 @@ describe('capabilities of a container', () => {
     assert.deepEqual(caps([], ['KILL'], ['KILL']).ambient, []);
   });
 
-  test('unknown names, and what the daemon does not have', () => {
+  test('refuses unknown names and capabilities that the daemon does not have', () => {
     assert.throws(() => caps([], ['NET_RAWW']), {
       code: 'INVALID_REQUEST',
       message: /drop_capabilities: unknown "NET_RAWW"/,
@@ -247,7 +247,7 @@ describe('capabilities of a container', () => {
 });
 
 describe('a privileged container', () => {
-  test('has everything that the daemon has, and nothing in its way', () => {
+  test('has all capabilities of the daemon, all devices, and no confinement', () => {
     const spec = withContext(
       {
         privileged: true,
@@ -291,14 +291,14 @@ describe('a privileged container', () => {
     });
   });
 
-  test('without host devices where the runtime is configured so', () => {
+  test('gets no host devices with privileged_without_host_devices', () => {
     const runtime = { ...containerInput().runtime, privilegedWithoutHostDevices: true };
     const spec = withContext({ privileged: true }, { ...PRIVILEGED_POD, runtime });
     assert.equal(spec.linux.devices, undefined);
     assert.deepEqual(spec.linux.resources.devices, [{ allow: false, access: 'rwm' }]);
   });
 
-  test('keeps a profile that it names itself', () => {
+  test('keeps the AppArmor profile of its request', () => {
     const apparmor = { profileType: Profile.Localhost, localhostRef: 'mine' };
     const spec = withContext({ privileged: true, apparmor }, { ...PRIVILEGED_POD, appArmorProfiles: ['mine'] });
     assert.equal(spec.process.apparmorProfile, 'mine');
@@ -319,7 +319,7 @@ describe('namespaces of a container', () => {
     assert.throws(() => withPid(TARGET), { code: 'INVALID_REQUEST', message: /target_id: container "other"/ });
   });
 
-  test('a pod on the host: what is shared is left out', () => {
+  test('a pod in host namespaces: shared namespaces are omitted', () => {
     const options = namespaces({ network: NODE, pid: NODE, ipc: NODE });
     const host = inPod(podWith({ namespaceOptions: options }));
     const spec = withContext({ namespaceOptions: options }, { ...host });
@@ -340,7 +340,7 @@ describe('namespaces of a container', () => {
     assert.equal(spec.linux.cgroupsPath, '/kubepods/pod1/c1');
   });
 
-  test('the pod’s user namespace, which must be the one the container asks for', () => {
+  test('the user namespace of the container must equal the pod’s', () => {
     const options = namespaces(userns(300000));
     const mapped = inPod(podWith({ namespaceOptions: options }));
     const spec = withContext({ namespaceOptions: options }, { ...mapped });
@@ -404,7 +404,7 @@ describe('confinement of a container', () => {
     });
   });
 
-  test('AppArmor that the host does not have', () => {
+  test('AppArmor on a host without it', () => {
     const host = { ...HOST, apparmor: false };
     assert.equal(apparmor({}, { host }), undefined);
     assert.equal(apparmor({ apparmor: { profileType: Profile.Unconfined, localhostRef: '' } }, { host }), undefined);
@@ -414,7 +414,7 @@ describe('confinement of a container', () => {
     });
   });
 
-  test('seccomp: the profile opens with the container’s capabilities', () => {
+  test('seccomp: the default profile allows more with capabilities', () => {
     const seccomp = { profileType: Profile.RuntimeDefault, localhostRef: '' };
     const allows = (spec: Spec, name: string) =>
       spec.linux.seccomp?.syscalls?.some(
@@ -444,7 +444,7 @@ describe('confinement of a container', () => {
 });
 
 describe('limits, devices, annotations of a container', () => {
-  test('limits of the request, score within the host’s bounds', () => {
+  test('limits of the request; oom_score_adj not below the host’s lowest', () => {
     const config = container({
       linux: { resources: resources({ cpuShares: 512n, oomScoreAdj: -999n }), securityContext: undefined },
     });
@@ -489,7 +489,7 @@ describe('limits, devices, annotations of a container', () => {
     assert.equal(annotations['io.kubernetes.cri.image-name'], 'docker.io/library/nginx@sha256:abc');
   });
 
-  test('CDI comes last', () => {
+  test('CDI edits are applied last', () => {
     const cdi = {
       env: ['GPU=0', 'PATH=/gpu'],
       devices: [{ path: '/dev/gpu', type: 'c' as const, major: 195, minor: 0, permissions: 'rw' }],
@@ -523,19 +523,19 @@ describe('limits, devices, annotations of a container', () => {
   });
 });
 
-describe('a further process', () => {
+describe('the process of an exec', () => {
   const spec = withContext(
     { noNewPrivs: true },
     { user: { uid: 5, gid: 6, additionalGids: [6] }, openFiles: { soft: 1, hard: 2 } },
   );
 
-  test('is the first one with another command', () => {
+  test('equals the container’s process except for its command', () => {
     const process = buildExecProcess(spec, { cmd: ['ls', '-l'], tty: false });
     assert.deepEqual(process, { ...spec.process, args: ['ls', '-l'] });
     assert.notEqual(process.user, spec.process.user);
   });
 
-  test('TERM for terminals that have none; the first one’s terminal does not matter', () => {
+  test('TERM is set for terminals without one, whether or not the container has a terminal', () => {
     assert.equal(buildExecProcess(spec, { cmd: ['sh'], tty: true }).env.at(-1), 'TERM=xterm');
     const terminal = build({ config: container({ tty: true, envs: [{ key: 'TERM', value: Buffer.from('foot') }] }) });
     const process = buildExecProcess(terminal, { cmd: ['sh'], tty: true });

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type Mount as CriMount, MountPropagation } from '../../proto/gen/cri.ts';
-import { mountOf } from '../../src/node/oci/mount-table.ts';
 import {
   cgroupMount,
   containerMounts,
   destinationOf,
   type MountInput,
+  mountOf,
   needsMountTable,
 } from '../../src/node/oci/mounts.ts';
 import type { Mount } from '../../src/node/oci/types.ts';
@@ -60,7 +60,7 @@ function options(asked: Partial<CriMount>, over: Partial<MountInput> = {}): stri
 }
 
 describe('mounts of a container', () => {
-  test('outer ones come first, equals stay in order', () => {
+  test('outer mounts come first; mounts of equal depth keep their order', () => {
     const added = order([
       { containerPath: '/a/b/c', hostPath: '/1' },
       { containerPath: '/z', hostPath: '/2' },
@@ -89,7 +89,7 @@ describe('mounts of a container', () => {
     assert.equal(sources['/other'], '/volumes/2');
   });
 
-  test('a /dev or /sys of one’s own takes the defaults below along, but not the pod’s shm', () => {
+  test('a request’s /dev or /sys replaces the defaults below it, but not the pod’s shm', () => {
     const files = { shm: '/sb/shm' };
     assert.deepEqual(order([{ containerPath: '/dev', hostPath: '/dev' }], { files }), [
       '/proc',
@@ -102,7 +102,7 @@ describe('mounts of a container', () => {
     assert.deepEqual(order([{ containerPath: '/development', hostPath: '/x' }]).length, DEFAULTS.length + 1);
   });
 
-  test('the pod’s shm stays where an image declares a VOLUME on it', () => {
+  test('the pod’s shm replaces an image’s VOLUME at its path', () => {
     const { mounts } = build([], { files: { shm: '/sb/shm' }, volumes: { '/dev/shm': '/volumes/1' } });
     assert.deepEqual(
       mounts.filter(({ destination }) => destination === '/dev/shm').map(({ source }) => source),
@@ -117,7 +117,7 @@ describe('mounts of a container', () => {
     assert.equal(mounts.at(-1)?.source, '/real');
   });
 
-  test('recursively read-only, and what it does not go with', () => {
+  test('recursive read-only, and the options it cannot be combined with', () => {
     const rro = { readonly: true, recursiveReadOnly: true };
     assert.deepEqual(options(rro), ['rbind', 'rprivate', 'rro']);
     const none = { features: { recursiveReadOnly: false, idmap: true } };
@@ -131,7 +131,7 @@ describe('mounts of a container', () => {
     }
   });
 
-  test('propagation follows what the source is mounted on', () => {
+  test('propagation depends on the mount that contains the source', () => {
     const propagation = (hostPath: string, propagation: MountPropagation) => {
       const { mounts, rootfsPropagation } = build([{ containerPath: '/data', hostPath, propagation }]);
       return [mounts.at(-1)?.options[1], rootfsPropagation];
@@ -157,7 +157,7 @@ describe('mounts of a container', () => {
     assert.equal(build(mixed.toReversed()).rootfsPropagation, 'rshared');
   });
 
-  test('the mount table is only wanted for propagation', () => {
+  test('the mount table is needed only for propagation', () => {
     assert.equal(needsMountTable({ mounts: [mount({})] }), false);
     assert.equal(needsMountTable({ mounts: [mount({}), mount({ propagation: IN })] }), true);
   });

@@ -6,8 +6,8 @@ import { HOST, resources } from './oci-fixtures.ts';
 
 const V1 = { ...HOST, cgroupVersion: 1 as const };
 
-describe('limits as the runtime gets them', () => {
-  test('nothing that is not asked for', () => {
+describe('limits in the form of the runtime specification', () => {
+  test('only limits of the request', () => {
     assert.deepEqual(toLinuxResources(undefined, HOST), {});
     assert.deepEqual(toLinuxResources(resources(), HOST), {});
   });
@@ -32,7 +32,7 @@ describe('limits as the runtime gets them', () => {
     });
   });
 
-  test('no swap unless somebody says so, and only where it can be limited', () => {
+  test('swap is limited to the memory limit by default, and only with a swap controller', () => {
     const asked = resources({ memoryLimitInBytes: 4096n });
     assert.deepEqual(toLinuxResources(asked, HOST).memory, { limit: 4096, swap: 4096 });
     assert.deepEqual(toLinuxResources(asked, { ...HOST, swapController: false }).memory, { limit: 4096 });
@@ -41,7 +41,7 @@ describe('limits as the runtime gets them', () => {
     assert.deepEqual(toLinuxResources(both, { ...HOST, swapController: false }).memory, { limit: 4096 });
   });
 
-  test('huge pages without their controller are kubelet’s matter', () => {
+  test('huge page limits are omitted without the controller', () => {
     const asked = resources({ hugepageLimits: [{ pageSize: '1GB', limit: 1n }] });
     assert.deepEqual(toLinuxResources(asked, { ...HOST, hugetlbController: false }), {});
   });
@@ -51,7 +51,7 @@ describe('limits as the runtime gets them', () => {
     assert.throws(() => toLinuxResources(asked, V1), { code: 'INVALID_REQUEST', message: /unified.*v2/ });
   });
 
-  test('limits beyond 2^53 reach the runtime to the last byte', () => {
+  test('limits beyond 2^53 stay exact', () => {
     const limit = 9223372036854771712n; // cgroup v1's "none"
     const built = toLinuxResources(resources({ memoryLimitInBytes: limit }), V1);
     assert.equal(encodeSpec(built), '{"memory":{"limit":9223372036854771712,"swap":9223372036854771712}}');
@@ -75,12 +75,12 @@ describe('an update of limits', () => {
     unified: { a: '1', b: '2' },
   });
 
-  test('zero keeps', () => {
+  test('zero keeps the old value', () => {
     assert.deepEqual(mergeResources(old, resources()), old);
     assert.deepEqual(mergeResources(undefined, old), old);
   });
 
-  test('what is given replaces; pages by size, files by name', () => {
+  test('set fields replace the old value; huge pages by size, unified by file', () => {
     const update = resources({
       cpuQuota: -1n,
       cpusetCpus: '1',
@@ -99,7 +99,7 @@ describe('an update of limits', () => {
     });
   });
 
-  test('swap that was off stays off when the memory limit moves; other swap stays', () => {
+  test('disabled swap stays disabled with a new memory limit; another swap limit stays', () => {
     const off = { ...old, memorySwapLimitInBytes: 100n };
     assert.equal(mergeResources(off, resources({ memoryLimitInBytes: 300n })).memorySwapLimitInBytes, 300n);
     const on = { ...old, memorySwapLimitInBytes: 500n };

@@ -23,7 +23,7 @@ const DEFAULT_CAPS = [
 ];
 
 describe('the spec of a pause container', () => {
-  test('an ordinary pod, whole', () => {
+  test('the whole spec of a minimal pod', () => {
     const spec = buildSandboxSpec(sandboxInput({ openFiles: { soft: 1024, hard: 524288 } }));
     assert.deepEqual(spec, {
       ociVersion: '1.0.2',
@@ -127,7 +127,7 @@ describe('the spec of a pause container', () => {
     assert.deepEqual(types, ['mount', 'uts', 'network']);
   });
 
-  test('a user namespace: pinned or new, mapped, without the sysctl that names groups it does not have', () => {
+  test('a user namespace: pinned or new, mapped, without ping_group_range', () => {
     const config = podWith({ namespaceOptions: namespaces(userns(200000, 65536)) });
     const mapping = [{ containerID: 0, hostID: 200000, size: 65536 }];
     const pinned = buildSandboxSpec(sandboxInput({ config, userns: '/run/userns/sb1' }));
@@ -153,7 +153,7 @@ describe('the spec of a pause container', () => {
     ]);
   });
 
-  test('a user namespace without group 5 leaves it out of devpts', () => {
+  test('devpts has no gid option in a user namespace without group 5', () => {
     const config = podWith({ namespaceOptions: namespaces(userns(200000, 5)) });
     const pts = buildSandboxSpec(sandboxInput({ config })).mounts.find(({ destination }) => destination === '/dev/pts');
     assert.deepEqual(pts?.options, ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620']);
@@ -179,7 +179,7 @@ describe('the spec of a pause container', () => {
     assert.equal(spec.process.selinuxLabel, undefined);
   });
 
-  test('seccomp: default, the older field, none without a word', () => {
+  test('seccomp: RuntimeDefault, the deprecated field, unconfined by default', () => {
     const given = (context: Parameters<typeof podWith>[0]) =>
       buildSandboxSpec(sandboxInput({ config: podWith(context) })).linux.seccomp?.defaultAction;
     assert.equal(given({}), undefined);
@@ -201,17 +201,17 @@ describe('the spec of a pause container', () => {
     assert.equal(buildSandboxSpec(sandboxInput({ ...input, host: HOST })).process.selinuxLabel, undefined);
   });
 
-  test('the score is no better than the host allows', () => {
+  test('oom_score_adj is not below the lowest that the host allows', () => {
     const spec = buildSandboxSpec(sandboxInput({ host: { ...HOST, lowestOomScoreAdj: -500 } }));
     assert.equal(spec.process.oomScoreAdj, -500);
   });
 
-  test('a daemon with fewer capabilities gives no more than it has', () => {
+  test('capabilities are limited to those of the daemon', () => {
     const spec = buildSandboxSpec(sandboxInput({ host: { ...HOST, capabilities: ['CAP_KILL', 'CAP_SYS_ADMIN'] } }));
     assert.deepEqual(spec.process.capabilities.bounding, ['CAP_KILL']);
   });
 
-  test('annotations: resources, and what the patterns let through; none can stand in for ours', () => {
+  test('annotations: resources, and those that match the patterns; they cannot replace Sluice’s', () => {
     const annotations = {
       'io.katacontainers.x': '1',
       'io.katacontainers.config/y': '2',
@@ -233,7 +233,7 @@ describe('the spec of a pause container', () => {
     assert.equal(passed['io.kubernetes.cri.sandbox-memory'], '1073741824');
   });
 
-  test('sysctls: the pod’s own word wins; the host’s are refused by name', () => {
+  test('sysctls: those of the request win; those of the host are refused by name', () => {
     const sysctl = (sysctls: Record<string, string>, options = namespaces()) =>
       buildSandboxSpec(sandboxInput({ config: podWith({ namespaceOptions: options }, { sysctls }) })).linux.sysctl;
     assert.deepEqual(sysctl({ 'net.ipv4.ip_unprivileged_port_start': '1024', 'kernel.shm_rmid_forced': '1' }), {
@@ -266,7 +266,7 @@ describe('the spec of a pause container', () => {
     assert.equal(buildSandboxSpec(sandboxInput({ config, host })).linux.cgroupsPath, '/kubepods/pod1/sb1');
   });
 
-  test('an image without anything to run', () => {
+  test('an image without a command is refused', () => {
     const image = { reference: 'pause', config: {} };
     assert.throws(() => buildSandboxSpec(sandboxInput({ image })), { code: 'IMAGE_INVALID', message: /pause/ });
   });

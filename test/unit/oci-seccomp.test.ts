@@ -35,7 +35,7 @@ describe('the default seccomp profile', () => {
     assert.ok(names.length > 340);
   });
 
-  test('lets ordinary programs work and keeps what changes the host', () => {
+  test('allows ordinary programs and denies calls that change the host', () => {
     const names = allowed();
     for (const name of [
       'read',
@@ -89,7 +89,7 @@ describe('the default seccomp profile', () => {
     );
   });
 
-  test('clone without namespaces; clone3 sends the C library back to it', () => {
+  test('clone without namespace flags; clone3 fails with ENOSYS', () => {
     const mask = { op: 'SCMP_CMP_MASKED_EQ', value: 0x7e020000, valueTwo: 0 };
     assert.deepEqual(rules('clone'), [{ action: 'SCMP_ACT_ALLOW', args: [{ index: 0, ...mask }] }]);
     assert.deepEqual(rules('clone3'), [{ action: 'SCMP_ACT_ERRNO', errnoRet: 38 }]);
@@ -151,7 +151,7 @@ describe('the default seccomp profile', () => {
   });
 });
 
-describe('profiles of the node', () => {
+describe('Localhost profiles', () => {
   test('which file to read', () => {
     const localhost = (localhostRef: string) => ({ profileType: Profile.Localhost, localhostRef });
     assert.equal(seccompFile(localhost('/p/a.json'), '', false), '/p/a.json');
@@ -169,7 +169,7 @@ describe('profiles of the node', () => {
     });
   });
 
-  test('their text', () => {
+  test('their format', () => {
     const text =
       '{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":18446744073709551615,"op":"SCMP_CMP_EQ"}]}]}';
     assert.equal(encodeSpec(parseSeccompProfile(text, '/p') as never), text);

@@ -33,7 +33,7 @@ function resolve(user: string, supplementalGroups: number[] = [], mergeImageGrou
   return [uid, gid, additionalGids];
 }
 
-describe('who a container is', () => {
+describe('the user of a container', () => {
   test('by name, by number, with and without a group', () => {
     assert.deepEqual(resolve(''), [0, 0, [0, 1, 44]]);
     assert.deepEqual(resolve('app'), [1000, 1000, [1000, 1, 44, 50]]);
@@ -45,7 +45,7 @@ describe('who a container is', () => {
     assert.deepEqual(resolve('app:'), [1000, 1000, [1000, 1, 44, 50]]);
   });
 
-  test('a number that the image does not know is its own user, in group 0', () => {
+  test('an unknown uid is valid and has group 0', () => {
     assert.deepEqual(resolve('4242'), [4242, 0, [0]]);
     assert.deepEqual(resolve('4242:4343'), [4242, 4343, [4343]]);
   });
@@ -56,7 +56,7 @@ describe('who a container is', () => {
     assert.deepEqual(resolve('app', [], false), [1000, 1000, [1000]]);
   });
 
-  test('names that are not there, numbers that are none', () => {
+  test('unknown names and ids out of range are refused', () => {
     const invalid = (message: RegExp) => ({ code: 'INVALID_REQUEST', message });
     assert.throws(() => resolve('nobody'), invalid(/^no users found.*"nobody"/));
     assert.throws(() => resolve('broken'), invalid(/^no users found/));
@@ -72,7 +72,7 @@ describe('who a container is', () => {
     assert.throws(() => resolveUser({ ...request, user: 'app' }, '', ''), { code: 'INVALID_REQUEST' });
   });
 
-  test('lines that are no entries are left out', () => {
+  test('malformed lines are skipped', () => {
     assert.deepEqual(
       parsePasswd(PASSWD).map(({ name }) => name),
       ['root', 'app', 'lonely', 'web'],
@@ -85,10 +85,10 @@ describe('who a container is', () => {
   });
 });
 
-describe('what a request comes to', () => {
+describe('the user of a request', () => {
   const value = (n: bigint) => ({ value: n });
 
-  test('name before number before the image’s user', () => {
+  test('user name before uid before the image’s user', () => {
     const user = (over: Parameters<typeof context>[0], image = 'img:grp') => containerUser(context(over), image).user;
     assert.equal(user({ runAsUsername: 'u', runAsUser: value(5n) }), 'u');
     assert.equal(user({ runAsUser: value(0n) }), '0');
@@ -119,7 +119,7 @@ describe('what a request comes to', () => {
     });
   });
 
-  test('policies; a pod takes no groups of its image', () => {
+  test('group policies; a pause container has no groups of its image', () => {
     assert.equal(containerUser(context(), '').mergeImageGroups, true);
     assert.equal(containerUser(context({ supplementalGroupsPolicy: Policy.Strict }), '').mergeImageGroups, false);
     assert.deepEqual(sandboxUser(podContext({ runAsUser: value(7n), supplementalGroups: [3n] }), 'x'), {
@@ -129,7 +129,7 @@ describe('what a request comes to', () => {
     });
   });
 
-  test('the image’s files are read only when something must be looked up', () => {
+  test('passwd and group are read only for look-ups', () => {
     const needs = (user: string, mergeImageGroups = false) =>
       needsUserFiles({ user, supplementalGroups: [], mergeImageGroups });
     assert.equal(needs(''), false);

@@ -31,7 +31,7 @@ const fails = (config: ContainerConfig | undefined, message: RegExp) =>
   refused(() => validateContainer(config, pod()), message);
 
 describe('a pod’s configuration', () => {
-  test('what is fine', () => {
+  test('valid configurations', () => {
     validateSandbox(pod());
     validateSandbox(pod({ linux: undefined }));
     validateSandbox(podWith({ namespaceOptions: namespaces({ pid: CONTAINER, ...userns() }) }));
@@ -87,7 +87,7 @@ describe('a pod’s configuration', () => {
 });
 
 describe('a container’s configuration', () => {
-  test('what is fine', () => {
+  test('valid configurations', () => {
     validateContainer(container(), pod());
     validateContainer(containerWith({ namespaceOptions: namespaces({ pid: TARGET, targetId: 'c' }) }), pod());
   });
@@ -152,7 +152,7 @@ describe('a container’s configuration', () => {
 });
 
 describe('signals', () => {
-  test('as people write them', () => {
+  test('accepted spellings', () => {
     assert.equal(signalNumber('SIGTERM'), 15);
     assert.equal(signalNumber('term'), 15);
     assert.equal(signalNumber(' 9 '), 9);
@@ -185,7 +185,7 @@ describe('signals', () => {
     assert.equal(criSignal('SIGRTMIN+16'), Signal.SIGNAL_SIGRTMAXMINUS14);
   });
 
-  test('what a stop begins with', () => {
+  test('the first signal of a stop', () => {
     assert.equal(stopSignal(Signal.SIGNAL_SIGINT, 'SIGQUIT'), 'SIGINT');
     assert.equal(stopSignal(0, 'SIGQUIT'), 'SIGQUIT');
     assert.equal(stopSignal(0, ''), 'SIGTERM');
@@ -256,7 +256,7 @@ describe('names and the host', () => {
 describe('the default AppArmor profile', () => {
   const input = { tunables: true, abstractions: true, abi: true, daemonProfile: 'unconfined' };
 
-  test('has what apparmor_parser needs and closes the ways out', () => {
+  test('has the syntax of apparmor_parser and the deny rules', () => {
     const text = defaultProfileText(input);
     assert.match(text, /^abi <abi\/3\.0>,\n/);
     assert.match(text, /^include <tunables\/global>$/m);
@@ -279,7 +279,7 @@ describe('the default AppArmor profile', () => {
       assert.match(line, /,$/);
   });
 
-  test('on hosts without the shared parts, under a confined daemon', () => {
+  test('on hosts without the includes, with a confined daemon', () => {
     const text = defaultProfileText({
       tunables: false,
       abstractions: false,

@@ -12,12 +12,12 @@ test('output, status, input and working folder', async () => {
   assert.deepEqual([done.code, done.signal, done.timedOut], [3, null, false]);
 });
 
-test('nothing of the environment but what is given, default signals, a group of its own', async () => {
+test('a program gets only the given environment, default signal handlers and its own process group', async () => {
   const { stdout } = await sh('env | grep -v -E "^(PWD|_|SHLVL|OLDPWD)="; grep -E "^Sig(Blk|Ign)" /proc/self/status');
   assert.match(stdout.toString(), /^PATH=\/usr\/bin:\/bin\nSigBlk:\s0+\nSigIgn:\s0+\n$/);
 });
 
-test('a time limit ends the whole process group', async () => {
+test('a time limit kills the whole process group', async () => {
   const began = performance.now();
   const done = await sh('sleep 30 & sleep 30', { timeoutMs: 100 });
   assert.equal(done.timedOut, true);
@@ -25,12 +25,12 @@ test('a time limit ends the whole process group', async () => {
   assert(performance.now() - began < 5000);
 });
 
-test('more output than is kept ends the program', async () => {
+test('a program that prints more than maxOutput is killed', async () => {
   const done = await sh('yes', { maxOutput: 1000 });
   assert.equal(done.overflowed, true);
 });
 
-test('a child that outlives the program and holds its pipes does not hold the answer up', async () => {
+test('a child that outlives the program and keeps its pipes open does not delay the result', async () => {
   const began = performance.now();
   const done = await sh('sleep 5 & echo answer');
   assert.equal(done.stdout.toString(), 'answer\n');
@@ -38,14 +38,14 @@ test('a child that outlives the program and holds its pipes does not hold the an
 });
 
 test('no output is lost when the event loop was busy while the program ran', async () => {
-  const running = sh('sleep 5 & echo answer'); // the pipe stays open, so only a look at it tells
+  const running = sh('sleep 5 & echo answer'); // the child keeps the pipe open, so only polling the pid shows the end
   await new Promise(setImmediate);
   const until = performance.now() + 400;
-  while (performance.now() < until); // as on a node where dozens of processes want the processor
+  while (performance.now() < until); // as on a node where dozens of processes compete for the processor
   assert.equal((await running).stdout.toString(), 'answer\n');
 });
 
-test('a program that is not there says so', async () => {
+test('a program that does not exist is ENOENT', async () => {
   await assert.rejects(
     run({ path: '/no/such', argv: ['x'], env: {}, timeoutMs: 1000 }),
     /posix_spawn \/no\/such: no such file/,

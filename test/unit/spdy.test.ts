@@ -117,7 +117,7 @@ async function until(check: () => boolean, what = 'it happens') {
   }
 }
 
-/** Lets everything under way come to rest. */
+/** Waits until all pending reads and writes are done. */
 async function settle() {
   for (let turns = 0; turns < 30; turns++) await turn();
 }
@@ -130,11 +130,11 @@ test('the dictionary is the one of SPDY/3', () => {
     a = (a + byte) % 65521;
     b = (b + a) % 65521;
   }
-  // The Adler-32 that a zlib stream with this dictionary names in its header: known from any SPDY/3 trace.
+  // The Adler-32 of the dictionary, which every zlib stream of SPDY/3 has in its header.
   assert.equal(((b << 16) | a) >>> 0, 0xe3c6a7c2);
 });
 
-test('streams open with their headers, in whatever pieces the bytes come', async () => {
+test('streams open with their headers, however the bytes are split', async () => {
   for (const size of [1, 2, 3, 7, 8, 9, 13, 64, 100_000]) {
     const { client, streams } = connect((stream) => {
       stream.reply();
@@ -176,7 +176,7 @@ test('replies can be inflated by zlib, one after the other', async () => {
   }
 });
 
-test('each side closes its half by itself', async () => {
+test('each side half-closes a stream independently', async () => {
   const { client, streams } = connect();
   client.socket.write(Buffer.concat([await client.synStream(1), data(1, 'in', FLAG_FIN)]));
   await until(() => streams.length === 1);
@@ -201,7 +201,7 @@ test('each side closes its half by itself', async () => {
   assert.deepEqual(client.of(TYPE.RST_STREAM), []);
 });
 
-test('a peer that never opens a window gets everything: Go’s clients do not', async () => {
+test('a peer that never sends WINDOW_UPDATE gets everything, as Go’s clients need it', async () => {
   const { client, streams } = connect();
   client.socket.write(await client.synStream(1));
   await until(() => streams.length === 1);
@@ -210,7 +210,7 @@ test('a peer that never opens a window gets everything: Go’s clients do not', 
   assert.equal(client.text(1).length, 300_000);
 });
 
-test('windows bind once the peer has shown that it knows them', async () => {
+test('windows apply once the peer has sent a WINDOW_UPDATE or an initial window', async () => {
   const { client, streams } = connect();
   const settings = Buffer.concat([u32(1), Buffer.from([0, 0, 0, 7]), u32(1000)]);
   client.socket.write(Buffer.concat([controlFrame(TYPE.SETTINGS, 0, settings), await client.synStream(1)]));
@@ -222,7 +222,7 @@ test('windows bind once the peer has shown that it knows them', async () => {
   await until(() => client.text(1).length === 1500);
   await settle();
   assert.equal(client.text(1).length, 1500);
-  // A smaller initial window counts for what was sent already: the stream owes 1000 then.
+  // A smaller initial window also applies to what was sent before: the stream's window is -1000 then.
   const smaller = Buffer.concat([u32(1), Buffer.from([0, 0, 0, 7]), u32(0)]);
   client.socket.write(controlFrame(TYPE.SETTINGS, 0, smaller));
   client.socket.write(controlFrame(TYPE.WINDOW_UPDATE, 0, Buffer.concat([u32(1), u32(1001)])));
@@ -232,7 +232,7 @@ test('windows bind once the peer has shown that it knows them', async () => {
   assert.equal(client.of('data').at(-1)?.flags, FLAG_FIN);
 });
 
-test('the connection’s own window binds all streams together', async () => {
+test('the connection’s window limits all streams together', async () => {
   const { client, streams } = connect();
   client.socket.write(Buffer.concat([await client.synStream(1), await client.synStream(3)]));
   client.socket.write(controlFrame(TYPE.WINDOW_UPDATE, 0, Buffer.concat([u32(0), u32(1)])));
@@ -246,7 +246,7 @@ test('the connection’s own window binds all streams together', async () => {
   await until(() => client.text(1).length + client.text(3).length === 120_000);
 });
 
-test('what was read opens the peer’s windows again', async () => {
+test('consumed data opens the peer’s windows', async () => {
   const { client, streams } = connect();
   client.socket.write(await client.synStream(1));
   await until(() => streams.length === 1);
@@ -259,7 +259,7 @@ test('what was read opens the peer’s windows again', async () => {
   await until(() => credit(1) === 60_000 && credit(0) === 60_000);
 });
 
-test('a stream nobody reads holds the connection back, not the memory; a stream that goes lets it go on', async () => {
+test('an unread stream pauses the connection instead of filling memory; its end resumes the connection', async () => {
   const { client, streams } = connect();
   client.socket.write(Buffer.concat([await client.synStream(1), await client.synStream(3)]));
   await until(() => streams.length === 2);
@@ -309,7 +309,7 @@ test('a stream that is read slowly gets everything', async () => {
   assert.equal(read, total);
 });
 
-test('streams that break close without an end, and only they do', async () => {
+test('only streams that break emit close without end', async () => {
   const { client, streams } = connect();
   client.socket.write(Buffer.concat([await client.synStream(1), await client.synStream(3)]));
   await until(() => streams.length === 2);
@@ -328,7 +328,7 @@ test('streams that break close without an end, and only they do', async () => {
   assert.equal(client.of(TYPE.RST_STREAM)[0]?.payload.readUInt32BE(4), RST.CANCEL);
 });
 
-test('all streams go with the connection', async () => {
+test('the end of the connection closes all streams', async () => {
   const { client, streams, closes } = connect();
   client.socket.write(Buffer.concat([await client.synStream(1), await client.synStream(3)]));
   await until(() => streams.length === 2);
@@ -337,7 +337,7 @@ test('all streams go with the connection', async () => {
   assert.equal(closes(), 1);
 });
 
-test('end says good-bye after what was written, and ignores what still comes', async () => {
+test('end sends GOAWAY after all data, and ignores what arrives later', async () => {
   const { client, connection, streams } = connect();
   client.socket.write(await client.synStream(1));
   await until(() => streams.length === 1);
@@ -354,7 +354,7 @@ test('end says good-bye after what was written, and ignores what still comes', a
   assert.deepEqual(goaway, Buffer.concat([u32(1), u32(GOAWAY.OK)]));
 });
 
-test('data for streams that were never opened is answered with a reset, and the connection goes on', async () => {
+test('data for a stream that was never opened gets RST_STREAM, and the connection stays open', async () => {
   const { client, streams } = connect();
   client.socket.write(Buffer.concat([data(9, 'lost'), data(0, ''), await client.synStream(1)]));
   await until(() => streams.length === 1);
@@ -362,7 +362,7 @@ test('data for streams that were never opened is answered with a reset, and the 
   assert.deepEqual(client.of(TYPE.RST_STREAM)[0]?.payload, Buffer.concat([u32(9), u32(RST.INVALID_STREAM)]));
 });
 
-test('data after its end breaks a stream', async () => {
+test('data after FIN resets the stream', async () => {
   const { client, streams } = connect();
   client.socket.write(Buffer.concat([await client.synStream(1, {}, FLAG_FIN), data(1, 'more')]));
   await until(() => client.of(TYPE.RST_STREAM).length === 1);
@@ -428,7 +428,7 @@ test('the 2001st stream is refused, the others are not', async () => {
   assert.equal(client.of(TYPE.RST_STREAM)[0]?.payload.readUInt32BE(4), RST.REFUSED_STREAM);
 });
 
-test('header blocks must be what they claim', () => {
+test('malformed header blocks are refused', () => {
   assert.deepEqual(parseHeaders(headerBlock({ A: '1' })), new Map([['a', '1']]));
   const whole = headerBlock({ a: '1', b: '2' });
   for (let size = 0; size < whole.length; size++) assert.equal(parseHeaders(whole.subarray(0, size)), undefined);

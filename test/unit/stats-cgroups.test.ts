@@ -31,7 +31,7 @@ function tree(name: string, files: Record<string, string>): string {
   return join(root, name);
 }
 
-test('mounts: controllers apart, together, hybrid, and another mount of the same hierarchy', () => {
+test('mounts: separate and joint controllers, hybrid, and two mounts of one hierarchy', () => {
   const mounts = parseCgroupMounts(`22 28 0:20 / /proc rw - proc proc rw
 30 28 0:26 / /mnt/cg rw - cgroup cgroup rw,memory
 31 28 0:26 / /sys/fs/cgroup/memory rw,nosuid shared:9 - cgroup cgroup rw,memory
@@ -215,7 +215,7 @@ test('a cgroup on v2', () => {
   assert.equal(readOomKills({ v1: {}, unified: join(root, 'v2') }), 1n);
 });
 
-test('an older v2, without limits, swap, pressure and what 5.18 and 5.19 brought', () => {
+test('an older v2, without limits, swap, pressure and the fields of 5.18 and 5.19', () => {
   const { 'memory.peak': _, 'io.pressure': _io, 'cpu.pressure': _cpu, 'memory.swap.current': _swap, ...old } = V2;
   const folder = tree('v2-old', {
     ...old,
@@ -317,7 +317,7 @@ test('a cgroup on v1', () => {
   assert.equal(readOomKills(paths), 2n);
   assert.deepEqual(pidsIn(join(folder, 'pids')).sort(), [10, 11, 12, 13]);
 
-  // "usage" leaves out what only the metrics want.
+  // "usage" leaves out what only the metrics need.
   const brief = readCgroup(paths, false);
   assert.deepEqual([brief?.devices, brief?.hugetlb, brief?.cpuLimits, brief?.oomKills], [[], [], undefined, undefined]);
   assert.equal(brief?.memory?.usage, 50_000_000n);
@@ -339,14 +339,14 @@ test('hybrid: v1 where it is mounted, the unified hierarchy for the rest', () =>
   assert.equal(reading?.psi.cpu?.full.totalNs, 0n, 'the kernel had no full line for CPU before 5.13');
 });
 
-test('a cgroup that is gone is nothing, not an error', () => {
+test('a cgroup that is gone is undefined and not an error', () => {
   assert.equal(readCgroup({ v1: {} }, true), undefined);
   assert.equal(readCgroup({ v1: { memory: '/nope' }, unified: '/nope' }, true), undefined);
   assert.equal(readOomKills({ v1: { memory: '/nope' } }), undefined);
   assert.deepEqual(pidsIn('/nope'), []);
 });
 
-test('texts that are broken or odd', () => {
+test('malformed and unusual texts', () => {
   assert.equal(parsePsi(''), undefined);
   assert.equal(parsePsi('garbage'), undefined);
   assert.equal(
@@ -379,7 +379,7 @@ test('interface counters', () => {
   ]);
 });
 
-test('disk: hard links once, a missing folder is nothing', async () => {
+test('disk: hard links count once, an absent folder is undefined', async () => {
   const { linkSync, lstatSync, symlinkSync } = await import('node:fs');
   const folder = tree('disk', { 'a/one': 'x'.repeat(10_000), 'b/two': '' });
   linkSync(join(folder, 'a/one'), join(folder, 'b/again'));

@@ -14,17 +14,17 @@ const killed = (pid: number, time = 120_000_001, how = 'Memory cgroup out of mem
 
 const victim = { name: ID, pid: 812, sinceUs: SINCE };
 
-test('the line with the cgroup tells, by scope or by folder', () => {
+test('the line with the cgroup is found, by scope or by folder', () => {
   const nobody = { ...victim, pid: 0 };
   assert.equal(oomInRecords(group(SCOPE), nobody), true);
   assert.equal(oomInRecords(group(`/kubepods/podu1/${ID}`), nobody), true);
   assert.equal(oomInRecords(group(`${SCOPE}/inner`), nobody), true);
   assert.equal(oomInRecords(group(SCOPE), { ...nobody, name: ID.replace('6', '7') }), false);
-  // The cpuset's name is another cgroup's word: only whose task it was counts.
+  // The cpuset may be that of another cgroup; only task_memcg identifies the victim.
   assert.equal(oomInRecords(group('/system.slice/x.service'), nobody), false);
 });
 
-test('the line with the pid tells where the other was left out', () => {
+test('the line with the pid is found where the other was rate-limited', () => {
   assert.equal(oomInRecords(killed(812), victim), true);
   assert.equal(oomInRecords(killed(812, 120_000_001, 'Out of memory: '), victim), true);
   assert.equal(oomInRecords(killed(8123), victim), false);
@@ -32,13 +32,13 @@ test('the line with the pid tells where the other was left out', () => {
   assert.equal(oomInRecords(killed(0), { ...victim, pid: 0 }), false);
 });
 
-test('an earlier process of that pid is another one', () => {
+test('a kill of an earlier process with the same pid does not count', () => {
   assert.equal(oomInRecords(killed(812, SINCE - 60_000_000), victim), false);
   assert.equal(oomInRecords(killed(812, SINCE - 1_000_000), victim), true, 'the two clocks differ a little');
 });
 
-test('what a program writes into the log is not believed', () => {
-  // Records from user space have a facility of their own (LOG_USER and up), whatever their text.
+test('a record that a program wrote does not count', () => {
+  // Records from user space have another facility (LOG_USER and up), whatever their text.
   assert.equal(oomInRecords(group(SCOPE).replace(/^6,/, '14,'), victim), false);
   assert.equal(oomInRecords(killed(812).replace(/^3,/, '11,'), victim), false);
 });

@@ -50,7 +50,7 @@ function registration(change: Partial<IoRegistration> = {}): IoRegistration {
   };
 }
 
-/** What the shim does: holds a write end and a spare read end. */
+/** As the shim does: keeps a write end and a spare read end open. */
 function shim(path: string) {
   const write = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
   const read = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
@@ -77,7 +77,7 @@ async function until(what: string, check: () => boolean) {
   }
 }
 
-test('what a container writes is in its log when drain resolves; the file is 0640', async () => {
+test('a container’s output is in its log when drain resolves; the file is 0640', async () => {
   await using stdio = start();
   const io = registration();
   await stdio.openIo(io);
@@ -101,7 +101,7 @@ test('what a container writes is in its log when drain resolves; the file is 064
   await assert.rejects(stdio.reopenLog(io.id), { code: 'NOT_READY' });
 });
 
-test('a child that holds the output open delays drain by the silence, not for ever', async () => {
+test('a child that keeps the output open delays drain by the quiet time only', async () => {
   await using stdio = start();
   const io = registration();
   await stdio.openIo(io);
@@ -118,7 +118,7 @@ test('a child that holds the output open delays drain by the silence, not for ev
   await stdio.removeIo(io);
 });
 
-test('an unfinished line shows up as a piece after a second', async () => {
+test('an unfinished line is written as a partial entry after a second', async () => {
   await using stdio = start();
   const io = registration();
   await stdio.openIo(io);
@@ -157,7 +157,7 @@ test('reopenLog splits the log between the old and the new file without losing a
   await stdio.removeIo(io);
 });
 
-test('without a log path the output is read and forgotten', async () => {
+test('without a log path the output is read and dropped', async () => {
   await using stdio = start();
   const io = registration({ logPath: '' });
   await stdio.openIo(io);
@@ -168,7 +168,7 @@ test('without a log path the output is read and forgotten', async () => {
   await stdio.removeIo(io);
 });
 
-test('a log that cannot be written is reported once, and the container goes on', async () => {
+test('a log that cannot be written is reported once, and the container continues', async () => {
   const events: StdioEvent[] = [];
   await using stdio = start(events);
   const io = registration({ logPath: '/dev/full' });
@@ -192,7 +192,7 @@ test('a log that cannot be written is reported once, and the container goes on',
   await stdio.removeIo(io);
 });
 
-test('removing the IO of a container that writes on ends cleanly', async () => {
+test('the IO of a container that still writes can be removed', async () => {
   const events: StdioEvent[] = [];
   await using stdio = start(events);
   for (let turn = 0; turn < 5; turn++) {
@@ -200,7 +200,7 @@ test('removing the IO of a container that writes on ends cleanly', async () => {
     await stdio.openIo(io);
     const writer = spawn('sh', ['-c', `yes 'a line that goes on and on' > ${io.fifos.stdout}`]);
     const ended = new Promise((resolve) => writer.on('exit', resolve));
-    // It must be writing: on a busy machine a shell takes its time.
+    // The shell must have started writing, which takes long on a busy machine.
     const until = Date.now() + 20_000;
     while (readFileSync(io.logPath).length === 0 && Date.now() < until) await sleep(10);
     const closing = stdio.removeIo(io);
@@ -222,14 +222,14 @@ test('a log path that cannot be opened fails the call and leaves nothing open', 
   assert.ok(!existsSync(io.fifos.stdout));
 });
 
-test('a path that is no FIFO is refused', async () => {
+test('a path that is not a FIFO is refused', async () => {
   await using stdio = start();
   const path = join(folder, 'file');
   closeSync(openSync(path, 'w'));
   await assert.rejects(stdio.openIo(registration({ fifos: { stdin: '', stdout: path, stderr: '' } })), /not a FIFO/);
 });
 
-test('bytes written while no daemon is there are in the log of the next one, in order', async () => {
+test('bytes written while no daemon runs are in the log of the next one, in order', async () => {
   const io = registration();
   using out = await (async () => {
     await using first = start();
@@ -247,7 +247,7 @@ test('bytes written while no daemon is there are in the log of the next one, in 
   await second.removeIo(io);
 });
 
-test('a worker that dies is replaced, and logs go on', async () => {
+test('a worker that dies is replaced, and logs continue', async () => {
   const deaths: Error[] = [];
   await using stdio = start([], deaths);
   const io = registration();

@@ -67,7 +67,7 @@ test('CR LF ends a line like LF, also when it arrives in two halves; other CRs s
   assert.deepEqual(memory.entries, ['stdout F a', 'stdout F ', 'stdout F b\rc', 'stdout F d\r']);
 });
 
-test('the streams of a container never mix inside a line and keep the order of their ends', () => {
+test('the streams of a container do not mix within a line and keep the order of the line ends', () => {
   const { memory, stdout, stderr } = log();
   stdout.push(bytes('out begins'));
   stderr.push(bytes('err\n'));
@@ -75,7 +75,7 @@ test('the streams of a container never mix inside a line and keep the order of t
   assert.deepEqual(memory.entries, ['stderr F err', 'stdout F out begins, out ends']);
 });
 
-test('a line longer than the limit is cut; a line of exactly the limit is not', () => {
+test('a line longer than the limit is split; a line of exactly the limit is not', () => {
   const { memory, counts, stdout } = log(10);
   stdout.push(bytes(`${'x'.repeat(10)}\n${'y'.repeat(11)}\n${'z'.repeat(20)}\n`));
   assert.deepEqual(memory.entries, [
@@ -88,7 +88,7 @@ test('a line longer than the limit is cut; a line of exactly the limit is not', 
   assert.deepEqual(counts, { entries: 5, split: 2 });
 });
 
-test('cuts are the same however the bytes arrive', () => {
+test('lines are split at the same places however the bytes arrive', () => {
   const text = `${'a'.repeat(35)}\nshort\n${'b'.repeat(9)}\r\n${'c'.repeat(20)}\n\n`;
   const whole = log(10);
   whole.stdout.push(bytes(text));
@@ -99,7 +99,7 @@ test('cuts are the same however the bytes arrive', () => {
   }
 });
 
-test('a line of a megabyte arrives whole when its pieces are joined', () => {
+test('the parts of a line of a megabyte join to the whole line', () => {
   const { memory, stdout } = log();
   const line = Array.from({ length: 1 << 20 }, (_, at) => String.fromCharCode(97 + (at % 26))).join('');
   for (let at = 0; at < line.length; at += 65536) stdout.push(bytes(line.slice(at, at + 65536)));
@@ -110,7 +110,7 @@ test('a line of a megabyte arrives whole when its pieces are joined', () => {
   assert.equal(entries.map((entry) => entry.slice('stdout P '.length)).join(''), line);
 });
 
-test('what has no line end is written as a piece when it is flushed, and the line goes on after it', () => {
+test('a flush writes an unfinished line as a partial entry, and the line continues after it', () => {
   const { memory, stdout } = log();
   stdout.push(bytes('login: '));
   stdout.flush(false);
@@ -123,7 +123,7 @@ test('what has no line end is written as a piece when it is flushed, and the lin
   assert.deepEqual(memory.entries, ['stdout P login: ', 'stdout P root', 'stdout F ', 'stdout P end\r']);
 });
 
-test('a flush keeps a long line’s carriage return', () => {
+test('a flush holds back the carriage return of a long line', () => {
   const { memory, stdout } = log();
   stdout.push(bytes(`${'x'.repeat(6000)}\r`));
   stdout.flush(false);
@@ -131,14 +131,14 @@ test('a flush keeps a long line’s carriage return', () => {
   assert.deepEqual(memory.entries, [`stdout P ${'x'.repeat(6000)}`, 'stdout F \ry']);
 });
 
-test('bytes that are no text are kept as they are', () => {
+test('bytes that are not UTF-8 are kept', () => {
   const { memory, stdout } = log();
   const all = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte).filter((byte) => byte !== 10 && byte !== 13));
   stdout.push(Buffer.concat([all, bytes('\n')]));
   assert.deepEqual(memory.entries, [`stdout F ${all.toString('latin1')}`]);
 });
 
-test('stamps carry over the second, and never go back when the clock does', () => {
+test('stamps carry over into the next second, and increase even when the clock is set back', () => {
   const times = [
     { seconds: 1475712999, nanos: 999_999_998 },
     { seconds: 1475712000, nanos: 5 },

@@ -25,7 +25,7 @@ test('a generated certificate is a valid one for the host, and TLS works with it
   assert.equal(text, 'secret');
 });
 
-test('each certificate has a serial number of its own', () => {
+test('certificates have different serial numbers', () => {
   const serials = Array.from({ length: 20 }, () => new X509Certificate(selfSigned('').cert).serialNumber);
   assert.equal(new Set(serials).size, 20);
   assert.ok(serials.every((serial) => serial.length === 32));

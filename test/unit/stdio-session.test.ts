@@ -7,7 +7,7 @@ import { onResize, statusOf, wantedStreams } from '../../src/workers/stdio/remot
 const ALL = ['v5.channel.k8s.io', 'v4.channel.k8s.io', 'v4.base64.channel.k8s.io'];
 const OLD = ['v3.channel.k8s.io', 'v2.channel.k8s.io', 'channel.k8s.io', 'base64.channel.k8s.io'];
 
-test('from v4 on the status is JSON, before it is text and silence is success', () => {
+test('from v4 on the status is JSON; before, it is text, and empty for success', () => {
   for (const protocol of ALL) {
     assert.equal(JSON.parse(statusOf({ exitCode: 0 }, protocol)).status, 'Success');
     const failed = JSON.parse(statusOf({ exitCode: 137 }, protocol));
@@ -45,14 +45,14 @@ async function resizes(...chunks: string[]) {
   return { sizes, destroyed: stream.destroyed };
 }
 
-test('resizes come one after the other, in whatever pieces', async () => {
+test('resize messages are parsed however they are split', async () => {
   const text = '{"Width":80,"Height":24}\n{"Width":132,"Height":43}\n';
   for (let cut = 0; cut < text.length; cut++) {
     assert.deepEqual((await resizes(text.slice(0, cut), text.slice(cut))).sizes, ['80x24', '132x43']);
   }
 });
 
-test('sizes below one are passed over; nonsense ends the stream', async () => {
+test('sizes below one are ignored; anything else ends the stream', async () => {
   assert.deepEqual(await resizes('{"Width":0,"Height":24}{"Width":-1,"Height":24}'), { sizes: [], destroyed: false });
   for (const bad of ['}', '{"Width":"80","Height":24}', '{"Width":80}', '{"Width":1e9,"Height":1}', 'x'.repeat(2000)]) {
     assert.deepEqual(await resizes(bad, '{"Width":80,"Height":24}'), { sizes: [], destroyed: true }, bad);

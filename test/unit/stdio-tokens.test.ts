@@ -5,7 +5,7 @@ import { Tokens } from '../../src/workers/stdio/tokens.ts';
 
 const request: StreamRequest = { kind: 'portforward', sandboxId: 's', netns: '', ports: [] };
 
-test('a token is good once, for its own kind, for a minute', () => {
+test('a token is valid once, for its own kind, for a minute', () => {
   let now = 0;
   const tokens = new Tokens(() => now);
   const token = tokens.issue(request);
@@ -23,7 +23,7 @@ test('a token is good once, for its own kind, for a minute', () => {
   assert.equal(tokens.size, 0);
 });
 
-test('a thousand may wait; one more is refused until one is used or too old', () => {
+test('a thousand may be unused; one more is refused until one is used or expires', () => {
   let now = 0;
   const tokens = new Tokens(() => now);
   const first = tokens.issue(request);

@@ -3,7 +3,7 @@ import { loadConfig } from '../../node/config/load.ts';
 import type { Cri } from '../cri/client.ts';
 import { type Call, optionText } from './command.ts';
 
-/** Talks to a daemon's /debug endpoints. */
+/** HTTP client of a daemon's /debug endpoints. */
 export class DebugClient {
   readonly address: string;
 
@@ -11,11 +11,14 @@ export class DebugClient {
   constructor(call: Call) {
     this.address = optionText(call, 'metrics') ?? loadConfig(optionText(call, 'config')).metrics.listen;
     if (this.address === '') {
-      throw new SluiceError('CONFIG_INVALID', 'metrics.listen is empty: this daemon has no metrics endpoint to ask');
+      throw new SluiceError('CONFIG_INVALID', 'metrics.listen is empty: this daemon has no metrics endpoint');
     }
   }
 
-  /** The JSON answer. Throws NOT_READY when no daemon answers, INVALID_REQUEST with the daemon's words when it says no. */
+  /**
+   * Resolves to the parsed JSON answer. Rejects with NOT_READY when no daemon answers within 10 s, and with
+   * INVALID_REQUEST and the text of the answer when its status is not 2xx.
+   */
   async call<T>(path: string, method: 'GET' | 'PUT' = 'GET'): Promise<T> {
     return (await (await this.#ask(path, method)).json()) as T;
   }
@@ -42,8 +45,8 @@ export class DebugClient {
 }
 
 /**
- * The CRI client of a command: of `--socket`, else of the configuration's socket. Throws NOT_READY when no daemon answers. gRPC is
- * loaded here and not before, since most commands do without.
+ * The CRI client of a command: of `--socket`, else of the configuration's socket. Throws NOT_READY when no daemon
+ * answers. gRPC is loaded here and not before, since most commands do without.
  */
 export async function criClient(call: Call): Promise<Cri> {
   const socket = optionText(call, 'socket') ?? loadConfig(optionText(call, 'config')).socket;

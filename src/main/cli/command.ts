@@ -1,4 +1,7 @@
-/** What one command of `sluice` is: an entry of the table in commands.ts. Help, completion and manual pages are made from it. */
+/**
+ * What one command of `sluice` is: an entry of the table in commands.ts. Help, completion and manual pages are made
+ * from it.
+ */
 
 /** What the shells complete an argument with. */
 export type Completion = 'pod' | 'container' | 'file' | readonly string[];

@@ -98,7 +98,10 @@ function sendSize(socket: WebSocket): void {
   );
 }
 
-/** From the metav1.Status that ends a stream. Throws INTERNAL for an end that says nothing, or another failure than a status. */
+/**
+ * From the metav1.Status that ends a stream. Throws INTERNAL for an end that says nothing, or another failure than a
+ * status.
+ */
 export function exitStatus(text: string): number {
   if (text === '') throw new SluiceError('INTERNAL', 'the connection to the process broke');
   const { status, message, details } = JSON.parse(text) as {

@@ -1,8 +1,7 @@
 import { type Bar, bars, duration, printable } from '../../node/observe/gantt.ts';
-import type { JobRecord } from '../../node/observe/job-record.ts';
-import type { JobShape } from '../../node/observe/metrics-server.ts';
+import type { JobRecord, JobShape } from '../../node/observe/job-record.ts';
 
-export interface TextOptions {
+interface TextOptions {
   /** Columns of the terminal. */
   width: number;
   color: boolean;
@@ -12,13 +11,13 @@ export interface TextOptions {
 
 const COLORS = { grey: 90, red: 31, yellow: 33, bold: 1 };
 
-/** Wraps text in terminal colours, or not. */
+/** Returns a function that wraps text in ANSI colour sequences, or one that does not when `color` is false. */
 export function painter(color: boolean): (text: string, ...how: (keyof typeof COLORS)[]) => string {
   return (text, ...how) =>
     color && how.length > 0 ? `\x1b[${how.map((one) => COLORS[one]).join(';')}m${text}\x1b[0m` : text;
 }
 
-/** One job as a chart for the terminal: `░` waiting for its limit, `█` work, `▒` undo, `*` the stages that made it as long as it was. */
+/** Draws one job as text: `░` waiting for the limit, `█` work, `▒` undo, `*` stages of the critical path. */
 export function ganttText(record: JobRecord, shape: JobShape | undefined, options: TextOptions): string {
   const paint = painter(options.color);
   const rows = bars(record, shape, options.now);
@@ -80,7 +79,7 @@ function heading(record: JobRecord, paint: ReturnType<typeof painter>): string {
   return parts.filter((part) => part !== '').join('  ');
 }
 
-/** `0         20 ms     40 ms …`: round numbers, a mark above the column they stand for. */
+/** The time axis, `0         20 ms     40 ms …`: each label starts at the column of its time. */
 function axis(total: number, space: number): string {
   const step =
     [1, 2, 5]
@@ -96,7 +95,7 @@ function axis(total: number, space: number): string {
   return text;
 }
 
-/** What waited for what, in words, for the chain that made the job long. */
+/** The critical path as text; empty when it has fewer than two stages. */
 function waits(rows: Bar[], left: number): string[] {
   const chain = rows.filter(({ critical, kind }) => critical && kind === 'stage').map(({ name }) => name);
   return chain.length < 2 ? [] : [`${' '.repeat(left)}longest chain: ${chain.join(' → ')}`];

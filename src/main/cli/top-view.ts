@@ -1,21 +1,21 @@
 import { duration, printable } from '../../node/observe/gantt.ts';
-import type { JobRecord } from '../../node/observe/job-record.ts';
+import { endOf, type JobRecord } from '../../node/observe/job-record.ts';
 import type { NowView } from '../../node/observe/metrics-server.ts';
 import { ADMIT, type QueueName, type StageName } from '../../stages.ts';
 import { painter } from './gantt-text.ts';
 
-/** Jobs that ended in the last minute, and what of them `sluice top` shows. */
+/** Records of the jobs that ended in the last minute. */
 export class LastMinute {
   #jobs: JobRecord[] = [];
 
-  /** Adds what has ended since; drops what is older than a minute before `now`. */
+  /** Adds ended jobs, without duplicates, and drops those that ended more than a minute before `now`. */
   add(ended: JobRecord[], now: number): void {
     const known = new Set(this.#jobs.map(({ id }) => id));
     this.#jobs.push(...ended.filter(({ id }) => !known.has(id)));
     this.#jobs = this.#jobs.filter((job) => endOf(job) > now - 60_000);
   }
 
-  /** Milliseconds since the epoch of the newest end; what to ask for next. */
+  /** The latest end, in milliseconds since the epoch; undefined without jobs. */
   get newest(): number | undefined {
     return this.#jobs.length === 0 ? undefined : Math.max(...this.#jobs.map(endOf));
   }
@@ -42,16 +42,16 @@ export class LastMinute {
   }
 }
 
-export interface ViewOptions {
+interface ViewOptions {
   width: number;
   height: number;
   color: boolean;
-  /** Cores used since the last look. */
+  /** CPU time per second since the last view, in cores. */
   cores?: number;
   address: string;
 }
 
-/** One picture of `sluice top`, at most `height` lines of at most `width` characters (colours aside). */
+/** One view of `sluice top`: at most `height` lines of at most `width` characters, not counting colour sequences. */
 export function topView(now: NowView, minute: LastMinute, options: ViewOptions): string[] {
   const paint = painter(options.color);
   const head = (text: string) => paint(text.padEnd(options.width), 'bold');
@@ -63,7 +63,7 @@ export function topView(now: NowView, minute: LastMinute, options: ViewOptions):
     ...stageRows(now, minute, paint),
     '',
   ];
-  // What is left of the screen is shared by the pods that launch and the slowest.
+  // The jobs of now and the slowest launches share the rest of the screen.
   const left = Math.max(6, options.height - body.length - 3);
   const slowest = slowestRows(minute, Math.min(5, Math.floor(left / 3)));
   const jobs = jobRows(now, left - slowest.length - 1);
@@ -92,7 +92,7 @@ function summary(now: NowView, minute: LastMinute, { cores, address }: ViewOptio
   ].filter((part) => part !== '');
 }
 
-/** The parts in as few lines as they need. */
+/** Joins the parts to as few lines as possible. */
 function wrapped(parts: string[], between: string, width: number): string[] {
   const lines: string[] = [];
   for (const part of parts) {
@@ -147,7 +147,9 @@ function jobRows(now: NowView, room: number): string[] {
   return rows;
 }
 
-/** `network (shim, rootfs wait)`: the stages at work, and those that wait for their limit. */
+/**
+ * Progress of a job, such as `network (shim, rootfs wait)`: the stages that run, and those that wait for their limit.
+ */
 function where({ started, stages, undos }: JobRecord): string {
   if (started === undefined) return 'queued';
   const undoing = undos.filter(({ ended }) => ended === undefined).map(({ stage }) => `undo ${stage}`);
@@ -173,10 +175,9 @@ function slowestRows(minute: LastMinute, room: number): string[] {
     });
 }
 
-const endOf = (job: JobRecord) => job.at + (job.ended ?? 0);
 const ascending = (a: number, b: number) => a - b;
 
-/** A quantile of sorted milliseconds. */
+/** A quantile of sorted durations in milliseconds, formatted. */
 function ms(sorted: number[], q: number): string {
   const value = sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
   return value === undefined ? '–' : duration(value).replace(' ', '');

@@ -2,8 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { SluiceError } from '../../errors.ts';
 import { duration, printable } from '../../node/observe/gantt.ts';
 import { ganttSvg } from '../../node/observe/gantt-svg.ts';
-import type { JobRecord } from '../../node/observe/job-record.ts';
-import type { JobShape } from '../../node/observe/metrics-server.ts';
+import type { JobRecord, JobShape } from '../../node/observe/job-record.ts';
 import { JOB_NAMES } from '../../stages.ts';
 import { DebugClient } from './client.ts';
 import { type Call, type Command, EXIT, optionText, printJson, useColor } from './command.ts';
@@ -11,7 +10,9 @@ import { ganttText } from './gantt-text.ts';
 
 const LISTED = 20;
 
-/** Throws NOT_READY when no daemon answers, SANDBOX_NOT_FOUND when nothing fits, INVALID_REQUEST for --svg of several. */
+/**
+ * Throws NOT_READY when no daemon answers, SANDBOX_NOT_FOUND when nothing fits, INVALID_REQUEST for --svg of several.
+ */
 async function trace(call: Call): Promise<number> {
   const { out } = call;
   const { json, all, slowest } = call.options;
@@ -39,7 +40,8 @@ async function trace(call: Call): Promise<number> {
   const color = useColor(out);
   if (svg !== undefined) {
     const [first] = chosen;
-    if (!first || chosen.length > 1) throw new SluiceError('INVALID_REQUEST', '--svg draws one job; leave out --all');
+    if (!first || chosen.length > 1)
+      throw new SluiceError('INVALID_REQUEST', '--svg draws one job and cannot be combined with --all');
     const picture = ganttSvg(first, shapeOf(first), now);
     if (svg === '-') {
       out.write(picture);
@@ -49,7 +51,7 @@ async function trace(call: Call): Promise<number> {
   }
   out.write(chosen.map((record) => ganttText(record, shapeOf(record), { width, color, now })).join('\n'));
   const others = all ? 0 : new Set(launches.map(({ pod: other }) => other)).size - 1;
-  if (others > 0) out.write(`(${others} other pods fit "${pod}"; give more of the name or id)\n`);
+  if (others > 0) out.write(`(${others} other pods match "${pod}"; give more of the name or id)\n`);
   return EXIT.ok.status;
 }
 
@@ -78,21 +80,24 @@ export const TRACE: Command = {
   run: trace,
 };
 
-/** Newest first in; the newest, or one whose name is exactly what was asked for. */
+/**
+ * The newest launch (of `launches`, newest first), or the newest whose name or id is exactly `pod`; with `all`, all
+ * jobs of that pod.
+ */
 function choose(launches: JobRecord[], pod: string, all: boolean): JobRecord[] {
   const exact = launches.filter(
     (one) => one.pod === pod || one.pod?.endsWith(`/${pod}`) || one.sandbox === pod || one.id === pod,
   );
   const fitting = exact.length > 0 ? exact : launches;
   const [newest] = fitting;
-  if (!newest) throw new SluiceError('SANDBOX_NOT_FOUND', `no launch of "${pod}" is remembered`);
+  if (!newest) throw new SluiceError('SANDBOX_NOT_FOUND', `the daemon has no launch that matches "${pod}"`);
   return all ? fitting.filter((one) => one.pod === newest.pod).reverse() : [newest];
 }
 
 function list(launches: JobRecord[], slowest: boolean, now: number): string {
   const took = (one: JobRecord) => one.ended ?? now - one.at;
   const rows = (slowest ? launches.toSorted((a, b) => took(b) - took(a)) : launches).slice(0, LISTED);
-  if (rows.length === 0) return 'no launch is remembered yet\n';
+  if (rows.length === 0) return 'no launch yet\n';
   const longest = ({ stages }: JobRecord) => {
     const [first] = stages
       .filter(({ ended }) => ended !== undefined)

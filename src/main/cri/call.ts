@@ -31,14 +31,18 @@ type Verb<M extends GeneratedMethod> = M['responseStream'] extends true
   : Unary<RequestOf<M>, ResponseOf<M>>;
 
 /**
- * One function for each method of a generated service, except those named by `Unimplemented`, which answer UNIMPLEMENTED. A verb that
- * is missing or misspelt, and one with another method's request or response, fails to compile.
+ * One function for each method of a generated service, except those named by `Unimplemented`, which answer
+ * UNIMPLEMENTED. A verb that is missing or misspelt, and one with another method's request or response, fails to
+ * compile.
  */
 type Verbs<D extends GeneratedService, Unimplemented extends keyof D['methods'] = never> = {
   [K in Exclude<keyof D['methods'], Unimplemented>]: Verb<D['methods'][K]>;
 };
 
-/** Checkpoints need CRIU and a format that runtimes share; neither kubelet's alpha call nor a user has asked for them here. */
+/**
+ * Checkpoints need CRIU and a format that runtimes share; neither kubelet's alpha call nor a user has asked for them
+ * here.
+ */
 type Unimplemented = 'checkpointContainer' | 'checkpointPod' | 'restorePod';
 
 export type RuntimeVerbs = Verbs<RuntimeServiceDefinition, Unimplemented>;

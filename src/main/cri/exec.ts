@@ -1,4 +1,7 @@
-/** Commands in containers, and streams to them: ExecSync, and the three verbs that answer with a one-time URL of the streaming server. */
+/**
+ * Commands in containers, and streams to them: ExecSync, and the three verbs that answer with a one-time URL of the
+ * streaming server.
+ */
 import { codeOf, SluiceError } from '../../errors.ts';
 import { runExecSync } from '../../node/streaming/exec-sync.ts';
 import { readySandbox } from '../../pipeline/jobs/lookup.ts';

@@ -1,6 +1,6 @@
 /**
- * The filters of the List* calls. CRI: an absent filter matches everything, an id may be a prefix, labels are an AND of equalities, and
- * an unknown id gives an empty list, never NotFound.
+ * The filters of the List* calls. CRI: an absent filter matches everything, an id may be a prefix, labels are an AND of
+ * equalities, and an unknown id gives an empty list, never NotFound.
  */
 import type {
   ContainerFilter,

@@ -1,11 +1,12 @@
 /**
- * CRI messages as Go's encoding/json writes them, the form that users of `crictl inspect` and `inspectp` read in info.config: the
- * protobuf field names, nothing for zero values (every field has `omitempty`), enums as numbers, bytes in base64.
+ * CRI messages as Go's encoding/json writes them, the form that users of `crictl inspect` and `inspectp` read in
+ * info.config: the protobuf field names, nothing for zero values (every field has `omitempty`), enums as numbers, bytes
+ * in base64.
  */
 
 /**
- * Fields that are maps: their keys are the user's and keep their spelling. These are all maps of CRI v1 (a test reads the proto) except
- * `options` of the checkpoint requests: no answer shows those, and a message field has the same name.
+ * Fields that are maps: their keys are the user's and keep their spelling. These are all maps of CRI v1 (a test reads
+ * the proto) except `options` of the checkpoint requests: no answer shows those, and a message field has the same name.
  */
 export const MAP_FIELDS: ReadonlySet<string> = new Set([
   'annotations',

@@ -36,7 +36,10 @@ export const daemonVerbs = (services: CriServices) =>
       return { linux: { cgroupDriver: systemd ? CgroupDriver.SYSTEMD : CgroupDriver.CGROUPFS } };
     },
 
-    /** The node's pod CIDR. CNI plugins have their ranges in their own configuration, so the log records it and nothing uses it. */
+    /**
+     * The node's pod CIDR. CNI plugins have their ranges in their own configuration, so the log records it and nothing
+     * uses it.
+     */
     updateRuntimeConfig({ runtimeConfig }) {
       services.log.info({ podCidr: runtimeConfig?.networkConfig?.podCidr ?? '' }, 'kubelet sent the pod CIDR');
       return {};

@@ -32,7 +32,10 @@ export interface CriServerOptions {
   onError?: (method: string, error: unknown) => void;
 }
 
-/** The gRPC front end on a unix socket that only root can open. grpc-js answers UNIMPLEMENTED for methods without a verb. */
+/**
+ * The gRPC front end on a unix socket that only root can open. grpc-js answers UNIMPLEMENTED for methods without a
+ * verb.
+ */
 export class CriServer implements AsyncDisposable {
   readonly #server = new Server({
     'grpc.max_receive_message_length': MAX_MESSAGE,
@@ -53,7 +56,10 @@ export class CriServer implements AsyncDisposable {
     }
   }
 
-  /** Binds the socket with mode 0600. A socket that a dead daemon left is replaced. Throws INVALID_REQUEST for one that answers. */
+  /**
+   * Binds the socket with mode 0600. A socket that a dead daemon left is replaced. Throws INVALID_REQUEST for one that
+   * answers.
+   */
   async listen(): Promise<void> {
     const { socket, listener } = this.#options;
     if (listener !== undefined) return this.#listenOn(listener);
@@ -146,7 +152,10 @@ export class CriServer implements AsyncDisposable {
   }
 }
 
-/** The error's chain as one line. Where kubelet has a reason of its own for it, that is the first word, as kubelet's prefix test needs. */
+/**
+ * The error's chain as one line. Where kubelet has a reason of its own for it, that is the first word, as kubelet's
+ * prefix test needs.
+ */
 export function statusText(error: unknown): string {
   const reason = kubeletReasonOf(error);
   return reason ? `${reason}: ${explain(error)}` : explain(error);

@@ -28,8 +28,8 @@ export type RequestOf<M extends GeneratedMethod> = ReturnType<M['requestType']['
 export type ResponseOf<M extends GeneratedMethod> = ReturnType<M['responseType']['decode']>;
 
 /**
- * A response that is encoded already, in pieces and between other work: one of megabytes, encoded in one go, blocks the event loop
- * for tens of milliseconds.
+ * A response that is encoded already, in pieces and between other work: one of megabytes, encoded in one go, blocks the
+ * event loop for tens of milliseconds.
  */
 export class Encoded<Response> {
   readonly bytes: Buffer;

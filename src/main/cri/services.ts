@@ -23,6 +23,8 @@ export interface CriServices {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly store: Store;
+  /** See JobContext. */
+  readonly unclaimed: Set<string>;
   readonly events: Pick<Events, 'subscribe'>;
   readonly images: Pick<Images, 'find' | 'list' | 'remove' | 'isPinned' | 'fsInfo' | 'mountpoint'>;
   readonly network: Pick<Network, 'status' | 'current'>;

@@ -7,7 +7,10 @@ import { daemonVerbs } from './runtime.ts';
 import type { CriServices } from './services.ts';
 import { statsVerbs } from './stats.ts';
 
-/** All of RuntimeService: a method that no topic implements fails to compile here, unless call.ts lists it as unimplemented. */
+/**
+ * All of RuntimeService: a method that no topic implements fails to compile here, unless call.ts lists it as
+ * unimplemented.
+ */
 export const runtimeVerbs = (services: CriServices): RuntimeVerbs => ({
   ...daemonVerbs(services),
   ...podVerbs(services),

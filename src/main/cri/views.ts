@@ -19,8 +19,8 @@ import type { CriServices } from './services.ts';
 type Images = Pick<CriServices['images'], 'find' | 'isPinned'>;
 
 /**
- * Do clients see the pod? Not while it is being launched, when nobody has its id, and not while a failed launch is being cleaned up. A
- * removal that kubelet asked for stays listed until it has succeeded.
+ * Do clients see the pod? Not while it is being launched, when nobody has its id, and not while a failed launch is
+ * being cleaned up. A removal that kubelet asked for stays listed until it has succeeded.
  */
 export function visibleSandbox(row: SandboxRow): boolean {
   return row.state !== 'creating' && row.cleanup === undefined;
@@ -128,7 +128,10 @@ function imageSpec(images: Images, row: ContainerRow): ImageSpec | undefined {
   return asked && { ...asked, image: tag ?? asked.image };
 }
 
-/** The digest by which the image was pulled; its id when it has none (the built-in image, an image whose names were removed). */
+/**
+ * The digest by which the image was pulled; its id when it has none (the built-in image, an image whose names were
+ * removed).
+ */
 function imageRef(images: Images, row: ContainerRow): string {
   return images.find(row.image)?.names.find(isDigest) ?? row.image;
 }
@@ -153,7 +156,10 @@ export function toImage(images: Images, row: ImageRow): Image {
 
 const isDigest = (name: string) => name.includes('@');
 
-/** The user in the image's config without its group: a number or a name, root when empty. kubelet's runAsNonRoot reads it. */
+/**
+ * The user in the image's config without its group: a number or a name, root when empty. kubelet's runAsNonRoot reads
+ * it.
+ */
 function userOf(user: string): Pick<Image, 'uid' | 'username'> {
   const [name = ''] = user.split(':');
   if (name === '') return { uid: { value: 0n }, username: '' };

@@ -1,7 +1,7 @@
 import { isIPv4, isIPv6 } from 'node:net';
 import { SluiceError } from '../../errors.ts';
 
-export interface ListenAddress {
+interface ListenAddress {
   /** Host name or address, IPv6 without its brackets. */
   host: string;
   /** 0 means any free port. */

@@ -1,4 +1,4 @@
-/** The configuration once it is read, checked and completed; docs/operate/config.md and `sluice config default` explain each key. */
+/** The configuration after loading: checked, with defaults filled in. schema.ts explains each key. */
 import type { StageName } from '../../stages.ts';
 
 export interface RuntimeConfig {

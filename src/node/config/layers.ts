@@ -1,4 +1,7 @@
-/** The files that a configuration is made of: one main file and the drop-ins in conf.d beside it, merged key by key in order. */
+/**
+ * The files that a configuration is made of: one main file and the drop-ins in conf.d beside it, merged key by key in
+ * order.
+ */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
@@ -35,8 +38,8 @@ export class SourceError extends Error {
 }
 
 /**
- * Reads the main file and the `*.toml` of the folder conf.d beside it, in the order of their names. Without a path the main file is
- * {@link DEFAULT_PATH}, and may be absent; so may conf.d in any case. Throws {@link SourceError}.
+ * Reads the main file and the `*.toml` of the folder conf.d beside it, in the order of their names. Without a path the
+ * main file is {@link DEFAULT_PATH}, and may be absent; so may conf.d in any case. Throws {@link SourceError}.
  */
 export function readSources(path: string | undefined): SourceFile[] {
   const main = path ?? DEFAULT_PATH;

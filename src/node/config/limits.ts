@@ -1,11 +1,11 @@
 import { STAGES, type StageName } from '../../stages.ts';
 
-/** Above what any number of jobs asks for: admission bounds the stages that are free. */
+/** Limit of stages that need none of their own: more than admission lets run. */
 const FREE = 1024;
 
 export interface StageLimit {
   limit: number;
-  /** The rule, for people. */
+  /** The rule, for the docs. */
   text: string;
 }
 

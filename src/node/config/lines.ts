@@ -6,8 +6,8 @@
 const SEPARATOR = '\0';
 
 /**
- * The line number, from 1, of the key or table at `path`, or else (unless `exact`) of its nearest parent; undefined when there is
- * none.
+ * The line number, from 1, of the key or table at `path`, or else (unless `exact`) of its nearest parent; undefined
+ * when there is none.
  */
 export type Lines = (path: readonly string[], exact?: boolean) => number | undefined;
 

@@ -14,7 +14,7 @@ import {
 import { defaultOf, type Facts, facts, type Key, type KeyPath, type KeyValue, SCHEMA, SECTIONS } from './schema.ts';
 import { suggest } from './suggest.ts';
 
-export interface Problem {
+interface Problem {
   file: string;
   /** Line number, from 1; absent when the problem has no position in the file. */
   line?: number;
@@ -34,7 +34,7 @@ export class ConfigError extends SluiceError {
 }
 
 /** Formats a problem as `/etc/sluice/config.toml:12: cni.conf_dir must be an absolute path`. */
-export function formatProblem({ file, line, key, message }: Problem): string {
+function formatProblem({ file, line, key, message }: Problem): string {
   return `${file}${line === undefined ? '' : `:${line}`}: ${key === '' ? '' : `${key} `}${message}`;
 }
 

@@ -1,6 +1,6 @@
 /**
- * The table of configuration keys: type, default, explanation and check of each. The loader, the printed default file and
- * docs/operate/config.md are made from it. A key of {@link Config} that is missing here is a type error.
+ * The table of configuration keys: type, default, explanation and check of each. The loader, the printed default file
+ * and docs/operate/config.md are made from it. A key of {@link Config} that is missing here is a type error.
  */
 import { availableParallelism } from 'node:os';
 import { STAGE_NAMES, STAGES, type StageName } from '../../stages.ts';
@@ -16,7 +16,7 @@ type Leaves<T, P extends string = ''> = {
   [K in keyof T & string]: T[K] extends Leaf ? `${P}${K}` : Leaves<T[K], `${P}${K}.`>;
 }[keyof T & string];
 
-export type KeyType = 'string' | 'integer' | 'number' | 'boolean' | 'strings';
+type KeyType = 'string' | 'integer' | 'number' | 'boolean' | 'strings';
 export type KeyValue = string | number | boolean | string[];
 
 export interface Key {

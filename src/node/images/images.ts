@@ -119,7 +119,10 @@ export class Images {
     await this.sweep();
   }
 
-  /** By name (completed first), id, unique beginning of an id, or digest. Throws INVALID_REQUEST when several ids begin so. */
+  /**
+   * By name (completed first), id, unique beginning of an id, or digest. Throws INVALID_REQUEST when several ids begin
+   * so.
+   */
   find(text: string): ImageRow | undefined {
     return this.#names.find(text);
   }
@@ -154,8 +157,8 @@ export class Images {
   }
 
   /**
-   * Second stage: all layers on the disk, held until {@link release}. `onHold` hears of each before it is there. Returns their
-   * ids, bottom first.
+   * Second stage: all layers on the disk, held until {@link release}. `onHold` hears of each before it is there.
+   * Returns their ids, bottom first.
    */
   async fetchLayers(resolved: Resolved, onHold: (id: string) => void): Promise<string[]> {
     const { present, repository, digest } = resolved;
@@ -188,8 +191,8 @@ export class Images {
   }
 
   /**
-   * Removes all names of an image; its layers go as soon as no container needs them. The built-in pause image keeps its own: no registry
-   * has it, and pods would not start any more.
+   * Removes all names of an image; its layers go as soon as no container needs them. The built-in pause image keeps its
+   * own: no registry has it, and pods would not start any more.
    */
   async remove(row: ImageRow): Promise<void> {
     this.#names.removeAll(row);

@@ -1,4 +1,5 @@
 import { isIPv6 } from 'node:net';
+import { addressOf } from '../../workers/net/cidr.ts';
 import type { CniResult } from '../../workers/net/types.ts';
 
 /**
@@ -11,6 +12,6 @@ export function addresses(result: CniResult, ifName: string): string[] {
     if (index === undefined) return true;
     return result.interfaces?.[index]?.name === ifName;
   });
-  const plain = [...new Set(own.map(({ address }) => address.split('/')[0] ?? ''))];
+  const plain = [...new Set(own.map(({ address }) => addressOf(address)))];
   return [...plain.filter((address) => !isIPv6(address)), ...plain.filter((address) => isIPv6(address))];
 }

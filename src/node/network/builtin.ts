@@ -2,9 +2,10 @@
  * The network of a node without a CNI configuration: a bridge with addresses from host-local, so that the daemon runs
  * without preparation. It is not a cluster network: pods of other nodes cannot be reached.
  */
-import { BlockList, isIPv6 } from 'node:net';
+import { BlockList } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
+import { addressOf, isIPv6Cidr } from '../../workers/net/cidr.ts';
 import { findProgram } from '../../workers/net/programs.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
 import type { Uplink } from '../../workers/net/uplink.ts';
@@ -57,7 +58,7 @@ export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Buil
       },
     },
   ];
-  const tools = [...new Set(subnets.map((cidr) => (isIPv6(hostOf(cidr)) ? 'ip6tables' : 'iptables')))];
+  const tools = [...new Set(subnets.map((cidr) => (isIPv6Cidr(cidr) ? 'ip6tables' : 'iptables')))];
   const absent = tools.filter((tool) => findProgram(tool) === undefined);
   if (absent.length > 0) lacks.push(`host ports and a way out of the node (no ${absent.join(', ')})`);
   else if (has('portmap')) plugins.push({ type: 'portmap', capabilities: { portMappings: true } });
@@ -90,8 +91,8 @@ function alsoUsedBy(subnet: string, bridge: string): string[] {
     if (name === bridge) return [];
     const clash = addresses.find(({ address, cidr, family }) => {
       const type = family === 'IPv6' ? 'ipv6' : 'ipv4';
-      if ((type === 'ipv6') !== isIPv6(hostOf(subnet))) return false;
-      return pods.check(address, type) || (cidr !== null && blockOf(cidr).check(hostOf(subnet), type));
+      if ((type === 'ipv6') !== isIPv6Cidr(subnet)) return false;
+      return pods.check(address, type) || (cidr !== null && blockOf(cidr).check(addressOf(subnet), type));
     });
     return clash
       ? [`addresses of its own (${subnet} is also on ${name}; set cni.builtin_subnet to another subnet)`]
@@ -101,12 +102,10 @@ function alsoUsedBy(subnet: string, bridge: string): string[] {
 
 function blockOf(cidr: string): BlockList {
   const block = new BlockList();
-  const host = hostOf(cidr);
-  block.addSubnet(host, Number(cidr.slice(host.length + 1)), isIPv6(host) ? 'ipv6' : 'ipv4');
+  const host = addressOf(cidr);
+  block.addSubnet(host, Number(cidr.slice(host.length + 1)), isIPv6Cidr(cidr) ? 'ipv6' : 'ipv4');
   return block;
 }
-
-const hostOf = (cidr: string): string => cidr.split('/')[0] ?? '';
 
 /** The bridge's name, at most 15 characters (IFNAMSIZ), and the subnets. */
 function bridgeOf({ root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Uplink {

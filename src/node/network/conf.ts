@@ -6,8 +6,8 @@ import { readdir, readFile } from 'node:fs/promises';
 import { basename, dirname, extname, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { isObject, type Json } from '../../workers/json.ts';
+import { CNI_VERSIONS, DEFAULT_VERSION, isKnownVersion } from '../../workers/net/cni-version.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
-import { CNI_VERSIONS, DEFAULT_VERSION, isKnownVersion } from '../../workers/net/version.ts';
 
 const EXTENSIONS = ['.conflist', '.conf', '.json'];
 

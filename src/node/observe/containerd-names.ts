@@ -1,7 +1,8 @@
 /**
- * containerd's names for what Sluice measures too, so that dashboards made for containerd go on working. Off by default
- * ([metrics] containerd_names). Like containerd, successes alone are observed, in its own buckets (5 ms to 10 s), which end long before a slow
- * launch does: Sluice's own metrics tell more. Source of names and meanings: containerd 2.3, internal/cri/server/metrics.go.
+ * The same metrics under containerd's names, for dashboards that were made for containerd. Off by default ([metrics]
+ * containerd_names). As in containerd, durations are those of successful calls, in buckets from 5 ms to 10 s; slow
+ * launches take longer than that, so Sluice's own metrics are more precise.
+ * Source of names and meanings: containerd 2.3, internal/cri/server/metrics.go.
  */
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { JobName, StageName } from '../../stages.ts';
@@ -26,7 +27,7 @@ const NETWORK = {
   StopPodSandbox: { name: 'containerd_cri_sandbox_delete_network_seconds', operation: 'tear_down_pod' },
 } as const;
 
-/** Stages whose time makes up containerd's one network timer. */
+/** The stages whose work time containerd measures with one timer. */
 const NETWORK_STAGES: readonly StageName[] = ['netns', 'network'];
 
 export class ContainerdNames {
@@ -60,7 +61,7 @@ export class ContainerdNames {
         histogram(`containerd_cri_${kind}_list_seconds`, `containerd's name for ${method} calls.`),
       );
     }
-    // The doubled suffixes are containerd's (issue 11550).
+    // containerd itself doubles the suffixes (containerd issue 11550).
     const operations = { labelNames: ['operation_type'], registers };
     this.#operations = new Counter({
       ...operations,
@@ -133,7 +134,7 @@ export class ContainerdNames {
     if (job !== 'RunPodSandbox' && job !== 'StopPodSandbox') return;
     const done = stages.filter(({ stage, started }) => NETWORK_STAGES.includes(stage) && started !== undefined);
     const network = done.find(({ stage }) => stage === 'network');
-    if (!network) return; // host network
+    if (!network) return; // a pod on the host network has no such stage
     const operation = { operation_type: NETWORK[job].operation };
     const seconds = (of: typeof done) =>
       of.reduce((sum, { started = 0, ended = started }) => sum + ended - started, 0) / 1000;

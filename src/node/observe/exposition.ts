@@ -1,6 +1,6 @@
 /**
- * The text that Prometheus reads. prom-client can write it too, but its OpenMetrics mode is a state of the registry that renames
- * the counters for good, so one endpoint cannot serve both formats; and it knows no `# UNIT`.
+ * Renders metrics in Prometheus' text format and in OpenMetrics. prom-client's own renderer cannot serve both: its
+ * OpenMetrics mode is a state of the registry that renames the counters permanently. It also does not write `# UNIT`.
  * Sources: Prometheus text format 0.0.4; OpenMetrics 1.0.0 (github.com/OpenObservability/OpenMetrics).
  */
 export const CONTENT_TYPES = {
@@ -27,7 +27,7 @@ interface Family {
   values: Value[];
 }
 
-/** Renders all metrics, sources already collected. */
+/** Renders prom-client metrics whose values are up to date. */
 export async function render(metrics: Iterable<object>, format: Format): Promise<string> {
   const open = format === 'openmetrics';
   let text = '';
@@ -49,20 +49,23 @@ export async function render(metrics: Iterable<object>, format: Format): Promise
   return open ? `${text}# EOF\n` : text;
 }
 
-const shared = new WeakMap<object, string>();
+/**
+ * Rendered label sets; prom-client keeps the same object for a series, and shares one among the buckets of a histogram.
+ */
+const rendered = new WeakMap<object, string>();
 
-/** The labels of one series. Those that a histogram's buckets share are put together once in the daemon's life. */
+/** The label set of one series, with braces; "" without labels. */
 function labelText({ labels, sharedLabels, value: _ }: Value, open: boolean): string {
   let fixed = '';
   const base = sharedLabels ?? labels;
-  const known = shared.get(base);
+  const known = rendered.get(base);
   if (known !== undefined) fixed = known;
   else {
     fixed = joinLabels(base);
-    shared.set(base, fixed);
+    rendered.set(base, fixed);
   }
   if (sharedLabels && labels.le !== undefined) {
-    // OpenMetrics wants bounds as floats: 1.0, not 1.
+    // OpenMetrics requires a float: 1.0, not 1.
     const le = open && Number.isInteger(labels.le) ? `${labels.le}.0` : labels.le;
     fixed += `${fixed === '' ? '' : ','}le="${le}"`;
   }
@@ -87,6 +90,6 @@ function number(value: number): string {
 
 const escapeValue = (text: string) => text.replace(/[\\"\n]/g, (char) => (char === '\n' ? '\\n' : `\\${char}`));
 
-/** In the old format a quote in a help text stands as it is; OpenMetrics escapes it. */
+/** Prometheus' text format does not escape quotes in help texts; OpenMetrics does. */
 const escapeHelp = (text: string, open: boolean) =>
   open ? escapeValue(text) : text.replace(/[\\\n]/g, (char) => (char === '\n' ? '\\n' : '\\\\'));

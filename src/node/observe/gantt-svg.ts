@@ -1,6 +1,5 @@
 import { type Bar, bars, duration } from './gantt.ts';
-import type { JobRecord } from './job-record.ts';
-import type { JobShape } from './metrics-server.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 
 const ROW = 24;
 const LEFT = 150;
@@ -8,7 +7,10 @@ const CHART = 760;
 const RIGHT = 190;
 const TOP = 64;
 
-/** One job as an SVG picture: bars for work, pale ones for waiting, thin lines from each stage to what waited for it. */
+/**
+ * Draws one job as SVG: dark bars for work, pale bars for waiting, thin lines from a stage to those that waited for it.
+ * `now` is in milliseconds since the epoch.
+ */
 export function ganttSvg(record: JobRecord, shape: JobShape | undefined, now: number): string {
   const rows = bars(record, shape, now);
   const total = Math.max(record.ended ?? now - record.at, 0.01);
@@ -42,11 +44,15 @@ export function ganttSvg(record: JobRecord, shape: JobShape | undefined, now: nu
   .grid { stroke: #eee; } .wait { fill: #f3c969; } .work { fill: #5b8dd9; } .critical.work { fill: #1f4e9c; } .undo { fill: #b9a3d4; }
   .failed { fill: #cc3d3d; } .name { text-anchor: end; } .critical.name { font-weight: bold; }
   .need { fill: none; stroke: #aaa; } .critical.need { stroke: #1f4e9c; stroke-width: 1.5; }
+  @media (prefers-color-scheme: dark) {
+    svg { background: #1d2129; } text { fill: #e6e8ec; } .sub, .axis, .note { fill: #9aa3b2; } .grid { stroke: #2f3541; }
+    .work { fill: #4b76b8; } .critical.work { fill: #8ab4ff; } .critical.need { stroke: #8ab4ff; }
+  }
 </style>
 <text class="head" x="12" y="22">${xml(`${record.job} ${what}`)} · ${duration(total)}</text>
 <text class="sub" x="12" y="38">${xml(`${outcome} · ${new Date(record.at).toISOString()} · request ${record.id}`)}</text>
 ${parts.join('\n')}
-<text class="sub" x="12" y="${height - 12}">pale: waiting for the limit of the stage; dark: the chain that made it as long as it was; lines: what waited for what</text>
+<text class="sub" x="12" y="${height - 12}">pale: waiting for the limit of the stage; dark: the longest chain of stages; lines: from a stage to those that waited for it</text>
 </svg>
 `;
 }
@@ -54,7 +60,7 @@ ${parts.join('\n')}
 function drawBar(bar: Bar, x: (ms: number) => number, top: number): string[] {
   const { name, kind, ready, from, to, error, critical } = bar;
   const width = (a: number, b: number) => Math.max(1, Math.round((x(b) - x(a)) * 100) / 100);
-  const look = error !== undefined ? 'failed' : kind === 'undo' ? 'undo' : `${critical ? 'critical ' : ''}work`;
+  const style = error !== undefined ? 'failed' : kind === 'undo' ? 'undo' : `${critical ? 'critical ' : ''}work`;
   const parts = [
     `<text class="${critical ? 'critical ' : ''}name" x="${LEFT - 10}" y="${top + 16}">${xml(name)}</text>`,
   ];
@@ -66,7 +72,7 @@ function drawBar(bar: Bar, x: (ms: number) => number, top: number): string[] {
   if (kind !== 'admit') {
     const title = `${name}: ${duration(to - from)}${error === undefined ? '' : `, ${error}`}`;
     parts.push(
-      `<rect class="${look}" x="${x(from)}" y="${top + 4}" width="${width(from, to)}" height="${ROW - 8}"><title>${xml(title)}</title></rect>`,
+      `<rect class="${style}" x="${x(from)}" y="${top + 4}" width="${width(from, to)}" height="${ROW - 8}"><title>${xml(title)}</title></rect>`,
     );
   }
   const waited = from - ready >= 0.05 ? ` + ${duration(from - ready)} queue` : '';
@@ -77,7 +83,7 @@ function drawBar(bar: Bar, x: (ms: number) => number, top: number): string[] {
 
 function xml(text: string): string {
   const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
-  // Control characters have no place in XML, not even escaped.
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what is looked for
+  // XML 1.0 does not allow these control characters, not even as references.
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it replaces
   return text.replace(/[&<>"]/g, (char) => entities[char] ?? char).replace(/[\x00-\x08\x0b\x0c\x0e-\x1f]/g, '?');
 }

@@ -1,24 +1,25 @@
-import type { JobRecord, StageRecord } from './job-record.ts';
-import type { JobShape } from './metrics-server.ts';
+import type { JobRecord, JobShape, StageRecord } from './job-record.ts';
 
 /** One line of the chart. Times are milliseconds since the job was queued. */
 export interface Bar {
   name: string;
   kind: 'stage' | 'undo' | 'admit';
-  /** All it needs was done; what lies between here and `from` is waiting. */
+  /** When all stages that it needs had ended; between `ready` and `from` it waits. */
   ready: number;
   from: number;
   to: number;
-  /** Not ended yet. */
+  /** Whether it has not ended yet. */
   running: boolean;
   error?: string;
-  /** The stage whose end it waited for, that is, the latest of those it needs. */
+  /** Of the stages that it needs, the one that ended last. */
   after?: string;
-  /** On the chain of stages that made the job as long as it was. */
+  /** Whether it is on the critical path, the chain of stages that determined the duration of the job. */
   critical: boolean;
 }
 
-/** The bars of a job, in the order in which they began. `now` is the end for what still runs. */
+/**
+ * The bars of a job, in order of their start. `now` (milliseconds since the epoch) is the end of bars that still run.
+ */
 export function bars(record: JobRecord, shape: JobShape | undefined, now: number): Bar[] {
   const end = record.ended ?? now - record.at;
   const needs = new Map(shape?.stages.map((stage) => [stage.name, stage.needs]) ?? []);
@@ -65,7 +66,10 @@ export function bars(record: JobRecord, shape: JobShape | undefined, now: number
   return all;
 }
 
-/** Of the stages that `stage` needs, the one that ended last. Skipped stages stand for what they need themselves. */
+/**
+ * Of the stages that `stage` needs, the one that ended last. A stage that was skipped is replaced by those that it
+ * needs.
+ */
 function latestNeed(
   stage: string,
   needs: ReadonlyMap<string, readonly string[]>,
@@ -80,7 +84,7 @@ function latestNeed(
   return last?.stage;
 }
 
-/** From the stage that ended last back through what each waited for. */
+/** Names of the stages from the one that ended last back through the stage that each waited for. */
 function criticalPath(record: JobRecord, latest: (stage: string) => string | undefined): Set<string> {
   let last: StageRecord | undefined;
   for (const stage of record.stages) {
@@ -92,15 +96,15 @@ function criticalPath(record: JobRecord, latest: (stage: string) => string | und
   return path;
 }
 
-/** 0.42 ms, 84.1 ms, 1.25 s, 62 s: three digits at most. */
+/** Formats milliseconds: 0.42 ms, 84.1 ms, 1.25 s, 62 s. */
 export function duration(ms: number): string {
   if (ms < 10) return `${ms.toFixed(2)} ms`;
   if (ms < 1000) return `${ms.toFixed(1)} ms`;
   return ms < 60_000 ? `${(ms / 1000).toFixed(2)} s` : `${(ms / 1000).toFixed(0)} s`;
 }
 
-/** Text of others (pod names, plugins' messages) without what a terminal would obey. */
+/** Replaces control characters, so that pod names and messages of plugins cannot control the terminal. */
 export function printable(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what is looked for
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it replaces
   return text.replace(/[\x00-\x1f\x7f-\x9f]+/g, ' ');
 }

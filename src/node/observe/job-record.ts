@@ -1,4 +1,7 @@
-/** What is recorded of a job: by the pipeline while it runs, by metrics, logs, spans and `sluice trace` afterwards. */
+/**
+ * The record of a job. The pipeline fills it while the job runs; metrics, logs, spans and `sluice trace` are made from
+ * it.
+ */
 import type { JobName, PoolName, StageName } from '../../stages.ts';
 
 export interface JobStart {
@@ -27,9 +30,9 @@ export interface JobRun extends JobStart {
 export interface StageRecord {
   stage: StageName;
   pool: PoolName;
-  /** When all that it needs was done. */
+  /** When all stages that it needs had ended. */
   ready: number;
-  /** When its limit had room; absent while it waits, or when another stage failed first. */
+  /** When the limit of the stage let it start; absent while it waits, and when another stage failed before. */
   started?: number;
   ended?: number;
   error?: string;
@@ -42,7 +45,7 @@ export interface UndoRecord {
   error?: string;
 }
 
-/** One job as `sluice trace`, the log line, the spans and the debug endpoint show it. */
+/** One job, in the form of /debug/launches. */
 export interface JobRecord extends JobStart {
   id: string;
   /** When it was queued: milliseconds since the epoch. */
@@ -54,10 +57,19 @@ export interface JobRecord extends JobStart {
   /** Code of the table in src/errors.ts. */
   code?: string;
   error?: string;
-  /** Further callers that joined it. */
+  /** Number of further callers that joined it. */
   joined: number;
   stages: StageRecord[];
   undos: UndoRecord[];
-  /** 32 hex digits, when spans are made for it. */
+  /** 32 hex digits; undefined when no spans are made for the job. */
   traceId?: string;
+}
+
+/** End of an ended job, in milliseconds since the epoch. */
+export const endOf = ({ at, ended = 0 }: JobRecord): number => at + ended;
+
+/** A job's stages and their dependencies, from its table. */
+export interface JobShape {
+  name: JobName;
+  stages: readonly { name: StageName; needs: readonly StageName[] }[];
 }

@@ -5,21 +5,26 @@ import { redact, redactText } from './redact.ts';
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
-/** Bytes that wait for a reader who does not read; what comes on top is lost rather than kept in memory. */
+/** Bytes that are buffered while nobody reads standard output; further lines are dropped. */
 const MAX_WAITING = 16 << 20;
 
-export interface LogOptions {
+interface LogOptions {
   level: LogLevel;
-  /** Where the lines go instead of standard output (tests). */
+  /** Destination instead of standard output, for tests. */
   stream?: DestinationStream;
-  /** Lines begin with their priority, which journald takes off and files them under. Found out by {@link toJournal} when left out. */
+  /**
+   * Lines begin with their priority, which journald takes off and files them under. Found out by {@link toJournal} when
+   * left out.
+   */
   journal?: boolean;
 }
 
 /** Priorities of syslog(3), as sd-daemon(3) has them before a line. */
 const PRIORITIES: Record<string, number> = { fatal: 2, error: 3, warn: 4, info: 6, debug: 7, trace: 7 };
 
-/** True when standard output is the journal's own socket: JOURNAL_STREAM names it by device and inode (systemd.exec(5)). */
+/**
+ * True when standard output is the journal's own socket: JOURNAL_STREAM names it by device and inode (systemd.exec(5)).
+ */
 export function toJournal(env: NodeJS.ProcessEnv = process.env, fd = 1): boolean {
   if (!env.JOURNAL_STREAM) return false;
   const { dev, ino } = fstatSync(fd);
@@ -32,28 +37,31 @@ function withPriority(line: string): string {
   return `<${PRIORITIES[level] ?? PRIORITIES.info}>${line}`;
 }
 
-/** The daemon's log: a pino logger whose level can be changed while it runs. Children follow, which pino's own levels do not. */
+/**
+ * The daemon's log: a pino logger whose level can be changed at run time, for all of its children too. (A change of
+ * pino's own level does not affect existing children.)
+ */
 export interface Log extends Logger {
   readonly currentLevel: LogLevel;
   /** Throws RangeError for a level that does not exist. */
   setLevel(level: LogLevel): void;
-  /** From the configured level to debug, and back; what SIGUSR2 does. */
+  /** Switches between the configured level and debug. SIGUSR2 calls it. */
   toggleDebug(): void;
-  /** Writes what is buffered, before it returns; also done at exit. */
+  /** Writes the buffered lines synchronously. Also happens at exit. */
   flush(): void;
 }
 
 /**
- * A pino logger on standard output: JSON lines, times as ISO text, levels as words, credentials cut out. Lines are gathered and
- * written up to 250 ms later, so that main does not wait for a slow reader; pino's transports are not used because they lose
- * lines at exit (pino issue 2054). A daemon killed with -9 loses those last lines.
+ * Creates a pino logger on standard output: JSON lines with ISO times, levels as words, and credentials redacted. Lines
+ * are buffered for up to 250 ms and written asynchronously, so that the main thread does not wait for a slow reader;
+ * SIGKILL loses these lines. pino's transports are not used, because they lose lines at exit (pino issue 2054).
  */
 export function createLog({ level: configured, stream, journal = toJournal() }: LogOptions): Log {
   const { values } = pino.levels;
   let level = configured;
   let threshold = values[configured] ?? 0;
   const options: LoggerOptions = {
-    level: 'trace', // the hook below decides
+    level: 'trace', // logMethod below filters
     base: undefined,
     timestamp: pino.stdTimeFunctions.isoTime,
     messageKey: 'message',
@@ -69,7 +77,7 @@ export function createLog({ level: configured, stream, journal = toJournal() }: 
     stream ?? destination({ fd: 1, sync: false, minLength: 4096, periodicFlush: 250, maxLength: MAX_WAITING });
   const setLevel = (wanted: LogLevel) => {
     if (!LOG_LEVELS.includes(wanted))
-      throw new RangeError(`no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);
+      throw new RangeError(`unknown log level "${wanted}"; the levels are ${LOG_LEVELS.join(', ')}`);
     level = wanted;
     threshold = values[wanted] ?? 0;
   };

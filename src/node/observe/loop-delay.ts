@@ -3,7 +3,7 @@ import { constants, PerformanceObserver } from 'node:perf_hooks';
 const PERIOD_MS = 100;
 const KEPT = 200; // the last 20 s
 
-export type GcKind = 'minor' | 'major' | 'incremental' | 'weakcb';
+type GcKind = 'minor' | 'major' | 'incremental' | 'weakcb';
 
 const GC_KINDS: Record<number, GcKind> = {
   [constants.NODE_PERFORMANCE_GC_MINOR]: 'minor',
@@ -13,10 +13,12 @@ const GC_KINDS: Record<number, GcKind> = {
 };
 
 /**
- * How late this thread's timers fire. A timer of our own instead of perf_hooks.monitorEventLoopDelay: the latter gives percentiles
- * since its last reset, which two scrapers spoil for one another and which cannot be added up over nodes; a histogram can.
- * What a timer finds at an arbitrary moment is what a call finds that arrives then, so few looks are enough; each wakes a sleeping
- * process, and fifty a second cost 1 % of a core where ten cost 0.2 % (measured).
+ * Measures the delay of this thread's event loop, as the lateness of a timer, and the pauses for garbage collection.
+ *
+ * perf_hooks.monitorEventLoopDelay is not used: it has percentiles since its last reset, so two scrapers disturb each
+ * other, and percentiles of several nodes cannot be aggregated, as histograms can. Ten samples a second are enough,
+ * because a timer at an arbitrary moment waits as long as a call that arrives then. Each sample wakes an idle process:
+ * fifty a second cost 1 % of a core, ten 0.2 % (measured).
  */
 export class LoopDelay implements Disposable {
   readonly #samples = new Float64Array(KEPT);
@@ -24,7 +26,7 @@ export class LoopDelay implements Disposable {
   readonly #gc: PerformanceObserver;
   #count = 0;
 
-  /** Both are told seconds. */
+  /** `onDelay` is called ten times a second, `onGc` after each garbage collection. */
   constructor(onDelay: (seconds: number) => void, onGc: (kind: GcKind, seconds: number) => void) {
     let last = performance.now();
     this.#timer = setInterval(() => {
@@ -43,7 +45,7 @@ export class LoopDelay implements Disposable {
     this.#gc.observe({ entryTypes: ['gc'] });
   }
 
-  /** Seconds, over the last 20 s. */
+  /** Delays in seconds, over the last 20 s. */
   recent(): { p50: number; p99: number; max: number } {
     const sorted = this.#samples.slice(0, Math.min(this.#count, KEPT)).sort();
     const at = (q: number) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? 0;

@@ -3,34 +3,30 @@ import type { AddressInfo } from 'node:net';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { SluiceError } from '../../errors.ts';
-import { JOB_NAMES, type JobName, STAGES, type StageName } from '../../stages.ts';
+import { JOB_NAMES, type JobName, STAGES } from '../../stages.ts';
 import { listenError, parseListen } from '../config/address.ts';
 import { CONTENT_TYPES } from './exposition.ts';
-import type { JobRecord } from './job-record.ts';
-import type { Launches } from './launches.ts';
+import { ganttSvg } from './gantt-svg.ts';
+import type { JobHistory } from './job-history.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 import { LOG_LEVELS, type Log, type LogLevel } from './log.ts';
 import type { Metrics, NowUse } from './metrics.ts';
+import { pageFile } from './page.ts';
 import { proportionalBytes } from './process-use.ts';
 
 const compress = promisify(gzip);
 
-/** A job's stages as its table has them, for whoever draws them. */
-export interface JobShape {
-  name: JobName;
-  stages: readonly { name: StageName; needs: readonly StageName[] }[];
-}
-
-/** What /debug/now answers. */
+/** The answer of /debug/now. */
 export type NowView = { now: number; jobs: JobRecord[] } & NowUse;
 
-export interface MetricsServerOptions {
-  /** host:port; port 0 takes any. */
+interface MetricsServerOptions {
+  /** host:port; port 0 means any free port. */
   listen: string;
   metrics: Metrics;
-  launches: Launches;
+  history: JobHistory;
   log: Log;
   jobs: readonly JobShape[];
-  /** Reasons why the daemon is not healthy; none: it is. */
+  /** Reasons why the daemon is unhealthy; empty when it is healthy. */
   health?: () => string[];
 }
 
@@ -38,13 +34,17 @@ interface Answer {
   status: number;
   type: string;
   body: string;
+  headers?: Readonly<Record<string, string>>;
 }
 
 /**
- * The HTTP side: /metrics for Prometheus, /healthz for probes, and under /debug what `sluice top`, `sluice trace` and
- * `sluice log-level` read. /debug names pods and errors, so it answers callers on this machine only, under an address or
- * "localhost" (a web page whose name was rebound to 127.0.0.1 has another Host), and changes want a header that no web page can
- * send across origins.
+ * The HTTP endpoint: /metrics for Prometheus, /healthz for probes, and /debug for `sluice top`, `sluice trace` and
+ * `sluice log-level`.
+ *
+ * /debug returns names of pods and error texts, so it accepts connections from loopback addresses only. Against web
+ * pages in a browser on this machine, the Host header must be an IP address or "localhost" (DNS rebinding has another
+ * name there), and changes need a header that browsers do not send across origins without a preflight request, which
+ * this server never accepts.
  */
 export class MetricsServer implements AsyncDisposable {
   readonly #options: MetricsServerOptions;
@@ -54,7 +54,7 @@ export class MetricsServer implements AsyncDisposable {
     this.#options = { ...options };
     this.#server = createServer((request, response) => {
       this.#serve(request, response).catch((error: unknown) => {
-        this.#options.log.error({ err: error, url: request.url }, 'the metrics endpoint failed');
+        this.#options.log.error({ err: error, url: request.url }, 'a request to the metrics endpoint failed');
         if (!response.headersSent) response.writeHead(500, { 'content-type': 'text/plain' });
         response.end('internal error, see the log\n');
       });
@@ -63,7 +63,10 @@ export class MetricsServer implements AsyncDisposable {
     this.#server.maxConnections = 64;
   }
 
-  /** Binds, and returns the port. Throws CONFIG_INVALID when the address is malformed, taken or not this machine's. */
+  /**
+   * Binds the address and resolves to the port. Rejects with CONFIG_INVALID when the address is malformed, in use or
+   * not of this machine.
+   */
   async listen(): Promise<number> {
     const { listen } = this.#options;
     const address = parseListen(listen);
@@ -77,8 +80,8 @@ export class MetricsServer implements AsyncDisposable {
       throw listenError('metrics.listen', listen, cause);
     }
     this.#server.off('error', reject);
-    this.#server.on('error', (error) => this.#options.log.error({ err: error }, 'the metrics endpoint'));
-    this.#options.log.info({ host: address.host, port: this.port }, 'metrics are served');
+    this.#server.on('error', (error) => this.#options.log.error({ err: error }, 'the metrics endpoint has an error'));
+    this.#options.log.info({ host: address.host, port: this.port }, 'the metrics endpoint listens');
     return this.port;
   }
 
@@ -109,7 +112,11 @@ export class MetricsServer implements AsyncDisposable {
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const answer = await this.#answer(request);
-    const headers: Record<string, string> = { 'content-type': answer.type, 'x-content-type-options': 'nosniff' };
+    const headers: Record<string, string> = {
+      'content-type': answer.type,
+      'x-content-type-options': 'nosniff',
+      ...answer.headers,
+    };
     let body: string | Buffer = answer.body;
     if (body.length > 4096 && /\bgzip\b/.test(request.headers['accept-encoding'] ?? '')) {
       body = await compress(body, { level: 1 });
@@ -125,7 +132,7 @@ export class MetricsServer implements AsyncDisposable {
     const get = request.method === 'GET' || request.method === 'HEAD';
     if (url.pathname.startsWith('/debug/')) {
       if (!isLoopback(request.socket.remoteAddress) || !isOwnName(request.headers.host)) {
-        return text(403, '/debug answers callers on this machine only');
+        return text(403, '/debug is only available to callers on this machine');
       }
       return this.#debug(request, url);
     }
@@ -141,36 +148,37 @@ export class MetricsServer implements AsyncDisposable {
         const reasons = this.#options.health?.() ?? [];
         return reasons.length === 0 ? text(200, 'ok') : text(503, reasons.join('\n'));
       }
-      case '/':
-        return text(
-          200,
-          'sluice: /metrics /healthz /debug/now /debug/jobs /debug/launches /debug/tables /debug/memory /debug/log-level',
-        );
-      default:
-        return text(404, `nothing at ${url.pathname}`);
+      default: {
+        const file = pageFile(url.pathname);
+        return file ? { status: 200, ...file } : text(404, `nothing at ${url.pathname}`);
+      }
     }
   }
 
   async #debug(request: IncomingMessage, url: URL): Promise<Answer> {
-    const { launches, jobs, metrics } = this.#options;
+    const { history, jobs, metrics } = this.#options;
     if (url.pathname === '/debug/log-level') return this.#logLevel(request, url);
     if (request.method !== 'GET') return text(405, 'GET only');
     switch (url.pathname) {
       case '/debug/jobs':
-        return json({ now: Date.now(), jobs: launches.running });
+        return json({ now: Date.now(), jobs: history.running });
       case '/debug/launches': {
         const job = url.searchParams.get('job');
-        if (job !== null && !isJob(job)) return text(400, `no job "${job}"; there are ${JOB_NAMES.join(', ')}`);
+        if (job !== null && !isJob(job)) return text(400, `unknown job "${job}"; the jobs are ${JOB_NAMES.join(', ')}`);
         const limit = Number(url.searchParams.get('limit') ?? 1000);
         if (!Number.isInteger(limit) || limit < 1) return text(400, 'limit must be a whole number above 0');
         const match = url.searchParams.get('match') ?? undefined;
         const after = url.searchParams.get('since');
         const since = after === null ? undefined : Number(after);
         if (Number.isNaN(since)) return text(400, 'since must be milliseconds since the epoch');
-        return json({ now: Date.now(), launches: launches.find({ job: job ?? undefined, match, since, limit }) });
+        return json({ now: Date.now(), launches: history.find({ job: job ?? undefined, match, since, limit }) });
       }
+      case '/debug/pods':
+        return json({ now: Date.now(), pods: metrics.podViews() });
+      case '/debug/gantt':
+        return this.#gantt(url.searchParams.get('id') ?? '');
       case '/debug/now':
-        return json({ now: Date.now(), jobs: launches.running, ...metrics.now() } satisfies NowView);
+        return json({ now: Date.now(), jobs: history.running, ...metrics.now() } satisfies NowView);
       case '/debug/tables':
         return json({ jobs: jobs.map(({ name, stages }) => ({ name, stages: stages.map(shape) })) });
       case '/debug/memory':
@@ -180,15 +188,28 @@ export class MetricsServer implements AsyncDisposable {
     }
   }
 
+  /** The chart of one job, by the whole of its request id. */
+  #gantt(id: string): Answer {
+    const { history, jobs } = this.#options;
+    const record = [...history.running, ...history.find({ match: id, limit: 1000 })].find((one) => one.id === id);
+    if (!record) return text(404, `no job with the request id "${id}" is remembered`);
+    const svg = ganttSvg(
+      record,
+      jobs.find(({ name }) => name === record.job),
+      Date.now(),
+    );
+    return { status: 200, type: 'image/svg+xml', body: svg };
+  }
+
   #logLevel(request: IncomingMessage, url: URL): Answer {
     const { log } = this.#options;
     if (request.method === 'GET') return json({ level: log.currentLevel, levels: LOG_LEVELS });
     if (request.method !== 'PUT') return text(405, 'GET or PUT');
-    // A browser asks before it sends a header of its own to another origin, and is never told yes here.
+    // A custom header makes a browser send a preflight request first, which this server never accepts.
     if (request.headers['x-sluice'] === undefined) return text(403, 'the header x-sluice is missing');
     const wanted = url.searchParams.get('level') ?? '';
     if (!LOG_LEVELS.includes(wanted as LogLevel)) {
-      return text(400, `no log level "${wanted}"; there are ${LOG_LEVELS.join(', ')}`);
+      return text(400, `unknown log level "${wanted}"; the levels are ${LOG_LEVELS.join(', ')}`);
     }
     const before = log.currentLevel;
     log.setLevel(wanted as LogLevel);

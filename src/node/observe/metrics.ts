@@ -1,5 +1,6 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { ADMIT, type Lane, type PoolName, type StageName } from '../../stages.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import { ContainerdNames } from './containerd-names.ts';
 import { render } from './exposition.ts';
 import { LoopDelay } from './loop-delay.ts';
@@ -25,17 +26,33 @@ type GaugeKeyWith<L extends string> = {
   [K in KeyOf<'gauge'>]: L extends keyof LabelsOf<K> ? K : never;
 }[KeyOf<'gauge'>];
 
-/** Where the values come from that are only looked at when Prometheus asks. Each may be left out; its series are then 0. */
-export interface MetricSources {
+/** A pod as the page lists it. */
+export interface PodView {
+  id: string;
+  /** namespace/name. */
+  pod: string;
+  state: string;
+  /** Milliseconds since the epoch; 0 until ready. */
+  createdAt: number;
+  runtime: string;
+  addresses: string[];
+  /** Its containers by state. */
+  containers: Partial<Record<string, number>>;
+  /** A clean-up that failed and is tried again. */
+  cleanup?: { failed: string; attempts: number };
+}
+
+/** Functions that {@link Metrics} calls at each scrape. Each may be missing; its series are then 0. */
+interface MetricSources {
   stage?: (stage: StageName) => Use;
   lanes?: () => Record<Lane, Use>;
-  /** max_queued. */
+  /** pipeline.max_queued. */
   laneQueueLimit?: number;
   pools?: () => Iterable<{
     name: PoolName;
     use: { threads: number; running: number; queued: number; restarts: number };
   }>;
-  /** Counts by state; a state that is left out has 0. */
+  /** Counts by state; a missing state counts as 0. */
   pods?: () => Partial<Record<LabelsOf<'pods'>['state'], number>>;
   containers?: () => Partial<Record<LabelsOf<'containers'>['state'], number>>;
   shims?: () => Partial<Record<LabelsOf<'shims'>['state'], number>>;
@@ -44,14 +61,20 @@ export interface MetricSources {
   cleanupsPending?: () => number;
   networkReady?: () => boolean;
   eventSubscribers?: () => number;
-  /** Of the stdio worker: open streams, and what it has read of containers since it began. */
+  /** Jobs that were refused since the start. */
+  refused?: () => number;
+  /** The pods one by one, newest first, for the page. */
+  podViews?: () => PodView[];
+  /**
+   * From the stdio worker: open sessions by kind, and bytes and log entries of all containers since the worker started.
+   */
   stdio?: () => Promise<{
     sessions: Partial<Record<LabelsOf<'streams'>['kind'], number>>;
     totals: { bytes: number; entries: number };
   }>;
 }
 
-/** What `sluice top` shows of the present moment. */
+/** Present state of the daemon, for `sluice top`. */
 export interface NowUse {
   version: string;
   stages: Partial<Record<StageName, Use>>;
@@ -61,16 +84,18 @@ export interface NowUse {
   pods: Partial<Record<string, number>>;
   containers: Partial<Record<string, number>>;
   cleanupsPending: number;
-  /** Seconds, over the last 20 s. */
+  /** Jobs refused since the start, because the queue was full. */
+  refused: number;
+  /** In seconds, over the last 20 s. */
   loopDelay: { p50: number; p99: number; max: number };
   residentBytes: number;
-  /** Of all threads since the start. */
+  /** CPU time of all threads since the start. */
   cpuSeconds: number;
   uptimeSeconds: number;
 }
 
-export interface MetricsOptions {
-  /** The stages that each job has, as its table says; only their series are made. */
+interface MetricsOptions {
+  /** Pairs of each job and each of its stages: the series that exist from the start. */
   stages: readonly (readonly [job: string, stage: string])[];
   version: string;
   /** Trace ids on histograms, for OpenMetrics scrapes; only worth its memory while tracing is on. */
@@ -79,14 +104,14 @@ export interface MetricsOptions {
   containerdNames?: boolean;
 }
 
-/** Milliseconds that a scrape waits for the stdio worker. */
+/** Time limit of the stdio worker's answer to a scrape, in milliseconds. */
 const STDIO_WAIT_MS = 500;
 
 type Labels = Record<string, string>;
 
-/** All metrics of one daemon, in a registry of their own (prom-client's global one would outlive a test). */
+/** All metrics of one daemon, in their own registry; prom-client's global one would be shared by tests. */
 export class Metrics implements Disposable {
-  /** Of the OpenMetrics kind because prom-client allows exemplars nowhere else; what is served is exposition.ts's business. */
+  /** In OpenMetrics mode, because prom-client has exemplars only there. exposition.ts renders both formats. */
   readonly registry = new Registry<typeof Registry.OPENMETRICS_CONTENT_TYPE>();
   readonly containerd: ContainerdNames | undefined;
   readonly #counters: Partial<Record<MetricKey, Counter>> = {};
@@ -126,7 +151,7 @@ export class Metrics implements Disposable {
     );
   }
 
-  /** Adds to a counter. */
+  /** Increases a counter. */
   inc<K extends KeyOf<'counter'>>(key: K, labels: LabelsOf<K>, by = 1): void {
     this.#counters[key]?.inc(labels as Labels, by);
   }
@@ -136,14 +161,16 @@ export class Metrics implements Disposable {
     this.#gauges[key]?.set(labels as Labels, value);
   }
 
-  /** Adds a value, in the metric's unit, to a histogram; `traceId` becomes its exemplar where the metric has them. */
+  /**
+   * Observes a value, in the metric's unit, in a histogram. `traceId` becomes the exemplar if the metric has exemplars.
+   */
   observe<K extends KeyOf<'histogram'>>(key: K, labels: LabelsOf<K>, value: number, traceId?: string): void {
     const histogram = this.#histograms[key];
     if (!this.#exemplars.has(key)) histogram?.observe(labels as Labels, value);
     else histogram?.observe({ labels: labels as Labels, value, exemplarLabels: traceId ? { trace_id: traceId } : {} });
   }
 
-  /** A CRI call that ended. Calls outside the two CRI services are not counted. */
+  /** Counts a CRI call that has ended. Calls of other services are not counted. */
   grpc(method: string, code: number, seconds: number): void {
     if (!RPC_SERVICES.has(method)) return;
     this.inc('grpcHandled', { method, code: GRPC_CODES[code as keyof typeof GRPC_CODES] ?? 'Unknown' });
@@ -151,14 +178,14 @@ export class Metrics implements Disposable {
     this.containerd?.grpc(method, code, seconds);
   }
 
-  /** A call of a shim's task service that is over. Waiting for an end is no work, and lasts as long as a container does. */
+  /** Observes a ttrpc call to a shim. Task.Wait is left out: it lasts as long as the container runs. */
   shimCall(method: string, seconds: number): void {
     if (method === 'Wait') return;
     const known = METRICS.shimCall.labels.method.find((name) => name === method) ?? 'other';
     this.observe('shimCall', { method: known }, seconds);
   }
 
-  /** A call of a CNI plugin; `plugin` is its type in the conflist. */
+  /** Observes a call of a CNI plugin; `plugin` is its type in the conflist. */
   cni(
     plugin: string,
     command: LabelsOf<'cniDuration'>['command'],
@@ -168,7 +195,7 @@ export class Metrics implements Disposable {
     this.observe('cniDuration', { plugin: knownPlugin(plugin), command, outcome }, seconds);
   }
 
-  /** Makes the series of the plugins in the loaded CNI configurations, so that they are there before the first call. */
+  /** Creates the series of the plugins in the loaded CNI configurations, so that they exist before the first call. */
   cniPlugins(plugins: Iterable<string>): void {
     const histogram = this.#histograms.cniDuration;
     if (!histogram) return;
@@ -178,12 +205,12 @@ export class Metrics implements Disposable {
     for (const labels of cniCombinations(added)) histogram.zero(labels);
   }
 
-  /** Names where to look when Prometheus asks; what is given replaces what was given before, key by key. */
+  /** Sets the functions to read at a scrape; each given one replaces the earlier one of that key. */
   readFrom(sources: MetricSources): void {
     this.#sources = { ...this.#sources, ...sources };
   }
 
-  /** The present moment, for `sluice top`; costs microseconds. */
+  /** The present state, for `sluice top`. Takes microseconds. */
   now(): NowUse {
     const from = this.#sources;
     const stages: NowUse['stages'] = {};
@@ -201,6 +228,7 @@ export class Metrics implements Disposable {
       pods: from.pods?.() ?? {},
       containers: from.containers?.() ?? {},
       cleanupsPending: from.cleanupsPending?.() ?? 0,
+      refused: from.refused?.() ?? 0,
       loopDelay: this.#loop.recent(),
       residentBytes: process.memoryUsage.rss(),
       cpuSeconds: (cpu.user + cpu.system) / 1e6,
@@ -208,7 +236,12 @@ export class Metrics implements Disposable {
     };
   }
 
-  /** All metrics in Prometheus' text format, or in OpenMetrics (with exemplars). */
+  /** The pods one by one. */
+  podViews(): PodView[] {
+    return this.#sources.podViews?.() ?? [];
+  }
+
+  /** All metrics in Prometheus' text format, or in OpenMetrics, which has exemplars. */
   async text(format: 'prometheus' | 'openmetrics' = 'prometheus'): Promise<string> {
     await this.#collect();
     return render(this.registry.getMetricsAsArray(), format);
@@ -273,22 +306,26 @@ export class Metrics implements Disposable {
     await this.#collectProcess();
   }
 
-  /** Sets each value of a gauge's one label; those that `counts` lacks become 0. */
+  /** Sets a gauge with one label for each value of the label; values that are missing in `counts` become 0. */
   #setAll<L extends string>(key: GaugeKeyWith<L>, label: L, counts: Partial<Record<string, number>> | undefined): void {
     if (!counts) return;
     const values = (METRICS[key].labels as Record<string, readonly string[]>)[label] ?? [];
     for (const value of values) this.#gauges[key]?.set({ [label]: value }, counts[value] ?? 0);
   }
 
-  /** A worker that is restarting, or too busy to answer, must not cost the scrape: its values stay as they were. */
+  /**
+   * A worker that restarts or does not answer within the limit must not fail the scrape: its values stay as they were.
+   */
   async #collectStdio(): Promise<void> {
-    const late = new Promise<undefined>((resolve) => setTimeout(resolve, STDIO_WAIT_MS, undefined).unref());
-    const stdio = await Promise.race([this.#sources.stdio?.().catch(() => undefined), late]);
+    const read = this.#sources.stdio;
+    if (!read) return;
+    const answer = read().catch(() => undefined);
+    const stdio = await withTimeLimit(answer, STDIO_WAIT_MS, () => undefined);
     if (!stdio) return;
     this.#setAll('streams', 'kind', stdio.sessions);
     const { bytes, entries } = stdio.totals;
     const before = this.#written;
-    // Less than before: the worker began anew.
+    // Lower than before: the worker has restarted and counts from 0.
     this.inc('logBytes', {}, bytes >= before.bytes ? bytes - before.bytes : bytes);
     this.inc('logEntries', {}, entries >= before.entries ? entries - before.entries : entries);
     this.#written = { bytes, entries };
@@ -321,13 +358,13 @@ function knownPlugin(plugin: string): (typeof CNI_PLUGINS)[number] {
   return PLUGIN_SET.has(plugin) ? (plugin as (typeof CNI_PLUGINS)[number]) : 'other';
 }
 
-/** ADD and DEL are what every pod does; the rare commands get their series with their first call. */
+/** Label sets of ADD and DEL, which every pod uses; the series of other commands appear with their first call. */
 function cniCombinations(plugins: readonly string[]): Labels[] {
   const { outcome } = METRICS.cniDuration.labels;
   return product({ plugin: plugins, command: ['ADD', 'DEL'], outcome });
 }
 
-/** All combinations of label values; one empty combination where there are no labels. */
+/** All combinations of label values; one empty label set when there are no labels. */
 function product(labels: Record<string, readonly string[]>): Labels[] {
   let all: Labels[] = [{}];
   for (const [name, values] of Object.entries(labels)) {

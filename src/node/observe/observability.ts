@@ -1,35 +1,39 @@
 import { VERSION } from '../../version.ts';
 import type { Config } from '../config/config.ts';
-import type { JobRecord } from './job-record.ts';
-import { Launches } from './launches.ts';
+import { JobHistory } from './job-history.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 import { createLog, type Log } from './log.ts';
 import { Metrics } from './metrics.ts';
-import { type JobShape, MetricsServer } from './metrics-server.ts';
+import { MetricsServer } from './metrics-server.ts';
 import { Observer } from './observer.ts';
 import { Tracer } from './tracing.ts';
 
-export interface ObservabilityOptions {
+interface ObservabilityOptions {
   config: Pick<Config, 'metrics' | 'tracing' | 'log'>;
-  /** The tables of all jobs: which series exist, and what `sluice trace` draws between the stages. */
+  /** The tables of all jobs. They determine which series exist and which dependencies `sluice trace` draws. */
   jobs: readonly JobShape[];
-  /** Reasons why /healthz says no. */
+  /** Reasons why the daemon is unhealthy, for /healthz; empty when it is healthy. */
   health?: () => string[];
-  /** A log that exists already (made before the configuration's other parts). */
+  /** The daemon's log, if it exists already; else one is created. */
   log?: Log;
 }
 
-/** All that watches one daemon. */
+/** Log, metrics, job records, spans and the HTTP endpoint of one daemon. */
 export interface Observability extends AsyncDisposable {
   log: Log;
   metrics: Metrics;
-  launches: Launches;
-  /** For the engine. */
+  history: JobHistory;
+  /** Passed to the engine, which reports job events to it. */
   observer: Observer;
   /** Absent when metrics.listen is "". */
   server?: MetricsServer;
 }
 
-/** Puts the parts together; nothing listens yet (`server.listen()`). SIGUSR2 toggles debug logging. Dispose it last: it writes out what is buffered. */
+/**
+ * Creates and connects the parts. The endpoint does not listen before `server.listen()`. Installs a handler for
+ * SIGUSR2, which toggles debug logging. Dispose of it last: disposal sends buffered spans and writes buffered log
+ * lines.
+ */
 export function createObservability(options: ObservabilityOptions): Observability {
   const { config, jobs } = options;
   const log = options.log ?? createLog({ level: config.log.level });
@@ -41,7 +45,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
     exemplars: endpoint !== '',
     containerdNames: config.metrics.containerd_names,
   });
-  const launches = new Launches();
+  const history = new JobHistory();
   const tracer =
     endpoint === ''
       ? undefined
@@ -52,12 +56,12 @@ export function createObservability(options: ObservabilityOptions): Observabilit
           onSpans: (outcome, count) => metrics.inc('spans', { outcome }, count),
           onState: (error) =>
             error
-              ? log.warn({ err: error, endpoint }, 'the trace collector takes no spans; trying on')
-              : log.info({ endpoint }, 'the trace collector takes spans again'),
+              ? log.warn({ err: error, endpoint }, 'the trace collector does not accept spans; trying again')
+              : log.info({ endpoint }, 'the trace collector accepts spans again'),
         });
   const { containerd } = metrics;
   const onEnded = containerd && ((record: JobRecord) => containerd.jobEnded(record));
-  const observer = new Observer({ metrics, launches, log, tracer, onEnded });
+  const observer = new Observer({ metrics, history, log, tracer, onEnded });
   const toggle = () => {
     log.toggleDebug();
     log.warn({ level: log.currentLevel }, 'log level changed by SIGUSR2');
@@ -65,11 +69,11 @@ export function createObservability(options: ObservabilityOptions): Observabilit
   process.on('SIGUSR2', toggle);
   const { listen } = config.metrics;
   const server =
-    listen === '' ? undefined : new MetricsServer({ listen, metrics, launches, log, jobs, health: options.health });
+    listen === '' ? undefined : new MetricsServer({ listen, metrics, history, log, jobs, health: options.health });
   return {
     log,
     metrics,
-    launches,
+    history,
     observer,
     server,
     async [Symbol.asyncDispose]() {

@@ -2,28 +2,31 @@ import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { codeOf, explain } from '../../errors.ts';
 import { JOBS, STAGES, type StageName } from '../../stages.ts';
+import type { JobHistory } from './job-history.ts';
 import type { JobRecord, JobRun, JobStart, StageRecord } from './job-record.ts';
-import type { Launches } from './launches.ts';
 import type { Metrics } from './metrics.ts';
 
-/** Where the spans of an ended job go (tracing.ts). */
+/** Makes the spans of ended jobs (tracing.ts). */
 export interface JobTracer {
-  /** The trace a new job belongs to; undefined when it is not sampled. */
+  /** Trace id of a new job; undefined when its trace is not sampled. */
   traceId(traceparent: string | undefined): string | undefined;
   ended(record: JobRecord): void;
 }
 
-export interface ObserverOptions {
+interface ObserverOptions {
   metrics: Metrics;
-  launches: Launches;
+  history: JobHistory;
   log: Logger;
-  /** Absent while tracing is off: nothing is done for it then. */
+  /** Undefined when tracing is off. */
   tracer?: JobTracer;
-  /** Hears of each ended job, for further metrics (containerd-names.ts). */
+  /** Called for each ended job, for further metrics (containerd-names.ts). */
   onEnded?: (record: JobRecord) => void;
 }
 
-/** A record that the pipeline holds as its JobRun. The clock's zero is kept out of what is shown. */
+/**
+ * The record that the pipeline holds as its JobRun. The start on the monotonic clock has a symbol as key, so JSON omits
+ * it.
+ */
 interface Job extends JobRecord {
   readonly [ZERO]: number;
 }
@@ -31,8 +34,8 @@ interface Job extends JobRecord {
 const ZERO = Symbol('performance.now() when the job was queued');
 
 /**
- * Turns what the pipeline tells into metrics, records for `sluice trace`, one log line per job, and spans. All of it is made
- * from one record per job; the log line and the spans only at its end.
+ * Receives the events of jobs from the engine and makes metrics, records for `sluice trace`, one log line per job, and
+ * spans of them. There is one record per job; log line and spans are made from it at the end of the job.
  */
 export class Observer {
   readonly #options: ObserverOptions;
@@ -52,14 +55,14 @@ export class Observer {
       traceId: this.#options.tracer?.traceId(start.traceparent),
       [ZERO]: performance.now(),
     };
-    this.#options.launches.add(job);
+    this.#options.history.add(job);
     return job;
   }
 
   jobJoined(run: JobRun): void {
     (run as Job).joined++;
     this.#options.metrics.inc('admission', { lane: JOBS[run.job].lane, verdict: 'joined' });
-    this.#options.log.debug(fields(run as Job), `a further caller waits for this ${run.job}`);
+    this.#options.log.debug(fields(run as Job), `a further caller joined this ${run.job}`);
   }
 
   jobStarted(run: JobRun): void {
@@ -106,7 +109,7 @@ export class Observer {
   }
 
   jobEnded(run: JobRun, error: Error | undefined): void {
-    const { metrics, launches, tracer, onEnded } = this.#options;
+    const { metrics, history, tracer, onEnded } = this.#options;
     const job = run as Job;
     if (job.ended !== undefined) return;
     job.ended = since(job);
@@ -115,8 +118,8 @@ export class Observer {
       job.code = codeOf(error);
       job.error = explain(error);
     }
-    launches.ended(job);
-    // What admission turned away never was a job: sluice_admission_total has it.
+    history.ended(job);
+    // A job that admission refused or dropped has not started; sluice_admission_total counts it.
     if (counts(job) && job.started !== undefined) {
       metrics.observe('jobDuration', { job: job.job, outcome: job.outcome }, job.ended / 1000, job.traceId);
     }
@@ -152,13 +155,13 @@ export class Observer {
   }
 }
 
-/** Recoveries and retried clean-ups have no caller who waits, and no share in the job metrics. */
+/** Whether a job counts in the job metrics: recoveries and retried clean-ups have no caller that waits, and do not. */
 const counts = ({ origin }: JobStart) => origin === undefined || origin === 'call';
 
 const since = (job: Job) => performance.now() - job[ZERO];
 const milli = (ms: number) => Math.round(ms * 100) / 100;
 
-/** The names that tie the log lines of one job, pod or container together. */
+/** Fields that all log lines of a job have in common. */
 function fields({ id, job, origin, pod, sandbox, container, image }: JobRecord) {
   return { request: id, job, origin, pod, sandbox, container, image };
 }

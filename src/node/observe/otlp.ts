@@ -1,7 +1,8 @@
 import { request as httpRequest } from 'node:http';
 import { request as httpsRequest } from 'node:https';
+import { setTimeout as sleep } from 'node:timers/promises';
 
-/** A finished span. Ids are hex; times are milliseconds since the epoch, fractions kept. */
+/** A finished span. Ids are hexadecimal; times are milliseconds since the epoch, with fractions. */
 export interface Span {
   traceId: string;
   spanId: string;
@@ -11,33 +12,34 @@ export interface Span {
   startMs: number;
   endMs: number;
   attributes: Record<string, string | number | boolean | undefined>;
-  /** Present when it failed. */
+  /** Error text; undefined for a success. */
   error?: string;
-  /** Further spans that this one waited for. */
+  /** Spans, other than the parent, that this one waited for. */
   links?: { traceId: string; spanId: string; attributes: Record<string, string> }[];
 }
 
 export interface OtlpOptions {
-  /** Base address such as http://127.0.0.1:4318, or the whole path ending in /v1/traces. */
+  /** Base URL such as http://127.0.0.1:4318, or the full URL ending in /v1/traces. */
   endpoint: string;
-  /** service.name and its kin. */
+  /** Resource attributes (service.name and others). */
   resource: Record<string, string>;
-  /** Told how many spans were delivered or lost. */
+  /** Called with the number of spans that were delivered or dropped. */
   onSpans?: (outcome: 'exported' | 'dropped', count: number) => void;
-  /** Told once when delivery begins to fail, and again when it works. */
+  /** Called once with the error when delivery begins to fail, and once without when it works again. */
   onState?: (error: Error | undefined) => void;
-  /** Milliseconds; tests shorten them. */
+  /** Time between batches, in milliseconds; default 1000. */
   intervalMs?: number;
+  /** Time limit of a request, in milliseconds; default 10,000. */
   requestTimeoutMs?: number;
 }
 
 const MAX_WAITING = 8192;
 const MAX_BATCH = 512;
 const MAX_RETRIES = 5;
-/** Answers after which OTLP says to try again; all others mean that the spans are lost. */
+/** Status codes after which an OTLP client retries; with any other error status the spans are dropped. */
 const RETRIABLE = new Set([429, 502, 503, 504]);
 
-class Refused extends Error {
+class CollectorError extends Error {
   readonly retryAfterMs: number | undefined;
   readonly retriable: boolean;
 
@@ -50,9 +52,10 @@ class Refused extends Error {
 }
 
 /**
- * Sends spans to a collector as OTLP/HTTP with JSON bodies (opentelemetry.io/docs/specs/otlp, section OTLP/HTTP): batches once a second, one
- * request at a time, a bounded queue whose oldest spans go first when the collector is away. Written by hand because the OTel
- * SDK with its exporter is 19 packages, 30 MB on disk, 117 ms to load and 26 MiB of memory (measured, Node 24), for one POST.
+ * Sends spans to a collector over OTLP/HTTP with JSON bodies: a batch every second, one request at a time. The queue is
+ * bounded; when it is full, the oldest spans are dropped. The OpenTelemetry SDK is not used: with its exporter it is 19
+ * packages, 30 MB on disk, 117 ms to load and 26 MiB of memory (measured, Node 24), for one POST request.
+ * Source: opentelemetry.io/docs/specs/otlp, section OTLP/HTTP.
  */
 export class OtlpExporter implements AsyncDisposable {
   readonly #options: Required<Pick<OtlpOptions, 'intervalMs' | 'requestTimeoutMs'>> & OtlpOptions;
@@ -74,6 +77,7 @@ export class OtlpExporter implements AsyncDisposable {
     this.#timer = setInterval(() => this.#flush(), this.#options.intervalMs).unref();
   }
 
+  /** Queues spans for delivery. */
   add(spans: Span[]): void {
     this.#waiting.push(...spans);
     const excess = this.#waiting.length - MAX_WAITING;
@@ -84,7 +88,7 @@ export class OtlpExporter implements AsyncDisposable {
     if (this.#waiting.length >= MAX_BATCH) this.#flush();
   }
 
-  /** Sends what waits, for at most `graceMs`; the rest is dropped. */
+  /** Sends the queued spans, for at most `graceMs` milliseconds, and drops the rest. */
   async close(graceMs = 2000): Promise<void> {
     clearInterval(this.#timer);
     this.#closing = true;
@@ -128,13 +132,14 @@ export class OtlpExporter implements AsyncDisposable {
         return;
       } catch (error) {
         this.#state(error as Error);
-        const retriable = !(error instanceof Refused) || error.retriable;
+        const retriable = !(error instanceof CollectorError) || error.retriable;
         if (!retriable || attempt >= MAX_RETRIES || this.#closing) {
           this.#options.onSpans?.('dropped', batch.length);
           return;
         }
-        const pause = error instanceof Refused ? error.retryAfterMs : undefined;
-        await sleepUnref(pause ?? this.#options.intervalMs * 2 ** attempt * (0.5 + Math.random()));
+        const pause = error instanceof CollectorError ? error.retryAfterMs : undefined;
+        const backOff = this.#options.intervalMs * 2 ** attempt * (0.5 + Math.random());
+        await sleep(pause ?? backOff, undefined, { ref: false });
       }
     }
   }
@@ -155,7 +160,7 @@ export class OtlpExporter implements AsyncDisposable {
         response.on('end', () => {
           const status = response.statusCode ?? 0;
           if (status >= 200 && status < 300) resolve();
-          else reject(new Refused(status, response.headers['retry-after']));
+          else reject(new CollectorError(status, response.headers['retry-after']));
         });
       },
     );
@@ -172,7 +177,7 @@ export class OtlpExporter implements AsyncDisposable {
   }
 }
 
-/** Proto3 JSON as OTLP has it: ids in hex, 64-bit numbers as text, enums as numbers. */
+/** Converts a span to OTLP's JSON encoding: ids in hexadecimal, 64-bit integers as strings, enums as numbers. */
 function toOtlp(span: Span): unknown {
   return {
     traceId: span.traceId,
@@ -198,5 +203,3 @@ function attributes(values: Record<string, string | number | boolean | undefined
     return [{ key, value: Number.isInteger(value) ? { intValue: String(value) } : { doubleValue: value } }];
   });
 }
-
-const sleepUnref = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms).unref());

@@ -3,7 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 const startedAt = Date.now() / 1000 - process.uptime();
 let limit: number | undefined;
 
-/** What the daemon uses of the machine, all threads together: bytes, seconds, counts. */
+/** Resource use of the process, all threads together: CPU time in seconds, memory in bytes, file descriptors. */
 export async function processUse() {
   const openFds = await countFds();
   limit ??= await fdLimit();
@@ -21,13 +21,18 @@ export async function processUse() {
   };
 }
 
-/** Memory with shared pages divided among those who share them. Costs milliseconds: the kernel walks all page tables. */
+/**
+ * Proportional set size (PSS) of the process, in bytes. Takes milliseconds, because the kernel walks all page tables.
+ */
 export async function proportionalBytes(): Promise<number> {
   const text = await readFile('/proc/self/smaps_rollup', 'latin1');
   return Number(/^Pss:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024;
 }
 
-/** Linux 6.2 and newer give the number of descriptors as the folder's size; older ones have to be asked for each. */
+/**
+ * Number of open file descriptors: from Linux 6.2 on the st_size of /proc/self/fd, before that the number of its
+ * entries.
+ */
 async function countFds(): Promise<number> {
   const { size } = await stat('/proc/self/fd');
   return size > 0 ? size : (await readdir('/proc/self/fd')).length;

@@ -1,19 +1,19 @@
-/** Keeps credentials out of the log: by the names of fields, by the names of variables, and by what texts look like. */
+/** Removes credentials from the log, by names of fields, names of environment variables, and patterns in texts. */
 
-export const REDACTED = '[redacted]';
+const REDACTED = '[redacted]';
 
 const MAX_DEPTH = 8;
 
-/** Fields whose value is a secret whatever it holds: CRI's AuthConfig, HTTP headers, and what people call such things. */
+/** Names of fields whose values are always secret: those of CRI's AuthConfig, HTTP headers, and common names. */
 const SECRET_FIELD =
   /^(auth|password|passwd|identity_?token|registry_?token|access_?token|refresh_?token|token|secret|credentials?|authorization|proxy-authorization|www-authenticate|cookie|set-cookie|private_?key|tls_?key)$/i;
 
-/** Names of environment variables (and of annotations) that hold secrets. */
+/** Names of environment variables and annotations with secret values. */
 const SECRET_NAME = /pass(word|wd|phrase)?|secret|token|credential|api_?key|access_?key|private_?key|auth/i;
 
 /**
- * The value with its secrets replaced. Copies only what it changes; errors and other class instances are left to pino's own
- * serializers, whose text {@link redactText} sees.
+ * Returns the value with secrets replaced. Copies only objects that change. Leaves errors and other class instances as
+ * they are: pino serialises them, and {@link redactText} processes the resulting text.
  */
 export function redact(value: unknown, depth = 0): unknown {
   if (depth > MAX_DEPTH || value === null || typeof value !== 'object') {
@@ -22,7 +22,7 @@ export function redact(value: unknown, depth = 0): unknown {
   if (Array.isArray(value)) return redactArray(value, depth);
   const prototype = Object.getPrototypeOf(value);
   if (prototype !== Object.prototype && prototype !== null) return value;
-  // { key: 'DB_PASSWORD', value: '…' }, as CRI's KeyValue and Kubernetes' EnvVar have it.
+  // { key: 'DB_PASSWORD', value: '…' }: CRI's KeyValue, Kubernetes' EnvVar.
   const named = (value as Record<string, unknown>).key ?? (value as Record<string, unknown>).name;
   const secretPair = typeof named === 'string' && 'value' in value && SECRET_NAME.test(named);
   let copy: Record<string, unknown> | undefined;
@@ -49,7 +49,7 @@ function redactArray(values: unknown[], depth: number): unknown[] {
   return copy ?? values;
 }
 
-/** `NAME=value`, as an OCI spec's env has it. */
+/** Redacts `NAME=value`, the form of `env` in an OCI spec. */
 function redactAssignment(text: string): string {
   const equals = text.indexOf('=');
   if (equals <= 0 || equals > 128) return text;
@@ -57,7 +57,7 @@ function redactAssignment(text: string): string {
   return /^\w+$/.test(name) && SECRET_NAME.test(name) ? `${name}=${REDACTED}` : text;
 }
 
-/** Cuts passwords out of URLs and tokens out of quoted headers, wherever in a text they stand. */
+/** Replaces passwords in URLs and tokens in Authorization headers, anywhere in a text. */
 export function redactText(text: string): string {
   return text
     .replace(/(:\/\/)[^/\s"'@:]*:[^/\s"'@]*@/g, `$1${REDACTED}@`)

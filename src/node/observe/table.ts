@@ -1,14 +1,15 @@
 /**
- * Every metric of Sluice, each once. From this table come the prom-client objects (metrics.ts), docs/operate/metrics.md and the Grafana
- * dashboards (grafana/). Conventions: base units, the unit last in the name, `_total` for counters, closed label sets; all
- * series exist from the start, so that `rate()` sees the first event and an alert on absence works.
+ * The table of all metrics. The prom-client objects (metrics.ts), docs/operate/metrics.md and the Grafana dashboards
+ * (grafana/) are made from it. Conventions: base units, the unit at the end of the name, `_total` for counters, closed
+ * sets of label values. All series exist from the start, so that `rate()` counts the first event and alerts on absence
+ * work.
  */
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../../proto/gen/cri.ts';
 import { ADMIT, JOB_NAMES, LANES, POOLS, STAGE_NAMES, VERDICTS } from '../../stages.ts';
 import { CONTAINER_STATES } from '../store/container.ts';
 import { SANDBOX_STATES } from '../store/sandbox.ts';
 
-/** Up to kubelet's own limit for a pod launch, two times two minutes. */
+/** Up to kubelet's time limit for RunPodSandbox: twice its runtimeRequestTimeout of two minutes. */
 export const LATENCY_BUCKETS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 240,
 ];
@@ -20,7 +21,7 @@ const RPC_BUCKETS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
 const OUTCOMES = ['ok', 'error'] as const;
 const WORKER_POOLS = POOLS.filter((pool) => pool !== 'main');
 
-/** Plugins that have a label value of their own; what is not here counts as "other". */
+/** Plugins with their own label value; all others count as "other". */
 export const CNI_PLUGINS = [
   'bridge',
   'ptp',
@@ -51,7 +52,7 @@ export const CNI_PLUGINS = [
   'other',
 ] as const;
 
-/** The gRPC codes that a CRI call may end with, by number. */
+/** Names of the gRPC codes with which a CRI call may end, by number. */
 export const GRPC_CODES = {
   0: 'OK',
   1: 'Canceled',
@@ -67,7 +68,7 @@ export const GRPC_CODES = {
   14: 'Unavailable',
 } as const satisfies Record<number, string>;
 
-/** The service of each RPC, as the wire names both: runtime.v1.RuntimeService and runtime.v1.ImageService. */
+/** The full name of the service of each RPC: runtime.v1.RuntimeService or runtime.v1.ImageService. */
 export const RPC_SERVICES: ReadonlyMap<string, string> = new Map(
   [RuntimeServiceDefinition, ImageServiceDefinition].flatMap(({ fullName, methods }) =>
     Object.values(methods).map(({ name }) => [name, fullName] as const),
@@ -91,17 +92,20 @@ export interface MetricDefinition {
     | 'reliability'
     | 'daemon'
     | 'process';
-  /** Label names, each with all of its values; an empty set means that the value is fixed when the daemon starts. */
+  /**
+   * Label names, each with all its values; an empty list means a value that is determined at the start of the daemon.
+   */
   labels: Record<string, readonly string[]>;
   buckets?: readonly number[];
-  /** Carries trace ids as OpenMetrics exemplars while tracing is on. */
+  /** The metric has trace ids as OpenMetrics exemplars while tracing is on. */
   exemplars?: true;
   /**
-   * Which series exist from the start: all combinations (the default), those of the job tables, those of the plugins in the
-   * loaded CNI configurations, or none because the labels are set once (info metrics).
+   * Which series exist from the start: all combinations of label values (by default), those of the job tables
+   * ("stages", "waits"), those of the plugins in the loaded CNI configurations, or none, for info metrics, whose labels
+   * are set once.
    */
   init?: 'stages' | 'waits' | 'plugins' | 'none';
-  /** The name comes from outside (conventions of every exporter) and so lacks the prefix. */
+  /** A conventional name that all exporters use, without Sluice's prefix. */
   common?: true;
 }
 
@@ -133,7 +137,7 @@ export const METRICS = {
   admission: {
     name: 'sluice_admission_total',
     type: 'counter',
-    help: 'Jobs by what admission did: admitted to run; joined to the same launch in flight; queued first; refused because the queue was full; expired or gone while queued (deadline passed, caller hung up).',
+    help: 'Jobs by what admission did: admitted to run; joined to the same launch in flight; queued first; refused because the queue was full; expired or gone while queued (deadline passed, caller disconnected).',
     group: 'admission',
     labels: { lane: LANES, verdict: [...VERDICTS, 'joined'] },
   },
@@ -218,7 +222,7 @@ export const METRICS = {
   cniDuration: {
     name: 'sluice_cni_duration_seconds',
     type: 'histogram',
-    help: 'One call of one CNI plugin, process start included. Plugins that Sluice has no name for count as "other".',
+    help: 'One call of one CNI plugin, process start included. Plugins without a label value of their own count as "other".',
     group: 'network',
     labels: {
       plugin: CNI_PLUGINS,
@@ -246,7 +250,7 @@ export const METRICS = {
   spawn: {
     name: 'sluice_spawn_seconds',
     type: 'histogram',
-    help: 'The call of posix_spawn, the time a thread is blocked for starting a process, by kind of process.',
+    help: 'Time that posix_spawn blocks the calling thread, by kind of process.',
     group: 'shims',
     labels: { kind: ['cni', 'shim', 'runtime', 'other'] },
     buckets: SPAWN_BUCKETS,
@@ -374,7 +378,7 @@ export const METRICS = {
   restoreDuration: {
     name: 'sluice_restore_duration_seconds',
     type: 'gauge',
-    help: 'What it took this daemon, at its start, to find its pods again.',
+    help: 'Duration of the recovery of pods at the start of this daemon.',
     group: 'reliability',
     labels: {},
   },
@@ -433,7 +437,7 @@ export const METRICS = {
   loopDelay: {
     name: 'sluice_event_loop_delay_seconds',
     type: 'histogram',
-    help: 'How late a timer of the main thread fires, looked at ten times a second.',
+    help: 'How late a timer of the main thread fires, measured ten times a second.',
     group: 'daemon',
     labels: {},
     buckets: LOOP_BUCKETS,
@@ -498,7 +502,7 @@ export const METRICS = {
   spans: {
     name: 'sluice_trace_spans_total',
     type: 'counter',
-    help: 'Spans exported to the collector, or dropped because it did not take them.',
+    help: 'Spans exported to the collector, or dropped because it did not accept them.',
     group: 'daemon',
     labels: { outcome: ['exported', 'dropped'] },
   },

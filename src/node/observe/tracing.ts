@@ -1,17 +1,19 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import type { JobRecord } from './job-record.ts';
-import type { JobShape } from './metrics-server.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 import type { JobTracer } from './observer.ts';
 import { OtlpExporter, type OtlpOptions, type Span } from './otlp.ts';
 
-export interface TraceParent {
+interface TraceParent {
   traceId: string;
   spanId: string;
   sampled: boolean;
 }
 
-/** Reads a W3C traceparent header; undefined when it is malformed, and must then be treated as absent (trace-context 3.2). */
+/**
+ * Parses a W3C traceparent header; undefined when it is absent or malformed, which means the same (trace-context,
+ * section 3.2).
+ */
 export function parseTraceparent(header: string | undefined): TraceParent | undefined {
   const match = /^([\da-f]{2})-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})(-.*)?$/.exec(header ?? '');
   if (!match) return undefined;
@@ -21,16 +23,16 @@ export function parseTraceparent(header: string | undefined): TraceParent | unde
   return { traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1 };
 }
 
-export interface TracerOptions extends Omit<OtlpOptions, 'resource'> {
+interface TracerOptions extends Omit<OtlpOptions, 'resource'> {
   version: string;
-  /** Tables of the jobs: a stage's span links to those of the stages it needed. */
+  /** Tables of the jobs: the span of a stage links to the spans of the stages that it needs. */
   jobs: readonly JobShape[];
 }
 
 /**
- * Makes the spans of a job when it has ended, out of its record: one for the job, below kubelet's own span where it sent one, and
- * one for each stage and undo. So a launch in flight costs nothing but 16 random bytes. A caller that says "not sampled" is obeyed;
- * jobs without a caller's trace are all sampled.
+ * Makes the spans of a job from its record when it has ended: one for the job, whose parent is the caller's span if
+ * there is one, and one for each stage and undo. While it runs, a job costs only its trace id. Jobs of a caller that
+ * does not sample its trace have no spans; jobs without a caller's trace are all sampled.
  */
 export class Tracer implements JobTracer, AsyncDisposable {
   readonly #exporter: OtlpExporter;
@@ -103,7 +105,7 @@ export class Tracer implements JobTracer, AsyncDisposable {
     if (record.started !== undefined) spans.push(child('admit', 0, record.started));
     const byStage = new Map<string, Span>();
     for (const { stage, pool, ready, started, ended: over, error } of record.stages) {
-      if (started === undefined) continue; // another stage failed while it waited
+      if (started === undefined) continue; // it never started, because another stage failed
       const span = child(stage, started, over ?? ended, error);
       span.attributes = { 'sluice.stage': stage, 'sluice.pool': pool, 'sluice.queue_ms': started - ready };
       const needs = this.#needs.get(`${record.job}/${stage}`) ?? [];

@@ -1,5 +1,6 @@
 import { SecurityProfile_ProfileType as Kind, type SecurityProfile } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import { checkProfile, deprecatedProfile } from './security-profile.ts';
 
 /** Name of the profile for containers that request RuntimeDefault or no profile. */
 const DEFAULT_PROFILE = 'sluice-default';
@@ -24,12 +25,12 @@ interface AppArmorInput {
  * Throws INVALID_REQUEST for a profile that is not loaded, and for any profile on a host without AppArmor.
  */
 export function appArmorProfile(input: AppArmorInput): string | undefined {
-  const profile = input.profile ?? profileOf(input.deprecated, 'apparmor_profile');
+  const profile = input.profile ?? deprecatedProfile(input.deprecated, 'apparmor_profile');
   if (!input.supported) {
     if (profile === undefined || profile.profileType === Kind.Unconfined) return undefined;
     throw new SluiceError('INVALID_REQUEST', 'linux.security_context.apparmor: AppArmor is not supported on this host');
   }
-  checkReference(profile, 'apparmor');
+  checkProfile(profile, 'apparmor');
   switch (profile?.profileType) {
     case Kind.Unconfined:
       return undefined;
@@ -50,41 +51,8 @@ export function appArmorProfile(input: AppArmorInput): string | undefined {
  * (readAppArmorProfiles).
  */
 export function appArmorProfileToFind(profile: SecurityProfile | undefined, deprecated: string): string | undefined {
-  const asked = profile ?? profileOf(deprecated, 'apparmor_profile');
+  const asked = profile ?? deprecatedProfile(deprecated, 'apparmor_profile');
   return asked?.profileType === Kind.Localhost ? asked.localhostRef.replace(/^localhost\//, '') : undefined;
-}
-
-/**
- * Parses the deprecated string form of SecurityProfile; undefined for "". Throws INVALID_REQUEST for an unknown value.
- */
-export function profileOf(text: string, field: string): SecurityProfile | undefined {
-  if (text === '') return undefined;
-  if (text === 'runtime/default' || text === 'docker/default') {
-    return { profileType: Kind.RuntimeDefault, localhostRef: '' };
-  }
-  if (text === 'unconfined') return { profileType: Kind.Unconfined, localhostRef: '' };
-  if (text.startsWith('localhost/'))
-    return { profileType: Kind.Localhost, localhostRef: text.slice('localhost/'.length) };
-  throw new SluiceError('INVALID_REQUEST', `linux.security_context.${field}: unknown profile "${text}"`);
-}
-
-/**
- * Throws INVALID_REQUEST for a profile type that CRI does not define, and unless localhost_ref is set exactly for type
- * Localhost.
- */
-export function checkReference(profile: SecurityProfile | undefined, field: string): void {
-  if (profile === undefined) return;
-  const { profileType, localhostRef } = profile;
-  const known: number[] = Object.values(Kind);
-  if (!known.includes(profileType)) {
-    throw new SluiceError('INVALID_REQUEST', `linux.security_context.${field}: unknown profile type ${profileType}`);
-  }
-  if ((profileType === Kind.Localhost) !== (localhostRef !== '')) {
-    throw new SluiceError(
-      'INVALID_REQUEST',
-      `linux.security_context.${field}: localhost_ref must be set exactly when the profile type is Localhost`,
-    );
-  }
 }
 
 interface ProfileTextInput {

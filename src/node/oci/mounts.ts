@@ -3,7 +3,6 @@ import { type ContainerConfig, type Mount as CriMount, MountPropagation } from '
 import { SluiceError } from '../../errors.ts';
 import type { MountPoint } from '../../sys/mountinfo.ts';
 import type { RuntimeFeatures } from './host.ts';
-import { isUnder, mountOf } from './mount-table.ts';
 import type { IdMapping, Linux, Mount } from './types.ts';
 import { idMappings } from './userns.ts';
 
@@ -46,7 +45,8 @@ export function needsMountTable(config: Pick<ContainerConfig, 'mounts'>): boolea
  * other at its path and all defaults below it, so that a request which brings its own /dev or /sys gets nothing else
  * there.
  *
- * Throws INVALID_REQUEST for combinations that the node cannot offer, with the kubelet reason RROUnsupported where that is the cause.
+ * Throws INVALID_REQUEST for combinations that the node cannot offer, with the kubelet reason RROUnsupported where that
+ * is the cause.
  */
 export function containerMounts(input: MountInput): Pick<Linux, 'rootfsPropagation'> & { mounts: Mount[] } {
   let rootfsPropagation: Linux['rootfsPropagation'];
@@ -220,4 +220,21 @@ function notPropagated(mount: CriMount, source: string, on: MountPoint | undefin
 
 function refused(mount: CriMount, what: string): SluiceError {
   return new SluiceError('INVALID_REQUEST', `mounts: ${mount.containerPath}: ${what}`);
+}
+
+/**
+ * The mount that contains `path` (absolute, without symlinks): the longest mount point that is a prefix, and of equals
+ * the last.
+ */
+export function mountOf(table: readonly MountPoint[], path: string): MountPoint | undefined {
+  let best: MountPoint | undefined;
+  for (const mount of table) {
+    if (isUnder(path, mount.mountPoint) && mount.mountPoint.length >= (best?.mountPoint.length ?? 0)) best = mount;
+  }
+  return best;
+}
+
+/** Whether `path` is `folder` or lies below it. Both must be absolute and normalised. */
+function isUnder(path: string, folder: string): boolean {
+  return path === folder || path.startsWith(folder.endsWith('/') ? folder : `${folder}/`);
 }

@@ -1,8 +1,8 @@
 import { SecurityProfile_ProfileType as Kind, type SecurityProfile } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import { checkReference, profileOf } from './apparmor.ts';
 import { decodeExact } from './encode.ts';
 import { type HostFacts, kernelAtLeast } from './host.ts';
+import { checkProfile, deprecatedProfile } from './security-profile.ts';
 import { ALLOWED, ALLOWED_ON, ALLOWED_WITH, TRACING } from './syscalls.ts';
 import type { Seccomp, SeccompArg, SeccompRule } from './types.ts';
 
@@ -28,8 +28,8 @@ interface SeccompInput {
  * profile.
  */
 export function seccompProfile(input: SeccompInput): Seccomp | undefined {
-  const profile = input.profile ?? profileOf(input.deprecated, 'seccomp_profile_path');
-  checkReference(profile, 'seccomp');
+  const profile = input.profile ?? deprecatedProfile(input.deprecated, 'seccomp_profile_path');
+  checkProfile(profile, 'seccomp');
   if (input.privileged || profile === undefined || profile.profileType === Kind.Unconfined) return undefined;
   if (!input.host.seccomp) {
     throw new SluiceError('INVALID_REQUEST', 'linux.security_context.seccomp: the kernel of this host has no seccomp');
@@ -50,7 +50,7 @@ export function seccompFile(
   deprecated: string,
   privileged: boolean,
 ): string | undefined {
-  const asked = profile ?? profileOf(deprecated, 'seccomp_profile_path');
+  const asked = profile ?? deprecatedProfile(deprecated, 'seccomp_profile_path');
   if (privileged || asked?.profileType !== Kind.Localhost) return undefined;
   const path = asked.localhostRef.replace(/^localhost\//, '');
   if (!path.startsWith('/')) {

@@ -25,7 +25,7 @@ export function userNamespace(options: NamespaceOption | undefined): UserNamespa
       }
       return undefined;
     case NamespaceMode.POD:
-      return { uids: [theMapping(userns.uids, 'uids')], gids: [theMapping(userns.gids, 'gids')] };
+      return { uids: [onlyMapping(userns.uids, 'uids')], gids: [onlyMapping(userns.gids, 'gids')] };
     default:
       throw refused(`mode ${modeName(userns.mode)} is not supported, only POD and NODE`);
   }
@@ -54,7 +54,7 @@ export function idMappings(mappings: readonly IDMapping[]): IdMapping[] {
   }));
 }
 
-function theMapping(mappings: UserNamespace['uids'], field: string): IdMapping {
+function onlyMapping(mappings: UserNamespace['uids'], field: string): IdMapping {
   const [mapping, ...more] = idMappings(mappings);
   if (mapping === undefined || more.length > 0) {
     throw refused(`${field}: exactly one mapping is supported, got ${mappings.length}`);

@@ -7,9 +7,9 @@ import {
   type PodSandboxConfig,
 } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import { checkReference, profileOf } from './apparmor.ts';
 import { checkReadonly, destinationOf } from './mounts.ts';
 import { ownNamespaces } from './namespaces.ts';
+import { checkProfile, deprecatedProfile } from './security-profile.ts';
 import { signalName } from './signals.ts';
 import { podSysctls } from './sysctls.ts';
 import { modeName, sameUserNamespace, userNamespace } from './userns.ts';
@@ -37,7 +37,10 @@ export function validateSandbox(config: PodSandboxConfig | undefined): asserts c
   checkModes(options, 'pod');
   podSysctls(config.linux?.sysctls ?? {}, ownNamespaces(config));
   sandboxUser(context, '');
-  checkReference(context?.seccomp ?? profileOf(context?.seccompProfilePath ?? '', 'seccomp_profile_path'), 'seccomp');
+  checkProfile(
+    context?.seccomp ?? deprecatedProfile(context?.seccompProfilePath ?? '', 'seccomp_profile_path'),
+    'seccomp',
+  );
 }
 
 /** Checks the configuration of a container of `pod`; see {@link validateSandbox}. */
@@ -73,8 +76,11 @@ export function validateContainer(
       'no privileged container allowed in a pod that is not privileged',
     );
   }
-  checkReference(context?.seccomp ?? profileOf(context?.seccompProfilePath ?? '', 'seccomp_profile_path'), 'seccomp');
-  checkReference(context?.apparmor ?? profileOf(context?.apparmorProfile ?? '', 'apparmor_profile'), 'apparmor');
+  checkProfile(
+    context?.seccomp ?? deprecatedProfile(context?.seccompProfilePath ?? '', 'seccomp_profile_path'),
+    'seccomp',
+  );
+  checkProfile(context?.apparmor ?? deprecatedProfile(context?.apparmorProfile ?? '', 'apparmor_profile'), 'apparmor');
 }
 
 /**

@@ -169,7 +169,7 @@ export class Task {
   /** Registers an exec; {@link start} runs it. */
   async exec(exec: ExecTask, timeoutMs = SHIM_MS): Promise<void> {
     const { id, execId, terminal = false, stdin = '', stdout = '', stderr = '' } = exec;
-    const spec = json('Process', exec.process);
+    const spec = specObject('Process', exec.process);
     await this.#call(METHODS.exec, { id, execId, terminal, stdin, stdout, stderr, spec }, timeoutMs);
   }
 
@@ -187,7 +187,11 @@ export class Task {
 
   /** Runs `runc update`; `resources` is the OCI `linux.resources` object. */
   async update(id: string, resources: Resources, annotations: Record<string, string> = {}, timeoutMs = RUNTIME_MS) {
-    await this.#call(METHODS.update, { id, resources: json('LinuxResources', resources), annotations }, timeoutMs);
+    await this.#call(
+      METHODS.update,
+      { id, resources: specObject('LinuxResources', resources), annotations },
+      timeoutMs,
+    );
   }
 
   /**
@@ -307,7 +311,7 @@ function createRequest(task: CreateTask): proto.CreateTaskRequest {
 }
 
 /** An object of the OCI runtime spec as containerd's typeurl library encodes it: JSON under a registered URL. */
-function json(name: 'Process' | 'LinuxResources', value: Process | Resources): Any {
+function specObject(name: 'Process' | 'LinuxResources', value: Process | Resources): Any {
   return {
     typeUrl: `types.containerd.io/opencontainers/runtime-spec/1/${name}`,
     value: Buffer.from(encodeSpec(value)),

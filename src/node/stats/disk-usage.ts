@@ -44,7 +44,7 @@ export class DiskUsage {
     this.#now = options.now ?? (() => performance.now());
   }
 
-  /** The last reading; undefined when the folder does not exist, or its first walk has not ended within `firstWalkMs`. */
+  /** The last reading; undefined when the folder does not exist, or its first walk takes longer than `firstWalkMs`. */
   async of(folder: string): Promise<DiskReading | undefined> {
     this.#sweep();
     let entry = this.#entries.get(folder);

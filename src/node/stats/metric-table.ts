@@ -39,12 +39,12 @@ export interface MetricRule<Facts> {
   values: (facts: Facts) => MetricValue[];
 }
 
-type Of<Facts> = (facts: Facts) => bigint | undefined;
+type ReadValue<Facts> = (facts: Facts) => bigint | undefined;
 
 const NS_PER_SECOND = 1_000_000_000n;
 const seconds = (ns: bigint | undefined) => (ns === undefined ? undefined : ns / NS_PER_SECOND);
 
-function one(type: 'counter' | 'gauge', help: string, value: Of<ContainerFacts>): MetricRule<ContainerFacts> {
+function one(type: 'counter' | 'gauge', help: string, value: ReadValue<ContainerFacts>): MetricRule<ContainerFacts> {
   return {
     help,
     type,
@@ -55,8 +55,8 @@ function one(type: 'counter' | 'gauge', help: string, value: Of<ContainerFacts>)
     },
   };
 }
-const counter = (help: string, value: Of<ContainerFacts>) => one('counter', help, value);
-const gauge = (help: string, value: Of<ContainerFacts>) => one('gauge', help, value);
+const counter = (help: string, value: ReadValue<ContainerFacts>) => one('counter', help, value);
+const gauge = (help: string, value: ReadValue<ContainerFacts>) => one('gauge', help, value);
 
 /** A container's I/O by device. */
 function io(help: string, operation: 'Read' | 'Write', field: 'bytes' | 'requests'): MetricRule<ContainerFacts> {

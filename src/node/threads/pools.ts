@@ -14,9 +14,9 @@ export interface Pools extends AsyncDisposable {
 }
 
 /**
- * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding a thread
- * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and the questions to
- * registries have one beside it.
+ * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding
+ * a thread and serve many calls each; the image pool, which decompresses, has a thread per core while there is
+ * something to pull, and the questions to registries have one beside it.
  */
 export function startPools(): Pools {
   const net = new Pool<typeof netHandlers>({

@@ -1,6 +1,7 @@
 import PQueue from 'p-queue';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import { STAGE_NAMES, type StageName } from '../../stages.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { JobObserver, JobRun } from './observer.ts';
 import type { JobState, JobTable, Stage } from './stage.ts';
 
@@ -23,8 +24,8 @@ export class JobError extends SluiceError {
 }
 
 /**
- * Runs jobs: starts each stage as soon as what it needs is done and its limit has room, and when one fails, lets those that run
- * finish (nothing is cancelled midway), then undoes everything that was started.
+ * Runs jobs: starts each stage as soon as what it needs is done and its limit has room, and when one fails, lets those
+ * that run finish (nothing is cancelled midway), then undoes everything that was started.
  */
 export class Engine {
   readonly #options: EngineOptions;
@@ -80,8 +81,8 @@ export class Engine {
   }
 
   /**
-   * Undoes a whole job from its row: for a removal, a retry of a clean-up, or a launch that a dead daemon left half-way.
-   * Throws when something is left; the row still names it.
+   * Undoes a whole job from its row: for a removal, a retry of a clean-up, or a launch that a dead daemon left
+   * half-way. Throws when something is left; the row still names it.
    */
   async undo<S extends JobState<R, C>, R, C>(table: JobTable<S, R, C>, row: R, ctx: C, job: JobRun): Promise<void> {
     const stuck = await this.#undo(table, new Set(table.stages), row, ctx, job);
@@ -95,9 +96,9 @@ export class Engine {
   }
 
   /**
-   * The stages' table upside down: an undo starts when the undos of all that needed its stage are through, so that a network is
-   * taken down before its namespace while the shim ends beside both. Where one fails, what it stood on is kept (the record
-   * first of all), and the rest is undone all the same. Returns what failed.
+   * The stages' table upside down: an undo starts when the undos of all that needed its stage are through, so that a
+   * network is taken down before its namespace while the shim ends beside both. Where one fails, what it stood on is
+   * kept (the record first of all), and the rest is undone all the same. Returns what failed.
    */
   async #undo<S extends JobState<R, C>, R, C>(
     { stages }: JobTable<S, R, C>,
@@ -137,13 +138,11 @@ function stageError(stage: StageName, cause: unknown, what = 'stage'): SluiceErr
   return new SluiceError(codeOf(cause), `${what} ${stage}`, { cause, stage });
 }
 
-/** Stops waiting for `work` after `ms`. The work itself goes on; an undo is idempotent, so a second try does no harm. */
+/**
+ * Stops waiting for `work` after `ms`. The work itself goes on; an undo is idempotent, so a second try does no harm.
+ */
 async function withLimit(ms: number, work: () => Promise<void> | void): Promise<void> {
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new SluiceError('TIMED_OUT', `no end within ${ms / 1000} s`)), ms);
-  try {
-    await Promise.race([work(), late]);
-  } finally {
-    clearTimeout(timer);
-  }
+  await withTimeLimit(Promise.resolve(work()), ms, () => {
+    throw new SluiceError('TIMED_OUT', `no end within ${ms / 1000} s`);
+  });
 }

@@ -24,8 +24,13 @@ interface Flight<T, Tag> {
 export interface JoinOptions<T, Tag> {
   /** Milliseconds that a result nobody waits for is kept for the retry. */
   claimTtlMs: number;
-  /** Undoes a result that nobody came for. */
+  /** Undoes a result that was not claimed within claimTtlMs. */
   onUnclaimed: (key: string, value: T) => void;
+  /**
+   * Results without a caller, while they wait to be claimed. Whoever uses one claims it by deleting it from the set: it is then not
+   * undone, and a retry still gets it until claimTtlMs is over.
+   */
+  unclaimed?: Set<T>;
   /** A further caller waits for the flight with this tag. */
   onJoin?: (tag: Tag) => void;
   /** Does a finished result still exist? It may be removed while it waits to be claimed. Left out: it always does. */
@@ -42,9 +47,11 @@ export interface JoinOptions<T, Tag> {
 export class Joins<T, Tag> {
   readonly #flights = new Map<string, Flight<T, Tag>>();
   readonly #options: JoinOptions<T, Tag>;
+  readonly #unclaimed: Set<T>;
 
   constructor(options: JoinOptions<T, Tag>) {
     this.#options = options;
+    this.#unclaimed = options.unclaimed ?? new Set();
   }
 
   /** Flights that have no result yet. */
@@ -80,7 +87,8 @@ export class Joins<T, Tag> {
     if (caller.left?.aborted) leave();
     try {
       const value = await Promise.race([flight.result, gone]);
-      this.#flights.delete(key); // claimed
+      this.#flights.delete(key);
+      this.#unclaimed.delete(value);
       return value;
     } finally {
       caller.left?.removeEventListener('abort', leave);
@@ -114,10 +122,11 @@ export class Joins<T, Tag> {
     flight.settled = true;
     flight.value = { of: value };
     if (flight.callers > 0) return; // each of them takes it now
+    this.#unclaimed.add(value);
     setTimeout(() => {
       if (this.#flights.get(key) !== flight || flight.callers > 0) return;
       this.#flights.delete(key);
-      this.#options.onUnclaimed(key, value);
+      if (this.#unclaimed.delete(value)) this.#options.onUnclaimed(key, value);
     }, this.#options.claimTtlMs).unref();
   }
 }

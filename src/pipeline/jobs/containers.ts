@@ -1,15 +1,15 @@
 import PQueue from 'p-queue';
 import type { CreateContainerRequest, LinuxContainerResources } from '../../../proto/gen/cri.ts';
-import { codeOf, explain, SluiceError } from '../../errors.ts';
+import { explain, SluiceError } from '../../errors.ts';
 import { mergeResources, toLinuxResources } from '../../node/oci/resources.ts';
 import type { Shim } from '../../node/shims/shims.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
-import { JOBS } from '../../stages.ts';
+import { JOBS, type JobName } from '../../stages.ts';
 import { JobError } from '../engine/engine.ts';
 import { type Caller, Joins } from '../engine/join.ts';
+import type { JobRun } from '../engine/observer.ts';
 import type { Entry } from '../engine/runner.ts';
-import type { JobTable } from '../engine/stage.ts';
-import type { JobContext, JobServices, JobState } from './context.ts';
+import type { JobContext, JobServices } from './context.ts';
 import { UNKNOWN_EXIT } from './exits.ts';
 import { startFailed, undoStart, undoStartLater } from './failed-start.ts';
 import { getContainer, getSandbox, requireReady, runningContainer } from './lookup.ts';
@@ -31,9 +31,6 @@ const PART_OF_POD = Symbol('part of a job on the pod');
  */
 const KILLS_AT_ONCE = 4;
 
-/** Errors of admission: the job has not run. */
-const NOT_RUN = ['QUEUE_FULL', 'CALLER_GONE', 'DEADLINE_PASSED', 'SHUTTING_DOWN'];
-
 /** The jobs on containers. All share their pod's lock; a job that stops or removes the pod holds it exclusively. */
 export class Containers {
   readonly #services: JobServices;
@@ -46,6 +43,7 @@ export class Containers {
     this.#ctx = ctx;
     this.#creations = new Joins({
       claimTtlMs: ctx.config.pipeline.claim_ttl_seconds * 1000,
+      unclaimed: ctx.unclaimed,
       exists: (id) => ctx.store.containers.get(id) !== undefined,
       onUnclaimed: (name, id) => {
         ctx.log.warn({ container: id, name }, 'no caller came back for this container within claim_ttl; removing it');
@@ -68,14 +66,17 @@ export class Containers {
       throw SluiceError.of('NAME_TAKEN', 'container', row.name, owner);
     }
     return this.#creations.run(key, caller, undefined, async (abandoned) => {
-      using _shared = await this.#services.locks.take(sandbox.id, 'shared');
-      requireReady(sandbox);
-      try {
-        await this.#job(createContainer, { ctx, row, sandbox }, { ...caller, left: abandoned });
-      } catch (error) {
-        if (error instanceof JobError && error.stuck) this.#cleanUp(row, explain(error.stuck));
-        throw error;
-      }
+      const entry = this.#entry('CreateContainer', row, { ...caller, left: abandoned });
+      await this.#services.runner.job(entry, async (job) => {
+        using _shared = await this.#services.locks.take(sandbox.id, 'shared');
+        requireReady(sandbox);
+        try {
+          await this.#services.runner.engine.run(createContainer, { ctx, row, sandbox }, job, entry.priority);
+        } catch (error) {
+          if (error instanceof JobError && error.stuck) this.#cleanUp(row, explain(error.stuck));
+          throw error;
+        }
+      });
       return row.id;
     });
   }
@@ -87,24 +88,27 @@ export class Containers {
   async start(id: string, caller: Caller): Promise<void> {
     const ctx = this.#ctx;
     const row = this.get(id);
-    using _shared = await this.#services.locks.take(row.sandbox, 'shared');
-    using _exclusive = await this.#services.locks.take(row.id, 'exclusive');
-    if (row.state !== 'created') {
-      throw new SluiceError('NOT_READY', `container ${row.id} is ${row.state}, and only a created one can be started`);
-    }
-    const sandbox = ctx.store.sandboxes.get(row.sandbox);
-    if (!sandbox) throw new SluiceError('SANDBOX_NOT_FOUND', `the pod of container ${row.id} is gone`);
-    requireReady(sandbox);
-    const shim = await findShim(sandbox, ctx);
-    if (!shim) throw new SluiceError('SHIM_FAILED', `the shim of pod ${sandbox.id} is dead`);
-    try {
-      await this.#job(startContainer, { ctx, row, sandbox, shim }, caller);
-    } catch (error) {
-      if (NOT_RUN.includes(codeOf(error))) throw error;
-      if (error instanceof JobError && error.stuck) undoStartLater(row, this.#services, explain(error));
-      else startFailed(row, this.#services, explain(error));
-      throw error;
-    }
+    const entry = this.#entry('StartContainer', row, caller);
+    await this.#services.runner.job(entry, async (job) => {
+      using _shared = await this.#services.locks.take(row.sandbox, 'shared');
+      using _exclusive = await this.#services.locks.take(row.id, 'exclusive');
+      if (row.state !== 'created') {
+        const message = `container ${row.id} is ${row.state}, and only a created one can be started`;
+        throw new SluiceError('NOT_READY', message);
+      }
+      const sandbox = ctx.store.sandboxes.get(row.sandbox);
+      if (!sandbox) throw new SluiceError('SANDBOX_NOT_FOUND', `the pod of container ${row.id} is gone`);
+      requireReady(sandbox);
+      const shim = await findShim(sandbox, ctx);
+      if (!shim) throw new SluiceError('SHIM_FAILED', `the shim of pod ${sandbox.id} is dead`);
+      try {
+        await this.#services.runner.engine.run(startContainer, { ctx, row, sandbox, shim }, job, entry.priority);
+      } catch (error) {
+        if (error instanceof JobError && error.stuck) undoStartLater(row, this.#services, explain(error));
+        else startFailed(row, this.#services, explain(error));
+        throw error;
+      }
+    });
   }
 
   /**
@@ -122,8 +126,10 @@ export class Containers {
   async remove(id: string, caller: Caller): Promise<void> {
     const row = this.#ctx.store.containers.get(id);
     if (!row) return;
-    using _shared = await this.#services.locks.take(row.sandbox, 'shared');
-    await this.#remove(row, caller);
+    await this.#services.runner.job(this.#entry('RemoveContainer', row, caller), async (job) => {
+      using _shared = await this.#services.locks.take(row.sandbox, 'shared');
+      await this.#remove(row, job);
+    });
   }
 
   /**
@@ -168,7 +174,13 @@ export class Containers {
 
   /** Removes all containers of a pod, side by side. The caller holds the pod's lock. */
   async removeAll(sandbox: string): Promise<void> {
-    await Promise.all(this.#ctx.store.containersOf(sandbox).map((row) => this.#remove(row, PART_OF_POD)));
+    await Promise.all(
+      this.#ctx.store
+        .containersOf(sandbox)
+        .map((row) =>
+          this.#services.runner.job(this.#entry('RemoveContainer', row, PART_OF_POD), (job) => this.#remove(row, job)),
+        ),
+    );
   }
 
   /** See {@link getContainer}. */
@@ -210,8 +222,9 @@ export class Containers {
       undoStartLater(row, this.#services, row.message || 'the daemon ended while the container was started', 0);
     } else if (row.state === 'running') {
       if (shim) {
-        if (row.finishedAt === 0n) await ctx.stdio.openIo(ioOf(row, ctx));
-        ctx.exits.watchContainer(row, shim);
+        // First the log, so that the output of a container that has ended meanwhile is drained into it.
+        if (row.finishedAt === 0n) await this.#reopenIo(row);
+        if (!ctx.exits.watches(row.id)) ctx.exits.watchContainer(row, shim);
         return;
       }
       const sandbox = ctx.store.sandboxes.get(row.sandbox);
@@ -220,6 +233,22 @@ export class Containers {
       const message = 'the shim died while no daemon watched';
       const unknown = { exitCode: UNKNOWN_EXIT, reason: 'Unknown', message };
       ctx.exits.recordEnd(row, row.finishedAt === 0n ? unknown : undefined);
+    }
+  }
+
+  /** Opens a recovered container's FIFOs and log. A failure is retried: the container runs on, and its output waits in the FIFOs. */
+  async #reopenIo(row: ContainerRow): Promise<void> {
+    const ctx = this.#ctx;
+    const open = async () => {
+      if (row.state === 'running' && row.finishedAt === 0n) await ctx.stdio.openIo(ioOf(row, ctx));
+    };
+    try {
+      await open();
+    } catch (error) {
+      const failed = (reason: string, attempts: number) =>
+        ctx.log.warn({ container: row.id, attempts, reason }, 'the log of a recovered container cannot be opened yet');
+      failed(explain(error), 0);
+      this.#services.retries.add(`io of ${row.id}`, open, failed);
     }
   }
 
@@ -242,20 +271,21 @@ export class Containers {
     if (row.state !== 'running') return;
     const sandbox = this.#ctx.store.sandboxes.get(row.sandbox);
     const shim = sandbox && (await findShim(sandbox, this.#ctx));
-    await this.#job(stopContainer, { ctx: this.#ctx, row, shim, graceSeconds }, caller);
+    const entry = this.#entry('StopContainer', row, caller);
+    await this.#services.runner.run(stopContainer, { ctx: this.#ctx, row, shim, graceSeconds }, entry);
   }
 
-  async #remove(row: ContainerRow, caller: Caller | typeof PART_OF_POD): Promise<void> {
+  async #remove(row: ContainerRow, job: JobRun): Promise<void> {
     const ctx = this.#ctx;
-    const { locks, retries } = this.#services;
+    const { locks, retries, runner } = this.#services;
     using _exclusive = await locks.take(row.id, 'exclusive');
     if (!ctx.store.containers.get(row.id)) return;
     await undoStart(row, this.#services);
-    await this.#stop(row, 0, caller);
+    await this.#stop(row, 0, PART_OF_POD);
     await this.#deleteTask(row);
     const before = ctx.containerStates.removing(row);
     try {
-      await this.#job(removeContainer, { ctx, row }, caller);
+      await runner.engine.run(removeContainer, { ctx, row }, job, PRIORITY.teardown);
     } catch (error) {
       ctx.containerStates.notRemoved(row, before);
       throw error;
@@ -264,19 +294,17 @@ export class Containers {
     ctx.containerStates.removed(row);
   }
 
-  /** Runs a job on a container through the lane of its table. It goes on when its caller leaves. */
-  #job<S extends JobState<ContainerRow>>(
-    table: JobTable<S, ContainerRow, JobContext>,
-    state: S,
-    from: Caller | typeof PART_OF_POD,
-  ): Promise<void> {
-    const { row } = state;
+  /**
+   * How a job on a container enters the pipeline: through the lane of its row in src/stages.ts. Jobs take the pod's lock once they are
+   * admitted, never before: a stop of the pod would wait with them for a place among the launches.
+   */
+  #entry(job: JobName, row: ContainerRow, from: Caller | typeof PART_OF_POD): Entry {
     const caller = from === PART_OF_POD ? {} : from;
     const metadata = this.#ctx.store.sandboxes.get(row.sandbox)?.config.metadata;
-    const teardown = JOBS[table.name].lane === 'teardown';
-    const entry: Entry = {
+    const teardown = JOBS[job].lane === 'teardown';
+    return {
       start: {
-        job: table.name,
+        job,
         pod: `${metadata?.namespace}/${metadata?.name}`,
         sandbox: row.sandbox,
         container: row.id,
@@ -285,7 +313,6 @@ export class Containers {
       priority: teardown ? PRIORITY.teardown : launchPriority(metadata?.namespace ?? ''),
       admit: from === PART_OF_POD ? undefined : { abandoned: caller.left },
     };
-    return this.#services.runner.run(table, state, entry);
   }
 
   /** Retries the undo of a container that a failed undo, or a killed daemon, has left half-way. Its name is released at once. */

@@ -26,6 +26,8 @@ export interface Exits {
   watchSandbox(row: SandboxRow, shim: Shim): void;
   /** From now on the container's end is recorded: log drained, exit code and reason stored, task deleted. */
   watchContainer(row: ContainerRow, shim: Shim): void;
+  /** True while the container is watched. */
+  watches(id: string): boolean;
   /** Resolves when the container's end is recorded; at once when it is not watched. */
   containerEnded(id: string): Promise<void>;
   /** True when the stop signal was sent before. The call counts as sending it: it goes out once, however many callers stop the container. */
@@ -49,6 +51,11 @@ export interface JobContext {
   readonly store: Store;
   readonly sandboxStates: SandboxStates;
   readonly containerStates: ContainerStates;
+  /**
+   * Ids of sandboxes and containers whose callers left before they were done. Any use of an id claims it (lookup.ts); one that is not
+   * claimed within claim_ttl is removed.
+   */
+  readonly unclaimed: Set<string>;
   readonly sandboxNames: ReservedNames;
   readonly containerNames: ReservedNames;
   readonly pools: Pools;

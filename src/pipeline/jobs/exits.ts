@@ -54,6 +54,10 @@ export class ExitWatch implements Exits {
     this.#containers.set(row.id, { ended, stopSignalled: false, killed: false, outOfMemory: false });
   }
 
+  watches(id: string): boolean {
+    return this.#containers.has(id);
+  }
+
   containerEnded(id: string): Promise<void> {
     return this.#containers.get(id)?.ended ?? Promise.resolve();
   }
@@ -93,9 +97,11 @@ export class ExitWatch implements Exits {
   }
 
   #sandboxEnded(row: SandboxRow, reason: string): void {
-    // A stop or removal under way expects this, and a daemon that ends has merely closed the connection.
-    if (row.state !== 'ready' || this.#ctx.ending.aborted || this.#locks.held(row.id)) return;
+    // A daemon that ends has merely closed the connection.
+    if (row.state !== 'ready' || this.#ctx.ending.aborted) return;
     this.#ctx.sandboxStates.notReady(row);
+    // A stop or removal under way expects this.
+    if (this.#locks.held(row.id)) return;
     this.#ctx.log.warn({ sandbox: row.id, name: row.name, reason }, 'pod is not ready any more');
   }
 
@@ -104,7 +110,7 @@ export class ExitWatch implements Exits {
     // An earlier daemon may have noted the end and died before it recorded it; of a task that it had deleted the shim has no trace.
     const ended = row.finishedAt === 0n ? await this.#waitForEnd(row, shim) : shim;
     if (ended === 'closing') return; // the next daemon asks again
-    await ctx.stdio.removeIo({ id: row.id, fifos: row.io });
+    await this.#bestEffort(row, 'closing its IO', () => ctx.stdio.removeIo({ id: row.id, fifos: row.io }));
     try {
       if (ended !== 'lost') await ended.task.delete(row.id);
     } catch (error) {
@@ -125,22 +131,36 @@ export class ExitWatch implements Exits {
   async #waitForEnd(row: ContainerRow, first: Shim): Promise<Shim | 'lost' | 'closing'> {
     const ctx = this.#ctx;
     for (let shim: Shim | undefined = first; ; ) {
+      let exit: Exit;
       try {
-        const exit = await shim.task.wait(row.id);
-        const oom = await this.#wasOutOfMemory(row, exit);
-        await ctx.stdio.drain(row.id);
-        const reason = oom ? OOM_KILLED : exit.exitStatus === 0 ? 'Completed' : 'Error';
-        ctx.containerStates.noteEnd(row, { exitCode: exit.exitStatus, reason, message: '', at: exit.at });
-        return shim;
+        exit = await shim.task.wait(row.id);
       } catch (error) {
         if (ctx.ending.aborted) return 'closing';
         shim = codeOf(error) === 'SHIM_FAILED' ? await this.#findAgain(row) : undefined;
         if (shim) continue;
         if (ctx.ending.aborted) return 'closing';
-        await ctx.stdio.drain(row.id);
+        await this.#bestEffort(row, 'draining its log', () => ctx.stdio.drain(row.id));
         ctx.containerStates.noteEnd(row, { exitCode: UNKNOWN_EXIT, reason: 'Unknown', message: explain(error) });
         return 'lost';
       }
+      // The exit is what the shim answers. What follows only adds to it, and its failure changes neither code nor state.
+      const oom = await this.#bestEffort(row, 'looking for an OOM kill', () => this.#wasOutOfMemory(row, exit));
+      await this.#bestEffort(row, 'draining its log', () => ctx.stdio.drain(row.id));
+      if (ctx.ending.aborted) return 'closing'; // the log may not be complete; the next daemon drains it
+      const reason = oom ? OOM_KILLED : exit.exitStatus === 0 ? 'Completed' : 'Error';
+      ctx.containerStates.noteEnd(row, { exitCode: exit.exitStatus, reason, message: '', at: exit.at });
+      return shim;
+    }
+  }
+
+  /** Runs what belongs to a container's end but must not keep it from being recorded. A failure is logged; the result is undefined then. */
+  async #bestEffort<T>(row: ContainerRow, what: string, work: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await work();
+    } catch (error) {
+      if (!this.#ctx.ending.aborted)
+        this.#ctx.log.warn({ container: row.id, reason: explain(error) }, `at a container’s end, ${what} failed`);
+      return undefined;
     }
   }
 

@@ -1,10 +1,10 @@
-import { mkdir, readdir, rm, stat } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { usernsPath } from '../../node/oci/pod-userns.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
-import { within } from '../../sys/in-root.ts';
+import { resolveInRoot } from '../../sys/in-root.ts';
 import type { MountRootfs } from '../../workers/shim/rootfs.ts';
 import type { JobContext } from './context.ts';
 
@@ -60,31 +60,15 @@ const mounting = new Map<string, Promise<void>>();
 /** Two containers of a pod may name the same image at the same time: they share one mount. */
 function mountOnce(view: MountRootfs, ctx: JobContext): Promise<void> {
   const { target } = view;
-  const running = mounting.get(target) ?? mountView(view, ctx).finally(() => mounting.delete(target));
+  const mount = () => ctx.pools.shim.call('mountImageVolume', view).finally(() => mounting.delete(target));
+  const running = mounting.get(target) ?? mount();
   mounting.set(target, running);
   return running;
 }
 
-async function mountView(view: MountRootfs, ctx: JobContext): Promise<void> {
-  const { target } = view;
-  try {
-    await mkdir(join(target, '..'), { recursive: true, mode: 0o711 });
-    await mkdir(target, { mode: 0o755 });
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return; // mounted for another container of the pod
-    throw error;
-  }
-  try {
-    await ctx.pools.shim.call('mountRootfs', view);
-  } catch (error) {
-    await rm(target, { recursive: true, force: true });
-    throw error;
-  }
-}
-
 /** A folder inside an image, found without following any link out of it. */
 async function subFolder(root: string, subPath: string): Promise<string> {
-  const path = within(root, subPath);
+  const path = resolveInRoot(root, subPath);
   if (!(await stat(path)).isDirectory())
     throw new SluiceError('INVALID_REQUEST', `"${subPath}" is no folder in the image`);
   return path;

@@ -33,6 +33,7 @@ export class Pods {
     const { ctx, runner } = services;
     this.#launches = new Joins({
       claimTtlMs: ctx.config.pipeline.claim_ttl_seconds * 1000,
+      unclaimed: ctx.unclaimed,
       exists: (id) => ctx.store.sandboxes.get(id) !== undefined,
       onJoin: ({ job }) => {
         if (job) runner.observer.jobJoined(job);
@@ -71,25 +72,25 @@ export class Pods {
     const { ctx, runner, locks } = this.#services;
     const row = ctx.store.sandboxes.get(id);
     if (!row || row.state === 'stopped') return;
-    using _exclusive = await locks.take(id, 'exclusive');
-    if (!ctx.store.sandboxes.get(id) || stopped(row)) return;
-    await runner.run(stopPod, this.#stopState(row), {
-      start: jobStart('StopPodSandbox', row, caller),
-      priority: PRIORITY.teardown,
-      admit: { abandoned: caller.left },
+    const start = jobStart('StopPodSandbox', row, caller);
+    const priority = PRIORITY.teardown;
+    await runner.job({ start, priority, admit: { abandoned: caller.left } }, async (job) => {
+      using _exclusive = await locks.take(id, 'exclusive');
+      if (!ctx.store.sandboxes.get(id) || stopped(row)) return;
+      await runner.engine.run(stopPod, this.#stopState(row), job, priority);
     });
   }
 
   /** Removes a pod with its containers, stopping it first when it is not stopped. An unknown pod is fine. */
   async remove(id: string, caller: Caller): Promise<void> {
     const { ctx, runner, locks } = this.#services;
-    if (!ctx.store.sandboxes.get(id)) return;
-    using _exclusive = await locks.take(id, 'exclusive');
     const row = ctx.store.sandboxes.get(id);
     if (!row) return;
     const priority = PRIORITY.teardown;
     const start = jobStart('RemovePodSandbox', row, caller);
     await runner.job({ start, priority, admit: { abandoned: caller.left } }, async (job) => {
+      using _exclusive = await locks.take(id, 'exclusive');
+      if (!ctx.store.sandboxes.get(id)) return;
       if (!stopped(row)) {
         const stop = { start: jobStart('StopPodSandbox', row, caller), priority };
         await runner.run(stopPod, this.#stopState(row), stop);

@@ -23,7 +23,13 @@ export async function copyUp(row: ContainerRow, image: ImageRow, ctx: JobContext
     folders[path] = to;
     copies.push({ from: path, to });
   }
-  const scratch = join(row.rootDir, 'copy-up');
-  await ctx.pools.shim.call('copyFromImage', { scratch, mounts: ctx.images.viewMounts(image), copies });
+  await ctx.pools.shim.call('copyFromImage', { scratch: scratchOf(row), mounts: ctx.images.viewMounts(image), copies });
   return folders;
 }
+
+/** Detaches the image that a daemon had mounted for the copy when it was killed. Nothing mounted is fine. */
+export async function undoCopyUp(row: ContainerRow, ctx: JobContext): Promise<void> {
+  await ctx.pools.shim.call('unmountRootfs', { target: scratchOf(row) });
+}
+
+const scratchOf = ({ rootDir }: ContainerRow): string => join(rootDir, 'copy-up');

@@ -1,12 +1,12 @@
 /** Looks into a stack of layers without mounting it: what overlayfs would show under a path. */
 import { closeSync, constants, fstatSync, openSync, readlinkSync, readSync } from 'node:fs';
+import { walkInRoot } from '../../sys/in-root.ts';
 import { isWhiteout } from './apply.ts';
 import { invalid } from './invalid.ts';
 import { native, toBytes } from './names.ts';
 import { isOpaque } from './opaque.ts';
 import { look } from './root.ts';
 
-const MAX_LINKS = 40;
 const MAX_USER_FILE = 16 << 20;
 
 export interface ReadFileInLayers {
@@ -45,42 +45,38 @@ export function userFiles({ dirs }: { dirs: string[] }): { passwd: string; group
 
 /** Where the regular file lies on disk. */
 function find(layers: string[], path: string): string | undefined {
-  const todo = path.split('/');
   // The folders from the root down to where we are, each as the real folders that are merged in it, topmost first.
   let trail: string[][] = [layers];
-  let links = 0;
-  for (let part = todo.shift(); part !== undefined; part = todo.shift()) {
-    if (part === '' || part === '.') continue;
-    if (part === '..') {
-      if (trail.length > 1) trail.pop();
-      continue;
-    }
-    const merged: string[] = [];
-    let other: { path: string; link: boolean; file: boolean } | undefined;
-    for (const folder of trail.at(-1) ?? []) {
-      const here = `${folder}/${part}`;
-      const stats = look(here);
-      if (!stats) continue;
-      if (!stats.isDirectory()) {
-        // A whiteout hides all below it; so does a file, which counts only when no folder lies above it.
-        if (merged.length === 0 && !isWhiteout(stats)) {
-          other = { path: here, link: stats.isSymbolicLink(), file: stats.isFile() };
+  let found: string | undefined;
+  walkInRoot(path.split('/'), {
+    enter(name, rest) {
+      const merged: string[] = [];
+      for (const folder of trail.at(-1) ?? []) {
+        const here = `${folder}/${name}`;
+        const stats = look(here);
+        if (!stats) continue;
+        if (stats.isDirectory()) {
+          merged.push(here);
+          if (isOpaque(here)) break;
+          continue;
         }
-        break;
+        // A whiteout hides all below it; so does a file, which counts only when no folder lies above it.
+        if (merged.length > 0 || isWhiteout(stats)) break;
+        if (stats.isSymbolicLink()) return { link: readlinkSync(native(here), 'latin1') };
+        if (stats.isFile() && rest.every((part) => part === '' || part === '.')) found = here;
+        return 'stop';
       }
-      merged.push(here);
-      if (isOpaque(here)) break;
-    }
-    if (other?.link) {
-      if (++links > MAX_LINKS) throw invalid(`${path}: too many symbolic links`);
-      const target = readlinkSync(native(other.path), 'latin1');
-      if (target.startsWith('/')) trail = [layers];
-      todo.unshift(...target.split('/'));
-      continue;
-    }
-    if (other) return other.file && todo.every((rest) => rest === '' || rest === '.') ? other.path : undefined;
-    if (merged.length === 0) return undefined;
-    trail.push(merged);
-  }
-  return undefined;
+      if (merged.length === 0) return 'stop';
+      trail.push(merged);
+      return 'entered';
+    },
+    leave() {
+      if (trail.length > 1) trail.pop();
+    },
+    restart() {
+      trail = [layers];
+    },
+    tooManyLinks: () => invalid(`${path}: too many symbolic links`),
+  });
+  return found;
 }

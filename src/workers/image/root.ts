@@ -1,10 +1,8 @@
 import { chmodSync, lchownSync, lstatSync, mkdirSync, readlinkSync, type Stats } from 'node:fs';
+import { walkInRoot } from '../../sys/in-root.ts';
 import { invalid } from './invalid.ts';
 import { components, native } from './names.ts';
 import { printable } from './tar.ts';
-
-/** The kernel's own limit for symbolic links in one path. */
-const MAX_LINKS = 40;
 
 /**
  * Finds the folders of an archive's names below one root. Every component is looked at without following it; symbolic links
@@ -44,27 +42,24 @@ export class Root {
   #walk(parts: readonly string[], key: string): string {
     // Mostly the folder above is known, and one look is enough.
     const above = this.#known.get(parts.slice(0, -1).join('/'));
-    const todo = above === undefined ? [...parts] : parts.slice(-1);
     let here = above ?? '';
-    let links = 0;
-    for (let part = todo.shift(); part !== undefined; part = todo.shift()) {
-      if (part === '' || part === '.') continue;
-      if (part === '..') {
+    walkInRoot(above === undefined ? parts : parts.slice(-1), {
+      enter: (name) => {
+        const next = here === '' ? name : `${here}/${name}`;
+        const stats = look(this.at(next));
+        if (stats?.isSymbolicLink()) return { link: readlinkSync(native(this.at(next)), 'latin1') };
+        if (!stats?.isDirectory()) this.#make(next, stats);
+        here = next;
+        return 'entered';
+      },
+      leave: () => {
         here = here.slice(0, Math.max(here.lastIndexOf('/'), 0));
-        continue;
-      }
-      const next = here === '' ? part : `${here}/${part}`;
-      const stats = look(this.at(next));
-      if (stats?.isSymbolicLink()) {
-        if (++links > MAX_LINKS) throw invalid(`${printable(key)}: too many symbolic links`);
-        const target = readlinkSync(native(this.at(next)), 'latin1');
-        if (target.startsWith('/')) here = '';
-        todo.unshift(...target.split('/'));
-        continue;
-      }
-      if (!stats?.isDirectory()) this.#make(next, stats);
-      here = next;
-    }
+      },
+      restart: () => {
+        here = '';
+      },
+      tooManyLinks: () => invalid(`${printable(key)}: too many symbolic links`),
+    });
     return here;
   }
 }

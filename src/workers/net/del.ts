@@ -1,12 +1,12 @@
 import { SluiceError } from '../../errors.ts';
 import { netnsExists } from '../../sys/netns.ts';
 import type { Json } from '../json.ts';
+import { atLeast } from './cni-version.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
 import { awaitUnlocked, readRecord, removeRecord } from './record.ts';
 import { inVersion, parseResult } from './result.ts';
 import type { CniCall, PluginConf, PluginRun } from './types.ts';
-import { atLeast } from './version.ts';
 
 /** Messages of plugins that fail because the namespace or the interface no longer exists. */
 const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown container/i;

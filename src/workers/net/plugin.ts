@@ -95,8 +95,8 @@ export function findPlugin(type: string, binDirs: readonly string[]): string {
 
 /**
  * Runs a plugin and returns its stdout. A {@link PluginFailure} that is retryable is retried within the time limit;
- * between two ADDs it runs a DEL, as the specification requires. Appends each run to `runs`. Throws {@link
- * PluginFailure}, or a SluiceError when that DEL fails.
+ * between two ADDs it runs a DEL, as the specification requires. Appends each run to `runs`. Throws a
+ * PluginFailure, or a SluiceError when that DEL fails.
  */
 export async function callPlugin(call: PluginCall, runs: PluginRun[]): Promise<string> {
   const deadline = performance.now() + call.timeoutMs;

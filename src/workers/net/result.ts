@@ -3,11 +3,11 @@
  * 0.4 have a list `ips`, whose entries have a `version` of "4" or "6"; 1.0 drops that field; 1.1 adds fields to
  * interfaces and routes.
  */
-import { isIPv6 } from 'node:net';
 import { SluiceError } from '../../errors.ts';
 import { isObject, type Json } from '../json.ts';
+import { isIPv6Cidr } from './cidr.ts';
+import { atLeast, isKnownVersion, NEWEST_VERSION } from './cni-version.ts';
 import type { CniResult } from './types.ts';
-import { atLeast, isKnownVersion, NEWEST_VERSION } from './version.ts';
 
 type Ip = NonNullable<CniResult['ips']>[number];
 type Route = NonNullable<CniResult['routes']>[number];
@@ -47,7 +47,7 @@ export function inVersion({ raw, version, result }: ParsedResult, wanted: string
   return {
     ...result,
     cniVersion: wanted,
-    ips: result.ips?.map((ip) => (older ? { version: isSix(ip.address) ? '6' : '4', ...ip } : ip)),
+    ips: result.ips?.map((ip) => (older ? { version: isIPv6Cidr(ip.address) ? '6' : '4', ...ip } : ip)),
   };
 }
 
@@ -94,16 +94,14 @@ function routeOf(entry: Json): Route {
 }
 
 function toOldest(result: CniResult, wanted: string): Json {
-  const family = (six: boolean) => {
-    const ip = result.ips?.find(({ address }) => isSix(address) === six);
+  const family = (ipv6: boolean) => {
+    const ip = result.ips?.find(({ address }) => isIPv6Cidr(address) === ipv6);
     if (!ip) return undefined;
-    const routes = result.routes?.filter(({ dst }) => isSix(dst) === six);
+    const routes = result.routes?.filter(({ dst }) => isIPv6Cidr(dst) === ipv6);
     return { ip: ip.address, gateway: ip.gateway, routes };
   };
   return { cniVersion: wanted, ip4: family(false), ip6: family(true), dns: result.dns };
 }
-
-const isSix = (cidr: string): boolean => isIPv6(cidr.split('/')[0] ?? '');
 
 /** The list of objects under `key`; absent and null count as empty. */
 function list(raw: Json, key: string): Json[] {

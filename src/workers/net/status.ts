@@ -1,7 +1,7 @@
+import { atLeast } from './cni-version.ts';
 import { CNI_CODE, callPlugin, findPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
 import type { NetworkConf, PluginRun } from './types.ts';
-import { atLeast } from './version.ts';
 
 interface StatusCall {
   network: NetworkConf;

@@ -3,10 +3,10 @@
  * adds a chain per pod, which costs 15 ms of CPU and the xtables lock each time; one rule for the subnet, set at start,
  * has the same effect.
  */
-import { isIPv6 } from 'node:net';
 import { SluiceError } from '../../errors.ts';
 import { removeBridge } from '../../sys/link.ts';
 import { run } from '../../sys/spawn.ts';
+import { isIPv6Cidr } from './cidr.ts';
 import { findProgram, programPath } from './programs.ts';
 import { excerpt } from './result.ts';
 
@@ -107,7 +107,7 @@ function words(rule: string): string[] {
 }
 
 function findIptables(subnet: string): string | undefined {
-  return findProgram(isIPv6(subnet.split('/')[0] ?? '') ? 'ip6tables' : 'iptables');
+  return findProgram(isIPv6Cidr(subnet) ? 'ip6tables' : 'iptables');
 }
 
 /**

@@ -1,10 +1,11 @@
 import { mkdirSync, rmdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { type Fd, openFd } from '../../sys/fd.ts';
 import { mountIdMapped } from '../../sys/idmap.ts';
 import { C } from '../../sys/libc.ts';
 import { mount, unmount } from '../../sys/mount.ts';
+import { mountsBelow } from '../../sys/mountinfo.ts';
 
 /**
  * A mount in the form that containerd's snapshotters use: `type` overlay or bind (or any file system), options as in
@@ -57,6 +58,23 @@ export interface MountRootfs {
   target: string;
   mounts: MountSpec[];
   userns?: string;
+}
+
+/**
+ * Mounts an image volume on `target`, which is made with its parents. A folder that carries a mount already is left as it is; one without
+ * a mount is what a daemon left that was killed between mkdir and mount. Throws NAMESPACE_FAILED.
+ */
+export function mountImageVolume(view: MountRootfs): void {
+  const { target } = view;
+  mkdirSync(dirname(target), { recursive: true, mode: 0o711 });
+  mkdirSync(target, { recursive: true, mode: 0o755 });
+  if (mountsBelow(target).includes(target)) return;
+  try {
+    mountRootfs(view);
+  } catch (error) {
+    rmdirSync(target);
+    throw error;
+  }
 }
 
 /** Undoes {@link mountRootfs}, also when it ran more than once. Idempotent. */

@@ -12,7 +12,7 @@ import { required } from '../../engine/stage.ts';
 import { containerSpec } from '../container-spec.ts';
 import type { JobContext, JobState } from '../context.ts';
 import { imageVolumes } from '../image-volumes.ts';
-import { copyUp } from '../volumes.ts';
+import { copyUp, undoCopyUp } from '../volumes.ts';
 
 /** The state of a container's creation. */
 export interface ContainerCreation extends JobState<ContainerRow> {
@@ -73,7 +73,8 @@ export const volumes = {
     state.imageVolumes = await imageVolumes(row, sandbox, ctx);
     row.volumes = await copyUp(row, required(state.image, 'image'), ctx);
   },
-  async undo(row: ContainerRow): Promise<void> {
+  async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
+    await undoCopyUp(row, ctx);
     await rm(row.rootDir, { recursive: true, force: true }); // the undo of `files` has removed the bundle's work folder in it
   },
 };

@@ -2,6 +2,7 @@ import { signalNumber } from '../../../node/oci/signals.ts';
 import type { Shim } from '../../../node/shims/shims.ts';
 import type { ContainerRow } from '../../../node/store/container.ts';
 import { SIGKILL } from '../../../sys/signals.ts';
+import { withTimeLimit } from '../../../time-limit.ts';
 import type { JobState } from '../context.ts';
 
 /** Seconds that a killed process may take to end: it may be in uninterruptible sleep (D state), waiting for a disk. */
@@ -25,6 +26,8 @@ export const kill = {
 
 async function killContainer({ ctx, row, shim, graceSeconds }: ContainerStop): Promise<void> {
   if (row.state !== 'running') return;
+  // A recovery that found the shim late may not have come to this container yet. Unwatched, it would count as ended.
+  if (shim && !ctx.exits.watches(row.id)) ctx.exits.watchContainer(row, shim);
   const ended = ctx.exits.containerEnded(row.id);
   // The watcher of the container (exits.ts) cleans up after the dead shim.
   if (!shim) {
@@ -43,12 +46,10 @@ async function killContainer({ ctx, row, shim, graceSeconds }: ContainerStop): P
 }
 
 /** Resolves to whether `event` happens within so many seconds. */
-async function within(event: Promise<void>, seconds: number): Promise<boolean> {
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  const timer = setTimeout(() => resolve(false), Math.min(seconds * 1000, 0x7fffffff));
-  try {
-    return await Promise.race([event.then(() => true), promise]);
-  } finally {
-    clearTimeout(timer);
-  }
+function within(event: Promise<void>, seconds: number): Promise<boolean> {
+  return withTimeLimit(
+    event.then(() => true),
+    seconds * 1000,
+    () => false,
+  );
 }

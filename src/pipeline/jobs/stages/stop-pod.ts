@@ -12,7 +12,13 @@ export interface PodStop extends JobState<SandboxRow> {
 /** Containers get no grace here: kubelet has stopped them with theirs before, and a pod that is stopped at once is meant to be. */
 export const kill = { run: ({ killContainers }: PodStop): Promise<void> => killContainers() };
 
-export const endShim = { run: ({ ctx, row }: PodStop): Promise<void> => endPodShim(row, ctx) };
+/** From the end of its processes on the pod is not ready, whatever happens to its network. */
+export const endShim = {
+  async run({ ctx, row }: PodStop): Promise<void> {
+    await endPodShim(row, ctx);
+    if (row.state === 'ready') ctx.sandboxStates.notReady(row);
+  },
+};
 
 export const releaseNetwork = { run: ({ ctx, row }: PodStop): Promise<void> => network.undo(row, ctx) };
 

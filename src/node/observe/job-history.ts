@@ -1,7 +1,7 @@
 import type { JobName } from '../../stages.ts';
-import type { JobRecord, JobRun } from './job-record.ts';
+import { endOf, type JobRecord, type JobRun } from './job-record.ts';
 
-/** The last `size` of something, in a circle. */
+/** Ring buffer of the last `size` items. */
 class Ring<T> {
   readonly #items: T[] = [];
   readonly #size: number;
@@ -16,7 +16,7 @@ class Ring<T> {
     this.#next = (this.#next + 1) % this.#size;
   }
 
-  /** Newest first. */
+  /** The items, newest first. */
   *newest(): Generator<T> {
     for (let i = 1; i <= this.#items.length; i++) {
       const item = this.#items[(this.#next - i + this.#size) % this.#size];
@@ -25,21 +25,21 @@ class Ring<T> {
   }
 }
 
-export interface LaunchFilter {
-  /** Only this job; default all. Of RunPodSandbox, only real launches, not clean-ups that run its table backwards. */
+interface JobFilter {
+  /** Only this job; all by default. For RunPodSandbox without recoveries and clean-ups, which run its undos. */
   job?: JobName;
-  /** Part of "namespace/name", or beginning of a sandbox, container or request id. */
+  /** Part of "namespace/name" or of the image, or beginning of a sandbox, container or request id. */
   match?: string;
-  /** Only jobs that ended after this: milliseconds since the epoch. */
+  /** Only jobs that ended after this time, in milliseconds since the epoch. */
   since?: number;
   limit?: number;
 }
 
 /**
- * The last launches and the jobs in flight, for `sluice trace` and `sluice top`. Pod launches have a ring of their own so that
- * the other jobs, several to each pod, do not push them out. About 3 KB each.
+ * Records of running and ended jobs, for `sluice trace` and `sluice top`. Pod launches have a ring buffer of their own,
+ * because each pod has several other jobs, which would displace them. A record takes about 3 KB.
  */
-export class Launches {
+export class JobHistory {
   readonly #pods: Ring<JobRecord>;
   readonly #others: Ring<JobRecord>;
   readonly #running = new Set<JobRecord>();
@@ -59,13 +59,13 @@ export class Launches {
     (launch ? this.#pods : this.#others).add(record);
   }
 
-  /** Jobs running or queued now, oldest first. */
+  /** The jobs that run or are queued, oldest first. */
   get running(): JobRecord[] {
     return [...this.#running];
   }
 
-  /** Those in flight first, then the ended ones, newest first. */
-  find({ job, match, since, limit = 100 }: LaunchFilter): JobRecord[] {
+  /** The jobs that fit the filter: those in flight first, then the ended ones; each part newest first. */
+  find({ job, match, since, limit = 100 }: JobFilter): JobRecord[] {
     const found: JobRecord[] = [];
     const fits = (record: JobRecord) =>
       (job === undefined || record.job === job) &&
@@ -86,8 +86,6 @@ export class Launches {
     return [...this.#pods.newest(), ...this.#others.newest()].sort((a, b) => endOf(b) - endOf(a));
   }
 }
-
-const endOf = (record: JobRecord) => record.at + (record.ended ?? 0);
 
 function matches({ id, pod, sandbox, container, image }: JobRun, text: string): boolean {
   return (
