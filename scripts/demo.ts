@@ -3,7 +3,7 @@
  * from outside, removes all and looks again. Needs no registry and no CNI configuration: image and network are the
  * built-in ones.
  *
- *   npm run demo [-- --pods N] [--parallel P]
+ *   npm run demo [-- --pods N] [--parallel P] [--mode pinned|pause]
  *
  * Ends with status 1 when a pod is not what it should be or something is left.
  */
@@ -14,8 +14,8 @@ import { parseArgs } from 'node:util';
 import { closeUplink } from '../src/workers/net/uplink.ts';
 import { phase } from '../test/bench/load.ts';
 import { latencies } from '../test/bench/statistics.ts';
-import { podConfig } from '../test/rig/cri.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
+import { podConfig } from '../test/rig/messages.ts';
 import { processes, processesOf, run } from '../test/rig/proc.ts';
 
 /** What /debug/launches says of a launch; milliseconds since it was queued. */
@@ -28,10 +28,17 @@ interface Launch {
 const NSFS = 0x6e736673; // NSFS_MAGIC of linux/magic.h
 
 const { values } = parseArgs({
-  options: { pods: { type: 'string', default: '32' }, parallel: { type: 'string', default: '8' } },
+  options: {
+    pods: { type: 'string', default: '32' },
+    parallel: { type: 'string', default: '8' },
+    mode: { type: 'string', default: 'pinned' },
+  },
 });
 const pods = whole('pods', 1000);
 const parallel = whole('parallel', 256);
+const { mode } = values;
+if (mode !== 'pinned' && mode !== 'pause') fail('--mode is pinned or pause');
+const pinned = mode === 'pinned';
 
 function whole(name: 'pods' | 'parallel', most: number): number {
   const value = Number(values[name]);
@@ -67,7 +74,9 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<str
 
   const wrong = await lookAt(daemon, ids);
   if (wrong.length === 0) {
-    say(`Seen from outside: ${plural(pods, 'namespace')}, ${plural(pods, 'answer')} to ping, ${plural(pods, 'shim')}`);
+    say(
+      `Seen from outside: ${plural(pods, 'namespace')}, ${plural(pods, 'answer')} to ping, ${plural(pinned ? 0 : pods, 'shim')}`,
+    );
   }
   const removed = await phase(ids, parallel, daemon.pid(), async (id) => {
     await cri.stopPodSandbox({ podSandboxId: id }, { timeoutMs: 240_000 });
@@ -121,14 +130,15 @@ async function lookAt(daemon: SluiceDaemon, ids: readonly string[]): Promise<str
     const netns = details.runtimeSpec?.linux?.namespaces?.find((ns) => ns.type === 'network')?.path ?? '';
     if (netns === '' || !existsSync(netns)) wrong.push(`${name}: no namespace at "${netns}"`);
     else if (statfsSync(netns).type !== NSFS) wrong.push(`${name}: ${netns} is no namespace`);
-    else if (readlinkSync(`/proc/${details.pid}/ns/net`) !== `net:[${statSync(netns).ino}]`) {
+    else if (!pinned && readlinkSync(`/proc/${details.pid}/ns/net`) !== `net:[${statSync(netns).ino}]`) {
       wrong.push(`${name}: process ${details.pid} is not in ${netns}`);
     }
     if (addresses.has(address)) wrong.push(`${name}: ${address} is another pod's too`);
     addresses.add(address);
     const ping = await run('ping', ['-c', '1', '-W', '3', address], { check: false });
     if (ping.code !== 0) wrong.push(`${name}: ${address || 'no address'} does not answer a ping`);
-    if (!running.some((p) => p.command.includes('shim') && p.command.includes(id))) wrong.push(`${name}: no shim`);
+    const shim = running.some((p) => p.command.includes('shim') && p.command.includes(id));
+    if (shim === pinned) wrong.push(`${name}: ${pinned ? 'a shim without a container' : 'no shim'}`);
   });
   return wrong;
 }
@@ -159,7 +169,10 @@ process.once('SIGINT', () => interrupt.abort(new Error('interrupted')));
 process.once('SIGTERM', () => interrupt.abort(new Error('interrupted')));
 
 const wrong: string[] = [];
-const daemon = await startSluice({ builtinNetwork: true, config: { log: { level: 'info' } } });
+const daemon = await startSluice({
+  builtinNetwork: true,
+  config: { log: { level: 'info' }, runtimes: { runc: { sandbox_mode: mode } } },
+});
 try {
   wrong.push(...(await demo(daemon, interrupt.signal)));
   await daemon.assertNothingLeft().catch((error: Error) => wrong.push(error.message));

@@ -74,10 +74,19 @@ function stageTable(): string {
       .map((job) => job.name)
       .join(', '),
     stageLimit(name, 1).text,
+    duration(STAGES[name].seconds),
   ]);
-  rows.unshift([code(ADMIT.name), ADMIT.meaning, 'all', 'pipeline.max_running, pipeline.max_teardowns']);
-  return table(['stage', 'what it does', 'in the jobs', 'default limit'], rows);
+  rows.unshift([
+    code(ADMIT.name),
+    ADMIT.meaning,
+    'all',
+    'pipeline.max_running, pipeline.max_teardowns',
+    'the caller’s',
+  ]);
+  return table(['stage', 'what it does', 'in the jobs', 'default limit', 'time limit'], rows);
 }
+
+const duration = (seconds: number): string => (seconds < 3600 ? `${seconds} s` : `${seconds / 3600} h`);
 
 function jobTables(): string {
   return JOB_TABLES.map((job) => {

@@ -56,6 +56,7 @@ if [ -n "$test" ]; then
 	want gcc command -v gcc
 	want libc6-dev any /usr/include/stdio.h
 	want libseccomp-dev any /usr/include/seccomp.h
+	want libfuse3-dev any /usr/include/fuse3/fuse.h
 	want pkg-config command -v pkg-config
 	want crun command -v crun
 	want protobuf-compiler command -v protoc

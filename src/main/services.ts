@@ -35,12 +35,17 @@ import { Pods } from '../pipeline/jobs/pods.ts';
 import { Pulls } from '../pipeline/jobs/pulls.ts';
 import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
+import { STAGES } from '../stages.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 
 /** As `streaming.tls_cert`: a certificate made at start. */
 const SELF_SIGNED = 'self-signed';
 /** Seconds that one undo may take. */
 const UNDO_SECONDS = 120;
+/** Milliseconds after which a job, or a stage, that still runs gives its place to the next: many times what the slowest one takes. */
+const LEASE_MS = 10_000;
+/** Runs of CNI plugins in one ADD or DEL that may each take their whole time limit before the stage is given up. */
+const SLOW_PLUGIN_RUNS = 5;
 const CHECKPOINT_MS = 30_000;
 /** Milliseconds before the first retry of a clean-up, and the longest pause between two. */
 const RETRY_MS = { firstDelayMs: 1000, lastDelayMs: 300_000 };
@@ -122,16 +127,25 @@ export async function makeServices(
   const exits = new ExitWatch({ ...basis, stdio }, locks);
   const ctx: JobContext = { ...basis, stdio, exits };
 
-  const engine = new Engine({ limits: config.pipeline.limits, observer, undoTimeoutMs: UNDO_SECONDS * 1000 });
+  const retries = resources.use(
+    new RetryQueue({ ...RETRY_MS, onRetry: (outcome) => metrics.inc('cleanups', { outcome }) }),
+  );
+  const pluginRunsMs = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds * 1000;
+  const engine = new Engine({
+    limits: config.pipeline.limits,
+    observer,
+    undoTimeoutMs: UNDO_SECONDS * 1000,
+    timeLimitsMs: { network: Math.max(STAGES.network.seconds * 1000, pluginRunsMs) },
+    leaseMs: LEASE_MS,
+    retries,
+  });
   const { max_running: launch, max_teardowns: teardown, max_queued: maxQueued } = config.pipeline;
   const admission = new Admission({
     maxRunning: { launch, teardown, image: launch },
     maxQueued,
+    leaseMs: { launch: LEASE_MS, teardown: LEASE_MS },
     onVerdict: (lane, verdict) => metrics.inc('admission', { lane, verdict }),
   });
-  const retries = resources.use(
-    new RetryQueue({ ...RETRY_MS, onRetry: (outcome) => metrics.inc('cleanups', { outcome }) }),
-  );
   const jobs: JobServices = { ctx, runner: new Runner({ engine, observer, admission }), locks, retries };
   const pulls = new Pulls(jobs);
   const containers = new Containers(jobs);
@@ -190,6 +204,7 @@ function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Rep
       metrics.cni(plugin, command, outcome, seconds);
       metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
     },
+    onNote: (note) => log.warn(note),
     onChange: ({ network, problems }) => {
       if (network) metrics.cniPlugins(network.plugins.map(({ type }) => type));
       const about = { network: network?.name, source: network?.source, problems };

@@ -59,6 +59,8 @@ export const libc = {
   bind: lib.func('int bind(int fd, const void *addr, uint len)'),
   listen: lib.func('int listen(int fd, int backlog)'),
   connect: lib.func('int connect(int fd, const void *addr, uint len)'),
+  setsockopt: lib.func('int setsockopt(int fd, int level, int option, const void *value, uint len)'),
+  strerror: lib.func('const char *strerror(int errno)'),
 
   mknod: lib.func('int mknod(const char *path, uint mode, uint64_t dev)'),
   mkfifo: lib.func('int mkfifo(const char *path, uint mode)'),
@@ -104,6 +106,8 @@ export const C = {
   FD_CLOEXEC: 1,
 
   CLONE_NEWNET: 0x40000000,
+  CLONE_NEWIPC: 0x08000000,
+  CLONE_NEWUTS: 0x04000000,
 
   MS_RDONLY: 1,
   MS_NOSUID: 2,

@@ -13,22 +13,30 @@ export class StrandedThread extends Error {
   override readonly name = 'StrandedThread';
 }
 
+/** Name in /proc/<pid>/ns and CLONE_NEW flag of the namespaces that a thread can enter and leave again. */
+const KINDS = { net: C.CLONE_NEWNET, ipc: C.CLONE_NEWIPC, uts: C.CLONE_NEWUTS } as const;
+type Kind = keyof typeof KINDS;
+
 /**
- * Calls `enter`, which changes the thread's network namespace, runs `visit`, and returns to the original namespace. All
- * of it is synchronous, since an await would let another task of the thread run in the wrong namespace. Throws
+ * Calls `enter`, which changes namespaces of the thread, of these kinds, runs `visit`, and returns to the original ones.
+ * All of it is synchronous, since an await would let another task of the thread run in the wrong namespaces. Throws
  * {@link StrandedThread} when the return fails.
  */
-function visiting<T>(enter: () => void, visit: () => T): T {
-  using home: Fd = openFd('/proc/thread-self/ns/net', C.O_RDONLY);
+function visiting<T>(kinds: readonly Kind[], enter: () => void, visit: () => T): T {
+  using homes = new DisposableStack();
+  const ways = kinds.map((kind) => {
+    const home: Fd = homes.use(openFd(`/proc/thread-self/ns/${kind}`, C.O_RDONLY));
+    return { home, flag: KINDS[kind] };
+  });
   enter();
   try {
     return visit();
   } finally {
     try {
-      check('setns', libc.setns(home.number, C.CLONE_NEWNET));
+      for (const { home, flag } of ways) check('setns', libc.setns(home.number, flag));
     } catch (cause) {
       // biome-ignore lint/correctness/noUnsafeFinally: the result of `visit` is of no use on a stranded thread
-      throw new StrandedThread('this thread could not return to its network namespace', { cause });
+      throw new StrandedThread('this thread could not return to its namespaces', { cause });
     }
   }
 }
@@ -36,32 +44,48 @@ function visiting<T>(enter: () => void, visit: () => T): T {
 /** Runs `visit` with this thread in the network namespace at `path`. Synchronous: see {@link visiting}. */
 export function inNetns<T>(path: string, visit: () => T): T {
   using target = openFd(path, C.O_RDONLY);
-  return visiting(() => check('setns', libc.setns(target.number, C.CLONE_NEWNET), path), visit);
+  return visiting(['net'], () => check('setns', libc.setns(target.number, C.CLONE_NEWNET), path), visit);
 }
 
 /**
  * Makes a network namespace that outlives its processes: it is bind-mounted on `path`, which must not exist. `loopback`
  * sets `lo` up. It takes 0.4 ms; the loopback plugin alone takes 2.8 ms.
  */
-export function createNetns(path: string, options: { loopback: boolean }): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
-  closeSync(openSync(path, 'wx', 0o444));
-  try {
-    visiting(
-      () => check('unshare', libc.unshare(C.CLONE_NEWNET)),
-      () => {
-        mount({ source: '/proc/thread-self/ns/net', target: path, flags: C.MS_BIND });
-        if (options.loopback) setLink('lo', true);
-      },
-    );
-  } catch (error) {
-    removeNetns(path);
-    throw error;
-  }
+export function createNetns(path: string, { loopback }: { loopback: boolean }): void {
+  pinNamespaces({ net: path }, () => {
+    if (loopback) setLink('lo', true);
+  });
 }
 
-/** Unmounts and removes what {@link createNetns} made; an absent one is fine. */
-export function removeNetns(path: string): void {
+/**
+ * Makes one namespace of each kind that `paths` names, bind-mounted on the path, which must not exist, and runs `setUp`
+ * inside of all of them. The namespaces outlive their processes. When anything fails, nothing is left.
+ */
+export function pinNamespaces(paths: Partial<Record<Kind, string>>, setUp: () => void): void {
+  const wanted = Object.entries(paths) as [Kind, string][];
+  using undo = new DisposableStack();
+  for (const [, path] of wanted) {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+    closeSync(openSync(path, 'wx', 0o444));
+    undo.defer(() => unpinNamespace(path));
+  }
+  const kinds = wanted.map(([kind]) => kind);
+  const flags = kinds.reduce((all, kind) => all | KINDS[kind], 0);
+  visiting(
+    kinds,
+    () => check('unshare', libc.unshare(flags)),
+    () => {
+      for (const [kind, path] of wanted) {
+        mount({ source: `/proc/thread-self/ns/${kind}`, target: path, flags: C.MS_BIND });
+      }
+      setUp();
+    },
+  );
+  undo.move();
+}
+
+/** Unmounts and removes a pinned namespace of any kind; an absent one is fine. */
+export function unpinNamespace(path: string): void {
   unmount(path);
   rmSync(path, { force: true });
 }

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { C, libc } from './libc.ts';
 import { setLink } from './link.ts';
 import { mount } from './mount.ts';
-import { inNetns, removeNetns } from './netns.ts';
+import { inNetns, unpinNamespace } from './netns.ts';
 import { SIGKILL } from './signals.ts';
 import { run, type SpawnResult } from './spawn.ts';
 
@@ -32,7 +32,7 @@ const PATHS = '/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin';
 
 /**
  * Pins a user namespace at `userns.path` and a network namespace that it owns at `path`. Takes about 5 ms. Throws the
- * error of the kernel or of the helper, and leaves nothing behind then. removeNetns removes either of them.
+ * error of the kernel or of the helper, and leaves nothing behind then. unpinNamespace removes either of them.
  */
 export async function createUserNetns(
   path: string,
@@ -43,7 +43,7 @@ export async function createUserNetns(
   for (const each of [path, userns.path]) {
     mkdirSync(dirname(each), { recursive: true, mode: 0o755 });
     closeSync(openSync(each, 'wx', 0o444));
-    undo.defer(() => removeNetns(each));
+    undo.defer(() => unpinNamespace(each));
   }
   await whileUnshared(({ pid }) => {
     writeFileSync(`/proc/${pid}/uid_map`, mapText(userns.uids));

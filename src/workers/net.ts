@@ -2,11 +2,14 @@
  * The `net` pool: network namespaces and CNI. A namespace is made on this thread in one synchronous block; plugins run
  * as processes, and the thread is free meanwhile, so one thread serves many launches.
  */
+import { writeFileSync } from 'node:fs';
 import { SluiceError } from '../errors.ts';
+import { setLink } from '../sys/link.ts';
 import * as netns from '../sys/netns.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
 import { cniDel } from './net/del.ts';
+import { cniRelease } from './net/release.ts';
 import { cniStatus } from './net/status.ts';
 import { openUplink } from './net/uplink.ts';
 import { serve } from './serve.ts';
@@ -29,9 +32,57 @@ async function createNetns({ path, loopback, userns }: CreateNetns): Promise<voi
 /** Unpins the network namespace and the user namespace, if any. Absent ones are ignored. Throws NAMESPACE_FAILED. */
 async function removeNetns({ path, userns }: { path: string; userns?: string }): Promise<void> {
   await wrapFailure(`the network namespace ${path} could not be removed`, () => {
-    netns.removeNetns(path);
-    if (userns !== undefined && userns !== '') netns.removeNetns(userns);
+    netns.unpinNamespace(path);
+    if (userns !== undefined && userns !== '') netns.unpinNamespace(userns);
   });
+}
+
+export interface PinNamespaces {
+  /** Paths at which the namespaces are pinned; a kind without a path is the host's. */
+  paths: { net?: string; ipc?: string; uts?: string };
+  /** Whether to bring `lo` up in the network namespace. */
+  loopback: boolean;
+  /** Hostname of the UTS namespace; "" keeps the host's. */
+  hostname: string;
+  /** Values by sysctl name, checked to belong to these namespaces. */
+  sysctls: Record<string, string>;
+}
+
+/**
+ * Pins the namespaces of a sandbox that has no process, with hostname and sysctls set. Throws NAMESPACE_FAILED; nothing
+ * is left then.
+ */
+async function pinNamespaces({ paths, loopback, hostname, sysctls }: PinNamespaces): Promise<void> {
+  await wrapFailure('the namespaces of the sandbox could not be made', () =>
+    netns.pinNamespaces(paths, () => {
+      if (paths.net !== undefined && loopback) setLink('lo', true);
+      if (paths.uts !== undefined && hostname !== '') writeFileSync('/proc/sys/kernel/hostname', hostname);
+      for (const [name, value] of Object.entries(sysctls)) setSysctl(name, value);
+    }),
+  );
+}
+
+/** /proc/sys resolves net.*, kernel.* of IPC and UTS, and fs.mqueue.* by the namespaces of the thread that opens the file. */
+function setSysctl(name: string, value: string): void {
+  // In a name "." separates and "/" stands for a "." that is part of a component (net.ipv4.conf.eth0/1.forwarding).
+  const path = name.replace(/[./]/g, (char) => (char === '.' ? '/' : '.'));
+  try {
+    writeFileSync(`/proc/sys/${path}`, value);
+  } catch (cause) {
+    throw new Error(`the sysctl ${name} cannot be set to "${value}"`, { cause });
+  }
+}
+
+/** Unpins the namespaces at `paths`. Absent ones are ignored. Throws NAMESPACE_FAILED. */
+async function unpinNamespaces({ paths }: { paths: string[] }): Promise<void> {
+  await wrapFailure('the namespaces of the sandbox could not be removed', () => {
+    for (const path of paths) netns.unpinNamespace(path);
+  });
+}
+
+/** True when a namespace is mounted at `path`; a reboot leaves a plain file there, or nothing. */
+function namespaceExists({ path }: { path: string }): boolean {
+  return netns.netnsExists(path);
 }
 
 async function wrapFailure(what: string, work: () => Promise<void> | void): Promise<void> {
@@ -43,7 +94,18 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
   }
 }
 
-export const handlers = { createNetns, removeNetns, cniAdd, cniDel, cniStatus, openUplink };
+export const handlers = {
+  createNetns,
+  removeNetns,
+  pinNamespaces,
+  unpinNamespaces,
+  namespaceExists,
+  cniAdd,
+  cniDel,
+  cniRelease,
+  cniStatus,
+  openUplink,
+};
 export type NetHandlers = typeof handlers;
 
 export default serve(handlers);

@@ -1,10 +1,11 @@
 /**
- * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, and short file work for other parts of the
- * daemon.
+ * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and short file work
+ * for other parts of the daemon.
  */
 import { removeCgroups } from './cgroup.ts';
 import { checkpoint } from './checkpoint.ts';
 import { copyFromImage } from './copy-from-image.ts';
+import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
 import { userFiles } from './image/read-file.ts';
@@ -35,6 +36,7 @@ export const handlers = {
   userFiles,
   removeLayer,
   installPause,
+  ...hostPathHandlers,
   ...statsHandlers,
 };
 

@@ -11,7 +11,8 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { getPriority, setPriority } from 'node:os';
 import { parseArgs } from 'node:util';
-import { type Cri, connectCri, podConfig } from '../rig/cri.ts';
+import { type Cri, connectCri } from '../rig/cri.ts';
+import { podConfig } from '../rig/messages.ts';
 import { cpuSeconds, machineCpuSeconds, processes, pss, run } from '../rig/proc.ts';
 import { type Latencies, latencies } from './statistics.ts';
 

@@ -1,9 +1,8 @@
 /** What the comparison measures: each row one number of one daemon, on an empty node, with its target. */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ImageSpec } from '../../proto/gen/cri.ts';
-import { containerConfig, podConfig } from '../rig/cri.ts';
 import type { RigDaemon } from '../rig/daemon.ts';
+import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 import { load, phase } from './load.ts';
 import { loopDelayDuring } from './loop-delay.ts';
 import { execThroughput, forwardThroughput, MIB } from './streams.ts';
@@ -27,7 +26,7 @@ const pods = (daemon: RigDaemon) => ({ cri: daemon.cri, pid: daemon.pid(), cgrou
 
 /** Code, caches and images are warm before the first row. */
 export async function warmUp(daemon: RigDaemon): Promise<void> {
-  await daemon.cri.pullImage({ image: spec(BUSYBOX) }, { timeoutMs: 120_000 });
+  await daemon.cri.pullImage({ image: imageSpec(BUSYBOX) }, { timeoutMs: 120_000 });
   await load({ ...pods(daemon), pods: 12, parallel: 4 });
 }
 
@@ -200,7 +199,6 @@ export const ROWS: readonly Row[] = [
 const SLEEP = ['sleep', '3600'];
 /** Zeros without end to whoever connects to port 7000. */
 const ZEROS = ['sh', '-c', 'while :; do nc -l -p 7000 -e cat /dev/zero; done'];
-const spec = (image: string) => ({ ...ImageSpec.decode(new Uint8Array()), image });
 
 async function launchPod(daemon: RigDaemon, name: string, logs = false): Promise<string> {
   const logDirectory = logs ? join(daemon.folder, 'logs', name) : '';

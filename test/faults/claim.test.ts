@@ -7,14 +7,14 @@ import { rmSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GRPC } from '../../src/errors.ts';
-import { containerConfig, podConfig } from '../rig/cri.ts';
 import { imageRegistry } from '../rig/images.ts';
-import { findProgram, privateFolder } from '../rig/paths.ts';
+import { containerConfig, podConfig } from '../rig/messages.ts';
+import { privateFolder } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP_WITH_REGISTRY } from './lab.ts';
 
-const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
+const skip = SKIP_WITH_REGISTRY;
 const BUSYBOX = 'docker.io/library/busybox:latest';
 const CLAIM_TTL_MS = 2000;
 const READY = 0;

@@ -9,15 +9,15 @@ import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ContainerState, type ContainerStatus } from '../../proto/gen/cri.ts';
 import { GRPC } from '../../src/errors.ts';
-import { containerConfig, podConfig } from '../rig/cri.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { cgroupsOf, mountsBelow } from '../rig/leftovers.ts';
-import { findProgram, privateFolder, program } from '../rig/paths.ts';
+import { containerConfig, podConfig } from '../rig/messages.ts';
+import { privateFolder, program } from '../rig/paths.ts';
 import { processesOf, waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { inventory, type Lab, openLab, SKIP, writeScript } from './lab.ts';
+import { inventory, type Lab, openLab, SKIP_WITH_REGISTRY, writeScript } from './lab.ts';
 
-const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
+const skip = SKIP_WITH_REGISTRY;
 const BUSYBOX = 'docker.io/library/busybox:latest';
 const HANDLER = 'slow';
 /** The runtime's pause, and some. */

@@ -2,26 +2,18 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import {
-  type ContainerConfig,
-  ImageSpec,
-  LinuxContainerConfig,
-  LinuxContainerResources,
-  LinuxContainerSecurityContext,
-  Mount,
-} from '../../proto/gen/cri.ts';
+import type { ContainerConfig } from '../../proto/gen/cri.ts';
 import { GRPC } from '../../src/errors.ts';
-import { containerConfig, podConfig } from '../rig/cri.ts';
 import { imageRegistry } from '../rig/images.ts';
-import { findProgram, privateFolder } from '../rig/paths.ts';
+import { containerConfig, imageSpec, linux, mount, podConfig } from '../rig/messages.ts';
+import { privateFolder } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP_WITH_REGISTRY } from './lab.ts';
 
-const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
+const skip = SKIP_WITH_REGISTRY;
 const BUSYBOX = 'docker.io/library/busybox:latest';
 const SLEEP = ['sleep', '3600'];
-const none = new Uint8Array();
 
 let lab: Lab;
 let folder: string;
@@ -60,28 +52,13 @@ async function inPod(name: string, body: (id: string, podName: string) => Promis
   await lab.assertSound();
 }
 
-function linux(change: {
-  security?: Partial<LinuxContainerSecurityContext>;
-  resources?: Partial<LinuxContainerResources>;
-}): LinuxContainerConfig {
-  return {
-    ...LinuxContainerConfig.decode(none),
-    securityContext: { ...LinuxContainerSecurityContext.decode(none), ...change.security },
-    resources: change.resources ? { ...LinuxContainerResources.decode(none), ...change.resources } : undefined,
-  };
-}
-
 const BAD: [what: string, change: () => Partial<ContainerConfig>, words: RegExp][] = [
   ['no metadata', () => ({ metadata: undefined }), /metadata/],
-  [
-    'an image that is not on the node',
-    () => ({ image: { ...ImageSpec.decode(none), image: 'example.com/nonesuch:1' } }),
-    /nonesuch/,
-  ],
+  ['an image that is not on the node', () => ({ image: imageSpec('example.com/nonesuch:1') }), /nonesuch/],
   ['a log path that leads out of the log directory', () => ({ logPath: '../../escape.log' }), /log/i],
   [
     'a mount whose source is missing',
-    () => ({ mounts: [{ ...Mount.decode(none), containerPath: '/mnt', hostPath: join(folder, 'nonesuch/source') }] }),
+    () => ({ mounts: [mount({ containerPath: '/mnt', hostPath: join(folder, 'nonesuch/source') })] }),
     /nonesuch\/source/,
   ],
   [
@@ -97,9 +74,7 @@ const BAD: [what: string, change: () => Partial<ContainerConfig>, words: RegExp]
   [
     'a recursive read-only mount that is not read-only',
     () => ({
-      mounts: [
-        { ...Mount.decode(none), containerPath: '/mnt', hostPath: '/tmp', recursiveReadOnly: true, readonly: false },
-      ],
+      mounts: [mount({ containerPath: '/mnt', hostPath: '/tmp', recursiveReadOnly: true, readonly: false })],
     }),
     /read.?only/i,
   ],

@@ -2,15 +2,15 @@ import assert from 'node:assert/strict';
 import { rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { ImageSpec } from '../../proto/gen/cri.ts';
 import { GRPC } from '../../src/errors.ts';
 import { imageRegistry } from '../rig/images.ts';
-import { findProgram, privateFolder } from '../rig/paths.ts';
+import { imageSpec } from '../rig/messages.ts';
+import { privateFolder } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { type Lab, openLab, SKIP } from './lab.ts';
+import { type Lab, openLab, SKIP_WITH_REGISTRY } from './lab.ts';
 
-const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
+const skip = SKIP_WITH_REGISTRY;
 const MIB = 2 ** 20;
 let lab: Lab;
 let disk: string;
@@ -40,7 +40,7 @@ const free = () => {
 
 test('an image that does not fit: DISK_FULL, and the space is given back', { skip, timeout: 120_000 }, async () => {
   const before = free();
-  const image = { ...ImageSpec.decode(new Uint8Array()), image: 'example.com/bench/large:latest' };
+  const image = imageSpec('example.com/bench/large:latest');
   await assert.rejects(lab.daemon.cri.pullImage({ image }), { code: GRPC.RESOURCE_EXHAUSTED });
   await waitFor('the space to come back', 5000, () => before - free() < MIB || undefined).catch(() => {
     assert.fail(`${before - free()} bytes are gone`);

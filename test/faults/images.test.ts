@@ -6,8 +6,8 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { ImageSpec } from '../../proto/gen/cri.ts';
 import { GRPC } from '../../src/errors.ts';
+import { imageSpec } from '../rig/messages.ts';
 import { writeHosts } from '../rig/registry.ts';
 import { Rootfs } from '../rig/rootfs.ts';
 import { type Lab, openLab, SKIP } from './lab.ts';
@@ -102,7 +102,7 @@ function publish(name: string, fault: Fault = {}): string {
 }
 
 const pull = (image: string, timeoutMs = 60_000) =>
-  lab.daemon.cri.pullImage({ image: { ...ImageSpec.decode(new Uint8Array()), image } }, { timeoutMs });
+  lab.daemon.cri.pullImage({ image: imageSpec(image) }, { timeoutMs });
 
 /** The pull fails so, nothing of the image is there, and a good image can be pulled and removed. */
 async function pullFails(image: string, expected: { code?: number; words: RegExp }): Promise<void> {
@@ -111,7 +111,7 @@ async function pullFails(image: string, expected: { code?: number; words: RegExp
     if (expected.code !== undefined) assert.equal(error.code, expected.code);
     return true;
   });
-  const spec = { ...ImageSpec.decode(new Uint8Array()), image };
+  const spec = imageSpec(image);
   assert.equal((await lab.daemon.cri.imageStatus({ image: spec })).image, undefined);
   const good = publish('good');
   await pull(good);
@@ -189,7 +189,7 @@ for (const [what, layer] of ESCAPES) {
     );
     assert.equal(existsSync('/tmp/sluice-escaped'), false, 'a file of the layer is in /tmp');
     assert.equal(statSync('/etc/passwd').nlink, links, 'the layer links to the host’s passwd');
-    if (id) await lab.daemon.cri.removeImage({ image: { ...ImageSpec.decode(new Uint8Array()), image } });
+    if (id) await lab.daemon.cri.removeImage({ image: imageSpec(image) });
     await lab.assertSound();
   });
 }

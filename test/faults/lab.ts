@@ -6,15 +6,18 @@ import assert from 'node:assert/strict';
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { ImageSpec, type PodSandboxConfig } from '../../proto/gen/cri.ts';
-import { containerConfig, type PodOptions, podConfig } from '../rig/cri.ts';
+import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { merge, type SluiceDaemon, type SluiceOptions, startSluice } from '../rig/daemon.ts';
 import { cgroupsOf } from '../rig/leftovers.ts';
+import { containerConfig, imageSpec, type PodOptions, podConfig } from '../rig/messages.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { run, waitFor } from '../rig/proc.ts';
 
 /** Tests here start daemons, which needs root and the programs that a pod needs. */
-export const SKIP = skipUnlessRoot('runc', 'containerd-shim-runc-v2', 'iptables');
+const POD_PROGRAMS = ['runc', 'containerd-shim-runc-v2', 'iptables'];
+export const SKIP = skipUnlessRoot(...POD_PROGRAMS);
+/** The same for tests that pull from a registry of their own. */
+export const SKIP_WITH_REGISTRY = skipUnlessRoot(...POD_PROGRAMS, 'docker-registry');
 
 /** What the plugin `fault` does; anything else means that it works. */
 export type PluginMode =
@@ -25,6 +28,7 @@ export type PluginMode =
   | 'prints nothing'
   | 'hangs'
   | 'takes a second'
+  | `reads ${string}`
   | 'refuses DEL'
   | 'refuses ADD and DEL';
 
@@ -48,6 +52,7 @@ if (command === 'VERSION') {
     console.error('the rig fell over');
     process.exit(3);
   }
+  if (mode.startsWith('reads ')) readFileSync(mode.slice(6));
   if (mode === 'hangs') await new Promise((resolve) => setTimeout(resolve, 600_000));
   if (mode === 'takes a second') await new Promise((resolve) => setTimeout(resolve, 1000));
   if (mode === 'prints garbage') console.log('Hello, I am no JSON {');
@@ -131,7 +136,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
   };
 
   // The first launch unpacks the image and makes the bridge: what stays of that is part of the baseline.
-  for (const image of keepImages) await cri.pullImage({ image: { ...ImageSpec.decode(new Uint8Array()), image } });
+  for (const image of keepImages) await cri.pullImage({ image: imageSpec(image) });
   const first = await launch('first');
   for (const image of keepImages) {
     const config = containerConfig('first', image, ['true']);
@@ -170,6 +175,13 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
     assertSound,
     [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose](),
   };
+}
+
+/** The pause process of a pod, from the verbose PodSandboxStatus. Never 0, which kill(2) takes for the caller's process group. */
+export function pausePid(info: Record<string, string>): number {
+  const { pid } = JSON.parse(info.info ?? '{}') as { pid?: number };
+  assert.ok(pid, 'the pod has a pause process');
+  return pid;
 }
 
 const equal = (a: string[], b: string[]): true | undefined => (a.join('\n') === b.join('\n') ? true : undefined);

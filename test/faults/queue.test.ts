@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { GRPC } from '../../src/errors.ts';
-import { podConfig } from '../rig/cri.ts';
+import { podConfig } from '../rig/messages.ts';
 import { type Lab, openLab, SKIP } from './lab.ts';
 
 let lab: Lab;

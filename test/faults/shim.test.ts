@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { program } from '../rig/paths.ts';
 import { processesOf, waitFor } from '../rig/proc.ts';
-import { type Lab, openLab, SKIP, writeScript } from './lab.ts';
+import { type Lab, openLab, pausePid, SKIP, writeScript } from './lab.ts';
 
 let lab: Lab;
 const skip = SKIP;
@@ -19,11 +19,13 @@ before(async () => {
   if (skip) return;
   lab = await openLab({
     index: 11,
+    sandboxMode: 'pause',
     runtimes: (folder) => {
       const runc = program('runc');
       const shim = program('containerd-shim-runc-v2');
       const script = (name: string, text: string) => writeScript(join(folder, name), `#!/bin/sh\n${text}\n`);
       writeScript(join(folder, 'mute.mjs'), MUTE_SERVER);
+      // Its name is not the one that may do without a task of the sandbox, so these pods have a pause process.
       const fakeShim = (name: string, onStart: string) => {
         // `delete` is answered as a real shim does, so that clean-up has something to call.
         const text = `case " $* " in *" delete "*) exit 0 ;; esac\n${onStart}`;
@@ -31,6 +33,7 @@ before(async () => {
       };
       const refusing = (command: string) => ({
         shim,
+        sandbox_mode: 'pause',
         binary: script(
           `runc-${command}`,
           // As runc does: the reason goes to stderr and, as JSON, to the file after --log, which is where the shim looks.
@@ -59,7 +62,7 @@ exec ${runc} "$@"`,
            while [ ! -S ${folder}/mute.sock ]; do sleep 0.05; done
            echo "unix://${folder}/mute.sock"`,
         ),
-        'runc-missing': { shim, binary: join(folder, 'no-such-runc') },
+        'runc-missing': { shim, sandbox_mode: 'pause', binary: join(folder, 'no-such-runc') },
         'runc-create': refusing('create'),
         'runc-start': refusing('start'),
       };
@@ -93,7 +96,7 @@ for (const [handler, words] of FAULTS) {
 test('a pod whose shim was killed is not ready, and is stopped and removed', { skip }, async () => {
   const id = await lab.launch('orphan');
   const { info } = await lab.daemon.cri.podSandboxStatus({ podSandboxId: id, verbose: true });
-  const { pid } = JSON.parse(info.info ?? '{}') as { pid: number };
+  const pid = pausePid(info);
   const shim = processesOf(lab.folder).find((p) => p.command.includes('shim') && p.command.includes(id));
   assert.ok(shim, 'the pod has a shim');
   process.kill(shim.pid, 'SIGKILL');
@@ -109,7 +112,7 @@ test('a pod whose shim was killed is not ready, and is stopped and removed', { s
 test('a pod whose pause process was killed is not ready, and is stopped and removed', { skip }, async () => {
   const id = await lab.launch('headless');
   const { info } = await lab.daemon.cri.podSandboxStatus({ podSandboxId: id, verbose: true });
-  process.kill((JSON.parse(info.info ?? '{}') as { pid: number }).pid, 'SIGKILL');
+  process.kill(pausePid(info), 'SIGKILL');
   await waitFor('the pod to be not ready', 10_000, async () => {
     const { status } = await lab.daemon.cri.podSandboxStatus({ podSandboxId: id });
     return status?.state === 1 || undefined;

@@ -7,16 +7,12 @@ import {
   ContainerState,
   type ContainerStatus,
   type ExecSyncResponse,
-  ImageSpec,
-  LinuxContainerConfig,
-  LinuxContainerResources,
-  LinuxContainerSecurityContext,
-  Mount,
   type PodSandboxConfig,
 } from '../../proto/gen/cri.ts';
-import { type Cri, containerConfig, type PodOptions, podConfig } from '../rig/cri.ts';
+import type { Cri } from '../rig/cri.ts';
 import { type SluiceDaemon, type SluiceOptions, startSluice } from '../rig/daemon.ts';
 import { imageRegistry, writableImageRegistry } from '../rig/images.ts';
+import { containerConfig, imageSpec, type PodOptions, podConfig } from '../rig/messages.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
@@ -26,7 +22,6 @@ export const SKIP = skipUnlessRoot('runc', 'containerd-shim-runc-v2', 'docker-re
 
 export const BUSYBOX = 'docker.io/library/busybox:latest';
 export const SLEEP = ['sleep', '3600'];
-const none = new Uint8Array();
 
 export interface ContainerLab extends AsyncDisposable {
   daemon: SluiceDaemon;
@@ -111,30 +106,6 @@ function testPod(cri: Cri, id: string, config: PodSandboxConfig, logs: string): 
       await cri.stopPodSandbox({ podSandboxId: id });
       await cri.removePodSandbox({ podSandboxId: id });
     },
-  };
-}
-
-export const imageSpec = (image: string): ImageSpec => ({ ...ImageSpec.decode(none), image });
-export const mount = (change: Partial<Mount>): Mount => ({ ...Mount.decode(none), ...change });
-export const resources = (change: Partial<LinuxContainerResources>): LinuxContainerResources => ({
-  ...LinuxContainerResources.decode(none),
-  ...change,
-});
-
-/** The `linux` of a container's config. */
-export function linux(change: {
-  security?: Partial<LinuxContainerSecurityContext>;
-  resources?: Partial<LinuxContainerResources>;
-}): LinuxContainerConfig {
-  const plain = containerConfig('x', 'x', []).linux?.securityContext;
-  return {
-    ...LinuxContainerConfig.decode(none),
-    securityContext: {
-      ...LinuxContainerSecurityContext.decode(none),
-      ...plain,
-      ...change.security,
-    },
-    resources: change.resources && resources(change.resources),
   };
 }
 

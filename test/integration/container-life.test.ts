@@ -14,13 +14,13 @@ import {
 } from '../../proto/gen/cri.ts';
 import { GRPC } from '../../src/errors.ts';
 import { connectCri } from '../rig/cri.ts';
+import { linux } from '../rig/messages.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import {
   type ContainerLab,
   execSync,
   exited,
   isAlive,
-  linux,
   openContainerLab,
   pidOf,
   SKIP,

@@ -6,6 +6,7 @@ import { after, before, describe, test } from 'node:test';
 import { type LinuxContainerResources, MountPropagation } from '../../proto/gen/cri.ts';
 import { GRPC } from '../../src/errors.ts';
 import { builtOrSystem } from '../rig/build.ts';
+import { imageSpec, linux, mount, resources } from '../rig/messages.ts';
 import { run } from '../rig/proc.ts';
 import { pushImage } from '../rig/push.ts';
 import { Rootfs } from '../rig/rootfs.ts';
@@ -13,12 +14,8 @@ import {
   BUSYBOX,
   type ContainerLab,
   exited,
-  imageSpec,
-  linux,
-  mount,
   openContainerLab,
   pidOf,
-  resources,
   SKIP,
   SLEEP,
   sh,

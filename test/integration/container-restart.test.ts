@@ -5,12 +5,12 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ContainerState } from '../../proto/gen/cri.ts';
+import { mount } from '../rig/messages.ts';
 import { processesOf, waitFor } from '../rig/proc.ts';
 import {
   type ContainerLab,
   exited,
   isAlive,
-  mount,
   openContainerLab,
   pidOf,
   SKIP,

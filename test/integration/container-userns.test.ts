@@ -5,21 +5,10 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { NamespaceMode, NamespaceOption, type PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { built, Unavailable } from '../rig/build.ts';
-import { podConfig } from '../rig/cri.ts';
+import { imageSpec, linux, mount, podConfig } from '../rig/messages.ts';
 import { pushImage } from '../rig/push.ts';
 import { Rootfs } from '../rig/rootfs.ts';
-import {
-  type ContainerLab,
-  exited,
-  imageSpec,
-  linux,
-  mount,
-  openContainerLab,
-  SKIP,
-  SLEEP,
-  sh,
-  type TestPod,
-} from './container-lab.ts';
+import { type ContainerLab, exited, openContainerLab, SKIP, SLEEP, sh, type TestPod } from './container-lab.ts';
 
 const FIRST = 200_000;
 const mappings = [{ containerId: 0, hostId: FIRST, length: 65_536 }];

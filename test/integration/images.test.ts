@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { ImageSpec } from '../../proto/gen/cri.ts';
 import { GRPC } from '../../src/errors.ts';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
+import { imageSpec } from '../rig/messages.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
@@ -32,10 +32,9 @@ after(async () => {
   if (folder) rmSync(folder, { recursive: true });
 });
 
-const spec = (image: string) => ({ ...ImageSpec.decode(new Uint8Array()), image });
-const pull = async (image: string) => (await daemon.cri.pullImage({ image: spec(image) })).imageRef;
-const status = async (image: string) => (await daemon.cri.imageStatus({ image: spec(image) })).image;
-const remove = (image: string) => daemon.cri.removeImage({ image: spec(image) });
+const pull = async (image: string) => (await daemon.cri.pullImage({ image: imageSpec(image) })).imageRef;
+const status = async (image: string) => (await daemon.cri.imageStatus({ image: imageSpec(image) })).image;
+const remove = (image: string) => daemon.cri.removeImage({ image: imageSpec(image) });
 const tags = async () => (await daemon.cri.listImages()).images.flatMap(({ repoTags }) => repoTags).sort();
 const layer = (...files: string[]) => files.reduce((tar, file) => tar.file(file, file), new Rootfs()).done();
 const layerFolders = () => readdirSync(join(daemon.root, 'layers')).filter((name) => name !== '_');
@@ -56,9 +55,9 @@ test('an image by tag and by digest: id, names, size, user', { skip }, async () 
   assert.equal(await pull(`other.io/team/app@${pushed.digest}`), pushed.id);
   assert.equal((await status(pushed.id))?.repoDigests.length, 2);
   assert.equal((await status(pushed.id.slice(7, 19)))?.id, pushed.id);
-  const { info } = await daemon.cri.imageStatus({ image: spec(pushed.id), verbose: true });
-  const { imageSpec, chainID } = JSON.parse(info.info ?? '');
-  assert.deepEqual(imageSpec.config.Cmd, ['x']);
+  const { info } = await daemon.cri.imageStatus({ image: imageSpec(pushed.id), verbose: true });
+  const { imageSpec: file, chainID } = JSON.parse(info.info ?? '');
+  assert.deepEqual(file.config.Cmd, ['x']);
   assert.match(chainID, /^sha256:/);
   await remove('reg.io/team/app:1');
   assert.equal(await status(pushed.id), undefined);
@@ -139,7 +138,7 @@ test('many pulls at once: one download of each image', { skip }, async () => {
 
 test('a client that leaves: the pull goes on', { skip }, async () => {
   const pushed = await pushImage(registry.address, 'slow:1', { layers: [layer('slow')] });
-  await assert.rejects(daemon.cri.pullImage({ image: spec('reg.io/slow:1') }, { timeoutMs: 1 }));
+  await assert.rejects(daemon.cri.pullImage({ image: imageSpec('reg.io/slow:1') }, { timeoutMs: 1 }));
   assert.equal(await pull('reg.io/slow:1'), pushed.id);
   await remove('reg.io/slow:1');
 });
@@ -147,7 +146,8 @@ test('a client that leaves: the pull goes on', { skip }, async () => {
 test('lists, filters and streams', { skip }, async () => {
   await pushImage(registry.address, 'one:1', { layers: [layer('one')] });
   await pull('reg.io/one:1');
-  const filtered = async (image: string) => (await daemon.cri.listImages({ filter: { image: spec(image) } })).images;
+  const filtered = async (image: string) =>
+    (await daemon.cri.listImages({ filter: { image: imageSpec(image) } })).images;
   assert.equal((await filtered('reg.io/one:1')).length, 1);
   assert.equal((await filtered('reg.io/none:1')).length, 0);
   const streamed: string[] = [];

@@ -34,6 +34,7 @@ import { run } from '../../src/sys/spawn.ts';
 import type { CniAttachment, CniResult, PluginRun } from '../../src/workers/net/types.ts';
 import { closeUplink } from '../../src/workers/net/uplink.ts';
 import type { NetHandlers } from '../../src/workers/net.ts';
+import { emptyPod } from '../rig/messages.ts';
 
 // Threads inherit the namespace of the thread that starts them, so the workers run in the new one.
 check('unshare', libc.unshare(C.CLONE_NEWNET));
@@ -55,10 +56,19 @@ interface Rig {
   records: () => string[];
 }
 
-async function rig(
-  t: TestContext,
-  { subnet = '10.232.0.0/16', conf }: { subnet?: string; conf?: (dir: string) => object } = {},
-): Promise<Rig> {
+/** Registers a test that runs twice: with the plugins as processes, and with the network made by the workers themselves. */
+function both(name: string, work: (t: TestContext, inProcess: boolean) => Promise<void>): void {
+  test(`${name} (plugins)`, (t) => work(t, false));
+  test(`${name} (in process)`, (t) => work(t, true));
+}
+
+interface RigOptions {
+  inProcess: boolean;
+  subnet?: string;
+  conf?: (dir: string) => object;
+}
+
+async function rig(t: TestContext, { inProcess, subnet = '10.232.0.0/16', conf }: RigOptions): Promise<Rig> {
   const dir = mkdtempSync(join(tmpdir(), 'sluice-net-'));
   const confDir = join(dir, 'net.d');
   if (conf) {
@@ -82,6 +92,7 @@ async function rig(
     netns_dir: join(dir, 'netns'),
     timeout_seconds: 30,
     loopback: 'builtin' as const,
+    in_process: inProcess,
     builtin_subnet: subnet,
   };
   const network = await Network.start({ cni, root, pool, onPlugin: (each) => runs.push(each) });
@@ -89,6 +100,7 @@ async function rig(
   const down = async (pod: CniAttachment) => {
     await network.del(pod);
     await pool.call('removeNetns', { path: pod.netns });
+    await network.settled();
   };
   t.after(async () => {
     for (const pod of made) await down(pod);
@@ -106,7 +118,7 @@ async function rig(
       Array.from({ length: count }, (_, index) => {
         const id = `pod${made.length}`;
         const metadata = { name: `p${index}`, namespace: 'test', uid: id, attempt: 0 };
-        const pod = network.attachment({ id, netns: network.netnsPath(), config: { ...POD, metadata, ...config } });
+        const pod = network.attachment({ id, netns: network.netnsPath(), config: emptyPod({ metadata, ...config }) });
         made.push(pod);
         return pod;
       }),
@@ -121,18 +133,6 @@ async function rig(
   };
 }
 
-const POD: PodSandboxConfig = {
-  metadata: undefined,
-  hostname: '',
-  logDirectory: '',
-  dnsConfig: undefined,
-  portMappings: [],
-  labels: {},
-  annotations: {},
-  linux: undefined,
-  windows: undefined,
-};
-
 const listed = (folder: string): string[] => (existsSync(folder) ? readdirSync(folder) : []);
 
 /** Runs a program, in a pod's namespace where one is given. */
@@ -146,97 +146,106 @@ async function sh(command: string[], netns?: string): Promise<string> {
 const links = async (): Promise<string[]> =>
   (await sh(['ip', '-br', 'link'])).split('\n').flatMap((line) => (line.startsWith('veth') ? [line] : []));
 
-test('a namespace: lo is up, it is pinned and removed; no thread of the daemon stays in another namespace', async (t) => {
-  const { dir, pool } = await rig(t);
-  const home = readlinkSync('/proc/thread-self/ns/net');
-  const path = join(dir, 'netns', 'one');
-  await pool.call('createNetns', { path, loopback: true });
-  assert.match(await sh(['ip', '-br', 'addr'], path), /^lo\s+UNKNOWN\s+127\.0\.0\.1\/8/);
-  const quiet = join(dir, 'netns', 'two');
-  await pool.call('createNetns', { path: quiet, loopback: false });
-  assert.match(await sh(['ip', '-br', 'addr'], quiet), /^lo\s+DOWN/);
+both(
+  'a namespace: lo is up, it is pinned and removed; no thread of the daemon stays in another namespace',
+  async (t, inProcess) => {
+    const { dir, pool } = await rig(t, { inProcess });
+    const home = readlinkSync('/proc/thread-self/ns/net');
+    const path = join(dir, 'netns', 'one');
+    await pool.call('createNetns', { path, loopback: true });
+    assert.match(await sh(['ip', '-br', 'addr'], path), /^lo\s+UNKNOWN\s+127\.0\.0\.1\/8/);
+    const quiet = join(dir, 'netns', 'two');
+    await pool.call('createNetns', { path: quiet, loopback: false });
+    assert.match(await sh(['ip', '-br', 'addr'], quiet), /^lo\s+DOWN/);
 
-  await assert.rejects(pool.call('createNetns', { path, loopback: true }), (error: SluiceError) => {
-    assert.equal(error.code, 'NAMESPACE_FAILED');
-    assert.match(explain(error), /one could not be made.*EEXIST/);
-    return true;
-  });
-  assert.equal(netnsExists(path), true, 'the one that was there stays');
-  writeFileSync(join(dir, 'file'), '');
-  const nowhere = join(dir, 'file', 'ns');
-  await assert.rejects(pool.call('createNetns', { path: nowhere, loopback: true }), /could not be made/);
+    await assert.rejects(pool.call('createNetns', { path, loopback: true }), (error: SluiceError) => {
+      assert.equal(error.code, 'NAMESPACE_FAILED');
+      assert.match(explain(error), /one could not be made.*EEXIST/);
+      return true;
+    });
+    assert.equal(netnsExists(path), true, 'the one that was there stays');
+    writeFileSync(join(dir, 'file'), '');
+    const nowhere = join(dir, 'file', 'ns');
+    await assert.rejects(pool.call('createNetns', { path: nowhere, loopback: true }), /could not be made/);
 
-  const workers = readdirSync('/proc/self/task').map((tid) => readlinkSync(`/proc/self/task/${tid}/ns/net`));
-  assert.ok(workers.filter((ns) => ns === home).length >= 2, 'this thread and the worker');
-  const pods = [path, quiet].map((each) => execFileSync('stat', ['-Lc', 'net:[%i]', each]).toString().trim());
-  for (const pod of pods) assert.ok(!workers.includes(pod));
+    const workers = readdirSync('/proc/self/task').map((tid) => readlinkSync(`/proc/self/task/${tid}/ns/net`));
+    assert.ok(workers.filter((ns) => ns === home).length >= 2, 'this thread and the worker');
+    const pods = [path, quiet].map((each) => execFileSync('stat', ['-Lc', 'net:[%i]', each]).toString().trim());
+    for (const pod of pods) assert.ok(!workers.includes(pod));
 
-  for (const each of [path, path, quiet]) await pool.call('removeNetns', { path: each });
-  assert.deepEqual(readdirSync(join(dir, 'netns')), []);
-  assert.doesNotMatch(readFileSync('/proc/self/mounts', 'utf8'), new RegExp(`${dir}/netns`));
-});
+    for (const each of [path, path, quiet]) await pool.call('removeNetns', { path: each });
+    assert.deepEqual(readdirSync(join(dir, 'netns')), []);
+    assert.doesNotMatch(readFileSync('/proc/self/mounts', 'utf8'), new RegExp(`${dir}/netns`));
+  },
+);
 
-test('a user namespace: it has its mappings, owns the network namespace, and both are removed', async (t) => {
-  const { dir, pool } = await rig(t);
-  const path = join(dir, 'netns', 'net');
-  const userns = {
-    path: join(dir, 'netns', 'user'),
-    uids: [{ containerID: 0, hostID: 100_000, size: 65_536 }],
-    gids: [{ containerID: 0, hostID: 200_000, size: 65_536 }],
-  };
-  await pool.call('createNetns', { path, loopback: true, userns });
-  assert.match(await sh(['ip', '-br', 'addr'], path), /^lo\s+UNKNOWN\s+127\.0\.0\.1\/8/);
-  const inside = (command: string) => sh(['nsenter', `--user=${userns.path}`, `--net=${path}`, 'sh', '-c', command]);
-  assert.deepEqual(
-    (await inside('cat /proc/self/uid_map /proc/self/gid_map')).trim().split(/\s+/).map(Number),
-    [0, 100_000, 65_536, 0, 200_000, 65_536],
-  );
-  // Only a process in the owning user namespace may change the links.
-  assert.equal(await inside('ip link add dummy0 type bridge && echo made'), 'made\n');
+both(
+  'a user namespace: it has its mappings, owns the network namespace, and both are removed',
+  async (t, inProcess) => {
+    const { dir, pool } = await rig(t, { inProcess });
+    const path = join(dir, 'netns', 'net');
+    const userns = {
+      path: join(dir, 'netns', 'user'),
+      uids: [{ containerID: 0, hostID: 100_000, size: 65_536 }],
+      gids: [{ containerID: 0, hostID: 200_000, size: 65_536 }],
+    };
+    await pool.call('createNetns', { path, loopback: true, userns });
+    assert.match(await sh(['ip', '-br', 'addr'], path), /^lo\s+UNKNOWN\s+127\.0\.0\.1\/8/);
+    const inside = (command: string) => sh(['nsenter', `--user=${userns.path}`, `--net=${path}`, 'sh', '-c', command]);
+    assert.deepEqual(
+      (await inside('cat /proc/self/uid_map /proc/self/gid_map')).trim().split(/\s+/).map(Number),
+      [0, 100_000, 65_536, 0, 200_000, 65_536],
+    );
+    // Only a process in the owning user namespace may change the links.
+    assert.equal(await inside('ip link add dummy0 type bridge && echo made'), 'made\n');
 
-  const [NS_GET_USERNS, fd] = [0xb701, openSync(path, 'r')];
-  const owner = check('ioctl', libc.ioctl(fd, NS_GET_USERNS, null));
-  assert.equal(fstatSync(owner).ino, statSync(userns.path).ino);
-  closeSync(owner);
-  closeSync(fd);
+    const [NS_GET_USERNS, fd] = [0xb701, openSync(path, 'r')];
+    const owner = check('ioctl', libc.ioctl(fd, NS_GET_USERNS, null));
+    assert.equal(fstatSync(owner).ino, statSync(userns.path).ino);
+    closeSync(owner);
+    closeSync(fd);
 
-  await assert.rejects(pool.call('createNetns', { path: `${path}2`, loopback: true, userns }), /could not be made/);
-  assert.equal(netnsExists(userns.path), true, 'that of the other pod stays');
-  const overlap = { ...userns, path: join(dir, 'netns', 'bad'), uids: [...userns.uids, ...userns.uids] };
-  await assert.rejects(
-    pool.call('createNetns', { path: `${path}3`, loopback: true, userns: overlap }),
-    (error: SluiceError) => /uid_map|EINVAL/.test(explain(error)),
-  );
+    await assert.rejects(pool.call('createNetns', { path: `${path}2`, loopback: true, userns }), /could not be made/);
+    assert.equal(netnsExists(userns.path), true, 'that of the other pod stays');
+    const overlap = { ...userns, path: join(dir, 'netns', 'bad'), uids: [...userns.uids, ...userns.uids] };
+    await assert.rejects(
+      pool.call('createNetns', { path: `${path}3`, loopback: true, userns: overlap }),
+      (error: SluiceError) => /uid_map|EINVAL/.test(explain(error)),
+    );
 
-  for (let time = 0; time < 2; time++) await pool.call('removeNetns', { path, userns: userns.path });
-  assert.deepEqual(readdirSync(join(dir, 'netns')), []);
-});
+    for (let time = 0; time < 2; time++) await pool.call('removeNetns', { path, userns: userns.path });
+    assert.deepEqual(readdirSync(join(dir, 'netns')), []);
+  },
+);
 
-test('many pods at once on the built-in bridge get an address each, and nothing is left afterwards', async (t) => {
-  const { network, runs, pods, up, down, leases, records } = await rig(t);
-  assert.deepEqual(await network.status(), { ready: true, reason: '', message: '' });
-  const all = pods(16);
-  const results = await Promise.all(all.map(up));
-  const ips = results.flatMap((result) => addresses(result, 'eth0'));
-  assert.equal(new Set(ips).size, 16);
-  assert.ok(ips.every((ip) => ip.startsWith('10.232.0.')));
-  assert.deepEqual(leases().sort(), ips.sort());
-  assert.equal((await links()).length, 16);
-  const [first, second] = all;
-  assert.ok(first && second);
-  assert.match(await sh(['ip', 'route'], first.netns), /^default via 10\.232\.0\.1 dev eth0/);
+both(
+  'many pods at once on the built-in bridge get an address each, and nothing is left afterwards',
+  async (t, inProcess) => {
+    const { network, runs, pods, up, down, leases, records } = await rig(t, { inProcess });
+    assert.deepEqual(await network.status(), { ready: true, reason: '', message: '' });
+    const all = pods(16);
+    const results = await Promise.all(all.map(up));
+    const ips = results.flatMap((result) => addresses(result, 'eth0'));
+    assert.equal(new Set(ips).size, 16);
+    assert.ok(ips.every((ip) => ip.startsWith('10.232.0.')));
+    assert.deepEqual(leases().sort(), ips.sort());
+    assert.equal((await links()).length, 16);
+    const [first, second] = all;
+    assert.ok(first && second);
+    assert.match(await sh(['ip', 'route'], first.netns), /^default via 10\.232\.0\.1 dev eth0/);
 
-  await Promise.all(all.map(down));
-  assert.deepEqual([leases(), records(), await links()], [[], [], []]);
-  await down(first);
-  assert.deepEqual(
-    [...new Set(runs.map(({ plugin, command, outcome }) => `${plugin} ${command} ${outcome}`))],
-    ['bridge ADD ok', 'bridge DEL ok'],
-  );
-});
+    await Promise.all(all.map(down));
+    assert.deepEqual([leases(), records(), await links()], [[], [], []]);
+    await down(first);
+    assert.deepEqual(
+      [...new Set(runs.map(({ plugin, command, outcome }) => `${plugin} ${command} ${outcome}`))],
+      ['bridge ADD ok', 'bridge DEL ok'],
+    );
+  },
+);
 
-test('a host port leads into the pod, a bandwidth limit is set, and both are removed with it', async (t) => {
-  const { pods, up, down } = await rig(t);
+both('a host port leads into the pod, a bandwidth limit is set, and both are removed with it', async (t, inProcess) => {
+  const { pods, up, down } = await rig(t, { inProcess });
   const [server] = pods(1, {
     portMappings: [{ protocol: 0, containerPort: 80, hostPort: 18_080, hostIp: '' }],
     annotations: { 'kubernetes.io/ingress-bandwidth': '10M', 'kubernetes.io/egress-bandwidth': '20M' },
@@ -253,26 +262,27 @@ test('a host port leads into the pod, a bandwidth limit is set, and both are rem
   await down(server);
   const nat = await sh(['iptables', '-t', 'nat', '-S']);
   assert.doesNotMatch(nat, /18080/);
+  await assert.rejects(reply('10.232.0.1', 18_080, { attempts: 1 }), { code: 'ECONNREFUSED' });
   assert.match(await sh(['iptables', '-S', 'FORWARD']), /-A FORWARD -s 10\.232\.0\.0\/16 -i sluice\S+ .*-j ACCEPT/);
   assert.match(nat, /-A POSTROUTING -s 10\.232\.0\.0\/16 ! -d 10\.232\.0\.0\/16 ! -o sluice\S+ .*-j MASQUERADE/);
 });
 
 /** What a TCP server sends; connecting is retried until the server listens. */
-async function reply(host: string, port: number): Promise<string> {
+async function reply(host: string, port: number, { attempts = 50 } = {}): Promise<string> {
   for (let attempt = 0; ; attempt++) {
     try {
       let text = '';
       for await (const chunk of connect({ host, port, timeout: 5000 })) text += chunk;
       return text;
     } catch (error) {
-      if (attempt === 50) throw error;
+      if (attempt >= attempts - 1) throw error;
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
   }
 }
 
-test('removing the built-in network leaves neither bridge nor rules, also the second time', async (t) => {
-  const { network, pods, up, down } = await rig(t);
+both('removing the built-in network leaves neither bridge nor rules, also the second time', async (t, inProcess) => {
+  const { network, pods, up, down } = await rig(t, { inProcess });
   const [pod] = pods(1, { portMappings: [{ protocol: 0, containerPort: 80, hostPort: 18_081, hostIp: '' }] });
   assert.ok(pod);
   await up(pod);
@@ -286,10 +296,10 @@ test('removing the built-in network leaves neither bridge nor rules, also the se
   }
 });
 
-test('a forwarding chain that drops by default does not cut pods off', async (t) => {
+both('a forwarding chain that drops by default does not cut pods off', async (t, inProcess) => {
   await sh(['iptables', '-P', 'FORWARD', 'DROP']);
   t.after(() => sh(['iptables', '-P', 'FORWARD', 'ACCEPT']));
-  const { dir, pool, pods, up } = await rig(t);
+  const { dir, pool, pods, up } = await rig(t, { inProcess });
   const [pod] = pods(1);
   assert.ok(pod);
   await up(pod);
@@ -310,8 +320,8 @@ test('a forwarding chain that drops by default does not cut pods off', async (t)
   }
 });
 
-test('two address families: IPv4 comes first, and both can be used', async (t) => {
-  const { pods, up } = await rig(t, { subnet: '10.233.0.0/24, fd99:1::/64' });
+both('two address families: IPv4 comes first, and both can be used', async (t, inProcess) => {
+  const { pods, up } = await rig(t, { inProcess, subnet: '10.233.0.0/24, fd99:1::/64' });
   const [one, two] = pods(2);
   assert.ok(one && two);
   await up(one);
@@ -323,41 +333,44 @@ test('two address families: IPv4 comes first, and both can be used', async (t) =
   assert.match(routes, /default via fd99:1::1/);
 });
 
-test('the DEL after an ADD that failed late frees the address, with the namespace and without', async (t) => {
-  const conf = (dir: string) => ({
-    name: 'late',
-    cniVersion: '1.0.0',
-    plugins: [
-      {
-        type: 'bridge',
-        bridge: 'late0',
-        ipam: { type: 'host-local', dataDir: join(dir, 'ipam'), ranges: [[{ subnet: '10.234.0.0/24' }]] },
-      },
-      { type: 'tuning', sysctl: { 'net.core.no_such_thing': '1' } },
-    ],
-  });
-  const { dir, pool, pods, up, down, records } = await rig(t, { conf });
-  const leases = () => listed(join(dir, 'ipam', 'late')).filter((name) => name.startsWith('10.'));
-  const [one, two] = pods(2);
-  assert.ok(one && two);
-  for (const pod of [one, two]) {
-    await assert.rejects(up(pod), /plugin tuning \(ADD, network late\) failed.*no_such_thing/);
-  }
-  assert.equal(leases().length, 2);
-  assert.equal(records().length, 2, 'a trace for whoever cleans up after us');
-  await down(one);
-  await pool.call('removeNetns', { path: two.netns });
-  await down(two);
-  assert.deepEqual([leases(), records()], [[], []]);
-  // The kernel deletes a namespace and its links asynchronously, after the last reference is dropped.
-  for (let waited = 0; (await links()).length > 0; waited += 20) {
-    assert.ok(waited < 3000, 'a veth is left');
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-});
+both(
+  'the DEL after an ADD that failed late frees the address, with the namespace and without',
+  async (t, inProcess) => {
+    const conf = (dir: string) => ({
+      name: 'late',
+      cniVersion: '1.0.0',
+      plugins: [
+        {
+          type: 'bridge',
+          bridge: 'late0',
+          ipam: { type: 'host-local', dataDir: join(dir, 'ipam'), ranges: [[{ subnet: '10.234.0.0/24' }]] },
+        },
+        { type: 'tuning', sysctl: { 'net.core.no_such_thing': '1' } },
+      ],
+    });
+    const { dir, pool, pods, up, down, records } = await rig(t, { inProcess, conf });
+    const leases = () => listed(join(dir, 'ipam', 'late')).filter((name) => name.startsWith('10.'));
+    const [one, two] = pods(2);
+    assert.ok(one && two);
+    for (const pod of [one, two]) {
+      await assert.rejects(up(pod), /plugin tuning \(ADD, network late\) failed.*no_such_thing/);
+    }
+    assert.equal(leases().length, 2);
+    assert.equal(records().length, 2, 'a trace for whoever cleans up after us');
+    await down(one);
+    await pool.call('removeNetns', { path: two.netns });
+    await down(two);
+    assert.deepEqual([leases(), records()], [[], []]);
+    // The kernel deletes a namespace and its links asynchronously, after the last reference is dropped.
+    for (let waited = 0; (await links()).length > 0; waited += 20) {
+      assert.ok(waited < 3000, 'a veth is left');
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  },
+);
 
-test('strays are found without the store, and DEL works with them', async (t) => {
-  const { pool, network, pods, up, leases } = await rig(t);
+both('strays are found without the store, and DEL works with them', async (t, inProcess) => {
+  const { pool, network, pods, up, leases } = await rig(t, { inProcess });
   const [kept, lost] = pods(2);
   assert.ok(kept && lost);
   await Promise.all([up(kept), up(lost)]);
@@ -372,5 +385,6 @@ test('strays are found without the store, and DEL works with them', async (t) =>
   );
   for (const attachment of strays.attachments) await network.del(attachment);
   for (const path of strays.netns) await pool.call('removeNetns', { path });
+  await network.settled();
   assert.equal(leases().length, 1);
 });

@@ -7,8 +7,8 @@ import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import { type RunPodSandboxRequest, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { grpcService } from '../../src/main/cri/service.ts';
 import { load } from '../bench/load.ts';
-import { podConfig } from '../rig/cri.ts';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
+import { podConfig } from '../rig/messages.ts';
 import { ROOT } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import {

@@ -41,7 +41,6 @@ import { encodeSpec } from '../../src/node/oci/encode.ts';
 import { buildExecProcess } from '../../src/node/oci/exec-process.ts';
 import type { HostFacts, RuntimeFeatures } from '../../src/node/oci/host.ts';
 import { resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
-import { readDevices } from '../../src/node/oci/read-devices.ts';
 import { readHostFacts, readRuntimeFeatures } from '../../src/node/oci/read-host.ts';
 import { mergeResources, toLinuxResources } from '../../src/node/oci/resources.ts';
 import { buildSandboxSpec } from '../../src/node/oci/sandbox.ts';
@@ -50,6 +49,10 @@ import type { Spec, User } from '../../src/node/oci/types.ts';
 import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
 import { parseMountinfo } from '../../src/sys/mountinfo.ts';
+import { readDevices } from '../../src/workers/host-paths/devices.ts';
+import { containerSecurity, mount as mountMessage, namespaces, podSecurity, resources } from '../rig/messages.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
+import { findProgram } from '../rig/paths.ts';
 import * as cri from '../unit/oci-fixtures.ts';
 
 const ROOT: User = { uid: 0, gid: 0, additionalGids: [0] };
@@ -57,18 +60,8 @@ const IMAGE = { reference: 'busybox', config: { Entrypoint: ['/bin/sleep', '600'
 const BUSYBOX = ['/bin/busybox', '/usr/bin/busybox'].find(isStatic);
 
 for (const name of ['runc', 'crun']) {
-  const binary = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/usr/local/sbin']
-    .map((folder) => join(folder, name))
-    .find(existsSync);
-  const missing =
-    process.getuid?.() !== 0
-      ? 'needs root'
-      : binary === undefined
-        ? `${name} is missing`
-        : BUSYBOX === undefined
-          ? 'busybox-static is missing'
-          : false;
-  describe(`specs under ${name}`, { skip: missing }, () => suite(binary ?? ''));
+  const missing = skipUnlessRoot(name) || (BUSYBOX === undefined && 'needs busybox-static');
+  describe(`specs under ${name}`, { skip: missing }, () => suite(findProgram(name) ?? ''));
 }
 
 function suite(binary: string): void {
@@ -80,7 +73,7 @@ function suite(binary: string): void {
       linux: cri.podLinux({
         cgroupParent: rig.parent,
         sysctls: { 'kernel.shm_rmid_forced': '1' },
-        securityContext: cri.podContext({ namespaceOptions: cri.namespaces({ pid: NamespaceMode.CONTAINER }) }),
+        securityContext: podSecurity({ namespaceOptions: namespaces({ pid: NamespaceMode.CONTAINER }) }),
       }),
     });
   });
@@ -124,8 +117,8 @@ function suite(binary: string): void {
         workingDir: '/tmp',
         envs: [{ key: 'GIVEN', value: Buffer.from('grüße') }],
         linux: {
-          resources: cri.resources({ oomScoreAdj: 500n }),
-          securityContext: cri.context({ namespaceOptions: cri.namespaces({ pid: NamespaceMode.CONTAINER }) }),
+          resources: resources({ oomScoreAdj: 500n }),
+          securityContext: containerSecurity({ namespaceOptions: namespaces({ pid: NamespaceMode.CONTAINER }) }),
         },
       },
       { user: { uid: 1000, gid: 2000, additionalGids: [2000, 3000] } },
@@ -144,7 +137,7 @@ function suite(binary: string): void {
     const target = rig.start(
       pod,
       container('target', ['/bin/sleep', '601'], {
-        namespaceOptions: cri.namespaces({ pid: NamespaceMode.CONTAINER }),
+        namespaceOptions: namespaces({ pid: NamespaceMode.CONTAINER }),
       }),
     );
     const out = await rig.output(
@@ -153,8 +146,8 @@ function suite(binary: string): void {
         ...shell('cat /proc/1/cmdline'),
         linux: {
           resources: undefined,
-          securityContext: cri.context({
-            namespaceOptions: cri.namespaces({ pid: NamespaceMode.TARGET, targetId: 'target' }),
+          securityContext: containerSecurity({
+            namespaceOptions: namespaces({ pid: NamespaceMode.TARGET, targetId: 'target' }),
           }),
         },
       },
@@ -228,7 +221,7 @@ function suite(binary: string): void {
 
   test('privileged: all the daemon has, host devices, writable /sys', async () => {
     const boss = rig.pod('boss', {
-      linux: cri.podLinux({ cgroupParent: rig.parent, securityContext: cri.podContext({ privileged: true }) }),
+      linux: cri.podLinux({ cgroupParent: rig.parent, securityContext: podSecurity({ privileged: true }) }),
     });
     const out = await rig.output(
       boss,
@@ -252,7 +245,7 @@ function suite(binary: string): void {
 
   test('devices: what is granted opens, what is not does not', async (t) => {
     if (!existsSync('/dev/fuse')) return t.skip('this host has no /dev/fuse');
-    const devices = (await readDevices('/dev/fuse', '/dev/mine')).map((device) => ({ ...device, permissions: 'r' }));
+    const devices = readDevices('/dev/fuse', '/dev/mine').map((device) => ({ ...device, permissions: 'r' }));
     assert.equal(devices.length, 1);
     const opens = (how: string) => `sh -c "exec 3${how}" 2>&1 | grep -o "not permitted" || echo opened`;
     const granted = await rig.output(pod, shell([opens('</dev/mine'), opens('>/dev/mine')].join('; ')), { devices });
@@ -270,7 +263,7 @@ function suite(binary: string): void {
       mkdirSync(join(base, 'inner'));
       mount({ source: 'tmpfs', target: join(base, 'inner'), type: 'tmpfs' });
       const on = (containerPath: string, more: Partial<ContainerConfig['mounts'][number]>) =>
-        cri.mount({ containerPath, hostPath: base, ...more });
+        mountMessage({ containerPath, hostPath: base, ...more });
       const mounts = [
         on('/data/deep/er', { readonly: true }),
         on('/data', {}),
@@ -313,7 +306,7 @@ function suite(binary: string): void {
       const config = {
         ...shell('tty >/out/tty; echo $TERM >>/out/tty; mv /out/tty /out/done; sleep 5'),
         tty: true,
-        mounts: [cri.mount({ containerPath: '/out', hostPath: out })],
+        mounts: [mountMessage({ containerPath: '/out', hostPath: out })],
       };
       const { id } = rig.start(pod, config, {}, ['--console-socket', socket]);
       await until(() => existsSync(join(out, 'done')));
@@ -326,7 +319,7 @@ function suite(binary: string): void {
   });
 
   test('limits reach the cgroup, an update changes them and keeps the rest, exec joins in', async () => {
-    const asked = cri.resources({
+    const asked = resources({
       memoryLimitInBytes: 64n << 20n,
       cpuShares: 512n,
       cpuQuota: 20000n,
@@ -342,7 +335,7 @@ function suite(binary: string): void {
       const swap = rig.cgroupFile(running.pid, 'memory', 'memory.memsw.limit_in_bytes', 'memory.swap.max');
       assert.equal(swap, rig.host.cgroupVersion === 1 ? String(64 << 20) : '0');
     }
-    const update = mergeResources(asked, cri.resources({ memoryLimitInBytes: 128n << 20n }));
+    const update = mergeResources(asked, resources({ memoryLimitInBytes: 128n << 20n }));
     const file = join(rig.dir, 'update.json');
     writeFileSync(file, encodeSpec(toLinuxResources(update, rig.host)));
     rig.call(['update', '--resources', file, running.id]);
@@ -359,10 +352,10 @@ function suite(binary: string): void {
 
   test('host network, pid and IPC', async () => {
     const NODE = NamespaceMode.NODE;
-    const options = cri.namespaces({ network: NODE, pid: NODE, ipc: NODE });
+    const options = namespaces({ network: NODE, pid: NODE, ipc: NODE });
     const open = rig.pod('open', {
       hostname: '',
-      linux: cri.podLinux({ cgroupParent: rig.parent, securityContext: cri.podContext({ namespaceOptions: options }) }),
+      linux: cri.podLinux({ cgroupParent: rig.parent, securityContext: podSecurity({ namespaceOptions: options }) }),
     });
     const out = await rig.output(
       open,
@@ -376,9 +369,9 @@ function suite(binary: string): void {
   });
 
   test('a user namespace of the pod, joined by its containers', async () => {
-    const options = cri.namespaces({ pid: NamespaceMode.CONTAINER, ...cri.userns(1_000_000, 65536) });
+    const options = namespaces({ pid: NamespaceMode.CONTAINER, ...cri.userns(1_000_000, 65536) });
     const mapped = rig.pod('mapped', {
-      linux: cri.podLinux({ cgroupParent: rig.parent, securityContext: cri.podContext({ namespaceOptions: options }) }),
+      linux: cri.podLinux({ cgroupParent: rig.parent, securityContext: podSecurity({ namespaceOptions: options }) }),
     });
     assert.equal(read(`/proc/${mapped.pid}/uid_map`).trim().split(/\s+/).join(' '), '0 1000000 65536');
     const out = await rig.output(
@@ -422,7 +415,9 @@ containerEdits:
     args: [busybox, touch, ${join(folder, 'hooked')}]
 `;
     const registry = await cdiRegistry([{ path: '/etc/cdi/gpu.yaml', text, priority: 0 }]);
-    const edits = await resolveCdiEdits(cdiEdits(registry, ['example.com/gpu=0']));
+    const edits = await resolveCdiEdits(cdiEdits(registry, ['example.com/gpu=0']), async (from, to) =>
+      readDevices(from, to),
+    );
     const out = await rig.output(pod, shell('head -c 2 /dev/gpu0 | wc -c; echo $GPU $HOSTNAME; cat /usr/lib/lib.so'), {
       cdi: edits,
     });
@@ -637,7 +632,7 @@ function shell(script: string): ContainerConfig {
 }
 
 function withContext(config: ContainerConfig, over: Partial<LinuxContainerSecurityContext>): ContainerConfig {
-  return { ...config, linux: { resources: undefined, securityContext: cri.context(over) } };
+  return { ...config, linux: { resources: undefined, securityContext: containerSecurity(over) } };
 }
 
 async function until(done: () => boolean): Promise<void> {

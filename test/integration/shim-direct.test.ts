@@ -7,9 +7,9 @@ import { serveEvents } from '../../src/node/shims/events.ts';
 import { Shims } from '../../src/node/shims/shims.ts';
 import type { TtrpcServer } from '../../src/node/shims/ttrpc-server.ts';
 import { mayStartDirectly } from '../../src/workers/shim/direct.ts';
-import { podConfig } from '../rig/cri.ts';
 import { startSluice } from '../rig/daemon.ts';
-import { Lab, missing, type Pod, shims as shimBinaries, until } from './shim-lab.ts';
+import { podConfig } from '../rig/messages.ts';
+import { Lab, type Pod, SKIP, shims as shimBinaries, until } from './shim-lab.ts';
 
 const SIGKILL = 9;
 
@@ -41,7 +41,7 @@ async function startDirectly(pod: Pod, binary: string) {
 const exists = (pid: number) => existsSync(`/proc/${pid}`);
 
 for (const binary of shimBinaries) {
-  suite(`${binary} without its start command`, { skip: missing ?? false }, () => {
+  suite(`${binary} without its start command`, { skip: SKIP }, () => {
     beforeEach(async () => {
       lab = new Lab();
       shims = new Shims({ onLost: () => {} });

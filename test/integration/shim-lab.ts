@@ -16,32 +16,24 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CreateTask } from '../../src/node/shims/task.ts';
 import { unmount } from '../../src/sys/mount.ts';
 import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { killLeftovers, listProcesses, type Process } from '../../src/workers/shim/processes.ts';
 import { handlers } from '../../src/workers/shim.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
+import { findProgram } from '../rig/paths.ts';
 
 export const NAMESPACE = 'k8s.io';
 
-export function which(name: string): string | undefined {
-  const dirs = (process.env.PATH ?? '').split(delimiter);
-  return dirs.map((dir) => join(dir, name)).find((path) => existsSync(path));
-}
-
 /** The distribution's shim and, where SLUICE_TEST_SHIM names one, another generation. */
-export const shims = [...new Set([which('containerd-shim-runc-v2'), process.env.SLUICE_TEST_SHIM])].filter(
+export const shims = [...new Set([findProgram('containerd-shim-runc-v2'), process.env.SLUICE_TEST_SHIM])].filter(
   (path): path is string => path !== undefined && path !== '',
 );
 
-export const missing =
-  process.getuid?.() !== 0
-    ? 'needs root'
-    : ['containerd-shim-runc-v2', 'runc', 'busybox']
-        .filter((name) => !which(name))
-        .map((name) => `${name} is missing`)[0];
+export const SKIP = skipUnlessRoot('containerd-shim-runc-v2', 'runc', 'busybox');
 
 export interface Pod {
   id: string;
@@ -63,7 +55,7 @@ export class Lab {
   constructor() {
     mkdirSync(this.socketDir);
     for (const name of ['bin', 'proc', 'dev', 'tmp']) mkdirSync(join(this.image, name), { recursive: true });
-    copyFileSync(which('busybox') ?? '', join(this.image, 'bin', 'busybox'));
+    copyFileSync(findProgram('busybox') ?? '', join(this.image, 'bin', 'busybox'));
     for (const name of ['sh', 'sleep', 'cat', 'echo', 'tail', 'true'])
       symlinkSync('busybox', join(this.image, 'bin', name));
   }
@@ -88,7 +80,7 @@ export class Lab {
     const hybrid = existsSync(controllers) && readFileSync(controllers, 'utf8').trim() !== '';
     if (name !== 'crun' || !hybrid) return name;
     const path = join(this.dir, 'crun');
-    const inner = `umount -l /sys/fs/cgroup/unified && exec ${which('crun')} "$@"`;
+    const inner = `umount -l /sys/fs/cgroup/unified && exec ${findProgram('crun')} "$@"`;
     writeFileSync(path, `#!/bin/sh\nexec unshare --mount sh -c '${inner}' crun "$@"\n`, { mode: 0o755 });
     return path;
   }

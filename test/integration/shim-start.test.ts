@@ -6,7 +6,7 @@ import { SluiceError } from '../../src/errors.ts';
 import { Shims } from '../../src/node/shims/shims.ts';
 import { Pool } from '../../src/node/threads/pool.ts';
 import type { handlers } from '../../src/workers/shim.ts';
-import { Lab, missing, NAMESPACE, shims as shimBinaries, until } from './shim-lab.ts';
+import { Lab, NAMESPACE, SKIP, shims as shimBinaries, until } from './shim-lab.ts';
 
 let lab: Lab;
 let shims: Shims;
@@ -28,7 +28,7 @@ function fails(code: string, ...words: RegExp[]) {
   };
 }
 
-suite('starting shims', { skip: missing ?? false }, () => {
+suite('starting shims', { skip: SKIP }, () => {
   beforeEach(() => {
     lab = new Lab();
     shims = new Shims({ onLost: () => {} });

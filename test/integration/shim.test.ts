@@ -11,7 +11,8 @@ import type { TtrpcServer } from '../../src/node/shims/ttrpc-server.ts';
 import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { isShimOf, listProcesses } from '../../src/workers/shim/processes.ts';
 import { handlers } from '../../src/workers/shim.ts';
-import { Lab, missing, type Pod, shims as shimBinaries, until, which } from './shim-lab.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
+import { Lab, type Pod, SKIP, shims as shimBinaries, until } from './shim-lab.ts';
 
 const SIGKILL = 9;
 const SIGTERM = 15;
@@ -23,7 +24,7 @@ let events: ShimEvent[];
 let server: TtrpcServer;
 
 beforeEach(async () => {
-  if (missing) return;
+  if (SKIP) return;
   lab = new Lab();
   lost = [];
   events = [];
@@ -33,7 +34,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  if (missing) return;
+  if (SKIP) return;
   shims[Symbol.dispose]();
   await server[Symbol.asyncDispose]();
   await lab.end();
@@ -63,7 +64,7 @@ function fifo(path: string): { path: string; text: () => string; close: () => vo
 
 for (const binary of shimBinaries) {
   for (const runtime of ['runc', 'crun']) {
-    const skip = missing ?? (which(runtime) ? false : `${runtime} is missing`);
+    const skip = SKIP || skipUnlessRoot(runtime);
     suite(`${binary} with ${runtime}`, { skip }, () => {
       test('a pod from start to end', async (t: TestContext) => {
         const pod = lab.pod();
@@ -175,7 +176,7 @@ for (const binary of shimBinaries) {
     });
   }
 
-  suite(`${binary}`, { skip: missing ?? false }, () => {
+  suite(`${binary}`, { skip: SKIP }, () => {
     test('a second container joins the shim, and the shim stays until both are gone', async () => {
       const pod = lab.pod();
       const row = await lab.start(pod, binary);

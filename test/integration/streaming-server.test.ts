@@ -9,7 +9,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocket } from 'ws';
 import { runExecSync } from '../../src/node/streaming/exec-sync.ts';
-import { createNetns, removeNetns } from '../../src/sys/netns.ts';
+import { createNetns, unpinNamespace } from '../../src/sys/netns.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { Rig } from './streaming-rig.ts';
 
@@ -287,7 +287,7 @@ test('port-forward reaches into a network namespace: IPv4 first, then IPv6', {
     assert.match(`${(await forward(7001, '/nowhere')).bytes(1).subarray(2)}`, /no such file/);
   } finally {
     server.kill();
-    removeNetns(netns);
+    unpinNamespace(netns);
   }
 });
 

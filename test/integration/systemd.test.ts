@@ -7,20 +7,10 @@ import { existsSync, readdirSync, readFileSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { CgroupDriver, MetricType } from '../../proto/gen/cri.ts';
+import { linux, resources } from '../rig/messages.ts';
 import { SYSTEMD } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
-import {
-  type ContainerLab,
-  exited,
-  linux,
-  openContainerLab,
-  pidOf,
-  resources,
-  SKIP,
-  SLEEP,
-  sh,
-  type TestPod,
-} from './container-lab.ts';
+import { type ContainerLab, exited, openContainerLab, pidOf, SKIP, SLEEP, sh, type TestPod } from './container-lab.ts';
 
 const CGROUP = '/sys/fs/cgroup';
 const CGROUP2_MAGIC = 0x63677270;

@@ -53,6 +53,8 @@ export interface SluiceOptions {
   root?: string;
   /** Called before the first start, to write scripts and the like; its result is merged over `config`. */
   prepare?: (folder: string, network: RigNetwork) => Promise<Record<string, unknown>>;
+  /** [runtimes.runc] sandbox_mode; left out: the daemon's default, which pins where it can. */
+  sandboxMode?: 'pause' | 'pinned';
   /** Run-time state on a tmpfs. */
   stateInMemory?: boolean;
   /** No CNI configuration at all: the daemon's built-in network is used. */
@@ -104,6 +106,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
     streaming: { listen: '127.0.0.1:0' },
     metrics: { listen: metrics },
     log: { level: 'debug' },
+    runtimes: options.sandboxMode ? { runc: { sandbox_mode: options.sandboxMode } } : {},
   };
   const own = merge(options.config ?? {}, (await options.prepare?.(folder, network)) ?? {});
   const configure = (config: Record<string, unknown>) =>

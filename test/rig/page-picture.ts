@@ -7,8 +7,8 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { chromium } from 'playwright-core';
-import { podConfig } from './cri.ts';
 import { startSluice } from './daemon.ts';
+import { podConfig } from './messages.ts';
 import { program, ROOT } from './paths.ts';
 
 const PODS = 60;

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ContainerConfig } from '../../proto/gen/cri.ts';
 import { nowNs } from '../../src/clock.ts';
 import { codeOf } from '../../src/errors.ts';
 import {
@@ -10,34 +9,9 @@ import {
   ContainerStates,
 } from '../../src/node/store/container.ts';
 import { Events } from '../../src/node/store/events.ts';
-import { follow, memoryTable } from './store-fixture.ts';
+import { containerRow, follow, memoryTable } from './store-fixture.ts';
 
-function container(state: ContainerState): ContainerRow {
-  return {
-    id: 'ctr1',
-    name: 'app_web_shop_u-1_0',
-    sandbox: 'pod1',
-    state,
-    config: ContainerConfig.decode(new Uint8Array()),
-    image: '',
-    createdAt: 0n,
-    startedAt: 0n,
-    finishedAt: 0n,
-    exitCode: 0,
-    reason: '',
-    message: '',
-    pid: 0,
-    snapshot: '',
-    bundle: '',
-    rootDir: '',
-    stateDir: '',
-    logPath: '',
-    io: { stdin: '', stdout: '', stderr: '' },
-    volumes: {},
-    cgroupsPath: '',
-    stopSignal: '',
-  };
-}
+const container = (state: ContainerState) => containerRow({ state });
 
 /** A row in this state, stored; `writes` has what comes after. */
 function make(state: ContainerState) {

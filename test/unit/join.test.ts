@@ -2,12 +2,23 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../../src/errors.ts';
-import { Joins } from '../../src/pipeline/engine/join.ts';
+import { type CallerLeft, Joins } from '../../src/pipeline/engine/join.ts';
 
 function make(claimTtlMs: number) {
   const unclaimed: string[] = [];
   const joins = new Joins<string, string>({ claimTtlMs, onUnclaimed: (_key, value) => unclaimed.push(value) });
   return { joins, unclaimed };
+}
+
+/** A launch in flight whose only caller has left; its result is what the returned gate resolves to. */
+async function launchWithoutCaller(joins: Joins<string, string>, reason: CallerLeft = 'deadline') {
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const call = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
+  caller.abort(reason);
+  const code = reason === 'deadline' ? 'DEADLINE_PASSED' : 'CALLER_GONE';
+  await assert.rejects(call, (error) => codeOf(error) === code);
+  return gate;
 }
 
 test('a retry joins the launch in flight and gets its id', async () => {
@@ -28,11 +39,7 @@ test('a retry joins the launch in flight and gets its id', async () => {
 
 test('a caller whose deadline passes stops waiting; the launch goes on and the retry takes it', async () => {
   const { joins, unclaimed } = make(50);
-  const gate = Promise.withResolvers<string>();
-  const caller = new AbortController();
-  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
-  caller.abort('deadline');
-  await assert.rejects(first, (error) => codeOf(error) === 'DEADLINE_PASSED');
+  const gate = await launchWithoutCaller(joins);
   gate.resolve('id-1');
   await sleep(5);
   assert.equal(await joins.run('pod', {}, 'tag', () => Promise.reject(new Error('started twice'))), 'id-1');
@@ -42,11 +49,7 @@ test('a caller whose deadline passes stops waiting; the launch goes on and the r
 
 test('a finished launch that nobody claims is handed over for undoing after claim_ttl', async () => {
   const { joins, unclaimed } = make(20);
-  const caller = new AbortController();
-  const gate = Promise.withResolvers<string>();
-  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
-  caller.abort('cancelled');
-  await assert.rejects(first, (error) => codeOf(error) === 'CALLER_GONE');
+  const gate = await launchWithoutCaller(joins, 'cancelled');
   gate.resolve('id-1');
   await sleep(60);
   assert.deepEqual(unclaimed, ['id-1']);
@@ -60,11 +63,7 @@ test('a finished launch that was removed before anyone claimed it is not joined'
     onUnclaimed: () => {},
     exists: (id) => there.has(id),
   });
-  const caller = new AbortController();
-  const gate = Promise.withResolvers<string>();
-  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
-  caller.abort('cancelled');
-  await assert.rejects(first);
+  const gate = await launchWithoutCaller(joins, 'cancelled');
   gate.resolve('id-1');
   await sleep(1);
   assert.equal(joins.has('pod'), true);
@@ -140,11 +139,7 @@ test('flights count until they have a result, whoever waits for them', async () 
 
 test('a launch that nobody claimed is over: the next call starts another', async () => {
   const { joins, unclaimed } = make(5);
-  const caller = new AbortController();
-  const gate = Promise.withResolvers<string>();
-  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
-  caller.abort('cancelled');
-  await assert.rejects(first);
+  const gate = await launchWithoutCaller(joins, 'cancelled');
   gate.resolve('id-1');
   await sleep(20);
   assert.deepEqual(unclaimed, ['id-1']);
@@ -153,11 +148,7 @@ test('a launch that nobody claimed is over: the next call starts another', async
 
 test('a failed launch without callers is no unhandled rejection, and frees the key', async () => {
   const { joins, unclaimed } = make(5);
-  const caller = new AbortController();
-  const gate = Promise.withResolvers<string>();
-  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
-  caller.abort('deadline');
-  await assert.rejects(first, (error) => codeOf(error) === 'DEADLINE_PASSED');
+  const gate = await launchWithoutCaller(joins);
   gate.reject(new Error('no network'));
   await sleep(10);
   assert.equal(joins.has('pod'), false);
@@ -168,4 +159,49 @@ test('keys do not join each other', async () => {
   const { joins } = make(1000);
   const ids = await Promise.all(['a', 'b'].map((key) => joins.run(key, {}, 'tag', async () => `id-${key}`)));
   assert.deepEqual(ids, ['id-a', 'id-b']);
+});
+
+test('a result whose last caller leaves at the moment it is there waits for the retry like any other', async () => {
+  const { joins, unclaimed } = make(10);
+  const caller = new AbortController();
+  const gate = Promise.withResolvers<string>();
+  const first = joins.run('pod', { left: caller.signal }, 'tag', () => gate.promise);
+  caller.abort('deadline');
+  gate.resolve('id-1');
+  await assert.rejects(first, (error) => codeOf(error) === 'DEADLINE_PASSED');
+  await sleep(30);
+  assert.deepEqual(unclaimed, ['id-1']);
+  assert.equal(joins.has('pod'), false);
+});
+
+test('a result that somebody has claimed by its value is not undone, and a retry still gets it', async () => {
+  const undone: string[] = [];
+  const unclaimed = new Set<string>();
+  const joins = new Joins<string, string>({ claimTtlMs: 20, onUnclaimed: (_key, id) => undone.push(id), unclaimed });
+  const gate = await launchWithoutCaller(joins);
+  gate.resolve('id-1');
+  await sleep(1);
+  assert.deepEqual([...unclaimed], ['id-1']);
+  unclaimed.delete('id-1');
+  assert.equal(await joins.run('pod', {}, 'tag', () => Promise.reject(new Error('started twice'))), 'id-1');
+  await sleep(40);
+  assert.deepEqual(undone, []);
+});
+
+test('a result that was removed, and whose key has been used again, does not stay among the unclaimed', async () => {
+  const there = new Set(['id-1', 'id-2']);
+  const unclaimed = new Set<string>();
+  const joins = new Joins<string, string>({
+    claimTtlMs: 10,
+    onUnclaimed: () => assert.fail('nothing is to be undone'),
+    exists: (id) => there.has(id),
+    unclaimed,
+  });
+  const gate = await launchWithoutCaller(joins);
+  gate.resolve('id-1');
+  await sleep(1);
+  there.delete('id-1');
+  assert.equal(await joins.run('pod', {}, 'tag', async () => 'id-2'), 'id-2');
+  await sleep(20);
+  assert.deepEqual([...unclaimed], []);
 });

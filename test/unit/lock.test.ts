@@ -65,7 +65,10 @@ test('first come first served: shared ones that come later do not overtake a wai
   await turn();
   assert.deepEqual(order, ['first']);
   first[Symbol.dispose]();
-  (await exclusive)[Symbol.dispose]();
+  const held = await exclusive;
+  await turn();
+  assert.deepEqual(order, ['first', 'exclusive']);
+  held[Symbol.dispose]();
   const both = await Promise.all(late);
   await turn();
   assert.deepEqual(order, ['first', 'exclusive', 'late 1', 'late 2'], 'neighbours in the queue share');

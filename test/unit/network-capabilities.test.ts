@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type PodSandboxConfig, Protocol } from '../../proto/gen/cri.ts';
+import { Protocol } from '../../proto/gen/cri.ts';
 import { capabilityArgs } from '../../src/node/network/capabilities.ts';
 import { parseQuantity } from '../../src/node/network/quantity.ts';
 import type { NetworkConf } from '../../src/workers/net/types.ts';
+import { emptyPod } from '../rig/messages.ts';
 
 const network = (...capabilities: Record<string, boolean>[]): NetworkConf => ({
   name: 'net',
@@ -19,18 +20,6 @@ const ALL = network({
   cgroupPath: true,
   'io.kubernetes.cri.pod-annotations': true,
 });
-const EMPTY: PodSandboxConfig = {
-  metadata: undefined,
-  hostname: '',
-  logDirectory: '',
-  dnsConfig: undefined,
-  portMappings: [],
-  labels: {},
-  annotations: {},
-  linux: undefined,
-  windows: undefined,
-};
-const pod = (fields: Partial<PodSandboxConfig>): PodSandboxConfig => ({ ...EMPTY, ...fields });
 
 test('host ports: only those that are set, protocols in lower case', () => {
   const portMappings = [
@@ -39,7 +28,7 @@ test('host ports: only those that are set, protocols in lower case', () => {
     { protocol: Protocol.SCTP, containerPort: 9, hostPort: 9, hostIp: '' },
     { protocol: Protocol.TCP, containerPort: 443, hostPort: 0, hostIp: '' },
   ];
-  assert.deepEqual(capabilityArgs(pod({ portMappings }), network({ portMappings: true })), {
+  assert.deepEqual(capabilityArgs(emptyPod({ portMappings }), network({ portMappings: true })), {
     portMappings: [
       { hostPort: 8080, containerPort: 80, protocol: 'tcp', hostIP: '' },
       { hostPort: 53, containerPort: 53, protocol: 'udp', hostIP: '127.0.0.1' },
@@ -49,17 +38,17 @@ test('host ports: only those that are set, protocols in lower case', () => {
 });
 
 test('an argument is present only when a plugin declares the capability and the pod has it', () => {
-  const config = pod({
+  const config = emptyPod({
     portMappings: [{ protocol: Protocol.TCP, containerPort: 80, hostPort: 8080, hostIp: '' }],
     annotations: { 'kubernetes.io/ingress-bandwidth': '1M' },
   });
   assert.deepEqual(Object.keys(capabilityArgs(config, network({}, { bandwidth: true }))), ['bandwidth']);
   assert.deepEqual(capabilityArgs(config, network({ bandwidth: false })), {});
-  assert.deepEqual(Object.keys(capabilityArgs(pod({}), ALL)), ['io.kubernetes.cri.pod-annotations']);
+  assert.deepEqual(Object.keys(capabilityArgs(emptyPod({}), ALL)), ['io.kubernetes.cri.pod-annotations']);
 });
 
 test('bandwidth: Kubernetes quantities, each direction separately', () => {
-  const of = (annotations: Record<string, string>) => capabilityArgs(pod({ annotations }), ALL).bandwidth;
+  const of = (annotations: Record<string, string>) => capabilityArgs(emptyPod({ annotations }), ALL).bandwidth;
   assert.deepEqual(of({ 'kubernetes.io/ingress-bandwidth': '10M' }), { ingressRate: 1e7, ingressBurst: 4294967295 });
   assert.deepEqual(of({ 'kubernetes.io/egress-bandwidth': '1Mi', 'kubernetes.io/ingress-bandwidth': '2e6' }), {
     ingressRate: 2e6,
@@ -74,7 +63,7 @@ test('bandwidth: Kubernetes quantities, each direction separately', () => {
 
 test('DNS, cgroup, annotations and ranges have the names of the CNI conventions', () => {
   const annotations = { 'sluice/ip-ranges': '[[{"subnet":"10.5.0.0/24"}]]' };
-  const config = pod({
+  const config = emptyPod({
     annotations,
     dnsConfig: { servers: ['10.0.0.10'], searches: ['svc.local'], options: ['ndots:5'] },
     linux: {
@@ -91,7 +80,7 @@ test('DNS, cgroup, annotations and ranges have the names of the CNI conventions'
     cgroupPath: '/kubepods/pod1',
     'io.kubernetes.cri.pod-annotations': annotations,
   });
-  const bad = (value: string) => capabilityArgs(pod({ annotations: { 'sluice/ip-ranges': value } }), ALL);
+  const bad = (value: string) => capabilityArgs(emptyPod({ annotations: { 'sluice/ip-ranges': value } }), ALL);
   assert.throws(() => bad('nonsense'), /is not JSON/);
   assert.throws(() => bad('[{}]'), /not a list of lists/);
 });

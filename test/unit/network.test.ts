@@ -9,6 +9,7 @@ import { SluiceError } from '../../src/errors.ts';
 import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/daemon-id.ts';
 import { type Loaded, type NetPool, Network, type NetworkOptions } from '../../src/node/network/network.ts';
 import type { NetworkConf, PluginRun } from '../../src/workers/net/types.ts';
+import { podConfig } from '../rig/messages.ts';
 
 interface Setup {
   dir: string;
@@ -48,6 +49,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
       netns_dir: join(dir, 'netns'),
       timeout_seconds: 5,
       loopback: 'builtin',
+      in_process: false,
       builtin_subnet: '10.88.0.0/16',
       ...more,
     },
@@ -77,17 +79,7 @@ const conf = (name: string, more: object = {}) => ({
   ...more,
 });
 
-const POD: PodSandboxConfig = {
-  metadata: { name: 'web', namespace: 'shop', uid: 'u-1', attempt: 0 },
-  hostname: '',
-  logDirectory: '',
-  dnsConfig: undefined,
-  portMappings: [],
-  labels: {},
-  annotations: {},
-  linux: undefined,
-  windows: undefined,
-};
+const POD = podConfig('web', { namespace: 'shop', uid: 'u-1' });
 
 async function until(condition: () => boolean, what: string): Promise<void> {
   for (let waited = 0; !condition(); waited += 20) {
@@ -266,7 +258,7 @@ test('plugin runs are reported, those of a failed call too', async (t) => {
 });
 
 test('loopback = "plugin" runs that plugin first, without a record', async (t) => {
-  const { write, calls, start } = setup(t, () => ({ result: { cniVersion: '1.1.0' }, plugins: [] }), {
+  const { write, calls, start } = setup(t, () => ({ result: { cniVersion: '1.1.0' }, plugins: [], notes: [] }), {
     loopback: 'plugin',
   });
   write('1.conflist', conf('net'));

@@ -4,9 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { cdiDeviceNames, cdiEdits, cdiRegistry, MAX_CDI_BYTES, parseCdiSpec } from '../../src/node/oci/cdi.ts';
-import { readCdiRegistry, resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
+import { type FindDevices, readCdiRegistry, resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
 import { parseYaml } from '../../src/node/oci/yaml.ts';
+import { readDevices } from '../../src/workers/host-paths/devices.ts';
+import { readHostFolder } from '../../src/workers/host-paths/read-file.ts';
 import { container } from './oci-fixtures.ts';
+
+const find: FindDevices = async (hostPath, containerPath) => readDevices(hostPath, containerPath);
 
 const spec = (over: object = {}) =>
   JSON.stringify({
@@ -104,11 +108,11 @@ describe('CDI files', () => {
       );
       await writeFile(join(folder, 'ignored.txt'), 'x');
       await writeFile(join(folder, 'large.yaml'), `a: ${'x'.repeat(MAX_CDI_BYTES)}`);
-      const registry = await readCdiRegistry([join(folder, 'missing'), folder]);
+      const registry = await readCdiRegistry(readHostFolder, [join(folder, 'missing'), folder]);
       assert.deepEqual(registry.errors, [
         `CDI file ${join(folder, 'large.yaml')} is larger than ${MAX_CDI_BYTES} bytes`,
       ]);
-      const edits = await resolveCdiEdits(cdiEdits(registry, ['v.com/gpu=0']));
+      const edits = await resolveCdiEdits(cdiEdits(registry, ['v.com/gpu=0']), find);
       assert.deepEqual(edits, {
         env: ['A=1'],
         devices: [
@@ -123,11 +127,11 @@ describe('CDI files', () => {
         hooks: [{ name: 'poststop', hook: { path: '/hook', timeout: 3 } }],
         additionalGids: [5],
       });
-      await assert.rejects(resolveCdiEdits([{ deviceNodes: [{ path: '/dev/not-there' }] }]), {
+      await assert.rejects(resolveCdiEdits([{ deviceNodes: [{ path: '/dev/not-there' }] }], find), {
         code: 'INVALID_REQUEST',
         message: /\/dev\/not-there cannot be used/,
       });
-      await assert.rejects(resolveCdiEdits([{ deviceNodes: [{ path: folder }] }]), { code: 'INVALID_REQUEST' });
+      await assert.rejects(resolveCdiEdits([{ deviceNodes: [{ path: folder }] }], find), { code: 'INVALID_REQUEST' });
     } finally {
       await rm(folder, { recursive: true });
     }

@@ -9,18 +9,8 @@ import { CAPABILITIES, DEFAULT_CAPABILITIES } from '../../src/node/oci/capabilit
 import { buildContainerSpec, type ContainerSpecInput } from '../../src/node/oci/container.ts';
 import { buildExecProcess } from '../../src/node/oci/exec-process.ts';
 import type { Spec } from '../../src/node/oci/types.ts';
-import {
-  container,
-  containerInput,
-  containerWith,
-  HOST,
-  namespaces,
-  pod,
-  podLinux,
-  podWith,
-  resources,
-  userns,
-} from './oci-fixtures.ts';
+import { namespaces, resources } from '../rig/messages.ts';
+import { container, containerInput, containerWith, HOST, pod, podLinux, podWith, userns } from './oci-fixtures.ts';
 
 const { CONTAINER, NODE, POD, TARGET } = NamespaceMode;
 const V1 = { ...HOST, cgroupVersion: 1 as const, cgroupDriver: 'cgroupfs' as const, cgroupMountOptions: [] };

@@ -1,27 +1,24 @@
-/** CRI messages with protobuf's defaults and what a test says on top, and a made-up host. */
+/** Requests for one made-up pod and container, what a test says on top, and a made-up host. */
 import {
-  ContainerConfig,
-  LinuxContainerConfig,
-  LinuxContainerResources,
-  LinuxContainerSecurityContext,
-  LinuxPodSandboxConfig,
-  LinuxSandboxSecurityContext,
-  Mount,
+  type ContainerConfig,
+  type LinuxContainerSecurityContext,
+  type LinuxPodSandboxConfig,
+  type LinuxSandboxSecurityContext,
   NamespaceMode,
-  NamespaceOption,
-  PodSandboxConfig,
+  type NamespaceOption,
+  type PodSandboxConfig,
 } from '../../proto/gen/cri.ts';
 import { CAPABILITIES } from '../../src/node/oci/capabilities.ts';
 import type { ContainerSpecInput } from '../../src/node/oci/container.ts';
 import type { HostFacts } from '../../src/node/oci/host.ts';
 import type { SandboxSpecInput } from '../../src/node/oci/sandbox.ts';
-
-const NONE = new Uint8Array();
+import * as cri from '../rig/messages.ts';
 
 export const HOST: HostFacts = {
   arch: 'x64',
   kernel: '6.1.0-13-amd64',
   hostname: 'node-1',
+  bootId: '00000000-0000-4000-8000-000000000000',
   cgroupVersion: 2,
   cgroupDriver: 'systemd',
   cgroupMountOptions: ['nsdelegate'],
@@ -40,32 +37,23 @@ export const HOST: HostFacts = {
 
 export const FEATURES = { recursiveReadOnly: true, idmap: true };
 
-export function podContext(over: Partial<LinuxSandboxSecurityContext> = {}): LinuxSandboxSecurityContext {
-  return { ...LinuxSandboxSecurityContext.decode(NONE), ...over };
-}
-
 export function podLinux(over: Partial<LinuxPodSandboxConfig> = {}): LinuxPodSandboxConfig {
-  return { ...LinuxPodSandboxConfig.decode(NONE), cgroupParent: '/kubepods.slice/kubepods-pod1.slice', ...over };
+  return cri.podLinux({ cgroupParent: '/kubepods.slice/kubepods-pod1.slice', ...over });
 }
 
 export function pod(over: Partial<PodSandboxConfig> = {}): PodSandboxConfig {
-  return {
-    ...PodSandboxConfig.decode(NONE),
+  return cri.emptyPod({
     metadata: { name: 'web', namespace: 'shop', uid: 'u-1', attempt: 2 },
     hostname: 'web-0',
     logDirectory: '/var/log/pods/web',
     linux: podLinux(),
     ...over,
-  };
+  });
 }
 
 /** A pod with this security context. */
 export function podWith(context: Partial<LinuxSandboxSecurityContext>, linux: Partial<LinuxPodSandboxConfig> = {}) {
-  return pod({ linux: podLinux({ securityContext: podContext(context), ...linux }) });
-}
-
-export function namespaces(over: Partial<NamespaceOption> = {}): NamespaceOption {
-  return { ...NamespaceOption.decode(NONE), ...over };
+  return pod({ linux: podLinux({ securityContext: cri.podSecurity(context), ...linux }) });
 }
 
 /** A user namespace as kubelet asks for it. */
@@ -74,35 +62,22 @@ export function userns(hostId = 100000, length = 65536): Partial<NamespaceOption
   return { usernsOptions: { mode: NamespaceMode.POD, uids: [mapping], gids: [mapping] } };
 }
 
-export function resources(over: Partial<LinuxContainerResources> = {}): LinuxContainerResources {
-  return { ...LinuxContainerResources.decode(NONE), ...over };
-}
-
-export function context(over: Partial<LinuxContainerSecurityContext> = {}): LinuxContainerSecurityContext {
-  return { ...LinuxContainerSecurityContext.decode(NONE), ...over };
-}
-
 export function container(over: Partial<ContainerConfig> = {}): ContainerConfig {
-  return {
-    ...ContainerConfig.decode(NONE),
+  return cri.emptyContainer({
     metadata: { name: 'app', attempt: 1 },
-    image: { image: 'sha256:abc', userSpecifiedImage: 'nginx:1', annotations: {}, runtimeHandler: '', imageRef: '' },
+    image: { ...cri.imageSpec('sha256:abc'), userSpecifiedImage: 'nginx:1' },
     command: ['/bin/app'],
     logPath: 'app/0.log',
     ...over,
-  };
+  });
 }
 
 /** A container with this security context. */
 export function containerWith(over: Partial<LinuxContainerSecurityContext>, rest: Partial<ContainerConfig> = {}) {
   return container({
-    linux: { ...LinuxContainerConfig.decode(NONE), securityContext: context(over) },
+    linux: cri.containerLinux({ securityContext: cri.containerSecurity(over) }),
     ...rest,
   });
-}
-
-export function mount(over: Partial<Mount>): Mount {
-  return { ...Mount.decode(NONE), ...over };
 }
 
 export function sandboxInput(over: Partial<SandboxSpecInput> = {}): SandboxSpecInput {

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { decodeExact, encodeSpec } from '../../src/node/oci/encode.ts';
 import { mergeResources, toLinuxResources } from '../../src/node/oci/resources.ts';
-import { HOST, resources } from './oci-fixtures.ts';
+import { resources } from '../rig/messages.ts';
+import { HOST } from './oci-fixtures.ts';
 
 const V1 = { ...HOST, cgroupVersion: 1 as const };
 

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { NamespaceMode, SecurityProfile_ProfileType as Profile } from '../../proto/gen/cri.ts';
 import { buildSandboxSpec } from '../../src/node/oci/sandbox.ts';
-import { HOST, namespaces, pod, podLinux, podWith, resources, sandboxInput, userns } from './oci-fixtures.ts';
+import { namespaces, resources } from '../rig/messages.ts';
+import { HOST, pod, podLinux, podWith, sandboxInput, userns } from './oci-fixtures.ts';
 
 const NODE = NamespaceMode.NODE;
 const DEFAULT_CAPS = [

@@ -9,7 +9,7 @@ import {
   resolveUser,
   sandboxUser,
 } from '../../src/node/oci/users.ts';
-import { context, podContext } from './oci-fixtures.ts';
+import { containerSecurity, podSecurity } from '../rig/messages.ts';
 
 const PASSWD = `root:x:0:0:root:/root:/bin/sh
 # a comment
@@ -89,7 +89,8 @@ describe('the user of a request', () => {
   const value = (n: bigint) => ({ value: n });
 
   test('user name before uid before the image’s user', () => {
-    const user = (over: Parameters<typeof context>[0], image = 'img:grp') => containerUser(context(over), image).user;
+    const user = (over: Parameters<typeof containerSecurity>[0], image = 'img:grp') =>
+      containerUser(containerSecurity(over), image).user;
     assert.equal(user({ runAsUsername: 'u', runAsUser: value(5n) }), 'u');
     assert.equal(user({ runAsUser: value(0n) }), '0');
     assert.equal(user({ runAsUser: value(5n), runAsGroup: value(6n) }), '5:6');
@@ -100,29 +101,32 @@ describe('the user of a request', () => {
 
   test('a group without a user', () => {
     const error = { code: 'INVALID_REQUEST', message: 'user group "1234" is specified without user' };
-    assert.throws(() => containerUser(context({ runAsGroup: value(1234n) }), 'app'), error);
-    assert.throws(() => sandboxUser(podContext({ runAsGroup: value(1234n) }), 'app'), error);
+    assert.throws(() => containerUser(containerSecurity({ runAsGroup: value(1234n) }), 'app'), error);
+    assert.throws(() => sandboxUser(podSecurity({ runAsGroup: value(1234n) }), 'app'), error);
   });
 
   test('ids out of range, unknown policies', () => {
-    assert.throws(() => containerUser(context({ runAsUser: value(-1n) }), ''), {
+    assert.throws(() => containerUser(containerSecurity({ runAsUser: value(-1n) }), ''), {
       code: 'INVALID_REQUEST',
       message: /run_as_user: -1/,
     });
-    assert.throws(() => containerUser(context({ supplementalGroups: [1n << 40n] }), ''), {
+    assert.throws(() => containerUser(containerSecurity({ supplementalGroups: [1n << 40n] }), ''), {
       code: 'INVALID_REQUEST',
       message: /supplemental_groups/,
     });
-    assert.throws(() => containerUser(context({ supplementalGroupsPolicy: 9 as Policy }), ''), {
+    assert.throws(() => containerUser(containerSecurity({ supplementalGroupsPolicy: 9 as Policy }), ''), {
       code: 'INVALID_REQUEST',
       message: /policy/,
     });
   });
 
   test('group policies; a pause container has no groups of its image', () => {
-    assert.equal(containerUser(context(), '').mergeImageGroups, true);
-    assert.equal(containerUser(context({ supplementalGroupsPolicy: Policy.Strict }), '').mergeImageGroups, false);
-    assert.deepEqual(sandboxUser(podContext({ runAsUser: value(7n), supplementalGroups: [3n] }), 'x'), {
+    assert.equal(containerUser(containerSecurity(), '').mergeImageGroups, true);
+    assert.equal(
+      containerUser(containerSecurity({ supplementalGroupsPolicy: Policy.Strict }), '').mergeImageGroups,
+      false,
+    );
+    assert.deepEqual(sandboxUser(podSecurity({ runAsUser: value(7n), supplementalGroups: [3n] }), 'x'), {
       user: '7',
       supplementalGroups: [3],
       mergeImageGroups: false,

@@ -12,12 +12,13 @@ import { defaultProfileText } from '../../src/node/oci/apparmor.ts';
 import { capabilitiesOf } from '../../src/node/oci/capabilities.ts';
 import { cgroupsPath } from '../../src/node/oci/cgroups-path.ts';
 import { kernelAtLeast, parseRuntimeFeatures } from '../../src/node/oci/host.ts';
-import { deviceNumbers } from '../../src/node/oci/read-devices.ts';
 import { selinuxLabels } from '../../src/node/oci/selinux.ts';
 import { criSignal, signalName, signalNumber, stopSignal } from '../../src/node/oci/signals.ts';
 import { containerName, sandboxName } from '../../src/node/oci/unique-names.ts';
 import { logPathOf, validateContainer, validateSandbox } from '../../src/node/oci/validate.ts';
-import { container, containerWith, mount, namespaces, pod, podWith, userns } from './oci-fixtures.ts';
+import { deviceNumbers } from '../../src/workers/host-paths/devices.ts';
+import { mount, namespaces } from '../rig/messages.ts';
+import { container, containerWith, pod, podWith, userns } from './oci-fixtures.ts';
 
 const { CONTAINER, NODE, POD, TARGET } = NamespaceMode;
 

@@ -1,31 +1,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { nowNs } from '../../src/clock.ts';
 import { codeOf } from '../../src/errors.ts';
 import { Events } from '../../src/node/store/events.ts';
 import { SANDBOX_STATES, type SandboxRow, type SandboxState, SandboxStates } from '../../src/node/store/sandbox.ts';
-import { follow, memoryTable } from './store-fixture.ts';
+import { follow, memoryTable, sandboxRow } from './store-fixture.ts';
 
-function sandbox(state: SandboxState): SandboxRow {
-  return {
-    id: 'pod1',
-    name: 'web_shop_u-1_0',
-    state,
-    createdAt: 0n,
-    config: PodSandboxConfig.decode(new Uint8Array()),
-    runtimeHandler: '',
-    runtime: 'runc',
-    netns: '',
-    addresses: [],
-    image: '',
-    snapshot: '',
-    bundle: '',
-    rootDir: '',
-    stateDir: '',
-    pid: 0,
-  };
-}
+const sandbox = (state: SandboxState) => sandboxRow({ state });
 
 /** A row in this state, stored; `writes` has what comes after. */
 function make(state: SandboxState) {

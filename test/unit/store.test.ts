@@ -3,12 +3,12 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { ContainerConfig, PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { codeOf } from '../../src/errors.ts';
-import type { ContainerRow } from '../../src/node/store/container.ts';
 import type { SandboxRow } from '../../src/node/store/sandbox.ts';
 import { Store } from '../../src/node/store/store.ts';
 import { checkpoint } from '../../src/workers/checkpoint.ts';
+import { emptyPod, podLinux, resources } from '../rig/messages.ts';
+import { containerRow, sandboxRow } from './store-fixture.ts';
 
 function folder(): Disposable & { path: string } {
   const path = mkdtempSync(join(tmpdir(), 'sluice-store-'));
@@ -16,59 +16,35 @@ function folder(): Disposable & { path: string } {
 }
 
 function sandbox(id: string): SandboxRow {
-  const config = PodSandboxConfig.decode(new Uint8Array());
-  config.metadata = { name: 'p', namespace: 'n', uid: 'u', attempt: 3 };
-  config.labels = { app: '123n', other: '\u0000bigint:7' };
-  config.linux = {
-    cgroupParent: '/kube',
-    securityContext: undefined,
-    sysctls: { 'kernel.shm_rmid_forced': '1' },
-    overhead: undefined,
-    resources: {
-      cpuPeriod: 100_000n,
-      cpuQuota: -1n,
-      cpuShares: 2n,
-      memoryLimitInBytes: 9_223_372_036_854_771_712n,
-      oomScoreAdj: 0n,
-      cpusetCpus: '',
-      cpusetMems: '',
-      hugepageLimits: [{ pageSize: '2MB', limit: 18_446_744_073_709_551_615n }],
-      unified: {},
-      memorySwapLimitInBytes: 0n,
-    },
-  };
-  return {
+  return sandboxRow({
     id,
-    name: `p_n_u_3_${id}`,
     state: 'ready',
     createdAt: 1_764_000_000_123_456_789n,
-    config,
-    runtimeHandler: '',
-    runtime: 'runc',
-    netns: '/var/run/netns/cni-1',
+    config: emptyPod({
+      metadata: { name: 'p', namespace: 'n', uid: 'u', attempt: 3 },
+      labels: { app: '123n', other: '\u0000bigint:7' },
+      linux: podLinux({
+        cgroupParent: '/kube',
+        sysctls: { 'kernel.shm_rmid_forced': '1' },
+        resources: resources({
+          cpuPeriod: 100_000n,
+          cpuQuota: -1n,
+          memoryLimitInBytes: 9_223_372_036_854_771_712n,
+          hugepageLimits: [{ pageSize: '2MB', limit: 18_446_744_073_709_551_615n }],
+        }),
+      }),
+    }),
     addresses: ['10.1.2.3', 'fd00::3'],
-    image: 'sha256:1',
-    snapshot: '/s',
-    bundle: '/b',
-    rootDir: '/r',
-    stateDir: '/t',
     shim: { binary: '/usr/bin/shim', address: '/run/s', version: 3 },
     pid: 7,
-  };
+  });
 }
 
 test('what one store writes the next one reads, int64 to the last digit', () => {
   using dir = folder();
   const path = join(dir.path, 'sluice.db');
   const row = sandbox('a'.repeat(64));
-  const container = {
-    id: 'c1',
-    sandbox: row.id,
-    config: ContainerConfig.decode(new Uint8Array()),
-    createdAt: 1n,
-    startedAt: 0n,
-    finishedAt: 2n ** 62n,
-  } as ContainerRow;
+  const container = containerRow({ id: 'c1', sandbox: row.id, createdAt: 1n, finishedAt: 2n ** 62n });
   {
     using store = new Store(path);
     store.sandboxes.put(row);

@@ -7,6 +7,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeleteRequest, DeleteResponse } from '../../proto/gen/task.ts';
 import { Request, Response } from '../../proto/gen/ttrpc.ts';
+import { GRPC } from '../../src/errors.ts';
 import { TtrpcClient, TtrpcClosed, TtrpcError } from '../../src/node/shims/ttrpc-client.ts';
 import {
   encodeFrame,
@@ -135,14 +136,15 @@ test('calls run at once, with odd rising stream ids, and answers may come in any
 
 test('a status of the peer becomes an error with its code and message', async () => {
   const path = await peer((stream, _request, socket) => {
-    const status = { code: 5, message: 'container not created', details: [] };
+    const status = { code: GRPC.NOT_FOUND, message: 'container not created', details: [] };
     const response = Response.encode({ status, payload: Buffer.alloc(0) }).finish();
     socket.write(encodeFrame(stream, FRAME.RESPONSE, response));
   });
   const client = await TtrpcClient.connect(path, 1000);
   await assert.rejects(
     client.call('svc', METHOD, ask('x')),
-    (error) => error instanceof TtrpcError && error.code === 5 && error.message === 'container not created',
+    (error) =>
+      error instanceof TtrpcError && error.code === GRPC.NOT_FOUND && error.message === 'container not created',
   );
   client.close();
 });
@@ -156,7 +158,7 @@ test('a call without a response fails at its time limit, others go on, and a lat
   const began = performance.now();
   await assert.rejects(
     client.call('svc', METHOD, ask('slow'), 20),
-    (error) => error instanceof TtrpcError && error.code === 4,
+    (error) => error instanceof TtrpcError && error.code === GRPC.DEADLINE_EXCEEDED,
   );
   assert.ok(performance.now() - began < 380);
   assert.equal((await client.call('svc', METHOD, ask('fast'), 1000)).exitStatus, 7);
@@ -205,7 +207,7 @@ test('messages above 4 MiB are refused in both directions, and the connection st
     socket.write(encodeFrame(stream, FRAME.RESPONSE, response));
   });
   const client = await TtrpcClient.connect(path, 1000);
-  const exhausted = (error: unknown) => error instanceof TtrpcError && error.code === 8;
+  const exhausted = (error: unknown) => error instanceof TtrpcError && error.code === GRPC.RESOURCE_EXHAUSTED;
   await assert.rejects(client.call('svc', METHOD, ask('x'.repeat(MAX_PAYLOAD))), exhausted);
   await assert.rejects(client.call('svc', METHOD, ask('big')), exhausted);
   assert.equal((await client.call('svc', METHOD, ask('small'))).exitStatus, 3);

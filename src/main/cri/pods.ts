@@ -1,6 +1,7 @@
 /** The verbs of pod sandboxes. */
 import type { PodSandbox, PodSandboxFilter } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import { buildPinnedSpec } from '../../node/oci/pinned-spec.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { getSandbox, readySandbox } from '../../pipeline/jobs/lookup.ts';
 import { isNsfs } from '../../sys/mount.ts';
@@ -82,6 +83,7 @@ async function inspect({ config, images, specs }: CriServices, row: SandboxRow):
   const runtime = config.runtimes[row.runtime];
   return {
     pid: row.pid,
+
     processStatus: row.state === 'ready' ? 'running' : 'deleted',
     netNamespaceClosed: row.netns !== '' && !isNsfs(row.netns),
     image: images.find(row.image)?.names[0] ?? row.image,
@@ -91,7 +93,9 @@ async function inspect({ config, images, specs }: CriServices, row: SandboxRow):
     runtimeType: 'io.containerd.runc.v2',
     runtimeOptions: { binary: runtime?.binary, shim: row.shim?.binary },
     config: goJson(row.config),
-    runtimeSpec: await specs.of(row),
+    runtimeSpec: row.pinned
+      ? buildPinnedSpec({ ...row, pinned: row.pinned, podAnnotations: runtime?.pod_annotations ?? [] })
+      : await specs.of(row),
     cniResult: row.result ?? null,
     sandboxMetadata: {
       ID: row.id,

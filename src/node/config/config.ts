@@ -5,7 +5,7 @@ export interface RuntimeConfig {
   binary: string;
   shim: string;
   shim_start: 'auto' | 'command';
-  sandbox_mode: 'pause';
+  sandbox_mode: 'auto' | 'pause' | 'pinned';
   /** Never "": loading fills in <state>/runc. */
   runtime_root: string;
   privileged_without_host_devices: boolean;
@@ -19,6 +19,7 @@ export interface Config {
   state: string;
   default_runtime: string;
   cgroup_driver: 'auto' | 'cgroupfs' | 'systemd';
+  refuse_missing_host_paths: string[];
   runtimes: Record<string, RuntimeConfig>;
   cni: {
     conf_dir: string;
@@ -27,6 +28,8 @@ export interface Config {
     netns_dir: string;
     timeout_seconds: number;
     loopback: 'builtin' | 'plugin';
+    /** Whether plugins run inside the daemon; "auto": where their programs are the reference plugins. */
+    in_process: 'auto' | boolean;
     /** An IPv4 subnet, "auto", or "" for no built-in network. */
     builtin_subnet: string;
   };

@@ -224,6 +224,8 @@ function typeProblem(value: unknown, { type }: Key): string | undefined {
       return typeof value === 'string' ? undefined : 'a string';
     case 'boolean':
       return typeof value === 'boolean' ? undefined : 'true or false';
+    case 'switch':
+      return typeof value === 'boolean' || value === 'auto' ? undefined : '"auto", true or false';
     case 'number':
       return typeof value === 'number' && Number.isFinite(value) ? undefined : 'a number';
     case 'integer':

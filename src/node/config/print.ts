@@ -44,6 +44,7 @@ const TYPES: Record<Key['type'], string> = {
   number: 'number',
   boolean: 'true, false',
   strings: 'list of strings',
+  switch: '"auto", true, false',
 };
 
 function defaultText(key: Key): string {

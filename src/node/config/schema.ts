@@ -16,7 +16,7 @@ type Leaves<T, P extends string = ''> = {
   [K in keyof T & string]: T[K] extends Leaf ? `${P}${K}` : Leaves<T[K], `${P}${K}.`>;
 }[keyof T & string];
 
-type KeyType = 'string' | 'integer' | 'number' | 'boolean' | 'strings';
+type KeyType = 'string' | 'integer' | 'number' | 'boolean' | 'strings' | 'switch';
 export type KeyValue = string | number | boolean | string[];
 
 export interface Key {
@@ -83,9 +83,10 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
   },
   sandbox_mode: {
     type: 'string',
-    default: 'pause',
-    comment: '"pause": a pause process holds the namespaces of a pod.',
-    check: check.oneOf('pause'),
+    default: 'auto',
+    comment:
+      '"pinned": bind mounts hold the namespaces of a pod, which has no process of its own; its shim starts with its first container. "pause": a pause process holds them. Pods that share a PID namespace, have a user namespace, or use another shim than containerd-shim-runc-v2 have a pause process in any mode. "auto": pinned.',
+    check: check.oneOf('auto', 'pause', 'pinned'),
   },
   runtime_root: {
     type: 'string',
@@ -165,6 +166,13 @@ export const SCHEMA: Record<KeyPath, Key> = {
       '"cgroupfs", "systemd", or "auto": systemd where systemd is PID 1. The kubelet reads it with RuntimeConfig and uses the same.',
     check: check.oneOf('auto', 'cgroupfs', 'systemd'),
   },
+  refuse_missing_host_paths: {
+    type: 'strings',
+    default: [],
+    comment:
+      'A hostPath that does not exist is made, as a folder with mode 0755, unless it is one of these paths or below one: then the container fails. For mount points whose disk may be absent at boot.',
+    check: check.each(check.absolute),
+  },
   ...runtimes,
   'cni.conf_dir': {
     type: 'string',
@@ -204,6 +212,12 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       '"builtin" brings lo up without a process; "plugin" runs the CNI loopback plugin, for set-ups that need it.',
     check: check.oneOf('builtin', 'plugin'),
+  },
+  'cni.in_process': {
+    type: 'switch',
+    default: 'auto',
+    comment:
+      'Whether the plugins bridge, ptp, host-local, portmap, loopback, tuning and flannel run inside the daemon instead of as processes. "auto": in the built-in network, and where the programs in bin_dirs are the reference plugins. true: always. false: never.',
   },
   'cni.builtin_subnet': {
     type: 'string',

@@ -11,6 +11,7 @@ import { capabilityArgs } from './capabilities.ts';
 import { loadFolder } from './conf.ts';
 import { daemonId, netnsPath } from './daemon-id.ts';
 import { FolderWatch } from './folder-watch.ts';
+import { Releases } from './releases.ts';
 import { findStrays, type StrayOptions, type Strays } from './strays.ts';
 
 /** The part of the `net` pool that this class uses; tests pass a smaller implementation. */
@@ -23,6 +24,8 @@ export interface NetworkOptions {
   pool: NetPool;
   /** Called after each run of a plugin, failed or not. */
   onPlugin?: (run: PluginRun) => void;
+  /** Called with each distinct note of the workers about a network, for the log. */
+  onNote?: (note: string) => void;
   /** Called when the configuration in use has changed, also to none. */
   onChange?: (loaded: Loaded) => void;
 }
@@ -43,6 +46,8 @@ export interface NetworkStatus {
 }
 
 const IF_NAME = 'eth0';
+/** host-local's message when all addresses of a range are taken. */
+const EXHAUSTED = /no IP addresses available in range set/;
 /** Time limit of STATUS. The caller of status() waits for ANSWER_MS at most and then gets the last result. */
 const STATUS_LIMIT_MS = 10_000;
 const ANSWER_MS = 1000;
@@ -66,6 +71,8 @@ export class Network implements AsyncDisposable {
    */
   #sawFiles = false;
   #loading: Promise<void> = Promise.resolve();
+  readonly #noted = new Set<string>();
+  readonly #releases: Releases;
   /** The STATUS call in progress and the last result, both of the present configuration. */
   #statusCall: Promise<NetworkStatus> | undefined;
   #lastStatus: NetworkStatus | undefined;
@@ -81,6 +88,10 @@ export class Network implements AsyncDisposable {
   private constructor(options: NetworkOptions) {
     this.#options = options;
     this.#daemon = daemonId(options.root);
+    this.#releases = new Releases({
+      release: (releases) => this.#reportRuns(options.pool.call('cniRelease', { releases })),
+      onFailure: (error) => this.#note(`an address could not be given back yet: ${explain(error)}`),
+    });
     this.#folderWatch = new FolderWatch(options.cni.conf_dir, () => void this.#load());
   }
 
@@ -147,13 +158,44 @@ export class Network implements AsyncDisposable {
       const loopback = { ...attachment, network: LOOPBACK, ifName: 'lo', capabilityArgs: {} };
       await this.#reportRuns(this.#options.pool.call('cniAdd', { ...this.#call(loopback), cacheDir: '' }));
     }
-    const { result } = await this.#reportRuns(this.#options.pool.call('cniAdd', this.#call(attachment)));
+    const { result, notes } = await this.#addOrWait(attachment);
+    for (const note of notes) this.#note(note);
     return result;
   }
 
-  /** Runs CNI DEL; idempotent. Throws CNI_FAILED or TIMED_OUT, after which the caller tries again. */
+  /** Runs ADD. When the range is exhausted while addresses wait for their release, runs it again after that. */
+  async #addOrWait(attachment: CniAttachment): Promise<Awaited<ReturnType<NetHandlers['cniAdd']>>> {
+    const { pool } = this.#options;
+    const add = () => this.#reportRuns(pool.call('cniAdd', this.#call(attachment)));
+    try {
+      return await add();
+    } catch (error) {
+      if (!this.#releases.pending || !EXHAUSTED.test(explain(error))) throw error;
+      await this.#releases.settled();
+      await this.#reportRuns(pool.call('cniDel', this.#call(attachment)));
+      return add();
+    }
+  }
+
+  #note(note: string): void {
+    if (this.#noted.has(note)) return;
+    this.#noted.add(note);
+    this.#options.onNote?.(note);
+  }
+
+  /**
+   * Runs CNI DEL; idempotent. The caller drops the pod's namespace next: addresses are given back when its links are
+   * gone (releases.ts). Throws CNI_FAILED or TIMED_OUT, after which the caller tries again.
+   */
   async del(attachment: CniAttachment): Promise<void> {
-    await this.#reportRuns(this.#options.pool.call('cniDel', this.#call(attachment)));
+    const call = this.#call(attachment);
+    const { deferred } = await this.#reportRuns(this.#options.pool.call('cniDel', { ...call, lazy: true }));
+    if (deferred) this.#releases.add(call, deferred);
+  }
+
+  /** Resolves once everything that {@link del} has left for the end of the namespaces is released. */
+  settled(): Promise<void> {
+    return this.#releases.settled();
   }
 
   /** Namespaces and attachments of this daemon without a pod in the store. Throws when the folders cannot be read. */
@@ -166,11 +208,18 @@ export class Network implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#folderWatch[Symbol.dispose]();
     await this.#loading;
+    await this.#releases[Symbol.asyncDispose]();
   }
 
   #call(attachment: CniAttachment): CniCall {
     const { cni } = this.#options;
-    return { attachment, binDirs: cni.bin_dirs, cacheDir: cni.cache_dir, timeoutMs: cni.timeout_seconds * 1000 };
+    return {
+      attachment,
+      binDirs: cni.bin_dirs,
+      cacheDir: cni.cache_dir,
+      timeoutMs: cni.timeout_seconds * 1000,
+      inProcess: cni.in_process,
+    };
   }
 
   /** Passes the plugin runs of a call, from its answer or from its error, to `onPlugin`. */

@@ -6,7 +6,7 @@ import type { Mount, Rlimit, Spec } from './types.ts';
  * The newest version that all runtimes in use accept: crun before 1.9 refuses 1.1 and later. No runtime enables a
  * feature by it.
  */
-const OCI_VERSION = '1.0.2';
+export const OCI_VERSION = '1.0.2';
 
 /** RLIMIT_NOFILE of a container. It is always set, because containers would otherwise inherit the daemon's limits. */
 export interface OpenFiles {

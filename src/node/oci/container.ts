@@ -28,8 +28,10 @@ export interface ContainerSpecInput {
   sandbox: {
     id: string;
     config: PodSandboxConfig;
-    /** Pid of the pause process. */
+    /** Pid of the pause process; 0 in a pinned sandbox. */
     pid: number;
+    /** Paths of a pinned sandbox's namespaces. */
+    pinned?: { ipc?: string; uts?: string };
     /** Path of the pinned network namespace; "" on the host network. */
     netns: string;
     /** Path of the pinned user namespace; undefined when there is none. */
@@ -44,7 +46,7 @@ export interface ContainerSpecInput {
   imageVolumes?: Readonly<Record<string, string>>;
   /** Real paths by host_path, for every host_path that is or contains a symlink. */
   realPaths?: Readonly<Record<string, string>>;
-  /** Required when needsMountTable() returns true. */
+  /** The mounts that contain the real paths of host_path. */
   mountTable?: readonly MountPoint[];
   /** The devices of the request, with type and numbers read from the host. */
   devices?: readonly GrantedDevice[];
@@ -131,6 +133,7 @@ export function buildContainerSpec(input: ContainerSpecInput): Spec {
     config: pod,
     options: context?.namespaceOptions,
     sandboxPid: sandbox.pid,
+    pinned: sandbox.pinned,
     netns: sandbox.netns,
     userns: sandbox.userns,
     targetPid: input.targetPid,

@@ -7,6 +7,8 @@ export interface HostFacts {
   /** Release, as `uname -r` prints it. */
   kernel: string;
   hostname: string;
+  /** /proc/sys/kernel/random/boot_id: differs after each reboot. */
+  bootId: string;
   cgroupVersion: 1 | 2;
   cgroupDriver: 'systemd' | 'cgroupfs';
   /** Those of nsdelegate and memory_recursiveprot that the host's cgroup2 mount has. */

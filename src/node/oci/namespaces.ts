@@ -46,8 +46,10 @@ export function sandboxNamespaces(config: PodSandboxConfig, netns: string, usern
 interface ContainerNamespaceInput {
   config: PodSandboxConfig;
   options: NamespaceOption | undefined;
-  /** Pid of the pause process, whose namespaces are the pod's. */
+  /** Pid of the pause process, whose namespaces are the pod's; 0 in a pinned sandbox. */
   sandboxPid: number;
+  /** Paths of a pinned sandbox's namespaces. */
+  pinned: { ipc?: string; uts?: string } | undefined;
   netns: string;
   userns: string | undefined;
   /**
@@ -67,13 +69,13 @@ interface ContainerNamespaceInput {
  * TARGET uses that of another container. Throws INVALID_REQUEST when the target of mode TARGET is not running.
  */
 export function containerNamespaces(input: ContainerNamespaceInput): Namespace[] {
-  const { config, options, sandboxPid, netns, userns, host, privileged } = input;
+  const { config, options, sandboxPid, pinned, netns, userns, host, privileged } = input;
   const own = ownNamespaces(config);
   const ofPause = (name: string) => `/proc/${sandboxPid}/ns/${name}`;
   const namespaces: Namespace[] = [{ type: 'mount' }];
   if (own.network) namespaces.push({ type: 'network', path: netns || ofPause('net') });
-  if (own.ipc) namespaces.push({ type: 'ipc', path: ofPause('ipc') });
-  if (own.uts) namespaces.push({ type: 'uts', path: ofPause('uts') });
+  if (own.ipc) namespaces.push({ type: 'ipc', path: pinned?.ipc ?? ofPause('ipc') });
+  if (own.uts) namespaces.push({ type: 'uts', path: pinned?.uts ?? ofPause('uts') });
   if (own.user) namespaces.push({ type: 'user', path: userns ?? ofPause('user') });
   switch (options?.pid) {
     case NamespaceMode.CONTAINER:
@@ -89,7 +91,9 @@ export function containerNamespaces(input: ContainerNamespaceInput): Namespace[]
       namespaces.push({ type: 'pid', path: `/proc/${input.targetPid}/ns/pid` });
       break;
     default:
-      if (own.pid) namespaces.push({ type: 'pid', path: ofPause('pid') });
+      // A pinned sandbox was asked for a PID namespace per container, and has none to share.
+      if (own.pid && pinned) namespaces.push({ type: 'pid' });
+      else if (own.pid) namespaces.push({ type: 'pid', path: ofPause('pid') });
   }
   if (ownCgroupNamespace(host, privileged)) namespaces.push({ type: 'cgroup' });
   return namespaces;

@@ -3,10 +3,10 @@ import { hostname, release } from 'node:os';
 import { join } from 'node:path';
 import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { run } from '../../sys/spawn.ts';
+import { readDevices } from '../../workers/host-paths/devices.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { type HostFacts, NO_FEATURES, parseRuntimeFeatures, type RuntimeFeatures } from './host.ts';
 import { lowestOomScore } from './oom-score.ts';
-import { readDevices } from './read-devices.ts';
 
 const CGROUP2_MAGIC = 0x63677270;
 const CGROUP = '/sys/fs/cgroup';
@@ -24,6 +24,7 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
     arch: process.arch,
     kernel: release(),
     hostname: hostname(),
+    bootId: (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim(),
     cgroupVersion,
     cgroupDriver: cgroupDriver === 'auto' ? (systemd ? 'systemd' : 'cgroupfs') : cgroupDriver,
     cgroupMountOptions: await cgroupMountOptions(),
@@ -38,7 +39,7 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
     seccomp: /^Seccomp:/m.test(status),
     apparmor: await hasAppArmor(),
     selinux: await exists('/sys/fs/selinux/enforce'),
-    devices: await readDevices('/dev', '/dev'),
+    devices: readDevices('/dev', '/dev'),
   };
 }
 

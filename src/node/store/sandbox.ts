@@ -61,8 +61,21 @@ export interface SandboxRow extends Row {
   pid: number;
   /** Pinned user namespace, for pods that have one of their own. */
   userns?: string;
+  /** Set for a sandbox without a process of its own; undefined: a pause process holds its namespaces. */
+  pinned?: PinnedSandbox;
   /** Clean-up that failed and is being retried, with the reason. */
   cleanup?: { failed: string; attempts: number };
+}
+
+/** A sandbox whose namespaces are held by bind mounts. Its shim starts with the first container. */
+export interface PinnedSandbox {
+  /** Paths of the pinned IPC and UTS namespaces; absent where the pod uses the host's. */
+  ipc?: string;
+  uts?: string;
+  /** The machine's boot in which they were made: a reboot ends the sandbox. */
+  bootId: string;
+  /** Written before a shim is started, so that one which a killed daemon had just started is found. */
+  shimStarted?: boolean;
 }
 
 /** How to reach a running shim. */

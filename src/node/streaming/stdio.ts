@@ -29,6 +29,8 @@ export interface StdioOptions {
    * Called when the worker has ended unexpectedly; it is then restarted, and the IO of all containers is opened again.
    */
   onWorkerDied(error: Error): void;
+  /** See RestartingWorker; for tests. */
+  heartbeat?: { intervalMs: number; limitMs: number };
 }
 
 /**
@@ -51,6 +53,7 @@ export class Stdio implements AsyncDisposable {
       workerData: { execDir: options.execDir } satisfies StdioWorkerData,
       onAsk: (op, input) => this.#serve(op, input),
       onEvent: options.onEvent,
+      heartbeat: options.heartbeat,
       onDied: (error) => {
         options.onWorkerDied(error);
         void this.#endOrphans();

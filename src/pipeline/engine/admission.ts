@@ -1,11 +1,13 @@
-import PQueue from 'p-queue';
 import { SluiceError } from '../../errors.ts';
 import { LANES, type Lane, type Verdict } from '../../stages.ts';
+import { Places } from './places.ts';
 
 export interface AdmissionOptions {
   /** Jobs of each lane that run at once. */
   maxRunning: Record<Lane, number>;
   maxQueued: number;
+  /** Milliseconds after which a job that still runs gives its place back, see {@link Places}; by lane, left out: never. */
+  leaseMs?: Partial<Record<Lane, number>>;
   onVerdict?: (lane: Lane, verdict: Verdict) => void;
 }
 
@@ -25,7 +27,7 @@ export type CallerLeft = 'deadline' | 'cancelled';
  * that nobody waits for any more is dropped before any work. Once running, a job is never taken back.
  */
 export class Admission {
-  readonly #lanes: Record<Lane, PQueue>;
+  readonly #lanes: Record<Lane, Places>;
   readonly #options: AdmissionOptions;
   #maxQueued: number;
   #refused = 0;
@@ -34,7 +36,7 @@ export class Admission {
   constructor(options: AdmissionOptions) {
     this.#options = options;
     this.#maxQueued = options.maxQueued;
-    const lane = (name: Lane) => new PQueue({ concurrency: options.maxRunning[name] });
+    const lane = (name: Lane) => new Places({ limit: options.maxRunning[name], leaseMs: options.leaseMs?.[name] });
     this.#lanes = { launch: lane('launch'), teardown: lane('teardown'), image: lane('image') };
   }
 
@@ -45,7 +47,7 @@ export class Admission {
 
   /** Other limits from now on. What runs or waits goes on, also above a lower limit. */
   setLimits({ maxRunning, maxQueued }: Pick<AdmissionOptions, 'maxRunning' | 'maxQueued'>): void {
-    for (const lane of LANES) this.#lanes[lane].concurrency = maxRunning[lane];
+    for (const lane of LANES) this.#lanes[lane].limit = maxRunning[lane];
     this.#maxQueued = maxQueued;
   }
 
@@ -57,13 +59,13 @@ export class Admission {
     const queue = this.#lanes[lane];
     const verdict = (v: Verdict) => this.#options.onVerdict?.(lane, v);
     if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the daemon is shutting down');
-    const waits = queue.pending >= queue.concurrency;
-    if (waits && queue.size >= this.#maxQueued) {
+    const waits = queue.full;
+    if (waits && queue.queued >= this.#maxQueued) {
       verdict('refused');
       this.#refused++;
       throw new SluiceError(
         'QUEUE_FULL',
-        `the ${lane} queue is full: ${queue.pending} running, ${queue.size} queued (max_queued ${this.#maxQueued})`,
+        `the ${lane} queue is full: ${queue.running} running, ${queue.queued} queued (max_queued ${this.#maxQueued})`,
       );
     }
     if (waits) verdict('queued');
@@ -74,14 +76,14 @@ export class Admission {
     abandoned?.addEventListener('abort', drop, { once: true });
     if (abandoned?.aborted) drop();
     try {
-      return (await queue.add(
+      return await queue.add(
         async () => {
           abandoned?.removeEventListener('abort', drop);
           verdict('admitted');
           return await work();
         },
         { priority, signal: queued.signal },
-      )) as T;
+      );
     } catch (error) {
       if (!queued.signal.aborted) throw error;
       const late = queued.signal.reason === ('deadline' satisfies CallerLeft);
@@ -96,17 +98,16 @@ export class Admission {
 
   /** Jobs running and waiting, by lane. */
   get use(): Record<Lane, { running: number; queued: number; limit: number }> {
-    const of = (lane: Lane) => ({
-      running: this.#lanes[lane].pending,
-      queued: this.#lanes[lane].size,
-      limit: this.#lanes[lane].concurrency,
-    });
+    const of = (lane: Lane) => {
+      const { running, queued, limit } = this.#lanes[lane];
+      return { running, queued, limit };
+    };
     return { launch: of('launch'), teardown: of('teardown'), image: of('image') };
   }
 
   /** Takes no job any more, and resolves when those that run or wait have ended. */
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all(LANES.map((lane) => this.#lanes[lane].onIdle()));
+    await Promise.all(LANES.map((lane) => this.#lanes[lane].idle()));
   }
 }

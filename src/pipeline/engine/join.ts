@@ -93,7 +93,11 @@ export class Joins<T, Tag> {
     } finally {
       caller.left?.removeEventListener('abort', leave);
       flight.callers--;
-      if (flight.callers === 0 && !flight.settled) flight.abandoned.abort(caller.left?.reason);
+      if (flight.callers === 0) {
+        if (!flight.settled) flight.abandoned.abort(caller.left?.reason);
+        // The last caller left in the turn in which the result came, so that nobody has taken it.
+        else if (flight.value && this.#flights.get(key) === flight) this.#awaitClaim(key, flight, flight.value.of);
+      }
     }
   }
 
@@ -121,12 +125,17 @@ export class Joins<T, Tag> {
   #finished(key: string, flight: Flight<T, Tag>, value: T): void {
     flight.settled = true;
     flight.value = { of: value };
-    if (flight.callers > 0) return; // each of them takes it now
+    if (flight.callers === 0) this.#awaitClaim(key, flight, value); // else each of them takes it now
+  }
+
+  /** Keeps a result that nobody waits for, and hands it over for undoing when it is not claimed within claimTtlMs. */
+  #awaitClaim(key: string, flight: Flight<T, Tag>, value: T): void {
     this.#unclaimed.add(value);
     setTimeout(() => {
+      const unclaimed = this.#unclaimed.delete(value);
       if (this.#flights.get(key) !== flight || flight.callers > 0) return;
       this.#flights.delete(key);
-      if (this.#unclaimed.delete(value)) this.#options.onUnclaimed(key, value);
+      if (unclaimed) this.#options.onUnclaimed(key, value);
     }, this.#options.claimTtlMs).unref();
   }
 }

@@ -14,7 +14,7 @@ import { UNKNOWN_EXIT } from './exits.ts';
 import { startFailed, undoStart, undoStartLater } from './failed-start.ts';
 import { getContainer, getSandbox, requireReady, runningContainer } from './lookup.ts';
 import { planContainer } from './plan-container.ts';
-import { cleanUpContainer, findShim } from './pod-shim.ts';
+import { cleanUpContainer, findShim, pinnedShim, probeShim } from './pod-shim.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
 import { create, ioOf } from './stages/start-container.ts';
 import { createContainer } from './tables/create-container.ts';
@@ -88,6 +88,8 @@ export class Containers {
   async start(id: string, caller: Caller): Promise<void> {
     const ctx = this.#ctx;
     const row = this.get(id);
+    const pod = ctx.store.sandboxes.get(row.sandbox);
+    if (pod) await probeShim(pod, ctx); // before the job takes a place
     const entry = this.#entry('StartContainer', row, caller);
     await this.#services.runner.job(entry, async (job) => {
       using _shared = await this.#services.locks.take(row.sandbox, 'shared');
@@ -99,7 +101,7 @@ export class Containers {
       const sandbox = ctx.store.sandboxes.get(row.sandbox);
       if (!sandbox) throw new SluiceError('SANDBOX_NOT_FOUND', `the pod of container ${row.id} is gone`);
       requireReady(sandbox);
-      const shim = await findShim(sandbox, ctx);
+      const shim = sandbox.pinned ? await pinnedShim(sandbox, ctx) : await findShim(sandbox, ctx);
       if (!shim) throw new SluiceError('SHIM_FAILED', `the shim of pod ${sandbox.id} is dead`);
       try {
         await this.#services.runner.engine.run(startContainer, { ctx, row, sandbox, shim }, job, entry.priority);

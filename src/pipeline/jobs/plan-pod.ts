@@ -1,16 +1,19 @@
 import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
-import { NamespaceMode, type RunPodSandboxRequest } from '../../../proto/gen/cri.ts';
+import { basename, join } from 'node:path';
+import { NamespaceMode, type PodSandboxConfig, type RunPodSandboxRequest } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import type { Config, RuntimeConfig } from '../../node/config/config.ts';
 import { NO_FEATURES } from '../../node/oci/host.ts';
+import { ownNamespaces, podNamespaceOptions } from '../../node/oci/namespaces.ts';
 import { checkUserNamespace } from '../../node/oci/pod-userns.ts';
 import { sandboxName } from '../../node/oci/unique-names.ts';
 import { userNamespace } from '../../node/oci/userns.ts';
 import { validateSandbox } from '../../node/oci/validate.ts';
-import type { SandboxRow } from '../../node/store/sandbox.ts';
+import type { PinnedSandbox, SandboxRow } from '../../node/store/sandbox.ts';
 import type { JobContext } from './context.ts';
 
+/** The one shim that needs no task of the sandbox. */
+const RUNC_SHIM = 'containerd-shim-runc-v2';
 const UNTRUSTED = 'io.kubernetes.cri.untrusted-workload';
 
 /** A pod that is to be launched: its row, not stored yet, and the runtime it names. */
@@ -53,7 +56,27 @@ export function planPod(request: RunPodSandboxRequest, ctx: JobContext): PodPlan
     row.network = ctx.network.attachment({ id, netns: row.netns, config });
     if (userNamespace(namespaces)) row.userns = `${row.netns}-user`;
   }
+  if (runsPinned(config, runtime.config)) row.pinned = pinnedSandbox(row, ctx);
   return { row, runtime: runtime.config };
+}
+
+/**
+ * Whether the sandbox can do without a process: one is needed as PID 1 of a PID namespace that the pod shares, as the owner
+ * of its user namespace, and by the shims of VM runtimes, whose sandbox is a machine.
+ */
+function runsPinned(config: PodSandboxConfig, runtime: RuntimeConfig): boolean {
+  if (runtime.sandbox_mode === 'pause' || basename(runtime.shim) !== RUNC_SHIM) return false;
+  const namespaces = podNamespaceOptions(config);
+  const pid = namespaces?.pid ?? NamespaceMode.POD;
+  return pid !== NamespaceMode.POD && userNamespace(namespaces) === undefined;
+}
+
+function pinnedSandbox({ id, config }: SandboxRow, { host, config: { state } }: JobContext): PinnedSandbox {
+  const own = ownNamespaces(config);
+  const pinned: PinnedSandbox = { bootId: host.bootId };
+  if (own.ipc) pinned.ipc = join(state, 'ns', `${id}.ipc`);
+  if (own.uts) pinned.uts = join(state, 'ns', `${id}.uts`);
+  return pinned;
 }
 
 /** The untrusted annotation, else the handler, else the default runtime: containerd's order and exclusions. */

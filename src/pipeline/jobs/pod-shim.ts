@@ -1,15 +1,23 @@
-import { SluiceError } from '../../errors.ts';
+import { join } from 'node:path';
+import { explain, SluiceError } from '../../errors.ts';
+import type { RuntimeConfig } from '../../node/config/config.ts';
 import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
+import { buildPinnedSpec } from '../../node/oci/pinned-spec.ts';
+import { usernsRootOwner } from '../../node/oci/pod-userns.ts';
 import type { Shim } from '../../node/shims/shims.ts';
 import type { Task } from '../../node/shims/task.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { SIGKILL } from '../../sys/signals.ts';
+import type { DirectStart } from '../../workers/shim/direct.ts';
 import { type JobContext, runtimeOf } from './context.ts';
 import { runtimeOptions } from './runtime-options.ts';
 
 /** containerd's namespace for Kubernetes. Root folders, not this name, keep our shims and runtimes apart from containerd's. */
 export const NAMESPACE = 'k8s.io';
+
+/** Seconds that a shim may take until it answers; a loaded node takes one where an idle one takes 15 ms. */
+const SHIM_START_SECONDS = 20;
 
 /** What these functions use of the node. */
 type ShimContext = Omit<JobContext, 'exits' | 'stdio'>;
@@ -29,6 +37,106 @@ export async function findShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>):
   return found.state === 'alive' ? found.shim : undefined;
 }
 
+/** Waits for an answer of the pod's shim, unless it is dead. Throws SHIM_FAILED or TIMED_OUT when it hangs. */
+export async function probeShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>): Promise<void> {
+  const shim = await findShim(row, ctx);
+  if (shim) await ctx.shims.probe(shim);
+}
+
+/**
+ * Writes the pod's bundle with `spec` (config.json, as text), starts its shim in it and waits for the first answer. Throws
+ * SHIM_FAILED or TIMED_OUT.
+ */
+export async function startPodShim(
+  row: SandboxRow,
+  runtime: RuntimeConfig,
+  spec: string,
+  ctx: ShimContext,
+): Promise<Shim> {
+  const { directStarts } = ctx.shims;
+  const direct = runtime.shim_start === 'auto' ? directStarts.eligible(runtime.shim) : undefined;
+  try {
+    return await startShim(row, runtime, spec, direct, ctx);
+  } catch (error) {
+    if (!direct || !directStarts.directFailed(direct)) throw error;
+    ctx.log.warn(
+      { sandbox: row.id, shim: direct.key, reason: explain(error) },
+      'this shim cannot be started without its start command, which is used from now on',
+    );
+    await cleanUpPodShim(row, ctx);
+    await removePodBundle(row, ctx);
+    return startShim(row, runtime, spec, undefined, ctx);
+  }
+}
+
+/** Starts the shim and waits for its first answer. */
+async function startShim(
+  row: SandboxRow,
+  runtime: RuntimeConfig,
+  spec: string,
+  direct: DirectStart | undefined,
+  ctx: ShimContext,
+): Promise<Shim> {
+  const timeoutMs = SHIM_START_SECONDS * 1000;
+  const { child, spawnSeconds, key, ...started } = await ctx.pools.shim.call('startShim', {
+    ...shimCall(ctx, row.id),
+    bundle: row.bundle,
+    workDir: join(row.rootDir, 'work'),
+    binary: runtime.shim,
+    group: usernsRootOwner(row.config)?.gid,
+    spec,
+    socketDir: ctx.shimSocketDir,
+    timeoutMs,
+    direct,
+  });
+  ctx.metrics.observe('spawn', { kind: 'shim' }, spawnSeconds);
+  const { binary, address, version } = started;
+  row.shim = { binary, address, version };
+  ctx.store.sandboxes.update(row);
+  const shim = await ctx.shims.connect(row.id, row.shim, { child, timeoutMs });
+  if (child === undefined) ctx.shims.directStarts.commandSucceeded(runtime.shim, { key, version: shim.task.version });
+  else if (direct) ctx.shims.directStarts.directSucceeded(direct);
+  return shim;
+}
+
+/** Starts of pinned sandboxes' shims that are under way, by sandbox id. */
+const starting = new Map<string, Promise<Shim>>();
+
+/**
+ * The shim of a pinned sandbox, started when there is none, or when it has died. Callers at the same time share one start. Throws
+ * SHIM_FAILED or TIMED_OUT.
+ */
+export function pinnedShim(row: SandboxRow, ctx: ShimContext): Promise<Shim> {
+  const running = starting.get(row.id);
+  if (running) return running;
+  const start = startPinnedShim(row, ctx).finally(() => starting.delete(row.id));
+  starting.set(row.id, start);
+  return start;
+}
+
+async function startPinnedShim(row: SandboxRow, ctx: ShimContext): Promise<Shim> {
+  const { pinned } = row;
+  if (!pinned) throw new SluiceError('INTERNAL', `sandbox ${row.id} is not pinned`);
+  const alive = await findShim(row, ctx);
+  if (alive) return alive;
+  if (pinned.shimStarted) {
+    // It died, or a start of it failed half-way.
+    await cleanUpPodShim(row, ctx);
+    await removePodBundle(row, ctx);
+  }
+  pinned.shimStarted = true;
+  row.shim = undefined;
+  ctx.store.sandboxes.update(row);
+  const runtime = runtimeOf(row, ctx);
+  const spec = buildPinnedSpec({ ...row, pinned, podAnnotations: runtime.pod_annotations });
+  return startPodShim(row, runtime, JSON.stringify(spec), ctx);
+}
+
+/** Removes the pod's own bundle. */
+export function removePodBundle({ bundle, rootDir }: SandboxRow, ctx: ShimContext): Promise<void> {
+  return ctx.pools.shim.call('removeBundle', { bundle, workDir: join(rootDir, 'work') });
+}
+
 /**
  * Ends the pause task and the pod's shim, in whatever state their start left them: through the shim where it answers, by its `delete`
  * action where it is dead or dies meanwhile.
@@ -41,13 +149,14 @@ export async function endPodShim(row: SandboxRow, ctx: ShimContext): Promise<voi
 }
 
 async function endShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
+  if (row.pinned && !row.pinned.shimStarted) return;
   const shim = await findShim(row, ctx);
   if (shim) {
     try {
       const known = await endTask(shim.task, row.id);
       await ctx.shims.shutdown(shim);
       // A `runc create` that a dead daemon asked for may still be under way; the shim does not list its task yet.
-      if (known) return;
+      if (known || row.pinned) return;
     } catch (error) {
       if (shim.open) throw error;
     }

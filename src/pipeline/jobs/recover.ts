@@ -1,5 +1,5 @@
 import { explain } from '../../errors.ts';
-import type { SandboxRow } from '../../node/store/sandbox.ts';
+import type { PinnedSandbox, SandboxRow } from '../../node/store/sandbox.ts';
 import type { Containers } from './containers.ts';
 import type { JobContext } from './context.ts';
 import type { Pods } from './pods.ts';
@@ -77,6 +77,7 @@ const halfWay = (row: SandboxRow) => row.state === 'creating' || row.state === '
 
 async function find(row: SandboxRow, parts: Parts): Promise<'alive' | 'dead' | 'unknown'> {
   const { ctx, containers } = parts;
+  if (row.pinned) return findPinned(row, row.pinned, parts);
   const found = row.shim ? await ctx.shims.reattach(row.id, row.shim, REATTACH_MS) : ({ state: 'dead' } as const);
   if (found.state === 'alive') {
     ctx.exits.watchSandbox(row, found.shim);
@@ -88,19 +89,43 @@ async function find(row: SandboxRow, parts: Parts): Promise<'alive' | 'dead' | '
     }
     await containers.recover(row.id, undefined);
   } else {
-    ctx.log.warn(
-      { sandbox: row.id, name: row.name, reason: found.reason },
-      'the pod’s shim does not answer; looking again',
-    );
-    const again = async () => {
-      if (ctx.ending.aborted || ctx.store.sandboxes.get(row.id) !== row) return;
-      try {
-        await find(row, parts);
-      } catch (error) {
-        ctx.log.error({ sandbox: row.id, reason: explain(error) }, 'looking for the pod again failed');
-      }
-    };
-    setTimeout(again, LOOK_AGAIN_MS).unref();
+    return lookAgain(row, found.reason, parts);
   }
   return found.state;
+}
+
+/**
+ * A pinned sandbox is ready as long as its namespaces exist, whatever has become of its shim: the next container starts another.
+ */
+async function findPinned(row: SandboxRow, pinned: PinnedSandbox, parts: Parts): Promise<'alive' | 'dead' | 'unknown'> {
+  const { ctx, containers } = parts;
+  const found = row.shim ? await ctx.shims.reattach(row.id, row.shim, REATTACH_MS) : ({ state: 'dead' } as const);
+  if (found.state === 'unknown') return lookAgain(row, found.reason, parts);
+  await containers.recover(row.id, found.state === 'alive' ? found.shim : undefined);
+  const path = row.netns || pinned.ipc;
+  const exists =
+    pinned.bootId === ctx.host.bootId &&
+    (path === undefined || (await ctx.pools.net.call('namespaceExists', { path })));
+  if (exists) return 'alive';
+  if (row.state === 'ready') {
+    ctx.sandboxStates.notReady(row);
+    ctx.log.warn({ sandbox: row.id, name: row.name }, 'the pod’s namespaces are gone');
+  }
+  return 'dead';
+}
+
+/** Leaves a pod whose shim is neither alive nor dead as it is, and looks again later. */
+function lookAgain(row: SandboxRow, reason: string, parts: Parts): 'unknown' {
+  const { ctx } = parts;
+  ctx.log.warn({ sandbox: row.id, name: row.name, reason: reason }, 'the pod’s shim does not answer; looking again');
+  const again = async () => {
+    if (ctx.ending.aborted || ctx.store.sandboxes.get(row.id) !== row) return;
+    try {
+      await find(row, parts);
+    } catch (error) {
+      ctx.log.error({ sandbox: row.id, reason: explain(error) }, 'looking for the pod again failed');
+    }
+  };
+  setTimeout(again, LOOK_AGAIN_MS).unref();
+  return 'unknown';
 }

@@ -1,27 +1,51 @@
 import { SluiceError } from '../../errors.ts';
+import { planAdd } from './in-process/plan.ts';
+import { addStep, confOf } from './in-process/step.ts';
 import { callPlugin, findPlugin } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
-import { lockRecord, writeRecord } from './record.ts';
+import { hasRecord, lockRecord, writeRecord } from './record.ts';
 import { inVersion, type ParsedResult, parseResult } from './result.ts';
 import type { CniCall, CniResult, PluginRun } from './types.ts';
 
+export interface Added {
+  result: CniResult;
+  plugins: PluginRun[];
+  /** What was done otherwise than was to be expected, in sentences to log once. */
+  notes: string[];
+}
+
 /**
- * CNI ADD: runs the plugins of the list in order, each with the result of the previous one as prevResult. Returns the
- * last result in the shape of the newest version. After a failure nothing is undone here: {@link cniDel} with the same
- * attachment undoes a complete and a partial ADD. Throws CNI_FAILED or TIMED_OUT, with the runs so far in `details`.
+ * CNI ADD: the plugins of the list in order, each with the result of the one before; in this thread or as processes. The answer is
+ * the last one's, in the newest shape. A failure leaves everything as it is: {@link cniDel} with the same attachment takes it back,
+ * half done or not. Throws CNI_FAILED or TIMED_OUT, with the runs so far in `details`.
  */
-export function cniAdd(call: CniCall): Promise<{ result: CniResult; plugins: PluginRun[] }> {
+export function cniAdd(call: CniCall): Promise<Added> {
   return collectRuns(async (runs) => {
-    const { attachment, binDirs, cacheDir, timeoutMs } = call;
+    const { attachment, binDirs, cacheDir, timeoutMs, inProcess = false } = call;
     const { network, netns } = attachment;
-    // A missing program is detected before anything is made, so that there is nothing to undo.
-    for (const { type } of network.plugins) findPlugin(type, binDirs);
-    await writeRecord(cacheDir, attachment);
+    const { works, types, notes } = planAdd({
+      network,
+      binDirs,
+      inProcess,
+      confOf: (plugin) => confOf(plugin, network, attachment),
+      asksMac: attachment.args.some(([key, value]) => key.toUpperCase() === 'MAC' && value !== ''),
+    });
+    // A missing program is found before anything was made, so that there is nothing to take back either.
+    for (const [index, { type }] of network.plugins.entries()) if (!works[index]) findPlugin(type, binDirs);
+    const isNew = cacheDir !== '' && !hasRecord(cacheDir, attachment);
+    const mark = types.length > 0 ? { inProcess: types } : {};
+    writeRecord(cacheDir, attachment, mark);
     using locked = cacheDir === '' ? undefined : lockRecord(cacheDir, attachment);
     const lock = locked?.number;
 
     let last: ParsedResult | undefined;
-    for (const plugin of network.plugins) {
+    for (const [index, plugin] of network.plugins.entries()) {
+      const work = works[index];
+      if (work) {
+        const step = { plugin, network, attachment, netns, prevResult: last, isNew, binDirs, timeoutMs, lock };
+        last = await addStep(work, step, runs);
+        continue;
+      }
       const prevResult = last && inVersion(last, network.cniVersion);
       const text = await callPlugin(
         { command: 'ADD', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs, lock },
@@ -36,7 +60,7 @@ export function cniAdd(call: CniCall): Promise<{ result: CniResult; plugins: Plu
       }
     }
     if (!last) throw new SluiceError('CNI_FAILED', `network ${network.name} has no plugins`);
-    await writeRecord(cacheDir, attachment, inVersion(last, network.cniVersion));
-    return { result: last.result };
+    writeRecord(cacheDir, attachment, { result: inVersion(last, network.cniVersion), ...mark });
+    return { result: last.result, notes };
   });
 }

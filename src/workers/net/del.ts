@@ -1,12 +1,15 @@
 import { SluiceError } from '../../errors.ts';
 import { netnsExists } from '../../sys/netns.ts';
-import type { Json } from '../json.ts';
 import { atLeast } from './cni-version.ts';
+import { planLater } from './in-process/plan.ts';
+import { confOf, delStep, heldLinkStep } from './in-process/step.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
+import { findProgram } from './programs.ts';
 import { awaitUnlocked, readRecord, removeRecord } from './record.ts';
-import { inVersion, parseResult } from './result.ts';
-import type { CniCall, PluginConf, PluginRun } from './types.ts';
+import type { Deferred } from './release.ts';
+import { inVersion, previousResult } from './result.ts';
+import type { CniCall, PluginRun } from './types.ts';
 
 /** Messages of plugins that fail because the namespace or the interface no longer exists. */
 const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown container/i;
@@ -15,21 +18,45 @@ const NOT_THERE = /not found|no such|does ?n[o']t exist|not exist|unknown contai
  * CNI DEL: runs all plugins in reverse order, also after one fails. Then it throws the first error (CNI_FAILED or
  * TIMED_OUT) and keeps the record, so that the caller can try again. DEL is idempotent, also after a partial ADD and
  * without any ADD: a resource that no longer exists is not an error.
+ *
+ * With `lazy`, where the plugins run in this thread, the pod's link is left to the end of its namespace, and what must
+ * not be used again before that is returned as `deferred`, for {@link cniRelease}; the record stays until then.
  */
-export function cniDel(call: CniCall): Promise<{ plugins: PluginRun[] }> {
+export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?: Deferred; plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {
-    const { attachment, binDirs, cacheDir, timeoutMs } = call;
+    const { attachment, binDirs, cacheDir, timeoutMs, inProcess = false, lazy = false } = call;
     const { network } = attachment;
-    const record = await readRecord(cacheDir, attachment);
+    const record = readRecord(cacheDir, attachment);
     const finished = record === undefined || (record !== 'damaged' && record.result !== undefined);
     if (!finished) await awaitUnlocked(cacheDir, attachment, timeoutMs);
-    const prevResult = record && record !== 'damaged' ? previous(record.result, network.cniVersion) : undefined;
+    const intact = record === 'damaged' ? undefined : record;
+    const last = previousResult(intact?.result, network.cniVersion);
+    // Plugins receive the result of ADD since 0.4.0.
+    const prevResult = last && atLeast(network.cniVersion, '0.4.0') ? inVersion(last, network.cniVersion) : undefined;
+    const works = planLater(
+      { network, binDirs, inProcess, confOf: (plugin) => confOf(plugin, network, attachment), asksMac: false },
+      // A record without the key is of an ADD that ran processes only.
+      intact ? (intact.inProcess ?? []) : undefined,
+    );
     const alive = netnsExists(attachment.netns);
 
     const errors: Error[] = [];
-    for (const plugin of network.plugins.toReversed()) {
+    let deferred: Deferred | undefined;
+    for (const [index, plugin] of [...network.plugins.entries()].reverse()) {
       const netns = alive ? attachment.netns : '';
+      const work = works[index];
       try {
+        if (work) {
+          const step = { plugin, network, attachment, netns, prevResult: last, binDirs, timeoutMs };
+          const link = lazy && intact ? heldLinkStep(work, step, runs) : undefined;
+          if (link !== undefined && (deferred === undefined || deferred.link === link)) {
+            deferred = { link, plugins: [...(deferred?.plugins ?? []), index] };
+            continue;
+          }
+          await delStep(work, step, runs);
+          // Without a valid record it is unknown which of the two has run ADD.
+          if (record !== 'damaged' || findProgram(plugin.type, binDirs) === undefined) continue;
+        }
         await callPlugin({ command: 'DEL', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs }, runs);
       } catch (error) {
         if (!(error instanceof Error)) throw error;
@@ -38,7 +65,8 @@ export function cniDel(call: CniCall): Promise<{ plugins: PluginRun[] }> {
     }
     const [first, ...others] = errors;
     if (first) throw others.length === 0 ? first : together(first, others);
-    await removeRecord(cacheDir, attachment);
+    if (deferred) return { deferred };
+    removeRecord(cacheDir, attachment);
     return {};
   });
 }
@@ -50,16 +78,6 @@ function isGone(error: Error, { alive, recorded }: { alive: boolean; recorded: b
   if (!error.started) return !recorded && error.cause === undefined;
   if (error.cniCode === CNI_CODE.UNKNOWN_CONTAINER) return true;
   return !alive && error.code !== 'TIMED_OUT' && NOT_THERE.test(error.words);
-}
-
-/** The recorded result as `prevResult`, which DEL receives since 0.4.0. An invalid one is omitted, as in libcni. */
-function previous(result: Json | undefined, version: PluginConf['type']): Json | undefined {
-  if (!result || !atLeast(version, '0.4.0')) return undefined;
-  try {
-    return inVersion(parseResult(JSON.stringify(result), version), version);
-  } catch {
-    return undefined;
-  }
 }
 
 function together(first: Error, others: Error[]): SluiceError {

@@ -43,12 +43,16 @@ const ENVIRONMENT: Readonly<Record<string, string>> = {
 export interface PluginCall {
   command: PluginRun['command'];
   plugin: PluginConf;
+  /** The program to run instead of the plugin's own, with the same configuration: the IPAM plugin. */
+  program?: string;
   network: Pick<NetworkConf, 'name' | 'cniVersion'>;
   /** Absent for STATUS, which concerns no pod. */
   attachment?: CniAttachment;
   /** CNI_NETNS; "" when the namespace no longer exists. */
   netns?: string;
   prevResult?: Json;
+  /** Further keys of the configuration: the attachments of GC. */
+  more?: Json;
   binDirs: readonly string[];
   timeoutMs: number;
   /** Descriptor of the record's lock. The plugin inherits it, so the lock is held until the plugin ends. */
@@ -120,12 +124,13 @@ export async function callPlugin(call: PluginCall, runs: PluginRun[]): Promise<s
 
 async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): Promise<string> {
   const { command, plugin, network, attachment } = call;
-  const what = `plugin ${plugin.type} (${command}, network ${network.name})`;
-  const path = findPlugin(plugin.type, call.binDirs);
+  const { program = plugin.type } = call;
+  const what = `plugin ${program} (${command}, network ${network.name})`;
+  const path = findPlugin(program, call.binDirs);
   const began = performance.now();
   const note = (outcome: PluginRun['outcome'], spawnSeconds: number) => {
     const seconds = (performance.now() - began) / 1000;
-    runs.push({ plugin: plugin.type, command, seconds, spawnSeconds, outcome });
+    runs.push({ plugin: program, command, seconds, spawnSeconds, outcome });
   };
 
   let ended: SpawnResult;
@@ -155,7 +160,8 @@ async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): P
   const stderr = ended.stderr.toString();
   const tail = stderr.trim() === '' ? '' : `; stderr: ${tailOf(stderr)}`;
   if (ended.timedOut) {
-    const message = `${what} did not end within ${limitMs / 1000} s and was killed${tail}`;
+    const unkillable = ended.abandoned ? `, but pid ${ended.pid} is in uninterruptible sleep and has not ended` : '';
+    const message = `${what} did not end within ${limitMs / 1000} s and was killed${unkillable}${tail}`;
     throw new PluginFailure('TIMED_OUT', message, { words: stderr });
   }
   if (ended.overflowed) {
@@ -186,9 +192,10 @@ function pluginError(stdout: string, exit: number | null): { said: string; cniCo
 }
 
 /** The plugin's part of the list, with the fields that the runtime adds (specification, section 3). */
-function pluginConf({ command, plugin, network, attachment, prevResult }: PluginCall): Json {
-  const conf: Json = { ...plugin, name: network.name, cniVersion: network.cniVersion };
-  if (command === 'STATUS') return conf;
+export function pluginConf(call: Omit<PluginCall, 'binDirs' | 'timeoutMs'>): Json {
+  const { command, plugin, network, attachment, prevResult, more } = call;
+  const conf: Json = { ...plugin, name: network.name, cniVersion: network.cniVersion, ...more };
+  if (command === 'STATUS' || command === 'GC') return conf;
   const wanted = Object.entries(attachment?.capabilityArgs ?? {}).filter(
     ([name]) => plugin.capabilities?.[name] === true,
   );

@@ -3,8 +3,10 @@
  * libcni's, so that other programs (cnitool, another runtime after a migration) can DEL the attachment. Unlike libcni,
  * Sluice also writes it before the first plugin runs, without a result, so that a daemon that is killed during ADD
  * leaves a record to DEL.
+ *
+ * All of it is synchronous on the worker's thread: the folder is the user's and must not hold up libuv's shared threads.
  */
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../sys/fd.ts';
@@ -28,6 +30,8 @@ export interface CniRecord {
   capabilityArgs: Json;
   /** The result of the last plugin in the configuration's version; absent until ADD has succeeded. */
   result?: Json;
+  /** Types of the plugins that ADD has run without a process; their DEL runs without one too. libcni ignores this key. */
+  inProcess?: string[];
 }
 
 function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttachment): string {
@@ -35,7 +39,11 @@ function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttac
 }
 
 /** Writes the record atomically, by a rename. */
-export async function writeRecord(cacheDir: string, attachment: CniAttachment, result?: Json): Promise<void> {
+export function writeRecord(
+  cacheDir: string,
+  attachment: CniAttachment,
+  more: Pick<CniRecord, 'result' | 'inProcess'> = {},
+): void {
   if (cacheDir === '') return;
   const { source: _, ...network } = attachment.network;
   const record: CniRecord = {
@@ -47,18 +55,18 @@ export async function writeRecord(cacheDir: string, attachment: CniAttachment, r
     netns: attachment.netns,
     cniArgs: attachment.args,
     capabilityArgs: attachment.capabilityArgs,
-    result,
+    ...more,
   };
   const path = recordPath(cacheDir, attachment);
   const text = JSON.stringify(record);
   try {
-    await writeFile(draft(path), text, { mode: 0o600 });
+    writeFileSync(draft(path), text, { mode: 0o600 });
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    await mkdir(join(cacheDir, 'results'), { recursive: true, mode: 0o700 });
-    await writeFile(draft(path), text, { mode: 0o600 });
+    mkdirSync(join(cacheDir, 'results'), { recursive: true, mode: 0o700 });
+    writeFileSync(draft(path), text, { mode: 0o600 });
   }
-  await rename(draft(path), path);
+  renameSync(draft(path), path);
 }
 
 /**
@@ -86,15 +94,16 @@ export async function awaitUnlocked(cacheDir: string, attachment: CniAttachment,
   while (libc.flock(file.number, LOCK.EXCLUSIVE | LOCK.NO_WAIT) < 0 && performance.now() < deadline) await sleep(20);
 }
 
+/** Whether an ADD of this attachment has begun and not been deleted. */
+export const hasRecord = (cacheDir: string, attachment: CniAttachment): boolean =>
+  existsSync(recordPath(cacheDir, attachment));
+
 /** Reads the record; undefined when there is none, `"damaged"` when its text is not a valid record. */
-export async function readRecord(
-  cacheDir: string,
-  attachment: CniAttachment,
-): Promise<CniRecord | 'damaged' | undefined> {
+export function readRecord(cacheDir: string, attachment: CniAttachment): CniRecord | 'damaged' | undefined {
   if (cacheDir === '') return undefined;
   let text: string;
   try {
-    text = await readFile(recordPath(cacheDir, attachment), 'utf8');
+    text = readFileSync(recordPath(cacheDir, attachment), 'utf8');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
@@ -114,11 +123,11 @@ export function parseRecord(text: string): CniRecord | undefined {
   return fits ? (value as unknown as CniRecord) : undefined;
 }
 
-export async function removeRecord(cacheDir: string, attachment: CniAttachment): Promise<void> {
+export function removeRecord(cacheDir: string, attachment: CniAttachment): void {
   if (cacheDir === '') return;
   const path = recordPath(cacheDir, attachment);
-  await rm(path, { force: true });
-  await rm(draft(path), { force: true });
+  rmSync(path, { force: true });
+  rmSync(draft(path), { force: true });
 }
 
 /** Temporary name beside the record; libcni never reads it. */

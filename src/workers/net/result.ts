@@ -39,6 +39,16 @@ export function parseResult(text: string, requested: string): ParsedResult {
   return { version, raw, result: toNewest(raw, version) };
 }
 
+/** A recorded result; undefined for an invalid one, which is omitted as in libcni. */
+export function previousResult(result: Json | undefined, version: string): ParsedResult | undefined {
+  if (!result) return undefined;
+  try {
+    return parseResult(JSON.stringify(result), version);
+  } catch {
+    return undefined;
+  }
+}
+
 /** The result in the version `wanted`, as `prevResult` carries it. */
 export function inVersion({ raw, version, result }: ParsedResult, wanted: string): Json {
   if (version === wanted) return { ...raw, cniVersion: wanted };

@@ -43,7 +43,7 @@ export interface CniResult {
 export interface PluginRun {
   /** The plugin's `type`. */
   plugin: string;
-  command: 'ADD' | 'DEL' | 'STATUS';
+  command: 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS';
   /** Seconds from before the start to after the end of the process. */
   seconds: number;
   /** Seconds that starting the process took, during which the thread was blocked. */
@@ -62,4 +62,6 @@ export interface CniCall {
   cacheDir: string;
   /** Time limit of one plugin in milliseconds, its retries included. */
   timeoutMs: number;
+  /** Which plugins run without a process (in-process/plan.ts); absent: none. */
+  inProcess?: 'auto' | boolean;
 }

@@ -7,6 +7,7 @@ import { SluiceError } from '../../errors.ts';
 import { removeBridge } from '../../sys/link.ts';
 import { run } from '../../sys/spawn.ts';
 import { isIPv6Cidr } from './cidr.ts';
+import { removeTables } from './in-process/firewall.ts';
 import { findProgram, programPath } from './programs.ts';
 import { excerpt } from './result.ts';
 
@@ -34,7 +35,7 @@ export async function openUplink(uplink: Uplink): Promise<void> {
 }
 
 /**
- * Deletes the bridge and the rules of {@link openUplink}, and the chains of the portmap plugin when no pod of any
+ * Deletes the bridge, the network's tables of nf_tables and the rules of {@link openUplink}, and the chains of the portmap plugin when no pod of any
  * runtime has a mapped port. Absent ones are ignored. Throws CNI_FAILED or NAMESPACE_FAILED.
  */
 export async function closeUplink(uplink: Uplink): Promise<void> {
@@ -46,6 +47,7 @@ export async function closeUplink(uplink: Uplink): Promise<void> {
   }
   for (const subnet of uplink.subnets) if (findIptables(subnet) !== undefined) await removePortmapChains(subnet);
   try {
+    removeTables(uplink.bridge); // the built-in network has the name of its bridge
     removeBridge(uplink.bridge);
   } catch (cause) {
     throw new SluiceError('NAMESPACE_FAILED', `the bridge ${uplink.bridge} could not be deleted`, { cause });

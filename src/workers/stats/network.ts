@@ -1,5 +1,9 @@
-/** Counters of a pod's interfaces, read through one of its processes, so that no thread has to enter the namespace. */
-import { statSync } from 'node:fs';
+/**
+ * Counters of a pod's interfaces, read through one of its processes, so that no thread has to enter the namespace; a pinned
+ * sandbox has no process.
+ */
+import { readFileSync, statSync } from 'node:fs';
+import { inNetns } from '../../sys/netns.ts';
 import { isGone, readText } from './files.ts';
 
 export interface InterfaceReading {
@@ -16,10 +20,12 @@ export interface InterfaceReading {
 
 /**
  * The interfaces (except lo) of the namespace pinned at `netns`, read from /proc/<pid>/net/dev. Undefined when that
- * process is not in this namespace: the pid of a dead process may have been reused.
+ * process is not in this namespace: the pid of a dead process may have been reused. With pid 0 the thread enters the
+ * namespace for the moment of the reading.
  */
 export function readNetwork(pid: number, netns: string): InterfaceReading[] | undefined {
   try {
+    if (pid === 0) return parseNetDev(inNetns(netns, () => readFileSync('/proc/thread-self/net/dev', 'latin1')));
     const pinned = statSync(netns);
     const its = statSync(`/proc/${pid}/ns/net`);
     if (pinned.ino !== its.ino || pinned.dev !== its.dev) return undefined;

@@ -11,7 +11,9 @@ import type { SandboxRow } from '../../../node/store/sandbox.ts';
 import { required } from '../../engine/stage.ts';
 import { containerSpec } from '../container-spec.ts';
 import type { JobContext, JobState } from '../context.ts';
+import { type HostLookups, lookUpHostPaths, namesHostPaths } from '../host-paths.ts';
 import { imageVolumes } from '../image-volumes.ts';
+import { pinnedShim } from '../pod-shim.ts';
 import { copyUp, undoCopyUp } from '../volumes.ts';
 
 /** The state of a container's creation. */
@@ -21,6 +23,8 @@ export interface ContainerCreation extends JobState<ContainerRow> {
   user?: User;
   /** Image volumes: the folder on the host, by path in the container. */
   imageVolumes?: Record<string, string>;
+  /** What is at the paths of the host that the request names. */
+  host?: HostLookups;
   /** config.json, as text. */
   spec?: string;
 }
@@ -79,6 +83,14 @@ export const volumes = {
   },
 };
 
+/** The paths of the host that the request names. One that hangs costs this container and nothing else, so the stage takes no slot. */
+export const paths = {
+  skip: ({ row }: ContainerCreation): boolean => !namesHostPaths(row.config),
+  async run(state: ContainerCreation): Promise<void> {
+    state.host = await lookUpHostPaths(state.row.config, state.ctx);
+  },
+};
+
 /** The writable layer on top of the image's own. */
 export const rootfs = {
   async run({ ctx, row, sandbox }: ContainerCreation): Promise<void> {
@@ -91,10 +103,18 @@ export const rootfs = {
 
 export const spec = {
   async run(state: ContainerCreation): Promise<void> {
-    const { ctx, row, sandbox, imageVolumes } = state;
+    const { ctx, row, sandbox, imageVolumes, host } = state;
     const image = required(state.image, 'image');
     const user = required(state.user, 'user');
-    state.spec = await containerSpec({ row, sandbox, image, user, imageVolumes }, ctx);
+    state.spec = await containerSpec({ row, sandbox, image, user, imageVolumes, host }, ctx);
+  },
+};
+
+/** The shim of a pinned sandbox starts with its first container; another sandbox has had one since its launch. */
+export const shim = {
+  skip: ({ sandbox }: ContainerCreation): boolean => sandbox.pinned === undefined,
+  async run({ ctx, sandbox }: ContainerCreation): Promise<void> {
+    await pinnedShim(sandbox, ctx);
   },
 };
 

@@ -1,28 +1,25 @@
 /** The stages of RunPodSandbox in the order of their table, each with its undo; the teardown of a pod uses the same undos. */
 import { join } from 'node:path';
 import { NamespaceMode } from '../../../../proto/gen/cri.ts';
-import { explain, SluiceError } from '../../../errors.ts';
+import { SluiceError } from '../../../errors.ts';
 import type { RuntimeConfig } from '../../../node/config/config.ts';
 import type { ImageRow } from '../../../node/images/rows.ts';
 import { addresses } from '../../../node/network/addresses.ts';
 import { encodeSpec } from '../../../node/oci/encode.ts';
-import { podNamespaceOptions } from '../../../node/oci/namespaces.ts';
+import { ownNamespaces, podNamespaceOptions } from '../../../node/oci/namespaces.ts';
 import { idMapped, usernsRootOwner } from '../../../node/oci/pod-userns.ts';
-import { readSeccomp } from '../../../node/oci/read-seccomp.ts';
 import { buildSandboxSpec } from '../../../node/oci/sandbox.ts';
+import { podSysctls } from '../../../node/oci/sysctls.ts';
 import { userNamespace } from '../../../node/oci/userns.ts';
 import { needsUserFiles, resolveUser, sandboxUser } from '../../../node/oci/users.ts';
 import type { Shim } from '../../../node/shims/shims.ts';
 import type { SandboxRow } from '../../../node/store/sandbox.ts';
-import type { DirectStart } from '../../../workers/shim/direct.ts';
 import { required } from '../../engine/stage.ts';
 import { featuresOf, type JobContext, type JobState } from '../context.ts';
+import { localhostSeccomp } from '../host-paths.ts';
 import { unmountImageVolumes } from '../image-volumes.ts';
-import { cleanUpPodShim, endPodShim, shimCall } from '../pod-shim.ts';
+import { endPodShim, removePodBundle, startPodShim } from '../pod-shim.ts';
 import { runtimeOptions } from '../runtime-options.ts';
-
-/** Seconds that a shim may take until it answers; a loaded node takes one where an idle one takes 15 ms. */
-const SHIM_START_SECONDS = 20;
 
 /** The state of a pod launch. Whatever an undo needs is in `row`; the rest may be lost at any moment. */
 export interface PodLaunch extends JobState<SandboxRow> {
@@ -33,6 +30,11 @@ export interface PodLaunch extends JobState<SandboxRow> {
   /** config.json, as text. */
   spec?: string;
   shim?: Shim;
+}
+
+/** A pinned sandbox has no process, so it needs neither image nor rootfs, spec, shim or task. */
+function isPinned({ row }: PodLaunch): boolean {
+  return row.pinned !== undefined;
 }
 
 /** The row is written before everything it names, and the name is released after everything is gone. */
@@ -48,21 +50,35 @@ export const reserve = {
 };
 
 /**
- * The pod's network namespace, pinned under its recorded path with `lo` up; inside the pod's own user namespace, pinned beside it,
- * when it has one. Pods on the host network have none.
+ * The pod's network namespace, pinned under its recorded path with `lo` up; inside the pod's own user namespace, pinned
+ * beside it, when it has one. A pinned sandbox has its IPC and UTS namespaces made here as well, with hostname and
+ * sysctls set. Pods on the host network have none.
  */
 export const netns = {
-  skip: ({ row }: PodLaunch): boolean => row.netns === '',
+  skip: ({ row }: PodLaunch): boolean => row.netns === '' && !row.pinned?.ipc,
   async run({ ctx, row }: PodLaunch): Promise<void> {
+    const loopback = ctx.config.cni.loopback === 'builtin';
+    if (row.pinned) {
+      const { hostname, linux } = row.config;
+      const { ipc, uts } = row.pinned;
+      await ctx.pools.net.call('pinNamespaces', {
+        paths: { ...(row.netns && { net: row.netns }), ...(ipc && { ipc }), ...(uts && { uts }) },
+        loopback,
+        hostname,
+        sysctls: podSysctls(linux?.sysctls ?? {}, ownNamespaces(row.config)),
+      });
+      return;
+    }
     const userns = userNamespace(podNamespaceOptions(row.config));
     await ctx.pools.net.call('createNetns', {
       path: row.netns,
-      loopback: ctx.config.cni.loopback === 'builtin',
+      loopback,
       userns: userns && row.userns ? { path: row.userns, ...userns } : undefined,
     });
   },
   async undo(row: SandboxRow, ctx: JobContext): Promise<void> {
-    if (row.netns !== '') await ctx.pools.net.call('removeNetns', { path: row.netns, userns: row.userns });
+    const paths = [row.netns, row.userns, row.pinned?.ipc, row.pinned?.uts].filter((path) => path !== undefined);
+    await ctx.pools.net.call('unpinNamespaces', { paths: paths.filter((path) => path !== '') });
   },
 };
 
@@ -89,6 +105,7 @@ export const network = {
 
 /** The sandbox image: on the node almost always, pulled when not. */
 export const image = {
+  skip: isPinned,
   async run(state: PodLaunch): Promise<void> {
     const { ctx, row } = state;
     const reference = ctx.images.sandboxImage;
@@ -99,11 +116,12 @@ export const image = {
 
 /** The writable layer on top of the image's own. */
 export const rootfs = {
+  skip: isPinned,
   async run({ ctx, row }: PodLaunch): Promise<void> {
     await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: usernsRootOwner(row.config) });
   },
   async undo(row: SandboxRow, ctx: JobContext): Promise<void> {
-    await ctx.pools.shim.call('removeSnapshot', { dir: row.snapshot });
+    if (!row.pinned) await ctx.pools.shim.call('removeSnapshot', { dir: row.snapshot });
   },
 };
 
@@ -129,6 +147,7 @@ export const files = {
 
 /** The pause container's OCI spec, which the pure builder in src/node/oci makes; the stage reads what it needs of the disk. */
 export const spec = {
+  skip: isPinned,
   async run(state: PodLaunch): Promise<void> {
     const { ctx, row, runtime } = state;
     const image = required(state.image, 'image');
@@ -148,7 +167,7 @@ export const spec = {
         resolvConf: join(row.rootDir, 'resolv.conf'),
         openFiles: ctx.openFiles,
         podAnnotations: runtime.pod_annotations,
-        seccomp: await readSeccomp(context?.seccomp, context?.seccompProfilePath ?? '', context?.privileged ?? false),
+        seccomp: await localhostSeccomp(context, ctx),
         features: featuresOf(row, ctx),
         host: ctx.host,
       }),
@@ -156,34 +175,24 @@ export const spec = {
   },
 };
 
-/** The bundle and the process that holds the pod. */
+/** The bundle and the process that runs the pod's containers. A pinned sandbox gets it with its first container. */
 export const shim = {
+  skip: isPinned,
   async run(state: PodLaunch): Promise<void> {
     const { ctx, row, runtime } = state;
-    const { directStarts } = ctx.shims;
-    const direct = runtime.shim_start === 'auto' ? directStarts.eligible(runtime.shim) : undefined;
-    try {
-      state.shim = await startShim(state, direct);
-    } catch (error) {
-      if (!direct || !directStarts.directFailed(direct)) throw error;
-      ctx.log.warn(
-        { sandbox: row.id, shim: direct.key, reason: explain(error) },
-        'this shim cannot be started without its start command, which is used from now on',
-      );
-      await cleanUpPodShim(row, ctx);
-      await removeBundle(row, ctx);
-      state.shim = await startShim(state, undefined);
-    }
+    state.shim = await startPodShim(row, runtime, required(state.spec, 'spec'), ctx);
   },
   async undo(row: SandboxRow, ctx: JobContext): Promise<void> {
     await endPodShim(row, ctx);
+    if (row.pinned && !row.pinned.shimStarted) return;
     ctx.specs.forget(row);
-    await removeBundle(row, ctx);
+    await removePodBundle(row, ctx);
   },
 };
 
 /** Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. The undo of `shim` ends it. */
 export const create = {
+  skip: isPinned,
   async run({ ctx, row, runtime, shim, image }: PodLaunch): Promise<void> {
     row.pid = await required(shim, 'shim').task.create({
       id: row.id,
@@ -196,6 +205,7 @@ export const create = {
 
 /** Task.Start: `runc start`. */
 export const start = {
+  skip: isPinned,
   async run({ row, shim }: PodLaunch): Promise<void> {
     row.pid = await required(shim, 'shim').task.start(row.id);
   },
@@ -205,34 +215,6 @@ export const start = {
 export const ready = {
   run({ ctx, row, shim }: PodLaunch): void {
     ctx.sandboxStates.ready(row);
-    ctx.exits.watchSandbox(row, required(shim, 'shim'));
+    if (!row.pinned) ctx.exits.watchSandbox(row, required(shim, 'shim'));
   },
 };
-
-/** Starts the shim and waits for its first answer. */
-async function startShim({ ctx, row, runtime, spec }: PodLaunch, direct: DirectStart | undefined): Promise<Shim> {
-  const timeoutMs = SHIM_START_SECONDS * 1000;
-  const { child, spawnSeconds, key, ...started } = await ctx.pools.shim.call('startShim', {
-    ...shimCall(ctx, row.id),
-    bundle: row.bundle,
-    workDir: join(row.rootDir, 'work'),
-    binary: runtime.shim,
-    group: usernsRootOwner(row.config)?.gid,
-    spec: required(spec, 'spec'),
-    socketDir: ctx.shimSocketDir,
-    timeoutMs,
-    direct,
-  });
-  ctx.metrics.observe('spawn', { kind: 'shim' }, spawnSeconds);
-  const { binary, address, version } = started;
-  row.shim = { binary, address, version };
-  ctx.store.sandboxes.update(row);
-  const shim = await ctx.shims.connect(row.id, row.shim, { child, timeoutMs });
-  if (child === undefined) ctx.shims.directStarts.commandSucceeded(runtime.shim, { key, version: shim.task.version });
-  else if (direct) ctx.shims.directStarts.directSucceeded(direct);
-  return shim;
-}
-
-function removeBundle({ bundle, rootDir }: SandboxRow, ctx: JobContext): Promise<void> {
-  return ctx.pools.shim.call('removeBundle', { bundle, workDir: join(rootDir, 'work') });
-}

@@ -5,9 +5,11 @@ import {
   bundle,
   type ContainerCreation,
   image,
+  paths,
   ready,
   reserve,
   rootfs,
+  shim,
   spec,
   user,
   volumes,
@@ -16,17 +18,21 @@ import {
 /**
  * A container's creation: everything but a process. The user is read from the image's own files while its folders are made.
  *
- *     reserve → image → ┬→ user ────┬→ spec → files → ready
- *                       ├→ volumes ─┤
- *                       └→ rootfs ──┴→
+ *     reserve → ┬→ image → ┬→ user ────┬→ spec ─┬→ files → ready
+ *               │          └→ volumes ─┤        │            │
+ *               ├→ paths ──────────────┘        │            │
+ *               ├→ shim (pinned sandboxes) ─────┘            │
+ *               └→ rootfs ───────────────────────────────────┘
  */
 export const createContainer = jobTable<ContainerCreation, ContainerRow, JobContext>('CreateContainer', [
   { name: 'reserve', needs: [], ...reserve },
   { name: 'image', needs: ['reserve'], ...image },
   { name: 'user', needs: ['image'], ...user },
   { name: 'volumes', needs: ['image'], ...volumes },
+  { name: 'paths', needs: ['reserve'], ...paths },
   { name: 'rootfs', needs: ['reserve'], ...rootfs },
-  { name: 'spec', needs: ['user', 'volumes'], ...spec },
-  { name: 'files', needs: ['spec'], ...bundle },
+  { name: 'spec', needs: ['user', 'volumes', 'paths'], ...spec },
+  { name: 'shim', needs: ['reserve'], ...shim },
+  { name: 'files', needs: ['spec', 'shim'], ...bundle },
   { name: 'ready', needs: ['files', 'rootfs'], ...ready },
 ]);

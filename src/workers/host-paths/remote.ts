@@ -1,0 +1,50 @@
+/**
+ * Access to file systems that may hang, by short-lived processes: one in uninterruptible sleep can be left behind, where a thread would
+ * be lost to its pool and would keep the daemon itself from ending.
+ */
+import { SluiceError } from '../../errors.ts';
+import type { MountPoint } from '../../sys/mountinfo.ts';
+import { abandoned, run } from '../../sys/spawn.ts';
+
+const LIMIT_MS = 10_000;
+const ENV = { LC_ALL: 'C', PATH: '/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin' };
+/** Processes that were left behind on a mount, by mount point; they are asked for before another one follows them. */
+const left = new Map<string, number>();
+
+/** The real path of `path`, which lies on `mount`. Throws ENOENT and other errors of the file system, and TIMED_OUT. */
+export async function realRemotePath(path: string, mount: MountPoint): Promise<string> {
+  const real = await onMount(mount, path, 'exec realpath -ez -- "$1"', 4 << 20);
+  return real.toString().replace(/\0$/, '');
+}
+
+/** Makes a folder and those above it, 0755. Throws as {@link realRemotePath} does. */
+export async function makeRemoteFolder(path: string, mount: MountPoint): Promise<void> {
+  await onMount(mount, path, 'umask 022; exec mkdir -p -- "$1"', 1 << 10);
+}
+
+/** The beginning of a file, at most `maxBytes`. Throws as {@link realRemotePath} does. */
+export function readRemoteFile(path: string, mount: MountPoint, maxBytes: number): Promise<Buffer> {
+  return onMount(mount, path, `exec head -c ${maxBytes} -- "$1"`, maxBytes);
+}
+
+async function onMount(mount: MountPoint, path: string, script: string, maxOutput: number): Promise<Buffer> {
+  const where = `the ${mount.type} mount ${mount.mountPoint}`;
+  const before = left.get(mount.mountPoint);
+  if (before !== undefined && abandoned.has(before)) {
+    throw new SluiceError('TIMED_OUT', `${where} hangs: process ${before} has been waiting for it for a while`);
+  }
+  const argv = ['sh', '-c', script, 'sh', path];
+  const { pid, code, stdout, stderr, ...ended } = await run({
+    path: '/bin/sh',
+    argv,
+    env: ENV,
+    timeoutMs: LIMIT_MS,
+    maxOutput,
+  });
+  if (ended.abandoned) left.set(mount.mountPoint, pid);
+  if (ended.timedOut) throw new SluiceError('TIMED_OUT', `${where} did not answer within ${LIMIT_MS / 1000} s`);
+  if (code === 0) return stdout;
+  const words = stderr.toString().trim();
+  const error = new Error(`${words || `status ${code}`} (on ${where})`);
+  throw /No such file or directory$/.test(words) ? Object.assign(error, { code: 'ENOENT' }) : error;
+}

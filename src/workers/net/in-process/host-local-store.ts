@@ -1,0 +1,168 @@
+/**
+ * The folder in which host-local keeps its addresses: a file for each address that is taken, named after it, with container
+ * and interface inside; last_reserved_ip.N for each range set; and a lock. The reference plugin and this work on one folder side by side.
+ */
+import {
+  closeSync,
+  type Dirent,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Fd, openFd } from '../../../sys/fd.ts';
+import { type Address, addressText, parseAddress } from '../../../sys/ip.ts';
+import { C, errno, libc, SysError } from '../../../sys/libc.ts';
+import { during, Refusal } from './refusal.ts';
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const EAGAIN = 11;
+const EINTR = 4;
+/** Another holder keeps the lock for a fraction of a millisecond, a plugin process that is starved of CPU for longer. */
+const PAUSE_MS = 2;
+
+export interface Owner {
+  containerId: string;
+  ifName: string;
+}
+
+/** The folder while its lock is held. */
+export class Store {
+  readonly #folder: string;
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  /** Takes the address unless somebody has it. */
+  reserve(owner: Owner, address: Address, set: number): boolean {
+    const path = join(this.#folder, addressText(address));
+    let file: number;
+    try {
+      file = openSync(path, 'wx+', 0o644);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+      throw error;
+    }
+    try {
+      writeSync(file, contentOf(owner));
+    } catch (error) {
+      rmSync(path, { force: true });
+      throw error;
+    } finally {
+      closeSync(file);
+    }
+    writeFileSync(this.#lastPath(set), addressText(address), { mode: 0o644 });
+    return true;
+  }
+
+  /** The address that was handed out last; undefined where there is none or the file says nothing sensible. */
+  last(set: number): Address | undefined {
+    try {
+      return parseAddress(readFileSync(this.#lastPath(set), 'latin1'));
+    } catch {
+      return undefined; // as the plugin does: only the order of the walk is lost
+    }
+  }
+
+  /** The addresses that the owner has. Reads every file of the folder. */
+  addressesOf(owner: Owner): Address[] {
+    return this.#filesOf([contentOf(owner), owner.containerId.trim()]).flatMap((name) => parseAddress(name) ?? []);
+  }
+
+  /**
+   * Gives back all that the owner has. With `known` addresses only their files are looked at, and the others when one of them was
+   * not there; without, every file of the folder is read.
+   */
+  release(owner: Owner, known: readonly Address[] = []): void {
+    const own = [contentOf(owner), owner.containerId.trim()];
+    const found = known.filter((address) => {
+      const path = join(this.#folder, addressText(address));
+      if (!own.includes(read(path) ?? '')) return false;
+      unlinkSync(path);
+      return true;
+    });
+    if (known.length > 0 && found.length === known.length) return;
+    // Files that an early version of the plugin wrote name the container alone.
+    let files = this.#filesOf(own.slice(0, 1));
+    if (files.length === 0) files = this.#filesOf(own.slice(1));
+    for (const name of files) rmSync(join(this.#folder, name), { force: true });
+  }
+
+  /** Gives back what belongs to none of these (the specification's GC), and returns how many addresses that were. */
+  releaseOthers(valid: readonly Owner[]): number {
+    const keep = new Set(valid.flatMap((owner) => [contentOf(owner), owner.containerId.trim()]));
+    let count = 0;
+    for (const name of this.#addressFiles()) {
+      const content = read(join(this.#folder, name));
+      if (content === undefined || keep.has(content)) continue;
+      rmSync(join(this.#folder, name), { force: true });
+      count++;
+    }
+    return count;
+  }
+
+  #filesOf(contents: readonly string[]): string[] {
+    return this.#addressFiles().filter((name) => contents.includes(read(join(this.#folder, name)) ?? ''));
+  }
+
+  #addressFiles(): string[] {
+    const entries: Dirent[] = readdirSync(this.#folder, { withFileTypes: true });
+    return entries.flatMap((entry) => (entry.isFile() && parseAddress(entry.name) ? [entry.name] : []));
+  }
+
+  #lastPath(set: number): string {
+    return join(this.#folder, `last_reserved_ip.${set}`);
+  }
+}
+
+/** Blanks around a container's id don't count; the line break is the plugin's, on all systems. */
+const contentOf = ({ containerId, ifName }: Owner): string => `${containerId.trim()}\r\n${ifName}`;
+
+function read(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8').trim();
+  } catch {
+    return undefined; // gone, or no file: nobody's, as for the plugin
+  }
+}
+
+/**
+ * Does `work` with the folder locked against other threads, other daemons and plugin processes. `work` is synchronous: the lock is
+ * held for as long as it runs. Makes the folder where it is missing. Throws Refusal; after `limitMs` of waiting too.
+ */
+export async function withStore<T>(folder: string, limitMs: number, work: (store: Store) => T): Promise<T> {
+  using file = during('', () => openLock(folder));
+  const deadline = performance.now() + limitMs;
+  while (libc.flock(file.number, LOCK_EX | LOCK_NB) < 0) {
+    const code = errno();
+    if (code !== EAGAIN && code !== EINTR) throw new SysError('flock', code, folder);
+    if (performance.now() > deadline) {
+      throw new Refusal(
+        `${join(folder, 'lock')} is held by another process for more than ${Math.round(limitMs / 1000)} s`,
+      );
+    }
+    await sleep(PAUSE_MS);
+  }
+  return during('', () => work(new Store(folder))); // closing the file gives the lock back
+}
+
+function openLock(folder: string): Fd {
+  const path = join(folder, 'lock');
+  // The plugin's open has these flags and this mode; the folder is there except for the first pod.
+  const open = () => openFd(path, C.O_RDONLY | C.O_CREAT, 0o750);
+  try {
+    return open();
+  } catch (error) {
+    if (!(error instanceof SysError) || error.code !== 'ENOENT') throw error;
+    mkdirSync(folder, { recursive: true, mode: 0o755 });
+    return open();
+  }
+}

@@ -1,0 +1,81 @@
+import { randomBytes } from 'node:crypto';
+import { openFd } from '../../../sys/fd.ts';
+import { C, SysError } from '../../../sys/libc.ts';
+import { NetlinkError, type NetlinkSocket } from '../../../sys/netlink.ts';
+import { addVeth, deleteLink, findLink, isMac, type Link } from '../../../sys/rtnetlink.ts';
+import type { Call } from './call.ts';
+import { inPod, tryWriteSysctl } from './pod-interface.ts';
+import { Refusal, reasonOf } from './refusal.ts';
+
+const ATTEMPTS = 10;
+
+export interface PodVeth {
+  netns: string;
+  /** Of the pod's end. */
+  ifName: string;
+  mtu: number;
+  mac: string;
+  /** Index of the bridge; 0 for none. */
+  master: number;
+}
+
+/**
+ * Makes a veth pair: one end in the pod's namespace, down, the other one here, up, under a random name like the reference
+ * plugins'. Returns the end on the host. Throws Refusal.
+ */
+export function makePodVeth(host: NetlinkSocket, { netns, ifName, mtu, mac, master }: PodVeth): Link {
+  if (mac !== '' && !isMac(mac)) throw new Refusal(`failed to make veth pair: address ${mac}: invalid MAC address`);
+  using target = openNetns(netns);
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    const name = randomVethName();
+    try {
+      addVeth(host, { name, mtu, master, peer: { name: ifName, mac, netns: target.number } });
+    } catch (error) {
+      if (!(error instanceof NetlinkError)) throw error;
+      if (error.code !== 'EEXIST') throw new Refusal(`failed to make veth pair: ${error.message}`, { cause: error });
+      if (findLink(host, name)) continue;
+      throw new Refusal(`container veth name provided (${ifName}) already exists`, { cause: error });
+    }
+    tryWriteSysctl(`net/ipv6/conf/${name}/accept_ra`, '0'); // the routes of this link are ours
+    const link = findLink(host, name);
+    if (!link) throw new Refusal(`failed to lookup "${name}": Link not found`);
+    return link;
+  }
+  throw new Refusal('failed to find a unique veth name');
+}
+
+/** NetworkManager leaves links alone whose names begin like that. */
+export const randomVethName = (): string => `veth${randomBytes(4).toString('hex')}`;
+
+function openNetns(netns: string) {
+  try {
+    return openFd(netns, C.O_RDONLY);
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+    throw new Refusal(`failed to open netns "${netns}": failed to Statfs "${netns}": ${reasonOf(error)}`, {
+      cause: error,
+    });
+  }
+}
+
+/** Index of the host's end of the pod's veth; undefined when there is none any more. `prevResult` names it when the pod is gone. */
+export function hostEnd({ host, netns, attachment, prevResult }: Call): number | undefined {
+  if (netns !== '') {
+    const link = inPod(netns, (socket) => findLink(socket, attachment.ifName));
+    return link?.kind === 'veth' && link.peer > 0 ? link.peer : undefined;
+  }
+  for (const { name, mac, sandbox } of prevResult?.result.interfaces ?? []) {
+    if (sandbox || !name.startsWith('veth')) continue;
+    const link = findLink(host, name);
+    if (link?.kind === 'veth' && link.mac === mac) return link.index;
+  }
+  return undefined;
+}
+
+/** Deletes the pod's end, and with it the one on the host; what is not there is fine. Throws Refusal. */
+export function deletePodLink(netns: string, ifName: string): void {
+  inPod(netns, (socket) => {
+    const link = findLink(socket, ifName);
+    if (link) deleteLink(socket, link.index);
+  });
+}

@@ -1,0 +1,227 @@
+import assert from 'node:assert/strict';
+import { mock, test } from 'node:test';
+import { SluiceError } from '../../src/errors.ts';
+import type { ContainerState } from '../../src/node/store/container.ts';
+import type { SandboxState } from '../../src/node/store/sandbox.ts';
+import { recover, sweepNetwork } from '../../src/pipeline/jobs/recover.ts';
+import { eventually, type JobLab, openJobLab } from './job-fixture.ts';
+
+/** What a daemon leaves in the store: rows alone, in these states; names and watches are gone. */
+async function left(lab: JobLab, sandboxState: SandboxState, containerState?: ContainerState) {
+  const sandbox = await lab.launch();
+  const row = await lab.add(sandbox);
+  if (containerState === undefined) lab.ctx.store.containers.delete(row.id);
+  else row.state = containerState;
+  sandbox.state = sandboxState;
+  const shim = lab.shims.get(sandbox.id) ?? assert.fail('no shim');
+  lab.ctx.sandboxNames.release(sandbox.name, sandbox.id);
+  lab.ctx.containerNames.release(row.name, row.id);
+  lab.calls.length = 0;
+  return { sandbox, row, shim };
+}
+
+const start = (lab: JobLab) => recover(lab);
+const NONE = { alive: 0, dead: 0, unknown: 0, undone: 0 };
+
+test('a pod whose shim answers is there again, with its name, its containers and their ends', async () => {
+  using lab = openJobLab();
+  const { sandbox, row, shim } = await left(lab, 'ready', 'running');
+  assert.deepEqual(await start(lab), { ...NONE, alive: 1 });
+  assert.equal(sandbox.state, 'ready');
+  assert.equal(lab.ctx.sandboxNames.owner(sandbox.name), sandbox.id);
+  assert.equal(lab.ctx.containerNames.owner(row.name), row.id);
+  assert.ok(lab.calls.includes('stdio.openIo'), 'its output is read again');
+  shim.exit(row.id, 3);
+  await eventually(() => row.state === 'exited');
+  assert.equal(row.exitCode, 3);
+});
+
+test('the end of a found pod’s pause process is watched again', async () => {
+  using lab = openJobLab();
+  const { sandbox, shim } = await left(lab, 'ready');
+  await start(lab);
+  shim.exit(sandbox.id, 0);
+  await eventually(() => sandbox.state === 'notready');
+});
+
+test('a pod whose shim is dead is not ready, and what ran in it has ended with an unknown exit code', async () => {
+  using lab = openJobLab();
+  const { sandbox, row, shim } = await left(lab, 'ready', 'running');
+  shim.state = 'dead';
+  assert.deepEqual(await start(lab), { ...NONE, dead: 1 });
+  assert.equal(sandbox.state, 'notready');
+  assert.deepEqual([row.state, row.exitCode, row.reason], ['exited', 255, 'Unknown']);
+  assert.ok(lab.calls.includes('shim.cleanupShim') && lab.calls.includes('stdio.removeIo'));
+  assert.deepEqual(lab.counted, ['exits nonzero']);
+});
+
+test('an end that was noted before the daemon died is recorded as it was, also without a shim', async () => {
+  using lab = openJobLab();
+  const { row, shim } = await left(lab, 'ready', 'running');
+  Object.assign(row, { exitCode: 7, reason: 'Error', finishedAt: 5n });
+  shim.state = 'dead';
+  await start(lab);
+  assert.deepEqual([row.state, row.exitCode, row.reason, row.finishedAt], ['exited', 7, 'Error', 5n]);
+});
+
+test('a pod that was not ready already is found dead without further words', async () => {
+  using lab = openJobLab();
+  const { sandbox, shim } = await left(lab, 'notready');
+  shim.state = 'dead';
+  assert.deepEqual(await start(lab), { ...NONE, dead: 1 });
+  assert.equal(sandbox.state, 'notready');
+});
+
+test('of a shim that is neither alive nor dead nothing is touched; it is looked at again after five seconds', async (t) => {
+  using lab = openJobLab();
+  const { sandbox, row, shim } = await left(lab, 'ready', 'running');
+  mock.timers.enable({ apis: ['setTimeout'] });
+  t.after(() => mock.timers.reset());
+  const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+  shim.state = 'unknown';
+  assert.deepEqual(await start(lab), { ...NONE, unknown: 1 });
+  assert.deepEqual([sandbox.state, row.state, lab.calls], ['ready', 'running', []]);
+  assert.equal(lab.ctx.sandboxNames.owner(sandbox.name), sandbox.id, 'its name stays taken');
+  mock.timers.tick(4999);
+  await turn();
+  assert.equal(sandbox.state, 'ready');
+  shim.state = 'dead';
+  mock.timers.tick(1);
+  await turn();
+  await turn();
+  assert.equal(sandbox.state, 'notready');
+});
+
+for (const state of ['creating', 'removing'] as const) {
+  test(`a pod that the daemon left ${state} is undone in the background, with its name free at once`, async () => {
+    using lab = openJobLab();
+    const { sandbox, row } = await left(lab, state, state === 'creating' ? undefined : 'exited');
+    assert.deepEqual(await start(lab), { ...NONE, undone: 1 });
+    assert.equal(lab.ctx.sandboxNames.owner(sandbox.name), undefined);
+    await eventually(() => lab.services.retries.pending === 0);
+    assert.equal(lab.ctx.store.sandboxes.size, 0);
+    assert.equal(lab.ctx.store.containers.get(row.id), undefined);
+    for (const call of ['network.del', 'net.unpinNamespaces', 'shim.removeSnapshot', 'shims.shutdown']) {
+      assert.ok(lab.calls.includes(call), call);
+    }
+    lab.jobs.assertClosed();
+  });
+}
+
+test('a pod that took the name of one whose clean-up was pending keeps it', async () => {
+  using lab = openJobLab();
+  const { sandbox } = await left(lab, 'removing');
+  const next = await lab.launch();
+  lab.ctx.sandboxNames.release(next.name, next.id);
+  assert.equal(next.name, sandbox.name);
+  assert.deepEqual(await start(lab), { ...NONE, alive: 1, undone: 1 });
+  assert.equal(lab.ctx.sandboxNames.owner(next.name), next.id);
+  await eventually(() => lab.services.retries.pending === 0);
+  assert.deepEqual([...lab.ctx.store.sandboxes.values()], [next]);
+  assert.equal(lab.ctx.sandboxNames.owner(next.name), next.id);
+});
+
+for (const state of ['creating', 'removing'] as const) {
+  test(`a container that the daemon left ${state} in a living pod is undone in the background`, async () => {
+    using lab = openJobLab();
+    const { sandbox, row } = await left(lab, 'ready', state);
+    await start(lab);
+    assert.equal(lab.ctx.containerNames.owner(row.name), undefined);
+    await eventually(() => lab.services.retries.pending === 0);
+    assert.equal(lab.ctx.store.containers.size, 0);
+    assert.equal(sandbox.state, 'ready');
+    lab.jobs.assertClosed();
+  });
+}
+
+test('a container that the daemon left starting is undone, and has exited with StartError', async () => {
+  using lab = openJobLab();
+  const { row, shim } = await left(lab, 'ready', 'starting');
+  await start(lab);
+  await eventually(() => lab.services.retries.pending === 0);
+  assert.deepEqual([row.state, row.reason, row.exitCode], ['exited', 'StartError', 128]);
+  assert.match(row.message, /the daemon ended while/);
+  assert.equal(shim.tasks.has(row.id), false, 'its task is gone');
+  lab.jobs.assertClosed();
+});
+
+for (const state of ['created', 'exited'] as const) {
+  test(`a container that was ${state} is as it was`, async () => {
+    using lab = openJobLab();
+    const { row } = await left(lab, 'ready', state);
+    await start(lab);
+    assert.equal(row.state, state);
+    assert.equal(lab.ctx.containerNames.owner(row.name), row.id);
+  });
+}
+
+test('a stopped pod keeps its state and its name', async () => {
+  using lab = openJobLab();
+  const { sandbox, row } = await left(lab, 'stopped', 'exited');
+  assert.deepEqual(await start(lab), NONE);
+  assert.equal(sandbox.state, 'stopped');
+  assert.deepEqual([lab.ctx.sandboxNames.owner(sandbox.name), row.state], [sandbox.id, 'exited']);
+});
+
+test('a container whose log cannot be opened is watched all the same; opening it is tried again', async () => {
+  using lab = openJobLab();
+  const { sandbox, row } = await left(lab, 'ready', 'running');
+  let refusals = 2;
+  lab.hooks.set('stdio.openIo', () => {
+    if (refusals-- > 0) throw new Error('no such device');
+  });
+  assert.deepEqual(await start(lab), { ...NONE, alive: 1 });
+  assert.equal(sandbox.state, 'ready');
+  assert.equal(lab.exits.watches(row.id), true);
+  await eventually(() => lab.services.retries.pending === 0);
+  assert.equal(lab.calls.filter((call) => call === 'stdio.openIo').length, 3);
+  assert.ok(lab.lines.some(({ level, message }) => level === 'warn' && /cannot be opened yet/.test(message)));
+});
+
+test('a container that cannot be recovered keeps neither the others nor the daemon from going on', async () => {
+  using lab = openJobLab();
+  const { sandbox, row, shim } = await left(lab, 'ready', 'running');
+  const second = { ...row, id: 'second', name: 'second' };
+  lab.ctx.store.containers.put(second);
+  shim.state = 'dead';
+  lab.hooks.set('shim.cleanupShim', (input) => {
+    if ((input as { id: string }).id === row.id) throw new Error('the worker died');
+  });
+  assert.deepEqual(await start(lab), { ...NONE, dead: 1 });
+  assert.deepEqual([sandbox.state, row.state, second.state], ['notready', 'running', 'exited']);
+  assert.ok(
+    lab.lines.some(({ level, message }) => level === 'error' && /container could not be recovered/.test(message)),
+  );
+});
+
+test('a pod that a later start finds again is stopped and removed like any other', async () => {
+  using lab = openJobLab();
+  const { sandbox } = await left(lab, 'ready', 'running');
+  await start(lab);
+  await lab.pods.remove(sandbox.id, {});
+  assert.equal(lab.ctx.store.sandboxes.size, 0);
+  assert.equal(lab.ctx.store.containers.size, 0);
+  lab.jobs.assertClosed();
+});
+
+test('strays in the network are released and counted, addresses before namespaces', async () => {
+  using lab = openJobLab();
+  const { sandbox } = await left(lab, 'ready');
+  const attachment = lab.ctx.network.attachment({ id: 'gone', netns: '/run/netns/x', config: sandbox.config });
+  lab.hooks.set('network.strays', (known) => {
+    const { hasSandbox, hasNetns } = known as { hasSandbox(id: string): boolean; hasNetns(path: string): boolean };
+    assert.deepEqual([hasSandbox(sandbox.id), hasSandbox('gone')], [true, false]);
+    assert.deepEqual([hasNetns(sandbox.netns), hasNetns('/run/netns/x')], [true, false]);
+    return { attachments: [attachment], netns: ['/run/netns/x', '/run/netns/y'] };
+  });
+  await sweepNetwork(lab.ctx);
+  assert.deepEqual(lab.calls, ['network.strays', 'network.del', 'net.removeNetns', 'net.removeNetns']);
+  assert.deepEqual(lab.counted, ['leaks address', 'leaks netns', 'leaks netns']);
+});
+
+test('strays that cannot be looked for are logged, and keep nothing from going on', async () => {
+  using lab = openJobLab();
+  lab.hooks.set('network.strays', new SluiceError('INTERNAL', 'no such folder'));
+  await sweepNetwork(lab.ctx);
+  assert.ok(lab.lines.some(({ level }) => level === 'error'));
+});
