@@ -2,9 +2,8 @@ import { join } from 'node:path';
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
-import type { JobHistory } from '../node/observe/job-history.ts';
 import type { Log } from '../node/observe/log.ts';
-import { createObservability } from '../node/observe/observability.ts';
+import { createObservability, type Observability } from '../node/observe/observability.ts';
 import type { Store } from '../node/store/store.ts';
 import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
 import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
@@ -16,6 +15,7 @@ import { runtimeVerbs } from './cri/verbs.ts';
 import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
 import { lockFile } from './lock-file.ts';
+import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
 import { makeServices, type Services } from './services.ts';
 
@@ -25,27 +25,30 @@ const STREAM_GRACE_MS = 2000;
 /** One daemon, from its lock file to its socket. */
 export class Daemon {
   readonly #services: Services;
+  readonly #observability: Observability;
   readonly #server: CriServer;
   readonly #ending: AbortController;
   readonly #resources: AsyncDisposableStack;
-  readonly #history: JobHistory;
 
   private constructor(
     services: Services,
+    observability: Observability,
     server: CriServer,
     ending: AbortController,
     resources: AsyncDisposableStack,
-    history: JobHistory,
   ) {
     this.#services = services;
+    this.#observability = observability;
     this.#server = server;
     this.#ending = ending;
     this.#resources = resources;
-    this.#history = history;
   }
 
-  /** Starts everything, finds earlier pods again, and listens. Throws when another daemon has the folder, socket or port. */
-  static async start(config: Config, log: Log): Promise<Daemon> {
+  /**
+   * Starts everything, finds earlier pods again, and listens: on the configured socket, or on `listener`, a descriptor
+   * that listens already. Throws when another daemon has the folder, socket or port.
+   */
+  static async start(config: Config, log: Log, listener?: number): Promise<Daemon> {
     await using resources = new AsyncDisposableStack();
     makeFolders(config);
     resources.use(lockFile(join(config.state, LOCK_FILE)));
@@ -78,6 +81,7 @@ export class Daemon {
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,
+      listener,
       services: [
         { definition: RuntimeServiceDefinition, verbs: runtimeVerbs(services) },
         { definition: ImageServiceDefinition, verbs: imageVerbs(services) },
@@ -98,18 +102,33 @@ export class Daemon {
       },
       'sluice is ready',
     );
-    return new Daemon(services, server, ending, resources.move(), observability.history);
+    return new Daemon(services, observability, server, ending, resources.move());
   }
 
   /** What it does at the moment: fields for a log line. */
   report(): Promise<Record<string, unknown>> {
-    return reportOf(this.#services, this.#history.running);
+    return reportOf(this.#services, this.#observability.history.running);
+  }
+
+  /** One line of what it has and does. */
+  get summary(): string {
+    const { store, admission } = this.#services;
+    const pods = [...store.sandboxes.values()].filter(({ state }) => state === 'ready');
+    const lanes = Object.values(admission.use);
+    const sum = (of: 'running' | 'queued') => lanes.reduce((total, lane) => total + lane[of], 0);
+    return `${pods.length} pods, ${sum('running')} jobs running, ${sum('queued')} queued`;
+  }
+
+  /** Takes over what it can of a new configuration. Throws CONFIG_INVALID, and leaves everything as it is then. */
+  reload(next: Config): Promise<Reloaded> {
+    return reload(this.#services, this.#observability, next);
   }
 
   /** Refuses new jobs and lets the running ones finish; pods stay up. */
   async close(): Promise<void> {
     await this.#services.admission.close();
     this.#ending.abort();
+    this.#services.events.close();
     await this.#server.close(STREAM_GRACE_MS);
     await this.#resources.disposeAsync();
   }

@@ -1,6 +1,9 @@
+import type { PodView } from '../node/observe/metrics.ts';
 import type { Services } from './services.ts';
 
-/** Names the sources of the gauges, which are read when Prometheus scrapes: nothing is counted twice, nothing is pushed. */
+/**
+ * Names the sources of the gauges, which are read when Prometheus scrapes: nothing is counted twice, nothing is pushed.
+ */
 export function readGauges(services: Services): void {
   const { engine, admission, config, pools, store, shims, pulls, retries, network, stdio, events } = services;
   services.metrics.readFrom({
@@ -21,7 +24,25 @@ export function readGauges(services: Services): void {
     networkReady: () => network.current() !== undefined,
     stdio: () => stdio.stats(),
     eventSubscribers: () => events.subscribers,
+    refused: () => admission.refused,
+    podViews: () => podViews(services),
   });
+}
+
+function podViews({ store }: Services): PodView[] {
+  const containers = Map.groupBy(store.containers.values(), ({ sandbox }) => sandbox);
+  return [...store.sandboxes.values()]
+    .map(({ id, config: { metadata }, state, createdAt, runtime, addresses, cleanup }) => ({
+      id,
+      pod: `${metadata?.namespace ?? ''}/${metadata?.name ?? ''}`,
+      state,
+      createdAt: Number(createdAt / 1_000_000n),
+      runtime,
+      addresses,
+      containers: countBy(containers.get(id) ?? []),
+      cleanup,
+    }))
+    .sort((a, b) => b.createdAt - a.createdAt);
 }
 
 function countBy<S extends string>(rows: Iterable<{ state: S }>): Partial<Record<S, number>> {

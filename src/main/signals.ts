@@ -9,13 +9,16 @@ interface Signalled {
 }
 
 /**
- * SIGUSR1 and SIGHUP, whose default actions would end the daemon. Installed before the daemon starts; `daemon` returns undefined
- * until then. SIGUSR2 is observability's.
+ * SIGUSR1 and SIGHUP, whose default actions would end the daemon. SIGHUP reloads the configuration. Installed before the daemon starts; `daemon`
+ * returns undefined until then. SIGUSR2 is observability's.
  *
  * Node would open its inspector at SIGUSR1, on a port of 127.0.0.1 that every pod on the host's network reaches: the launcher's
  * --disable-sigusr1 is what prevents that, and this handler is what operators expect of the signal in a daemon.
  */
-export function handleSignals(log: Log, daemon: () => Signalled | undefined): void {
+export function handleSignals<D extends Signalled>(
+  log: Log,
+  { daemon, reload }: { daemon: () => D | undefined; reload: (daemon: D) => void },
+): void {
   process.on('SIGUSR1', async () => {
     const running = daemon();
     if (!running) {
@@ -30,7 +33,9 @@ export function handleSignals(log: Log, daemon: () => Signalled | undefined): vo
     log.flush();
   });
   unblockSignal(SIGNALS.SIGUSR1); // Node blocks it early, and with --disable-sigusr1 leaves it so
-  process.on('SIGHUP', () =>
-    log.warn({ signal: 'SIGHUP' }, 'ignored: a changed configuration takes effect at the next start'),
-  );
+  process.on('SIGHUP', () => {
+    const running = daemon();
+    if (running) reload(running);
+    else log.warn({ signal: 'SIGHUP' }, 'the daemon is starting or ending: nothing to reload');
+  });
 }

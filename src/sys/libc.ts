@@ -45,6 +45,7 @@ export const libc = {
   memfdCreate: lib.func('int memfd_create(const char *name, uint flags)'),
   ioctl: lib.func('int ioctl(int fd, ulong request, void *arg)'),
   flock: lib.func('int flock(int fd, int operation)'),
+  fcntl: lib.func('int fcntl(int fd, int command, long argument)'),
 
   unshare: lib.func('int unshare(int flags)'),
   setns: lib.func('int setns(int fd, int nstype)'),
@@ -103,6 +104,8 @@ export const C = {
   O_NONBLOCK: 0o4000,
   O_CLOEXEC: 0o2000000,
   MFD_CLOEXEC: 1,
+  F_SETFD: 2,
+  FD_CLOEXEC: 1,
 
   CLONE_NEWNET: 0x40000000,
   CLONE_NEWIPC: 0x08000000,
@@ -128,6 +131,7 @@ export const C = {
   AF_INET: 2,
   SOCK_STREAM: 1,
   SOCK_DGRAM: 2,
+  SOCK_NONBLOCK: 0o4000,
   SOCK_CLOEXEC: 0o2000000,
   SIOCGIFFLAGS: 0x8913,
   SIOCSIFFLAGS: 0x8914,

@@ -1,4 +1,7 @@
-/** A Sluice of the test's own: private folders, socket, network and registry; started, stopped and looked over for leftovers. */
+/**
+ * A Sluice of the test's own: private folders, socket, network and registry; started, stopped and looked over for
+ * leftovers.
+ */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'smol-toml';
@@ -41,6 +44,12 @@ export interface SluiceOptions {
   ipMasq?: boolean;
   /** Read at each start, so a test may change it in between; undefined takes a variable away. */
   env?: NodeJS.ProcessEnv;
+  /** Another sluiced than the tree's: a release's. */
+  program?: string;
+  /** A descriptor that the daemon gets as its number 3: a socket that listens for it. */
+  inherit?: number;
+  /** Its socket, where that is not in the daemon's private folder. */
+  socket?: string;
   /** Use this folder, which the caller has made (a small tmpfs, say), for the daemon's root. */
   root?: string;
   /** Called before the first start, to write scripts and the like; its result is merged over `config`. */
@@ -68,7 +77,10 @@ export interface SluiceDaemon extends RigDaemon {
   configure(config: Record<string, unknown>): void;
 }
 
-/** Starts a daemon and waits until it answers. At disposal its pods are removed, it is ended, and everything private goes. */
+/**
+ * Starts a daemon and waits until it answers. At disposal its pods are removed, it is ended, and everything private
+ * goes.
+ */
 export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDaemon> {
   const folder = privateFolder('sluice-rig');
   const root = options.root ?? join(folder, 'root');
@@ -76,7 +88,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const network = await rigNetwork(folder, { index, ipMasq, builtinOf: options.builtinNetwork ? root : undefined });
   const state = await stateFolder(folder, options.stateInMemory);
   const netnsDir = join(folder, 'netns');
-  const socket = join(folder, 'sluice.sock');
+  const socket = options.socket ?? join(folder, 'sluice.sock');
   const configFile = join(folder, 'config.toml');
   const metrics = `127.0.0.1:${await freePort()}`;
   const cgroup = cgroupParent('rig', options.index ?? 0);
@@ -109,10 +121,8 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const cri = connectCri(socket);
   let daemon: Started;
   const begin = async () => {
-    daemon = start('/bin/sh', [join(ROOT, 'bin/sluiced'), '--config', configFile], logFile, {
-      ...process.env,
-      ...options.env,
-    });
+    const args = [options.program ?? join(ROOT, 'bin/sluiced'), '--config', configFile];
+    daemon = start('/bin/sh', args, logFile, { ...process.env, ...options.env }, options.inherit);
     await waitFor('sluiced to answer Version', 120_000, async () => {
       if (!daemon.running()) throw new GivenUp(`sluiced ended (${await daemon.ended}): ${tail(logFile)}`);
       return cri.version({}, { timeoutMs: 2000 });

@@ -1,10 +1,12 @@
 import { explain } from '../../errors.ts';
 import type { Config } from '../../node/config/config.ts';
+import { loadConfig } from '../../node/config/load.ts';
 import type { Finding } from '../../node/doctor/finding.ts';
 import { examineMachine } from '../../node/doctor/machine.ts';
 import { findLeaks, nameOf, placesOf, readOwners } from '../../node/leaks/leaks.ts';
 import type { Resource } from '../../workers/leaks/find.ts';
 import { REMOVAL_ORDER, removeResource } from '../../workers/leaks/remove.ts';
+import { type Command, PEER_OPTIONS } from './command.ts';
 
 /** Where the text goes. */
 interface Out {
@@ -84,3 +86,22 @@ export async function doctorLeaks(
 }
 
 const rank = ({ kind }: Resource) => REMOVAL_ORDER.indexOf(kind);
+
+export const DOCTOR: Command = {
+  name: 'doctor',
+  summary: 'what this machine lacks for the configuration, and what a daemon has left behind',
+  description:
+    'Looks at kernel features, cgroups, capabilities, plugins, runtimes, shims, sysctls and limits. Status 1 when pods cannot run. With --leaks: what the daemon made and no row of its store names; status 1 when something is left.',
+  options: [
+    { flags: '--leaks', description: 'search for what no row of the store names' },
+    { flags: '--fix', description: 'with --leaks: remove what is provably this daemon’s' },
+    PEER_OPTIONS.config,
+  ],
+  json: true,
+  run({ options, out }) {
+    const config = loadConfig(typeof options.config === 'string' ? options.config : undefined);
+    const json = options.json === true;
+    if (options.leaks) return doctorLeaks(config, out, { fix: options.fix === true, json });
+    return doctor(config, out, json);
+  },
+};

@@ -1,5 +1,6 @@
+import { once } from 'node:events';
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, createServer, type Server as NetServer } from 'node:net';
 import { dirname } from 'node:path';
 import {
   type handleServerStreamingCall,
@@ -23,6 +24,8 @@ type AnyVerb = (request: never, call: CallInfo) => unknown;
 
 export interface CriServerOptions {
   socket: string;
+  /** A descriptor that listens already, at whatever path: systemd's, which goes on listening when this server ends. */
+  listener?: number;
   services: { definition: GeneratedService; verbs: Readonly<Record<string, AnyVerb>> }[];
   /** Each call when it ends: RPC name, gRPC status number, seconds. */
   onCall?: (method: string, code: number, seconds: number) => void;
@@ -39,6 +42,7 @@ export class CriServer implements AsyncDisposable {
     'grpc.max_send_message_length': MAX_MESSAGE,
   });
   readonly #options: CriServerOptions;
+  #listener: NetServer | undefined;
 
   constructor(options: CriServerOptions) {
     this.#options = options;
@@ -57,7 +61,8 @@ export class CriServer implements AsyncDisposable {
    * answers.
    */
   async listen(): Promise<void> {
-    const { socket } = this.#options;
+    const { socket, listener } = this.#options;
+    if (listener !== undefined) return this.#listenOn(listener);
     mkdirSync(dirname(socket), { recursive: true, mode: 0o711 });
     if (await answers(socket)) throw new SluiceError('INVALID_REQUEST', `another daemon listens on ${socket}`);
     rmSync(socket, { force: true });
@@ -71,9 +76,18 @@ export class CriServer implements AsyncDisposable {
     chmodSync(socket, 0o600);
   }
 
+  /** grpc-js binds by address only; connections that were accepted elsewhere are handed to it one by one. */
+  async #listenOn(fd: number): Promise<void> {
+    const injector = this.#server.createConnectionInjector(ServerCredentials.createInsecure());
+    this.#listener = createServer((connection) => injector.injectConnection(connection));
+    this.#listener.listen({ fd });
+    await once(this.#listener, 'listening');
+  }
+
   /** Refuses new calls, waits for the running ones, and after `graceMs` cuts the rest (streams without an end). */
   async close(graceMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
+    this.#listener?.close(); // who connects from now on waits in the socket's queue for the next daemon
     this.#server.tryShutdown(() => resolve());
     const timer = setTimeout(() => {
       this.#server.forceShutdown();
@@ -81,7 +95,7 @@ export class CriServer implements AsyncDisposable {
     }, graceMs);
     await promise;
     clearTimeout(timer);
-    rmSync(this.#options.socket, { force: true });
+    if (this.#options.listener === undefined) rmSync(this.#options.socket, { force: true });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

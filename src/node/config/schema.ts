@@ -31,6 +31,8 @@ export interface Key {
   check?: (value: never) => string | undefined;
   /** The default depends on the machine, so the printed file contains the key as a comment. */
   machine?: boolean;
+  /** A reload (SIGHUP) applies a new value; without this the daemon has to be restarted. */
+  live?: boolean;
 }
 
 /** Values that defaults may depend on. */
@@ -122,12 +124,13 @@ const limits = Object.fromEntries(
       comment: STAGES[stage].meaning,
       check: check.atLeast(1),
       machine: true,
+      live: true,
     },
   ]),
 ) as Record<`pipeline.limits.${StageName}`, Key>;
 
 const runtimes = Object.fromEntries(
-  Object.entries(runtime).map(([name, key]) => [`runtimes.NAME.${name}`, key]),
+  Object.entries(runtime).map(([name, key]) => [`runtimes.NAME.${name}`, { ...key, live: true }]),
 ) as Record<`runtimes.NAME.${keyof RuntimeConfig}`, Key>;
 
 export const SCHEMA: Record<KeyPath, Key> = {
@@ -154,6 +157,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 'runc',
     comment: 'Runtime of pods without a runtime handler; one of [runtimes].',
     check: check.notEmpty,
+    live: true,
   },
   cgroup_driver: {
     type: 'string',
@@ -240,6 +244,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'Folders of <registry host>/hosts.toml, in containerd’s layout, separated by ":". The first one with the host is used.',
     check: check.pathList,
+    live: true,
   },
   'images.max_downloads': {
     type: 'integer',
@@ -252,6 +257,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 300,
     comment: 'Seconds without a new byte after which a pull fails.',
     check: check.positive,
+    live: true,
   },
   'streaming.listen': {
     type: 'string',
@@ -284,6 +290,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'host:port of the Prometheus endpoint /metrics; empty turns it off. A second daemon on the machine needs another port.',
     check: check.optional(check.listen),
+    live: true,
   },
   'metrics.containerd_names': {
     type: 'boolean',
@@ -304,6 +311,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
       'Launches (RunPodSandbox, CreateContainer, StartContainer) that run at the same time, and separately the image pulls that do. High enough to keep every stage busy, low enough that the first of a thousand pods is ready long before the last one starts.',
     check: check.atLeast(1),
     machine: true,
+    live: true,
   },
   'pipeline.max_teardowns': {
     type: 'integer',
@@ -311,12 +319,14 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'Stops and removes that run at the same time. Far above max_running, because a stop mostly waits for the grace period of its container, and a drained node stops all its pods together.',
     check: check.atLeast(1),
+    live: true,
   },
   'pipeline.max_queued': {
     type: 'integer',
     default: 2048,
     comment: 'Jobs of each kind that may wait; a further one is refused at once with RESOURCE_EXHAUSTED.',
     check: check.atLeast(0),
+    live: true,
   },
   'pipeline.claim_ttl_seconds': {
     type: 'number',
@@ -330,12 +340,14 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 'info',
     comment: '"trace", "debug", "info", "warn" or "error".',
     check: check.oneOf('trace', 'debug', 'info', 'warn', 'error'),
+    live: true,
   },
   'log.max_container_line': {
     type: 'integer',
     default: 16_384,
     comment: 'Bytes of content in one line of a container’s log; a longer line is split into parts with the tag P.',
     check: check.between(256, 1 << 20),
+    live: true,
   },
 };
 

@@ -74,7 +74,9 @@ export class Images {
     this.mountpoint = config.root;
     this.#names = new ImageNames(images);
     this.#registry = new Registry({
-      config: config.images.registry_config,
+      get config() {
+        return config.images.registry_config; // a reload changes it
+      },
       ask,
       onRetry: options.onRetry,
     });
@@ -84,7 +86,9 @@ export class Images {
       removeLayer: options.removeLayer,
       rows: layers,
       maxDownloads: config.images.max_downloads,
-      progressTimeoutMs: config.images.progress_timeout_seconds * 1000,
+      get progressTimeoutMs() {
+        return config.images.progress_timeout_seconds * 1000; // likewise
+      },
       log,
       onFetched: options.onFetched,
       onLayer: options.onLayer,
@@ -118,7 +122,10 @@ export class Images {
     await this.sweep();
   }
 
-  /** By name (completed first), id, unique beginning of an id, or digest. Throws INVALID_REQUEST when several ids begin so. */
+  /**
+   * By name (completed first), id, unique beginning of an id, or digest. Throws INVALID_REQUEST when several ids begin
+   * so.
+   */
   find(text: string): ImageRow | undefined {
     return this.#names.find(text);
   }
@@ -153,8 +160,8 @@ export class Images {
   }
 
   /**
-   * Second stage: all layers on the disk, held until {@link release}. `onHold` hears of each before it is there. Returns their
-   * ids, bottom first.
+   * Second stage: all layers on the disk, held until {@link release}. `onHold` hears of each before it is there.
+   * Returns their ids, bottom first.
    */
   async fetchLayers(resolved: Resolved, onHold: (id: string) => void): Promise<string[]> {
     const { present, repository, digest } = resolved;
@@ -187,8 +194,8 @@ export class Images {
   }
 
   /**
-   * Removes all names of an image; its layers go as soon as no container needs them. The built-in pause image keeps its own: no registry
-   * has it, and pods would not start any more.
+   * Removes all names of an image; its layers go as soon as no container needs them. The built-in pause image keeps its
+   * own: no registry has it, and pods would not start any more.
    */
   async remove(row: ImageRow): Promise<void> {
     this.#names.removeAll(row);

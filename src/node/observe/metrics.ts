@@ -26,6 +26,22 @@ type GaugeKeyWith<L extends string> = {
   [K in KeyOf<'gauge'>]: L extends keyof LabelsOf<K> ? K : never;
 }[KeyOf<'gauge'>];
 
+/** A pod as the page lists it. */
+export interface PodView {
+  id: string;
+  /** namespace/name. */
+  pod: string;
+  state: string;
+  /** Milliseconds since the epoch; 0 until ready. */
+  createdAt: number;
+  runtime: string;
+  addresses: string[];
+  /** Its containers by state. */
+  containers: Partial<Record<string, number>>;
+  /** A clean-up that failed and is tried again. */
+  cleanup?: { failed: string; attempts: number };
+}
+
 /** Functions that {@link Metrics} calls at each scrape. Each may be missing; its series are then 0. */
 interface MetricSources {
   stage?: (stage: StageName) => Use;
@@ -46,6 +62,10 @@ interface MetricSources {
   storePending?: () => number;
   networkReady?: () => boolean;
   eventSubscribers?: () => number;
+  /** Jobs that were refused since the start. */
+  refused?: () => number;
+  /** The pods one by one, newest first, for the page. */
+  podViews?: () => PodView[];
   /**
    * From the stdio worker: open sessions by kind, and bytes and log entries of all containers since the worker started.
    */
@@ -65,6 +85,8 @@ export interface NowUse {
   pods: Partial<Record<string, number>>;
   containers: Partial<Record<string, number>>;
   cleanupsPending: number;
+  /** Jobs refused since the start, because the queue was full. */
+  refused: number;
   /** In seconds, over the last 20 s. */
   loopDelay: { p50: number; p99: number; max: number };
   residentBytes: number;
@@ -207,11 +229,17 @@ export class Metrics implements Disposable {
       pods: from.pods?.() ?? {},
       containers: from.containers?.() ?? {},
       cleanupsPending: from.cleanupsPending?.() ?? 0,
+      refused: from.refused?.() ?? 0,
       loopDelay: this.#loop.recent(),
       residentBytes: process.memoryUsage.rss(),
       cpuSeconds: (cpu.user + cpu.system) / 1e6,
       uptimeSeconds: process.uptime(),
     };
+  }
+
+  /** The pods one by one. */
+  podViews(): PodView[] {
+    return this.#sources.podViews?.() ?? [];
   }
 
   /** All metrics in Prometheus' text format, or in OpenMetrics, which has exemplars. */

@@ -1,10 +1,10 @@
 import { VERSION } from '../../version.ts';
 import type { Config } from '../config/config.ts';
 import { JobHistory } from './job-history.ts';
-import type { JobRecord } from './job-record.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 import { createLog, type Log } from './log.ts';
 import { Metrics } from './metrics.ts';
-import { type JobShape, MetricsServer } from './metrics-server.ts';
+import { MetricsServer } from './metrics-server.ts';
 import { Observer } from './observer.ts';
 import { Tracer } from './tracing.ts';
 

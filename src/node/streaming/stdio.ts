@@ -16,9 +16,8 @@ import type {
   StreamRequest,
 } from '../../workers/stdio/protocol.ts';
 import type { handlers } from '../../workers/stdio.ts';
+import { workerEntry } from '../threads/worker-entry.ts';
 import { type Call, RestartingWorker } from './restarting-worker.ts';
-
-const WORKER = new URL('../../workers/stdio.ts', import.meta.url);
 
 export interface StdioOptions {
   /** This daemon's folder for the FIFOs of execs, below the state folder. */
@@ -50,7 +49,7 @@ export class Stdio implements AsyncDisposable {
   constructor(options: StdioOptions) {
     this.#options = options;
     this.#worker = new RestartingWorker<typeof handlers>({
-      file: WORKER,
+      file: workerEntry('stdio'),
       workerData: { execDir: options.execDir } satisfies StdioWorkerData,
       onAsk: (op, input) => this.#serve(op, input),
       onEvent: options.onEvent,

@@ -5,6 +5,7 @@ import type { handlers as registryHandlers } from '../../workers/registry.ts';
 import type { handlers as shimHandlers } from '../../workers/shim.ts';
 import type { handlers as storeHandlers } from '../../workers/store.ts';
 import { Pool } from './pool.ts';
+import { workerEntry } from './worker-entry.ts';
 
 /** The worker pools of one daemon. */
 export interface Pools extends AsyncDisposable {
@@ -15,18 +16,16 @@ export interface Pools extends AsyncDisposable {
   store: Pool<typeof storeHandlers>;
 }
 
-const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.url);
-
 /**
- * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding a thread
- * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and the questions to
- * registries have one beside it. The store has one for what waits for the disk.
+ * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding
+ * a thread and serve many calls each; the image pool, which decompresses, has a thread per core while there is
+ * something to pull, and the questions to registries have one beside it. The store has one for what waits for the disk.
  */
 export function startPools(onError?: (pool: PoolName, error: Error) => void): Pools {
   const net = new Pool<typeof netHandlers>({
     name: 'net',
     onError: (error) => onError?.('net', error),
-    file: entry('net'),
+    file: workerEntry('net'),
     minThreads: 1,
     maxThreads: 2,
     callsPerThread: 64,
@@ -35,7 +34,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
   const shim = new Pool<typeof shimHandlers>({
     name: 'shim',
     onError: (error) => onError?.('shim', error),
-    file: entry('shim'),
+    file: workerEntry('shim'),
     minThreads: 1,
     maxThreads: 2,
     callsPerThread: 64,
@@ -44,7 +43,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
   const image = new Pool<typeof imageHandlers>({
     name: 'image',
     onError: (error) => onError?.('image', error),
-    file: entry('image'),
+    file: workerEntry('image'),
     minThreads: 0,
     maxThreads: 4,
     callsPerThread: 1,
@@ -53,7 +52,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',
     onError: (error) => onError?.('registry', error),
-    file: entry('registry'),
+    file: workerEntry('registry'),
     minThreads: 0,
     maxThreads: 1,
     callsPerThread: 64,
@@ -62,7 +61,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
   const store = new Pool<typeof storeHandlers>({
     name: 'store',
     onError: (error) => onError?.('store', error),
-    file: entry('store'),
+    file: workerEntry('store'),
     minThreads: 0,
     maxThreads: 1,
     callsPerThread: 1,

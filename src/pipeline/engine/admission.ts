@@ -23,35 +23,54 @@ export interface Admit {
 export type CallerLeft = 'deadline' | 'cancelled';
 
 /**
- * The bounded entrance of the pipeline. A job is refused before it is queued when as many wait as may; a queued job that nobody
- * waits for any more is dropped before any work. Once running, a job is never taken back.
+ * The bounded entrance of the pipeline. A job is refused before it is queued when as many wait as may; a queued job
+ * that nobody waits for any more is dropped before any work. Once running, a job is never taken back.
  */
 export class Admission {
   readonly #lanes: Record<Lane, Places>;
   readonly #options: AdmissionOptions;
+  #maxQueued: number;
+  #refused = 0;
   #closed = false;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
+    this.#maxQueued = options.maxQueued;
     const lane = (name: Lane) => new Places({ limit: options.maxRunning[name], leaseMs: options.leaseMs?.[name] });
     this.#lanes = { launch: lane('launch'), teardown: lane('teardown'), image: lane('image') };
   }
 
-  /** Runs `work` when its turn comes. Rejects with QUEUE_FULL, SHUTTING_DOWN, DEADLINE_PASSED or CALLER_GONE without having run it. */
+  /** Jobs that were refused since the start because the queue was full. */
+  get refused(): number {
+    return this.#refused;
+  }
+
+  /** Other limits from now on. What runs or waits goes on, also above a lower limit. */
+  setLimits({ maxRunning, maxQueued }: Pick<AdmissionOptions, 'maxRunning' | 'maxQueued'>): void {
+    for (const lane of LANES) this.#lanes[lane].limit = maxRunning[lane];
+    this.#maxQueued = maxQueued;
+  }
+
+  /**
+   * Runs `work` when its turn comes. Rejects with QUEUE_FULL, SHUTTING_DOWN, DEADLINE_PASSED or CALLER_GONE without
+   * having run it.
+   */
   async run<T>({ lane, priority, abandoned }: Admit, work: () => Promise<T>): Promise<T> {
     const queue = this.#lanes[lane];
     const verdict = (v: Verdict) => this.#options.onVerdict?.(lane, v);
     if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the daemon is shutting down');
     const waits = queue.full;
-    if (waits && queue.queued >= this.#options.maxQueued) {
+    if (waits && queue.queued >= this.#maxQueued) {
       verdict('refused');
+      this.#refused++;
       throw new SluiceError(
         'QUEUE_FULL',
-        `the ${lane} queue is full: ${queue.running} running, ${queue.queued} queued (max_queued ${this.#options.maxQueued})`,
+        `the ${lane} queue is full: ${queue.running} running, ${queue.queued} queued (max_queued ${this.#maxQueued})`,
       );
     }
     if (waits) verdict('queued');
-    // p-queue would reject the running job too when its signal aborts, so the queue gets one that is cut off at the start.
+    // p-queue would reject the running job too when its signal aborts, so the queue gets one that is cut off at the
+    // start.
     const queued = new AbortController();
     const drop = () => queued.abort(abandoned?.reason);
     abandoned?.addEventListener('abort', drop, { once: true });

@@ -52,6 +52,11 @@ export class Engine {
     this.#limits = Object.fromEntries(places);
   }
 
+  /** Other limits from now on. What runs goes on, also above a lower limit. */
+  setLimits(limits: Record<StageName, number>): void {
+    for (const name of STAGE_NAMES) this.#limits[name].limit = limits[name];
+  }
+
   /** Runs a job to its end. Throws a {@link JobError} with the first failure, which names its stage, after the undo. */
   async run<S extends JobState<R, C>, R, C>(
     table: JobTable<S, R, C>,
@@ -99,8 +104,8 @@ export class Engine {
   }
 
   /**
-   * Undoes a whole job from its row: for a removal, a retry of a clean-up, or a launch that a dead daemon left half-way.
-   * Throws when something is left; the row still names it.
+   * Undoes a whole job from its row: for a removal, a retry of a clean-up, or a launch that a dead daemon left
+   * half-way. Throws when something is left; the row still names it.
    */
   async undo<S extends JobState<R, C>, R, C>(table: JobTable<S, R, C>, row: R, ctx: C, job: JobRun): Promise<void> {
     const stuck = await this.#undo(table, new Set(table.stages), row, ctx, job);
@@ -152,9 +157,9 @@ export class Engine {
   }
 
   /**
-   * The stages' table upside down: an undo starts when the undos of all that needed its stage are through, so that a network is
-   * taken down before its namespace while the shim ends beside both. Where one fails, what it stood on is kept (the record
-   * first of all), and the rest is undone all the same. Returns what failed.
+   * The stages' table upside down: an undo starts when the undos of all that needed its stage are through, so that a
+   * network is taken down before its namespace while the shim ends beside both. Where one fails, what it stood on is
+   * kept (the record first of all), and the rest is undone all the same. Returns what failed.
    */
   async #undo<S extends JobState<R, C>, R, C>(
     { stages }: JobTable<S, R, C>,

@@ -17,14 +17,12 @@ export interface PlacesOptions {
 
 /** A bounded number of places with a queue before them, in the order of priority. */
 export class Places {
-  readonly limit: number;
   readonly #leaseMs: number | undefined;
   readonly #queue: PQueue;
   readonly #overtime = new Set<Promise<void>>();
   #running = 0;
 
   constructor({ limit, leaseMs }: PlacesOptions) {
-    this.limit = limit;
     this.#leaseMs = leaseMs;
     this.#queue = new PQueue({ concurrency: limit });
   }
@@ -44,6 +42,15 @@ export class Places {
     };
     this.#queue.add(begin, { priority, signal }).catch(reject);
     return promise;
+  }
+
+  get limit(): number {
+    return this.#queue.concurrency;
+  }
+
+  /** Another number of places from now on; holders keep theirs, also above a lower limit. */
+  set limit(limit: number) {
+    this.#queue.concurrency = limit;
   }
 
   /** Work that has begun and not ended, with or without a place. */
