@@ -20,7 +20,7 @@ import { findProgram, privateFolder, program } from '../rig/paths.ts';
 import { cpuSeconds, run } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
 import { load } from './load.ts';
-import { warmUp } from './rows.ts';
+import { warmUp } from './pods.ts';
 import { median, medianInterval } from './statistics.ts';
 
 /** Per cent of the machine's CPU per launch. */
@@ -104,7 +104,7 @@ async function measurePair(pair: number, rounds: number, config: object, registr
   const turn = (side: Side) => launch(daemons[side], daemons[side === 'on' ? 'off' : 'on']);
 
   for (const side of SIDES) {
-    await warmUp(daemons[side]);
+    await warmUp(daemons[side], ['runc']);
     await turn(side);
   }
   const done: Round[] = [];
