@@ -4,11 +4,10 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RigDaemon } from '../rig/daemon.ts';
-import { favourClient, load, type Phase, phase } from './load.ts';
+import { callTimes, favourClient, load, type Phase, phase } from './load.ts';
 import { loopDelayDuring } from './loop-delay.ts';
 import { launchPod, launchPodAndContainer, memoryOf, pods, SLEEP, startContainer } from './pods.ts';
 import type { SluiceSide } from './sides.ts';
-import { type Latencies, latencies } from './statistics.ts';
 import { execThroughput, forwardThroughput, MIB } from './streams.ts';
 
 /** `ratio`: of the medians, Sluice by containerd. `value`: of Sluice alone. */
@@ -174,7 +173,7 @@ export const MEASUREMENTS: readonly Measurement[] = [
     once: true,
     measure: async (daemon, quick) => {
       await load({ ...pods(daemon), pods: quick ? 50 : 500, parallel: 32, ops: ['run'] });
-      const { p50: half, p99 } = await listed(daemon, quick ? 50 : 300);
+      const { p50: half, p99 } = await callTimes(quick ? 50 : 300, () => daemon.cri.listPodSandbox());
       return [half, p99];
     },
   },
@@ -310,18 +309,6 @@ function podAndContainer(handler: string, wanted: { each: number; rate: number }
       return [p50(each), many.podsPerSecond];
     },
   };
-}
-
-/** Times of `count` ListPodSandbox calls, one after the other. */
-export async function listed(daemon: RigDaemon, count: number): Promise<Latencies> {
-  using _ahead = favourClient();
-  const times: number[] = [];
-  for (let i = 0; i < count; i++) {
-    const began = performance.now();
-    await daemon.cri.listPodSandbox();
-    times.push(performance.now() - began);
-  }
-  return latencies(times);
 }
 
 /** Zeros without end to whoever connects to port 7000. */
