@@ -7,8 +7,8 @@
  */
 import assert from 'node:assert/strict';
 import { parseArgs } from 'node:util';
-import { podConfig } from '../rig/messages.ts';
 import { startSluice } from '../rig/daemon.ts';
+import { podConfig } from '../rig/messages.ts';
 import { processesOf, waitFor } from '../rig/proc.ts';
 
 const SERVE_MS = 2000;
