@@ -140,10 +140,15 @@ export async function endTask(task: Task, id: string): Promise<boolean> {
 
 /**
  * Kills and removes what a container has left in the runtime and in its cgroups. Only for a container without a shim: the pod's shim
- * is dead, or has answered that it has no such task.
+ * is dead, or has answered that it has no such task. `swept`: its processes were looked for and killed already.
  */
-export async function cleanUpContainer(row: ContainerRow, sandbox: SandboxRow, ctx: ShimContext): Promise<void> {
-  await cleanUp(sandbox, ctx, { id: row.id, bundle: row.bundle, cgroupsPath: row.cgroupsPath });
+export async function cleanUpContainer(
+  row: ContainerRow,
+  sandbox: SandboxRow,
+  ctx: ShimContext,
+  { swept }: { swept?: boolean } = {},
+): Promise<void> {
+  await cleanUp(sandbox, ctx, { id: row.id, bundle: row.bundle, cgroupsPath: row.cgroupsPath, swept });
 }
 
 /** Kills and removes what the pod's shim, which must be dead or unusable, has left. */
@@ -162,9 +167,9 @@ export async function cleanUpPodShim(row: SandboxRow, ctx: ShimContext): Promise
 async function cleanUp(
   sandbox: SandboxRow,
   ctx: ShimContext,
-  left: { id: string; bundle: string; address?: string; cgroupsPath: string },
+  left: { id: string; bundle: string; address?: string; cgroupsPath: string; swept?: boolean },
 ): Promise<void> {
-  const { id, bundle, address, cgroupsPath } = left;
+  const { id, bundle, address, cgroupsPath, swept } = left;
   const runtime = runtimeOf(sandbox, ctx);
   const { binary, root } = runtimeOptions(ctx, runtime);
   const { warnings } = await ctx.pools.shim.call('cleanupShim', {
@@ -173,6 +178,7 @@ async function cleanUp(
     binary: sandbox.shim?.binary ?? runtime.shim,
     runtime: { binary, root },
     address,
+    swept,
   });
   await ctx.pools.shim.call('removeCgroups', { cgroupsPath });
   if (warnings.length > 0) ctx.log.warn({ sandbox: sandbox.id, id, warnings }, 'cleaned up what no shim looks after');
