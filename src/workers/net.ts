@@ -6,7 +6,9 @@ import { SluiceError } from '../errors.ts';
 import * as netns from '../sys/netns.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
+import { cniCheck } from './net/check.ts';
 import { cniDel } from './net/del.ts';
+import { cniGc } from './net/gc.ts';
 import { cniRelease } from './net/release.ts';
 import { cniStatus } from './net/status.ts';
 import { openUplink } from './net/uplink.ts';
@@ -44,7 +46,17 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
   }
 }
 
-export const handlers = { createNetns, removeNetns, cniAdd, cniDel, cniRelease, cniStatus, openUplink };
+export const handlers = {
+  createNetns,
+  removeNetns,
+  cniAdd,
+  cniDel,
+  cniCheck,
+  cniGc,
+  cniRelease,
+  cniStatus,
+  openUplink,
+};
 export type NetHandlers = typeof handlers;
 
 export default serve(handlers);

@@ -77,6 +77,7 @@ export async function hostLocalCheck(call: Call): Promise<void> {
   }
 }
 
+/** Gives back the addresses that belong to none of the attachments. */
 export async function hostLocalGc({ network, conf, valid, limitMs }: GcCall): Promise<void> {
   const { folder } = settingsOf(network.name, conf, '');
   await withStore(folder, limitMs, (store) => store.releaseOthers(valid));
