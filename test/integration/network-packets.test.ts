@@ -36,7 +36,7 @@ async function seenBy(server: string, port: number, from: string | undefined, to
   const serve = `import socket
 s = socket.socket(socket.AF_INET6 if ${six ? 'True' : 'False'} else socket.AF_INET)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(("", ${port})); s.listen(); s.settimeout(8)
+s.bind(("", ${port})); s.listen(); s.settimeout(4)
 c, who = s.accept(); c.sendall(who[0].encode()); c.close()`;
   const [address, number] = to.split(/:(?=\d+$)/);
   const ask = `import socket, time
@@ -58,10 +58,11 @@ async function seenByUdp(
   to: [string, number],
 ): Promise<string> {
   const serve = `import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", ${port})); s.settimeout(8)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", ${port})); s.settimeout(4)
 data, who = s.recvfrom(100); s.sendto(who[0].encode(), who)`;
   const ask = `import socket, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("${to[0]}", ${to[1]})); s.settimeout(0.2)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 40123)) # the same flow each time
+s.connect(("${to[0]}", ${to[1]})); s.settimeout(0.2)
 for i in range(40):
   try:
     s.send(b"x"); print(s.recv(100).decode()); break

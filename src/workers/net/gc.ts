@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { atLeast } from './cni-version.ts';
 import { planLater } from './in-process/plan.ts';
 import { confOf, gcStep } from './in-process/step.ts';
-import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
+import { callPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
 import { parseRecord } from './record.ts';
 import type { NetworkConf, PluginRun } from './types.ts';
@@ -47,8 +47,7 @@ export function cniGc(input: GcInput): Promise<{ plugins: PluginRun[] }> {
           await callPlugin({ command: 'GC', plugin, network, more, binDirs, timeoutMs }, runs);
         }
       } catch (error) {
-        const unsupported = error instanceof PluginFailure && error.cniCode === CNI_CODE.INVALID_ENVIRONMENT;
-        if (!unsupported) errors.push(error);
+        if (!(error instanceof PluginFailure && error.unknownVerb)) errors.push(error);
       }
     }
     if (errors.length > 0) throw errors[0];

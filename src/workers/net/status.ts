@@ -1,7 +1,7 @@
 import { atLeast } from './cni-version.ts';
 import { planLater } from './in-process/plan.ts';
 import { confOf } from './in-process/step.ts';
-import { CNI_CODE, callPlugin, findPlugin, PluginFailure } from './plugin.ts';
+import { callPlugin, findPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
 import type { NetworkConf, PluginRun } from './types.ts';
 
@@ -32,8 +32,7 @@ export function cniStatus(call: StatusCall): Promise<{ plugins: PluginRun[] }> {
       try {
         await callPlugin({ command: 'STATUS', plugin, network, binDirs, timeoutMs }, runs);
       } catch (error) {
-        const unsupported = error instanceof PluginFailure && error.cniCode === CNI_CODE.INVALID_ENVIRONMENT;
-        if (!unsupported) throw error;
+        if (!(error instanceof PluginFailure && error.unknownVerb)) throw error;
       }
     }
     return {};
