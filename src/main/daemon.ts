@@ -71,11 +71,14 @@ export class Daemon {
     }
     await services.images.recover({ keepUnknown: unknown.length > 0 });
     const { pods, containers } = services;
-    const recovered = await recover({ ctx: services, pods, containers });
-    metrics.set('restoreDuration', {}, (performance.now() - began) / 1000);
-    for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
-      metrics.set('restored', { state }, recovered[state]);
-    }
+    const { complete } = await recover({ ctx: services, pods, containers });
+    void complete.then((recovered) => {
+      metrics.set('restoreDuration', {}, (performance.now() - began) / 1000);
+      for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
+        metrics.set('restored', { state }, recovered[state]);
+      }
+      log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
+    });
     if (unknown.length === 0) void sweepNetwork(services);
     resources.use(sweepRegularly(services));
     readGauges(services);
@@ -98,7 +101,6 @@ export class Daemon {
         metrics: config.metrics.listen,
         root: config.root,
         state: config.state,
-        recovered,
       },
       'sluice is ready',
     );

@@ -8,7 +8,9 @@ import { setLink } from '../sys/link.ts';
 import * as netns from '../sys/netns.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
+import { cniCheck } from './net/check.ts';
 import { cniDel } from './net/del.ts';
+import { cniGc } from './net/gc.ts';
 import { cniRelease } from './net/release.ts';
 import { cniStatus } from './net/status.ts';
 import { openUplink } from './net/uplink.ts';
@@ -102,6 +104,8 @@ export const handlers = {
   namespaceExists,
   cniAdd,
   cniDel,
+  cniCheck,
+  cniGc,
   cniRelease,
   cniStatus,
   openUplink,

@@ -13,6 +13,7 @@ import { serve } from './serve.ts';
 import { endAbandoned } from './shim/abandoned.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
+import { type BundleOwner, killAllLeftovers } from './shim/processes.ts';
 import { removeBundle } from './shim/remove-bundle.ts';
 import { mountImageVolume, unmountRootfs } from './shim/rootfs.ts';
 import { removeSandboxFiles, sandboxFiles } from './shim/sandbox-files.ts';
@@ -25,6 +26,8 @@ export const handlers = {
   writeBundle,
   endAbandoned,
   cleanupShim,
+  /** Kills the processes that dead shims have left of these bundles, with one scan of /proc. Returns their pids. */
+  killLeftovers: ({ owners }: { owners: BundleOwner[] }): Promise<number[]> => killAllLeftovers(owners),
   removeBundle,
   sandboxFiles,
   removeSandboxFiles,

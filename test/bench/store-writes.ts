@@ -3,22 +3,25 @@
  *
  *   node test/bench/store-writes.ts FOLDER [WRITES] [CHECKPOINT_MS]
  *
- * Prints microseconds (median, 99th percentile, worst) of a row's change. The folder decides about the file system.
+ * Prints what one write keeps main busy for in all, and microseconds (median, 99th percentile, worst) of a row's change. The folder decides about the file system.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PodSandboxConfig } from '../../proto/gen/cri.ts';
+import type { CopyWriter } from '../../src/node/store/copies.ts';
 import type { SandboxRow } from '../../src/node/store/sandbox.ts';
 import { Store } from '../../src/node/store/store.ts';
 import { Pool } from '../../src/node/threads/pool.ts';
+import type { handlers } from '../../src/workers/store.ts';
 
 const [top = '/tmp', writes = '20000', everyMs = '500'] = process.argv.slice(2);
+/** Without the copies of rows (store.md) when the variable COPIES is 0. */
+const COPIES = process.env.COPIES !== '0';
 const folder = mkdtempSync(join(top, 'sluice-store-bench-'));
-const WORKER = process.env.BENCH_WORKER ?? 'store';
-const pool = new Pool({
-  name: 'shim',
-  file: new URL(`../../src/workers/${WORKER}.ts`, import.meta.url),
+const pool = new Pool<typeof handlers>({
+  name: 'store',
+  file: new URL('../../src/workers/store.ts', import.meta.url),
   minThreads: 1,
   maxThreads: 1,
   callsPerThread: 1,
@@ -49,16 +52,25 @@ function row(id: number): SandboxRow {
 }
 
 try {
-  using store = new Store(join(folder, 'sluice.db'));
+  const rowsOf = (table: string) => join(folder, 'rows', table);
+  const folders = {
+    sandboxes: rowsOf('sandboxes'),
+    containers: rowsOf('containers'),
+    images: rowsOf('images'),
+    layers: rowsOf('layers'),
+  };
+  const writer: CopyWriter = {
+    writeCopies: (input) => pool.call('writeCopies', input),
+    syncCopies: (input) => pool.call('syncCopies', input),
+  };
+  using store = new Store(join(folder, 'sluice.db'), COPIES ? { copies: { folders, writer } } : {});
   const rows = Array.from({ length: 200 }, (_, i) => row(i));
   for (const one of rows) store.sandboxes.put(one);
   let checkpoints = 0;
   const path = join(folder, 'sluice.db');
-  const timer = setInterval(
-    () => void pool.call('checkpoint' as never, { path } as never).then(() => checkpoints++),
-    Number(everyMs),
-  );
+  const timer = setInterval(() => void pool.call('checkpoint', { path }).then(() => checkpoints++), Number(everyMs));
   const took: number[] = [];
+  const cpu = performance.eventLoopUtilization();
   for (let n = 0; n < Number(writes); n++) {
     const one = rows[n % rows.length] as SandboxRow;
     one.pid = n;
@@ -69,12 +81,14 @@ try {
     if (n % 8 === 0) await sleep(2);
   }
   clearInterval(timer);
+  const busyMs = performance.eventLoopUtilization(cpu).active;
   took.sort((a, b) => a - b);
   const at = (q: number) => Math.round(took[Math.floor(q * (took.length - 1))] ?? 0);
   const over = took.filter((us) => us > 2000).length;
   console.log({
     folder: top,
     writes: took.length,
+    mainBusyUsPerWrite: Math.round((busyMs * 1000) / took.length),
     checkpoints,
     medianUs: at(0.5),
     p99Us: at(0.99),

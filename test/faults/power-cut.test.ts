@@ -4,15 +4,19 @@
  * sectors, in any order. Each such state is opened, and has to be a whole store with the rows of one moment of the past.
  */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Store } from '../../src/node/store/store.ts';
-import { findProgram } from '../rig/paths.ts';
-import { run } from '../rig/proc.ts';
+import { ext4InFile } from '../rig/disk.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
+import { findProgram, privateFolder } from '../rig/paths.ts';
+import { run, start, waitFor } from '../rig/proc.ts';
 
 const skip = findProgram('strace') ? false : 'needs strace';
+const noExt4 = skipUnlessRoot('mkfs.ext4', 'losetup');
 const CHANGES = 600;
 /** A disk writes whole sectors. */
 const SECTOR = 512;
@@ -32,17 +36,18 @@ before(async () => {
   folder = mkdtempSync(join(tmpdir(), 'sluice-power-'));
   const trace = join(folder, 'trace');
   const options = ['-f', '-y', '-xx', '-s', '100000', '-e', 'trace=pwrite64,ftruncate,fsync,fdatasync', '-o', trace];
-  const writer = [
-    process.execPath,
-    join(import.meta.dirname, 'power-cut-writer.ts'),
-    join(folder, 'sluice.db'),
-    `${CHANGES}`,
-  ];
+  const past = join(folder, 'history');
   // strace ends by the signal that its program ends by; the shell's own status is 0.
-  const { stdout } = await run('strace', [...options, 'sh', '-c', '"$@"; true', 'sh', ...writer]);
-  const moments = stdout.split('\n');
-  assert.equal(moments.length, CHANGES, 'the writer has run to its end');
-  history = new Map([['', 0], ...moments.map((rows, n) => [rows, n + 1] as const)]);
+  await run('strace', [
+    ...options,
+    'sh',
+    '-c',
+    '"$@"; true',
+    'sh',
+    ...writer(join(folder, 'sluice.db'), past, CHANGES),
+  ]);
+  history = readHistory(past);
+  assert.equal(history.size, CHANGES + 1, 'the writer has run to its end');
   events = parse(readFileSync(trace, 'latin1'));
 });
 after(() => {
@@ -74,6 +79,44 @@ test('main waits for no sync', { skip }, () => {
   const later = syncs.filter((event) => events.indexOf(event) > events.length / 10);
   assert.ok(later.length <= 2, `main has synced ${later.length} times`);
 });
+
+test('an ext4 that loses its power', { skip: noExt4, timeout: 300_000 }, async () => {
+  const restarts = [];
+  for (let round = 0; round < 6; round++) {
+    await using disk = await ext4InFile(64);
+    const folder = privateFolder('sluice-history');
+    const past = join(folder, 'history');
+    const [node = '', ...args] = writer(join(disk.path, 'sluice.db'), past, 1_000_000);
+    const writing = start(node, args, join(folder, 'log'));
+    await waitFor('some changes', 60_000, () => (existsSync(past) && statSync(past).size > 100_000) || undefined);
+    await sleep(700 + round * 130);
+    // The journal is given up at once: what the disk does not have by now it never gets.
+    await run('mount', ['-o', 'remount,abort', disk.path]);
+    process.kill(writing.pid, 'SIGKILL');
+    await writing.ended;
+    await run('umount', [disk.path]);
+    await run('mount', ['-o', 'loop', disk.image, disk.path]);
+    const [problem, moment] = look(join(disk.path, 'sluice.db'), readHistory(past));
+    assert.equal(problem, '');
+    restarts.push(moment);
+    rmSync(folder, { recursive: true, force: true });
+  }
+  assert.ok(
+    restarts.some((moment) => moment > 0),
+    'the disk has had some of the changes',
+  );
+});
+
+/** The command of the writer. */
+function writer(path: string, past: string, changes: number): string[] {
+  return [process.execPath, join(import.meta.dirname, 'power-cut-writer.ts'), path, past, String(changes)];
+}
+
+/** The rows of each moment, with the number of changes before it. */
+function readHistory(path: string): Map<string, number> {
+  const moments = readFileSync(path, 'utf8').split('\n').slice(0, -1);
+  return new Map([['', 0], ...moments.map((rows, n) => [rows, n + 1] as const)]);
+}
 
 /** A new WAL's header is what is written at its beginning; the sync after it is the header's. */
 function withoutHeaderSyncs(all: Event[]): Event[] {
@@ -122,7 +165,7 @@ function cut(all: Event[], times: number): { broken: string[]; lossy: number; re
       for (const suffix of ['', '-wal', '-shm']) rmSync(path + suffix, { force: true });
       for (const [name, disk] of files)
         writeFileSync(name.endsWith('-wal') ? `${path}-wal` : path, disk.after(strategy(random()), random));
-      const [problem, moment] = look(path);
+      const [problem, moment] = look(path, history);
       if (problem) broken.push(`${problem} (event ${index} of ${all.length})`);
       else if (moment < synced) broken.push(`${moment} changes, when ${synced} were synced (event ${index})`);
       else if (moment < CHANGES) lossy++;
@@ -149,7 +192,7 @@ const STRATEGIES: readonly Strategy[] = [
 ];
 
 /** Opens the store of a power cut. Returns what is wrong with it, or the moment whose rows it has. */
-function look(path: string): [string, 0] | ['', number] {
+function look(path: string, history: Map<string, number>): [string, 0] | ['', number] {
   const problems: string[] = [];
   const log = {
     info() {},

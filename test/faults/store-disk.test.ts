@@ -6,9 +6,11 @@ import { DatabaseSync } from 'node:sqlite';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PodSandboxState } from '../../proto/gen/cri.ts';
-import { GRPC } from '../../src/errors.ts';
+import { codeOf, GRPC } from '../../src/errors.ts';
+import { Store } from '../../src/node/store/store.ts';
 import { type Disk, ext4InFile, fill, freeBytes, smallTmpfs } from '../rig/disk.ts';
 import { run, waitFor } from '../rig/proc.ts';
+import { sandboxRow } from '../unit/store-fixture.ts';
 import { type Lab, openLab, pausePid, SKIP } from './lab.ts';
 
 const skip = SKIP;
@@ -37,6 +39,52 @@ function stored(path: string, id: string): { state: string } | undefined {
   }
 }
 
+for (const how of ['read-only', 'full', 'full, without a ballast']) {
+  for (const left of ['closed', 'killed']) {
+    test(`the store alone, ${how}, as a daemon that was ${left} has left it`, { skip }, async () => {
+      await using disk = await smallTmpfs(12);
+      const path = join(disk.path, 'sluice.db');
+      const filler = join(disk.path, 'filler');
+      {
+        using store = new Store(path);
+        for (let id = 0; id < 20; id++) store.sandboxes.put(sandboxRow({ id: `p${id}`, name: `pod ${id}` }));
+        // A connection that is closed removes the WAL; a killed process leaves it.
+        if (left === 'killed') cpSync(disk.path, `${disk.path}-killed`, { recursive: true });
+      }
+      if (left === 'killed') {
+        cpSync(`${disk.path}-killed`, disk.path, { recursive: true });
+        rmSync(`${disk.path}-killed`, { recursive: true });
+      }
+      if (how === 'full, without a ballast') rmSync(`${path}.ballast`);
+      if (how === 'read-only') await run('mount', ['-o', 'remount,ro', disk.path]);
+      else fill(filler);
+
+      using store = new Store(path);
+      assert.equal(store.sandboxes.size, 20);
+      const changed = store.sandboxes.get('p3');
+      assert.ok(changed);
+      changed.pid = 9;
+      store.sandboxes.update(changed);
+      store.sandboxes.delete('p4');
+      assert.equal(store.pendingWrites, how === 'full' ? 0 : 2);
+      const insert = () => store.sandboxes.put(sandboxRow({ id: 'new', name: 'new' }));
+      if (how === 'full') insert();
+      else {
+        const code = how === 'read-only' ? 'INTERNAL' : 'DISK_FULL';
+        assert.throws(insert, (error) => codeOf(error) === code && /store cannot be written/.test(String(error)));
+      }
+
+      if (how === 'read-only') await run('mount', ['-o', 'remount,rw', disk.path]);
+      else rmSync(filler);
+      await waitFor('the store to be written', 10_000, () => store.trouble === undefined || undefined);
+      using next = new Store(path);
+      assert.equal(next.sandboxes.get('p3')?.pid, 9);
+      assert.equal(next.sandboxes.get('p4'), undefined);
+      assert.equal(next.sandboxes.size, how === 'full' ? 20 : 19);
+    });
+  }
+}
+
 describe('a disk that is full or read-only when the daemon starts', { skip }, () => {
   let lab: Lab;
   let disk: Disk;
@@ -49,8 +97,18 @@ describe('a disk that is full or read-only when the daemon starts', { skip }, ()
     await disk?.[Symbol.asyncDispose]();
   });
 
+  const ballast = () => join(lab.daemon.root, 'sluice.db.ballast');
+  /** A start takes the room back at once, the running daemon within half a minute. */
+  const takeBallast = async () => {
+    if (existsSync(ballast())) return;
+    await lab.daemon.stop();
+    await lab.daemon.start();
+    assert.ok(existsSync(ballast()));
+  };
+
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     test(`full, after ${signal}: the start gives up the ballast, and the node can be emptied`, async () => {
+      await takeBallast();
       const id = await lab.launch('up');
       await lab.daemon.stop(signal);
       const filler = join(disk.path, 'filler');
@@ -70,7 +128,7 @@ describe('a disk that is full or read-only when the daemon starts', { skip }, ()
   test('full, without a ballast: the daemon starts, changes wait in memory, and are written when there is room', async () => {
     const [id, stays] = await Promise.all([lab.launch('up'), lab.launch('stays')]);
     await lab.daemon.stop();
-    rmSync(join(lab.daemon.root, 'sluice.db.ballast'));
+    rmSync(ballast(), { force: true });
     const filler = join(disk.path, 'filler');
     fill(filler);
     try {
@@ -95,7 +153,7 @@ describe('a disk that is full or read-only when the daemon starts', { skip }, ()
     await lab.daemon.start();
     assert.equal(await stateOf(lab, stays), PodSandboxState.SANDBOX_READY);
     for (const pod of [id, stays]) await lab.stopAndRemove(pod);
-    await waitFor('the ballast', 40_000, () => existsSync(join(lab.daemon.root, 'sluice.db.ballast')) || undefined);
+    await waitFor('the ballast', 40_000, () => existsSync(ballast()) || undefined);
     await lab.assertSound();
   });
 

@@ -17,9 +17,11 @@ import { run, waitFor } from '../rig/proc.ts';
 
 const DAMAGE: Record<string, (path: string) => void> = {
   garbled: (path) => {
-    const fd = openSync(path, 'r+');
-    for (let at = 0; at < statSync(path).size; at += 8192) writeSync(fd, Buffer.alloc(4096, 0xa5), 0, 4096, at);
-    closeSync(fd);
+    for (const file of [path, `${path}-wal`]) {
+      const fd = openSync(file, 'r+');
+      for (let at = 0; at < statSync(file).size; at += 8192) writeSync(fd, Buffer.alloc(4096, 0xa5), 0, 4096, at);
+      closeSync(fd);
+    }
   },
   'cut to nothing': (path) => {
     truncateSync(path, 0);

@@ -19,16 +19,16 @@ export async function smallTmpfs(mib: number): Promise<Disk> {
   return disk(path, path);
 }
 
-/** An ext4 of this many MiB in a file. */
-export async function ext4InFile(mib: number): Promise<Disk> {
+/** An ext4 of this many MiB in a file, `image`. */
+export async function ext4InFile(mib: number): Promise<Disk & { image: string }> {
   const folder = privateFolder('sluice-ext4');
   const path = join(folder, 'mounted');
-  const file = join(folder, 'image');
+  const image = join(folder, 'image');
   await run('mkdir', [path]);
-  await run('truncate', ['-s', `${mib}M`, file]);
-  await run('mkfs.ext4', ['-q', file]);
-  await run('mount', ['-o', 'loop', file, path]);
-  return disk(path, folder);
+  await run('truncate', ['-s', `${mib}M`, image]);
+  await run('mkfs.ext4', ['-q', image]);
+  await run('mount', ['-o', 'loop', image, path]);
+  return { image, ...disk(path, folder) };
 }
 
 function disk(path: string, folder: string): Disk {

@@ -6,6 +6,7 @@ export interface RuntimeConfig {
   shim: string;
   shim_start: 'auto' | 'command';
   sandbox_mode: 'auto' | 'pause' | 'pinned';
+  pods_per_shim: number;
   /** Never "": loading fills in <state>/runc. */
   runtime_root: string;
   privileged_without_host_devices: boolean;

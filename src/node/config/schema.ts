@@ -88,6 +88,13 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
       '"pinned": bind mounts hold the namespaces of a pod, which has no process of its own; its shim starts with its first container. "pause": a pause process holds them. Pods that share a PID namespace, have a user namespace, or use another shim than containerd-shim-runc-v2 have a pause process in any mode. "auto": pinned.',
     check: check.oneOf('auto', 'pause', 'pinned'),
   },
+  pods_per_shim: {
+    type: 'integer',
+    default: 1,
+    comment:
+      'Pods without a pause process that share one shim process, at most. A shim takes 3 MiB; when it dies, the containers of all its pods end. Only for containerd-shim-runc-v2.',
+    check: check.atLeast(1),
+  },
   runtime_root: {
     type: 'string',
     default: '',

@@ -68,11 +68,15 @@ export function readOwners(root: string): Owners {
     const rows = (table: string) =>
       (db.prepare(`SELECT id, row FROM ${table}`).all() as { id: string; row: string }[]).map(({ id, row }) => ({
         id,
-        ...(JSON.parse(row) as { netns?: string; userns?: string }),
+        ...(JSON.parse(row) as { netns?: string; userns?: string; shim?: { leader?: string } }),
       }));
     const sandboxes = rows('sandboxes');
     return {
-      ids: new Set([...sandboxes, ...rows('containers')].map(({ id }) => id)),
+      // The pod that a shared shim was started for may be gone.
+      ids: new Set([
+        ...[...sandboxes, ...rows('containers')].map(({ id }) => id),
+        ...sandboxes.flatMap(({ shim }) => shim?.leader ?? []),
+      ]),
       netns: new Set(sandboxes.flatMap(({ netns, userns }) => [netns, userns].filter((one) => one !== undefined))),
     };
   } finally {

@@ -9,7 +9,7 @@
  * - A checkpoint syncs the WAL before the database is touched and the database before the WAL may start anew. A worker makes it, and
  *   also the first write of the new WAL with the header's sync (src/workers/store/checkpoint.ts), so that main waits for no disk.
  */
-import { chmodSync, closeSync, existsSync, fsyncSync, openSync, statSync } from 'node:fs';
+import { accessSync, chmodSync, closeSync, constants, fsyncSync, openSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { pathToFileURL } from 'node:url';
@@ -59,7 +59,7 @@ export class Connection implements Disposable {
         });
       }
       // SQLite gives these two the mode of the database, but an earlier Sluice may have made them.
-      for (const suffix of ['-wal', '-shm']) if (existsSync(path + suffix)) chmodSync(path + suffix, MODE);
+      for (const suffix of ['-wal', '-shm']) setMode(path + suffix);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -107,22 +107,31 @@ export class Connection implements Disposable {
  * The rows of a store that cannot be opened for writing, by table: on a file system that is read-only, or so full that the WAL's shared
  * memory finds no place. Throws when they cannot be read either.
  */
-export function readOnlyRows({ path, tables, migrations = MIGRATIONS }: ConnectionOptions): Map<string, StoredRow[]> {
+export function readOnlyRows(options: ConnectionOptions): Map<string, StoredRow[]> {
+  const { path } = options;
   // Without a WAL the file is complete, and `immutable` lets SQLite do without the shared memory, which it would have to make.
-  const source = existsSync(`${path}-wal`) ? path : immutableUrl(path);
-  const db = new DatabaseSync(source, { readOnly: true });
+  const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
+  if (!wal?.size) return readFrom(new DatabaseSync(immutableUrl(path), { readOnly: true }), options);
+  try {
+    return readFrom(new DatabaseSync(path, { readOnly: true }), options);
+  } catch (error) {
+    if (!isDiskTrouble(error)) throw error;
+    // In this mode the index of the WAL is in the process's own memory. It needs a descriptor for writing, which a full disk allows.
+    const db = new DatabaseSync(path);
+    db.exec('PRAGMA locking_mode = EXCLUSIVE');
+    return readFrom(db, options);
+  }
+}
+
+function readFrom(db: DatabaseSync, { path, tables, migrations = MIGRATIONS }: ConnectionOptions) {
   try {
     checkIntegrity(db);
     const found = versionOf(db, path, migrations);
     if (found !== newestVersion(migrations)) {
       throw new Error(`its version is ${found}, and bringing it up to date means writing it`);
     }
-    const present = new Set(
-      db
-        .prepare("SELECT name FROM sqlite_master WHERE type = 'table'")
-        .all()
-        .map(({ name }) => name),
-    );
+    const names = db.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").all();
+    const present = new Set(names.map(({ name }) => name));
     return new Map(tables.map((table) => [table, present.has(table) ? rowsOf(db, table) : []]));
   } finally {
     db.close();
@@ -135,11 +144,16 @@ function immutableUrl(path: string): URL {
   return url;
 }
 
-/** Makes the file with its mode before SQLite does, and corrects that of an older one: rows hold containers' environments. */
+/**
+ * Makes the file with its mode before SQLite does, and corrects that of an older one: rows hold containers' environments. Throws where
+ * the file cannot be written: SQLite would open it for reading and fail at the first write.
+ */
 function makeFile(path: string): void {
-  if (existsSync(path)) {
-    if (!statSync(path).isFile()) throw new BrokenStore(`${path} is not a file`);
-    if ((statSync(path).mode & 0o777) !== MODE) chmodSync(path, MODE);
+  const present = statSync(path, { throwIfNoEntry: false });
+  if (present) {
+    if (!present.isFile()) throw new BrokenStore(`${path} is not a file`);
+    accessSync(path, constants.W_OK);
+    setMode(path);
     return;
   }
   closeSync(openSync(path, 'wx', MODE));
@@ -149,6 +163,11 @@ function makeFile(path: string): void {
   } finally {
     closeSync(folder);
   }
+}
+
+function setMode(path: string): void {
+  const present = statSync(path, { throwIfNoEntry: false });
+  if (present && (present.mode & 0o777) !== MODE) chmodSync(path, MODE);
 }
 
 /** Reads every page: some milliseconds for a thousand rows. */

@@ -31,7 +31,8 @@ export interface CopiesOptions {
  */
 export class Copies implements AsyncDisposable {
   readonly #options: CopiesOptions;
-  #changes = new Map<string, CopyChange>();
+  /** By table and id: the row, or undefined for a deleted one. What can wait until the files are written is not done at each change. */
+  readonly #changes = new Map<string, Map<string, string | undefined>>();
   #timer: NodeJS.Timeout | undefined;
   #writing: Promise<void> = Promise.resolve();
   #failed: string | undefined;
@@ -42,8 +43,12 @@ export class Copies implements AsyncDisposable {
 
   /** A row has changed; without a text it was deleted. */
   note(table: string, id: string, row?: string): void {
-    const path = join(this.#folder(table), nameOf(id));
-    this.#changes.set(path, row === undefined ? { path } : { path, text: this.#encode(row) });
+    let rows = this.#changes.get(table);
+    if (!rows) {
+      rows = new Map();
+      this.#changes.set(table, rows);
+    }
+    rows.set(id, row);
     this.#plan(GATHER_MS);
   }
 
@@ -78,15 +83,23 @@ export class Copies implements AsyncDisposable {
   }
 
   async #flush(): Promise<void> {
-    const changes = this.#changes;
-    if (changes.size > 0) {
-      this.#changes = new Map();
-      const written = await this.#attempt(() => this.#options.writer.writeCopies({ changes: [...changes.values()] }));
-      if (!written) this.#changes = new Map([...changes, ...this.#changes]);
+    const changes = [...this.#changes].flatMap(([table, rows]) => [...rows].map(([id, row]) => ({ table, id, row })));
+    this.#changes.clear();
+    if (changes.length > 0) {
+      const files = changes.map(({ table, id, row }) => this.#file(table, id, row));
+      const written = await this.#attempt(() => this.#options.writer.writeCopies({ changes: files }));
+      // What has changed again meanwhile is newer.
+      const newer = ({ table, id }: { table: string; id: string }) => this.#changes.get(table)?.has(id);
+      if (!written) for (const change of changes) if (!newer(change)) this.note(change.table, change.id, change.row);
     }
     // Unset only now, so that one call at a time is under way and a slow disk has no more than one batch on its way to it.
     this.#timer = undefined;
     if (this.#changes.size > 0) this.#plan(this.#failed === undefined ? GATHER_MS : PAUSE_MS);
+  }
+
+  #file(table: string, id: string, row: string | undefined): CopyChange {
+    const path = join(this.#folder(table), nameOf(id));
+    return row === undefined ? { path } : { path, text: this.#encode(row) };
   }
 
   async #attempt(write: () => Promise<void>): Promise<boolean> {

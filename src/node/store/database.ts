@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, renameSync, rmSync, statfsSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import { ballastOf, takeBallast } from '../../workers/store/ballast.ts';
@@ -6,6 +6,9 @@ import type { Log } from '../observe/log.ts';
 import { Connection, type ConnectionOptions, readOnlyRows, type StoredRow } from './connection.ts';
 import { PendingWrites } from './pending-writes.ts';
 import { isBroken, isDiskTrouble, keepsConnection, mayBeFull } from './sqlite-errors.ts';
+
+/** With less than this an error of SQLite's that may come from a full disk does. */
+const FULL_BYTES = 128 << 10;
 
 export interface DatabaseOptions extends ConnectionOptions {
   log?: Pick<Log, 'info' | 'warn' | 'error'>;
@@ -121,14 +124,13 @@ export class Database implements Disposable {
   /** Writes a new row. Throws what keeps it from being written, DISK_FULL among others. */
   insert(table: string, id: string, row: string): void {
     if (!this.#pending.flush()) {
-      const cause = this.#pending.error;
-      throw new SluiceError(codeOf(cause), 'the store cannot be written', { cause });
+      throw this.#refusal(this.#pending.error);
     }
     try {
       this.#timed((connection) => connection.put(table, id, row));
     } catch (cause) {
       if (!keepsConnection(cause)) this.#lose(cause);
-      throw new SluiceError(codeOf(cause), 'the store cannot be written', { cause });
+      throw this.#refusal(cause);
     }
   }
 
@@ -147,6 +149,12 @@ export class Database implements Disposable {
     const { log, path } = this.#options;
     if (this.#pending.size > 0) log?.error({ path, writes: this.#pending.size }, 'changes of the store are lost');
     this.#disconnect();
+  }
+
+  /** SQLite says "disk I/O error" also for some files that find no room; the file system knows. */
+  #refusal(cause: unknown): SluiceError {
+    const full = mayBeFull(cause) && freeBytes(dirname(this.path)) < FULL_BYTES;
+    return new SluiceError(full ? 'DISK_FULL' : codeOf(cause), 'the store cannot be written', { cause });
   }
 
   #essential(row: { table: string; id: string }, write: (connection: Connection) => void): void {
@@ -269,5 +277,14 @@ export class Database implements Disposable {
       this.#options.log?.warn({ path: this.path, reason: explain(error) }, 'closing the store failed');
     }
     this.#connection = undefined;
+  }
+}
+
+function freeBytes(folder: string): number {
+  try {
+    const { bavail, bsize } = statfsSync(folder);
+    return bavail * bsize;
+  } catch {
+    return Number.POSITIVE_INFINITY; // then it is some other failure
   }
 }

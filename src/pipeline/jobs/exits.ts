@@ -54,6 +54,11 @@ export class ExitWatch implements Exits {
     this.#containers.set(row.id, { ended, stopSignalled: false, killed: false, outOfMemory: false });
   }
 
+  watchEnd(id: string, ended: Promise<void>): void {
+    const forget = ended.finally(() => this.#containers.delete(id));
+    this.#containers.set(id, { ended: forget, stopSignalled: false, killed: false, outOfMemory: false });
+  }
+
   watches(id: string): boolean {
     return this.#containers.has(id);
   }

@@ -18,7 +18,10 @@ export async function sweepLeaks(ctx: SweepContext, known: Set<string>, pauseMs 
       const { sandboxes, containers } = ctx.store;
       const rows = [...sandboxes.values()];
       return {
-        ids: new Set([...rows, ...containers.values()].map(({ id }) => id)),
+        ids: new Set([
+          ...[...rows, ...containers.values()].map(({ id }) => id),
+          ...rows.flatMap(({ shim }) => shim?.leader ?? []),
+        ]),
         netns: new Set(rows.flatMap(({ netns, userns }) => [netns, userns].filter((path) => path !== undefined))),
       };
     };

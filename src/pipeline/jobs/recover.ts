@@ -2,6 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { explain } from '../../errors.ts';
 import type { PinnedSandbox, SandboxRow } from '../../node/store/sandbox.ts';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { Containers } from './containers.ts';
 import type { JobContext } from './context.ts';
 import type { Pods } from './pods.ts';
@@ -11,6 +12,8 @@ const REATTACH_MS = 2000;
 const LOOK_AGAIN_MS = 5000;
 /** Milliseconds that plugins of the dead daemon get to end by themselves. */
 const ABANDONED_MS = 2000;
+/** Milliseconds after which the daemon serves, while those that answer late are still being found: a hung shim takes all of its two seconds. */
+const SERVE_AFTER_MS = 500;
 
 export interface Recovered {
   /** Pods found running. */
@@ -32,24 +35,31 @@ interface Parts {
 /**
  * Finds the pods of an earlier daemon again, all at once and two seconds each at most. What it had half made, or half removed,
  * is undone by the same functions that undo a failed launch. No failure here keeps the daemon from starting.
+ *
+ * Resolves after half a second at the latest, with the rest going on: lists answer from the rows, and a job on a pod whose shim was not
+ * found yet looks for it itself. `complete` resolves when every pod was looked for.
  */
-export async function recover(parts: Parts): Promise<Recovered> {
+export async function recover(parts: Parts): Promise<{ complete: Promise<Recovered> }> {
   const { ctx, pods, containers } = parts;
   const recovered: Recovered = { alive: 0, dead: 0, unknown: 0, undone: 0 };
   const rows = [...ctx.store.sandboxes.values()];
   for (const row of rows) if (!halfWay(row)) ctx.sandboxNames.take(row.name, row.id);
   containers.recoverNames();
   const ended = endAbandoned(rows, ctx);
-  await Promise.all(
-    rows.map(async (row) => {
+  const one = async (row: SandboxRow) => {
+    try {
       if (halfWay(row)) {
         pods.cleanUp(row, row.cleanup?.failed ?? `the daemon ended while the pod was ${row.state}`, 0, ended);
         recovered.undone++;
       } else if (row.state !== 'stopped') recovered[await find(row, parts)]++;
       else await containers.recover(row.id, undefined);
-    }),
-  );
-  return recovered;
+    } catch (error) {
+      ctx.log.error({ sandbox: row.id, reason: explain(error) }, 'the pod could not be recovered');
+    }
+  };
+  const complete = Promise.all(rows.map(one)).then(() => recovered);
+  await withTimeLimit(complete, SERVE_AFTER_MS, () => {});
+  return { complete };
 }
 
 /**

@@ -52,10 +52,24 @@ export function hiddenName(path: string): string {
   return join(dirname(path), `.${basename(path)}`);
 }
 
+/** A pod's or a container's bundle. */
+export interface BundleOwner {
+  bundle: string;
+  id: string;
+}
+
 /** Kills the processes that {@link belongsTo} the bundle. Returns their pids. */
-export async function killLeftovers(owner: { bundle: string; id: string }): Promise<number[]> {
+export function killLeftovers(owner: BundleOwner): Promise<number[]> {
+  return killAllLeftovers([owner]);
+}
+
+/** {@link killLeftovers} for many bundles with one scan of /proc. */
+export async function killAllLeftovers(owners: readonly BundleOwner[]): Promise<number[]> {
   const killed: number[] = [];
-  for (const { pid } of (await listProcesses()).filter((process) => belongsTo(owner, process))) {
+  for (const process of await listProcesses()) {
+    const owner = owners.find((one) => belongsTo(one, process));
+    if (!owner) continue;
+    const { pid } = process;
     // Checked again once a pidfd refers to the process, since the pid may have been reused.
     const still = () => belongsTo(owner, { pid, argv: parse(readCmdline(pid)) });
     if (killPinned(pid, still)) killed.push(pid);

@@ -14,7 +14,7 @@ import { containerSpec } from '../container-spec.ts';
 import type { JobContext, JobState } from '../context.ts';
 import { type HostLookups, lookUpHostPaths, namesHostPaths } from '../host-paths.ts';
 import { imageVolumes } from '../image-volumes.ts';
-import { pinnedShim } from '../pod-shim.ts';
+import { pinnedShim } from '../pinned-shim.ts';
 import { copyUp, undoCopyUp } from '../volumes.ts';
 
 /** The state of a container's creation. */
