@@ -4,7 +4,6 @@ import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability, type Observability } from '../node/observe/observability.ts';
-import type { Store } from '../node/store/store.ts';
 import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
 import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
@@ -53,13 +52,12 @@ export class Daemon {
     makeFolders(config);
     resources.use(lockFile(join(config.state, LOCK_FILE)));
     resources.use(lockFile(join(config.root, LOCK_FILE)));
-    let store: Store | undefined;
-    const health = () => (store?.trouble === undefined ? [] : [`the store cannot be written: ${store.trouble}`]);
+    // The endpoint listens when the services are there.
+    const health = (): readonly string[] => services.health.problems;
     const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log, health }));
     const { metrics } = observability;
     const ending = new AbortController();
     const services = await makeServices(config, observability, resources, ending.signal);
-    store = services.store;
 
     const began = performance.now();
     const unknown = await unknownBundles(services);

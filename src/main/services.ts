@@ -37,6 +37,7 @@ import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
+import { Health } from './health.ts';
 import { openStore } from './open-store.ts';
 
 /** As `streaming.tls_cert`: a certificate made at start. */
@@ -61,6 +62,7 @@ export interface Services extends JobContext {
   readonly engine: Engine;
   readonly admission: Admission;
   readonly retries: RetryQueue;
+  readonly health: Health;
 }
 
 /** Makes every service once and hands each what it uses. `ending` aborts when the daemon ends. What is to be closed goes to `resources`. */
@@ -174,7 +176,8 @@ export async function makeServices(
     },
     onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
   });
-  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries };
+  const health = resources.use(new Health({ config, pools, stdio, store }));
+  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries, health };
 }
 
 /** What the services report to. */

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { explain } from '../../errors.ts';
 import type { PinnedSandbox, SandboxRow } from '../../node/store/sandbox.ts';
 import { withTimeLimit } from '../../time-limit.ts';
+import { usernsBundles } from './bundle-path.ts';
 import type { Containers } from './containers.ts';
 import type { JobContext } from './context.ts';
 import type { Pods } from './pods.ts';
@@ -67,10 +68,14 @@ export async function recover(parts: Parts): Promise<{ complete: Promise<Recover
  * namespaces, addresses) has no row either, and must not be taken for a leftover.
  */
 export async function unknownBundles({ config, store }: Pick<JobContext, 'config' | 'store'>): Promise<string[]> {
+  const known = (id: string) => store.sandboxes.get(id) ?? store.containers.get(id);
+  const names = await Promise.all([join(config.state, 'bundles'), usernsBundles(config.state)].map(list));
+  return names.flat().filter((name) => !name.startsWith('.') && !known(name)); // a leading dot: it is being removed
+}
+
+async function list(folder: string): Promise<string[]> {
   try {
-    const names = await readdir(join(config.state, 'bundles'));
-    const known = (id: string) => store.sandboxes.get(id) ?? store.containers.get(id);
-    return names.filter((name) => !name.startsWith('.') && !known(name)); // a leading dot: it is being removed
+    return await readdir(folder);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw error;
