@@ -14,6 +14,7 @@ import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
 import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
+import { giveBackAfterStorms } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
 import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
@@ -78,6 +79,13 @@ export class Daemon {
     }
     if (unknown.length === 0) void sweepNetwork(services);
     resources.use(sweepRegularly(services));
+    resources.use(
+      giveBackAfterStorms({
+        admission: services.admission,
+        trim: () => services.pools.shim.call('trimMemory', undefined),
+        onError: (err) => log.warn({ err }, 'free memory could not be given back'),
+      }),
+    );
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,

@@ -2,6 +2,7 @@
  * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and short file work
  * for other parts of the daemon.
  */
+import { trimMemory } from '../sys/memory.ts';
 import { removeCgroups } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
 import { hostPathHandlers } from './host-paths.ts';
@@ -39,6 +40,7 @@ export const handlers = {
   installPause,
   ...hostPathHandlers,
   findResources,
+  trimMemory,
   ...statsHandlers,
 };
 
