@@ -56,8 +56,11 @@ test('without descriptors launches fail and lists go on; with them again everyth
   const pid = lab.daemon.pid();
   const limits = /^Max open files\s+(\S+)\s+(\S+)/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8'));
   const [, soft = '', hard = ''] = limits ?? [];
-  const used = Math.max(...readdirSync(`/proc/${pid}/fd`).map(Number));
-  await run('prlimit', ['--pid', String(pid), `--nofile=${used + 6}:${hard}`]);
+  // The limit is on numbers, and those of closed descriptors are used again: four are left below it.
+  const used = new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
+  let limit = 0;
+  for (let free = 0; free < 4; limit++) if (!used.has(limit)) free++;
+  await run('prlimit', ['--pid', String(pid), `--nofile=${limit}:${hard}`]);
   let ends: Ends;
   try {
     ends = await launchMany('emfile');
@@ -65,9 +68,8 @@ test('without descriptors launches fail and lists go on; with them again everyth
   } finally {
     await run('prlimit', ['--pid', String(pid), `--nofile=${soft}:${hard}`]);
   }
-  assert.ok(ends.errors.length > 0, 'the limit was too high to be felt');
-  for (const error of ends.errors) assert.match(error, /EMFILE|too many open files|descriptor/i);
   await assertRecovered(pid, ends.ids);
+  assert.ok(ends.errors.length > 0, 'the limit was too high to be felt');
 });
 
 test('without processes launches fail and lists go on; with them again everything works', {
@@ -79,22 +81,26 @@ test('without processes launches fail and lists go on; with them again everythin
   const { unified, v1 } = cgroupMounts();
   const { mountpoint = '' } = v1.pids ?? unified ?? {};
   const group = join(mountpoint, `sluice-eagain-${process.pid}`);
+  const home = join(
+    mountpoint,
+    /^(?:\d+:pids|0:):(.*)$/m.exec(readFileSync(`/proc/${pid}/cgroup`, 'utf8'))?.[1] ?? '/',
+  );
   mkdirSync(group);
   try {
-    const home = join(mountpoint, /^\d+:pids:(.*)$/m.exec(readFileSync(`/proc/${pid}/cgroup`, 'utf8'))?.[1] ?? '/');
     writeFileSync(join(group, 'cgroup.procs'), String(pid));
     const threads = readdirSync(`/proc/${pid}/task`).length;
     writeFileSync(join(group, 'pids.max'), String(threads + 3));
     const ends = await launchMany('eagain');
     await cri.listPodSandbox();
     writeFileSync(join(group, 'pids.max'), 'max');
-    assert.ok(ends.errors.length > 0, 'the limit was too high to be felt');
     await assertRecovered(pid, ends.ids);
-    for (const left of readFileSync(join(group, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
-      writeFileSync(join(home, 'cgroup.procs'), left);
-    }
+    assert.ok(ends.errors.length > 0, 'the limit was too high to be felt');
   } finally {
+    writeFileSync(join(group, 'pids.max'), 'max');
     await waitFor('the cgroup to be empty', 5000, () => {
+      for (const left of readFileSync(join(group, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
+        writeFileSync(join(home, 'cgroup.procs'), left);
+      }
       rmdirSync(group);
       return true;
     });
