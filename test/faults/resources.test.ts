@@ -6,6 +6,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupMounts } from '../../src/workers/stats/cgroups.ts';
 import { podConfig } from '../rig/messages.ts';
+import { ROOT } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import { type Lab, openLab, SKIP } from './lab.ts';
 
@@ -137,5 +138,17 @@ test('the CNI folder is emptied in a storm: what runs is finished and removed, w
     return status?.conditions.every((one) => one.status) || undefined;
   });
   assert.ok(ends.ids.length > 0, ends.errors[0]);
+  await assertRecovered(pid, []);
+});
+
+test('sluice status names the clean-ups that are pending, with their reasons', { skip, timeout: 60_000 }, async () => {
+  const pid = lab.daemon.pid();
+  lab.plugin.mode('refuses ADD and DEL');
+  await lab.launchFails('stuck', { words: /the rig says no/ });
+  const status = ['status', '--socket', lab.daemon.socket, '--metrics', lab.daemon.metrics];
+  const { stdout } = await run(join(ROOT, 'bin/sluice'), status, { check: false });
+  lab.plugin.mode('works');
+  assert.match(stdout, /^clean-ups: +1 pending$/m);
+  assert.match(stdout, /^ {2}pod rig\/stuck \([0-9a-f]{13}\), \d+ tries: .*the rig says no/m);
   await assertRecovered(pid, []);
 });
