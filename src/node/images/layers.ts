@@ -1,6 +1,7 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
+import { spreadSubfolders } from '../../sys/inode-flags.ts';
 import type { FetchedLayer } from '../../workers/image/fetch-layer.ts';
 import type { handlers } from '../../workers/image.ts';
 import type { Log } from '../observe/log.ts';
@@ -174,6 +175,7 @@ export class Layers {
     const { rows, log } = this.#options;
     await mkdir(this.folder, { recursive: true, mode: 0o711 });
     await mkdir(this.emptyDir, { recursive: true, mode: 0o755 });
+    this.#spread();
     const folders = new Set(await readdir(this.folder));
     const known = [...rows.values()];
     const numbers = [...folders, ...known.map(({ id }) => id)].map((name) => Number.parseInt(name, 36));
@@ -189,6 +191,21 @@ export class Layers {
     if (strays.length > 0) log.info({ layers: strays }, 'removing layers that no image has');
     for (const id of strays)
       this.#removeFolder(id).catch((err) => log.warn({ layer: id, err }, 'a layer is left over'));
+  }
+
+  /**
+   * Gives each layer a block group of its own on ext4. Without a journal, ext4 does not reuse an inode that was freed in the last
+   * minutes (recently_deleted() in fs/ext4/ialloc.c) and steps over all such inodes of the group for each new file: unpacking
+   * beside layers that were just removed took seven times as long (2.2 s against 0.3 s for 6000 files).
+   */
+  #spread(): void {
+    const { log } = this.#options;
+    try {
+      const done = spreadSubfolders(this.folder);
+      if (!done) log.debug({ folder: this.folder }, 'the file system of the layers does not spread folders');
+    } catch (err) {
+      log.warn({ folder: this.folder, err }, 'the layers cannot be spread over block groups: pulls may be slower');
+    }
   }
 
   /** Takes part in the flight of a layer, or begins it; up to there in one synchronous step, so that nobody begins it twice. */
