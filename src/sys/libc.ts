@@ -45,6 +45,7 @@ export const libc = {
   memfdCreate: lib.func('int memfd_create(const char *name, uint flags)'),
   ioctl: lib.func('int ioctl(int fd, ulong request, void *arg)'),
   flock: lib.func('int flock(int fd, int operation)'),
+  syncfs: lib.func('int syncfs(int fd)'),
 
   unshare: lib.func('int unshare(int flags)'),
   setns: lib.func('int setns(int fd, int nstype)'),

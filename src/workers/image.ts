@@ -1,13 +1,13 @@
-/** The `image` pool: one layer at a time from the registry to the disk, and the questions about layers that read files. */
+/** The `image` pool: a thread takes one layer at a time from the registry to the disk. The handlers that only read files serve the shim pool too. */
 import { fetchLayer } from './image/fetch-layer.ts';
 import { installPause } from './image/install-pause.ts';
-import { dressFolders, measure, removeLayer } from './image/layers.ts';
+import { inheritAttributes, measure, removeLayer } from './image/layers.ts';
 import { readFileInLayers, userFiles } from './image/read-file.ts';
 import { serve } from './serve.ts';
 
 export const handlers = {
   fetchLayer,
-  dressFolders,
+  inheritAttributes,
   readFileInLayers,
   userFiles,
   removeLayer,

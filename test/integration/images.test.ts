@@ -73,7 +73,9 @@ test('an index leads to the image of this machine, and its digest is what names 
   ]);
   assert.equal(await pull('reg.io/multi'), own.id);
   assert.deepEqual((await status('reg.io/multi'))?.repoDigests, [`reg.io/multi@${digest}`]);
-  await assert.rejects(pull('reg.io/multi:alien'), /s390x/);
+  // A lone manifest is taken as it is: many are mislabelled, and the other runtimes take them.
+  assert.equal(await pull('reg.io/multi:alien'), alien.id);
+  await remove('reg.io/multi:alien');
   const none = await pushIndex(registry.address, 'multi:none', [
     { digest: alien.digest, platform: { os: 'linux', architecture: 's390x' } },
   ]);
@@ -136,7 +138,7 @@ test('many pulls at once: one download of each image', { skip }, async () => {
   assert.deepEqual(await tags(), [PAUSE]);
 });
 
-test('a client that leaves: the pull goes on', { skip }, async () => {
+test('a client that leaves: its pull is cancelled, and the next one succeeds', { skip }, async () => {
   const pushed = await pushImage(registry.address, 'slow:1', { layers: [layer('slow')] });
   await assert.rejects(daemon.cri.pullImage({ image: imageSpec('reg.io/slow:1') }, { timeoutMs: 1 }));
   assert.equal(await pull('reg.io/slow:1'), pushed.id);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
 import { Images } from '../../src/node/images/images.ts';
-import type { Descriptor } from '../../src/node/images/platform.ts';
+import type { Descriptor } from '../../src/node/images/manifest.ts';
 import { parseReference } from '../../src/node/images/reference.ts';
 import type { Repository } from '../../src/node/images/registry.ts';
 import type { Resolved } from '../../src/node/images/resolve.ts';
@@ -58,6 +58,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
           registry_config: '/nonexistent',
           max_downloads: options.maxDownloads ?? 4,
           progress_timeout_seconds: 1,
+          credentials: '',
         },
       },
       // biome-ignore lint/suspicious/noExplicitAny: a stand-in for the pool
@@ -75,6 +76,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
       },
       onLayer: () => {},
       onFetched: () => {},
+      onSynced: () => {},
       onRetry: () => {},
     });
     await images.recover();
@@ -97,7 +99,10 @@ function resolved(reference: string, manifest: string, id: string, diffIds: stri
     reference: parseReference(reference),
     repository,
     digest: digest(manifest),
-    image: { id, config: {}, file, layers, diffIds, size: 7 * layers.length },
+    image: {
+      ...{ id, config: {}, file, layers, diffIds, size: 7 * layers.length },
+      ...{ manifests: [], configBody: Buffer.alloc(0) },
+    },
   };
 }
 
@@ -105,7 +110,7 @@ function resolved(reference: string, manifest: string, id: string, diffIds: stri
 async function pull(images: Images, what: Resolved): Promise<ImageRow> {
   const held: string[] = [];
   try {
-    return images.commit(what, await images.fetchLayers(what, (id) => held.push(id)));
+    return images.commit(what, await images.fetchLayers(what, { onHold: (id) => held.push(id) }));
   } finally {
     images.release(held);
     await images.sweep();
@@ -293,9 +298,9 @@ test('implied folders are dressed once the layers below are there, and then fit 
     return diffId === implied ? { implied: ['tmp'] } : undefined;
   };
   const one = await pull(images, resolved('one', 'c', ID.a, [digest('1'), implied]));
-  const [dress] = worker.of('dressFolders');
-  assert.deepEqual(dress?.folders, ['tmp']);
-  assert.deepEqual(dress?.parentDirs, [images.layers.dirOf(one.layers[0] ?? '')]);
+  const [inherit] = worker.of('inheritAttributes');
+  assert.deepEqual(inherit?.folders, ['tmp']);
+  assert.deepEqual(inherit?.parentDirs, [images.layers.dirOf(one.layers[0] ?? '')]);
   const two = await pull(images, resolved('two', 'd', ID.b, [digest('2'), implied]));
   assert.notEqual(two.layers[1], one.layers[1]);
   const three = await pull(images, resolved('three', 'e', digest('f'), [digest('1'), implied]));
@@ -335,9 +340,9 @@ test('pulls of bound layers on each other, in any order and at once, all end', a
   // Each was dressed by what lies below it in its own image.
   for (const row of rows) {
     for (const [i, id] of row.layers.entries()) {
-      const dress = worker.of('dressFolders').find(({ dir }) => images.layers.dirOf(id) === join(dir, 'fs'));
+      const inherit = worker.of('inheritAttributes').find(({ dir }) => images.layers.dirOf(id) === join(dir, 'fs'));
       assert.deepEqual(
-        dress?.parentDirs,
+        inherit?.parentDirs,
         row.layers
           .slice(0, i)
           .toReversed()
@@ -361,7 +366,7 @@ test('a lower layer that failed for another pull does not fail the layers above 
   const two = pull(images, resolved('two', 'd', ID.b, [digest('1'), digest('9')]));
   await assert.rejects(one, { code: 'REGISTRY_DENIED' });
   const row = await two;
-  assert.deepEqual(worker.of('dressFolders')[0]?.parentDirs, [images.layers.dirOf(row.layers[0] ?? '')]);
+  assert.deepEqual(worker.of('inheritAttributes')[0]?.parentDirs, [images.layers.dirOf(row.layers[0] ?? '')]);
 });
 
 test('after a crash: half layers, stray folders and rows without folders are gone, the rest is as it was', async (t) => {

@@ -39,6 +39,8 @@ export interface Config {
     registry_config: string;
     max_downloads: number;
     progress_timeout_seconds: number;
+    /** A file in docker's config.json format; "": none. */
+    credentials: string;
   };
   streaming: {
     /** host:port; port 0 means any free port. */

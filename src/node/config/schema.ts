@@ -237,8 +237,16 @@ export const SCHEMA: Record<KeyPath, Key> = {
   'images.progress_timeout_seconds': {
     type: 'number',
     default: 300,
-    comment: 'Seconds without a new byte after which a pull fails.',
+    comment:
+      'Seconds without a new byte, or with less than 1 KiB for each of them, after which the download of a layer fails.',
     check: check.positive,
+  },
+  'images.credentials': {
+    type: 'string',
+    default: '',
+    comment:
+      'File with logins in docker’s config.json format (auths, credHelpers, credsStore), for the sandbox image and `sluice image pull`. The kubelet sends its own.',
+    check: check.optional(check.absolute),
   },
   'streaming.listen': {
     type: 'string',

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
 import type { handlers } from '../../workers/image.ts';
@@ -7,17 +8,17 @@ import type { Config } from '../config/config.ts';
 import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
 import type { Pool } from '../threads/pool.ts';
-import { authKey } from './auth.ts';
+import { authKey, storedAuth } from './credentials.ts';
 import { FsInfo, type FsUsage } from './fs-info.ts';
-import type { Ask } from './http.ts';
-import { Layers } from './layers.ts';
+import { type FetchOptions, Layers, type LayersOptions } from './layers.ts';
 import { type LayerMount, layerMounts, viewOf } from './mounts.ts';
 import { ImageNames } from './names.ts';
 import { BUILT_IN_PAUSE, pauseImage } from './pause-image.ts';
-import { digestName, fullName, parseReference, tagName } from './reference.ts';
+import { digestName, fullName, nameOf, parseReference, tagName } from './reference.ts';
 import { Registry } from './registry.ts';
 import { type Resolved, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
+import type { Ask } from './tokens.ts';
 
 export interface UserFiles {
   passwd: string;
@@ -34,27 +35,31 @@ export interface ImageSurroundings {
   removeLayer: (dir: string) => Promise<void>;
   installPause: (dir: string) => Promise<Usage>;
   onLayer: (how: 'pulled' | 'present' | 'joined') => void;
-  onFetched: (result: { seconds: number; error?: unknown; downloaded: number; unpacked: number }) => void;
+  onFetched: NonNullable<LayersOptions['onFetched']>;
+  onSynced: (seconds: number) => void;
   onRetry: () => void;
 }
 
 export interface ImagesOptions extends ImageSurroundings {
   config: Pick<Config, 'root' | 'images'>;
   pool: Pool<typeof handlers>;
-  /** Puts a question to a registry, not on this thread. */
+  /** Sends a small request to a registry, in a worker. */
   ask: Ask;
   images: Table<ImageRow>;
   layers: Table<LayerRow>;
   log: Log;
 }
 
-/** Images that were removed while in use are looked at so often. */
+/** How often images that were removed while in use are examined. */
 const SWEEP_MS = 60_000;
+/** RemoveImage waits so long for the layers' folders to go: kubelet measures the disk again after it. */
+const REMOVE_MS = 10_000;
 
 /** The images on the node and their layers. */
 export class Images {
   /** Reference of the pause process's image. */
   readonly sandboxImage: string;
+  readonly #sandboxName: string;
   /** Where the file system of images and writable layers is found. */
   readonly mountpoint: string;
   readonly layers: Layers;
@@ -71,6 +76,7 @@ export class Images {
     const { config, pool, ask, layers, images, log } = options;
     this.#options = options;
     this.sandboxImage = config.images.sandbox_image || BUILT_IN_PAUSE;
+    this.#sandboxName = fullName(parseReference(this.sandboxImage));
     this.mountpoint = config.root;
     this.#names = new ImageNames(images);
     this.#registry = new Registry({
@@ -88,6 +94,7 @@ export class Images {
       log,
       onFetched: options.onFetched,
       onLayer: options.onLayer,
+      onSynced: options.onSynced,
     });
     this.#fsInfo = new FsInfo({
       root: config.root,
@@ -112,7 +119,7 @@ export class Images {
     }
     this.#names.rebuild();
     if (config.images.sandbox_image === '') await this.#installPause();
-    await this.sweep();
+    this.sweep().catch((err) => log.error({ err }, 'layers of no image could not be removed'));
   }
 
   /** By name (completed first), id, unique beginning of an id, or digest. Throws INVALID_REQUEST when several ids begin so. */
@@ -142,29 +149,33 @@ export class Images {
     return `${fullName(parseReference(text))} ${authKey(auth)}`;
   }
 
-  /** First stage of a pull: what the reference stands for, and the image's config. */
+  /**
+   * First stage of a pull: what the reference stands for, and the image's config. The sandbox image is pulled with the node's own
+   * credentials where the caller has none.
+   */
   async resolve(text: string, auth: AuthConfig | undefined): Promise<Resolved> {
     const reference = parseReference(text);
-    const repository = await this.#registry.open(reference, auth);
+    const { credentials } = this.#options.config.images;
+    const isSandbox = fullName(reference) === this.#sandboxName;
+    const own = isSandbox && authKey(auth) === '' && credentials !== '';
+    const login = own ? await storedAuth(credentials, nameOf(reference)) : auth;
+    const repository = await this.#registry.open(reference, login);
     return resolveImage(repository, (digest) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest));
   }
 
-  /**
-   * Second stage: all layers on the disk, held until {@link release}. `onHold` hears of each before it is there. Returns their
-   * ids, bottom first.
-   */
-  async fetchLayers(resolved: Resolved, onHold: (id: string) => void): Promise<string[]> {
+  /** Second stage: all layers on the disk, held until {@link release}. Returns their ids, bottom first. */
+  async fetchLayers(resolved: Resolved, options: FetchOptions): Promise<string[]> {
     const { present, repository, digest } = resolved;
     if (present) {
-      if (this.#options.images.get(present.id) === present && this.layers.hold(present.layers, onHold))
+      if (this.#options.images.get(present.id) === present && this.layers.hold(present.layers, options.onHold))
         return present.layers;
       // Removed since the first stage.
       resolved.present = undefined;
     }
     resolved.image ??= await readImage(repository, digest);
     const { layers, diffIds } = resolved.image;
-    const wanted = layers.map((blob, index) => ({ blob, diffId: diffIds[index] ?? '', repository }));
-    return (await this.layers.fetchAll(wanted, onHold)).map(({ id }) => id);
+    const wanted = layers.map((blob, index) => ({ blob, diffId: diffIds[index] ?? '', name: blob.name, repository }));
+    return (await this.layers.fetchAll(wanted, options)).map(({ id }) => id);
   }
 
   /** Last stage: the image under its names, which older images lose. */
@@ -184,13 +195,13 @@ export class Images {
   }
 
   /**
-   * Removes all names of an image; its layers go as soon as no container needs them. The built-in pause image keeps its own: no registry
-   * has it, and pods would not start any more.
+   * Removes all names of an image, and its layers unless a container needs them; waits until their folders are gone, 10 s at most. The
+   * built-in pause image keeps its name: no registry has it, and pods would not start any more.
    */
   async remove(row: ImageRow): Promise<void> {
     this.#names.removeAll(row);
     if (row.id === this.#builtIn) this.#names.give(row, [BUILT_IN_PAUSE]);
-    await this.sweep();
+    await Promise.race([this.sweep(), sleep(REMOVE_MS, undefined, { ref: false })]);
   }
 
   /** Removes images without names that nobody uses, and layers of no image. */
@@ -205,11 +216,12 @@ export class Images {
         this.#users.delete(row.id);
       }
     }
-    this.layers.sweep(this.#usedLayers());
+    const removed = this.layers.sweep(this.#usedLayers());
     clearTimeout(this.#sweeping);
-    if (nameless().length === 0) return;
+    if (nameless().length === 0) return removed;
     const again = () => this.sweep().catch((err) => log.error({ err }, 'removed images could not be swept'));
     this.#sweeping = setTimeout(again, SWEEP_MS).unref();
+    return removed;
   }
 
   /** passwd and group as the image has them, "" where there is none. Read once for each image. */
@@ -266,6 +278,7 @@ export class Images {
   }
 }
 
-function rowOf({ id, config, file, size }: NonNullable<Resolved['image']>, layers: string[]): Omit<ImageRow, 'names'> {
-  return { id, config, file, layers, size };
+function rowOf(image: NonNullable<Resolved['image']>, layers: string[]): Omit<ImageRow, 'names'> {
+  const { id, config, file, size, artifact } = image;
+  return { id, config, file, layers, size, ...(artifact !== undefined && { artifact }) };
 }

@@ -1,6 +1,7 @@
 import { SluiceError } from '../../errors.ts';
 import type { Table } from '../store/table.ts';
-import { digestName, isDigest, parseReference, tagName } from './reference.ts';
+import { isDigest } from './digest.ts';
+import { digestName, parseReference, tagName } from './reference.ts';
 import type { ImageRow } from './rows.ts';
 
 /** Which image has which name. A name belongs to one image; a tag that moves leaves the old image with its digests. */

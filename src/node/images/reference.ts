@@ -3,6 +3,7 @@
  * that "busybox" and "docker.io/library/busybox:latest" are one image.
  */
 import { SluiceError } from '../../errors.ts';
+import { isDigest } from './digest.ts';
 
 export interface Reference {
   /** Registry as it is written, "docker.io" when it is not: host or host:port. */
@@ -23,26 +24,23 @@ const REPOSITORY = new RegExp(`^${COMPONENT}(?:/${COMPONENT})*$`);
 const TAG = /^\w[\w.-]{0,127}$/;
 const HEX_ID = /^[0-9a-f]{64}$/;
 const MAX_NAME = 255;
-const DIGEST = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
-
-export const isDigest = (text: string): boolean => DIGEST.test(text);
 
 /** Reads and completes a reference: no registry is docker.io, no tag and no digest is "latest". Throws INVALID_REQUEST. */
 export function parseReference(text: string): Reference {
-  const wrong = (why: string) => new SluiceError('INVALID_REQUEST', `"${text}" is no image reference: ${why}`);
+  const wrong = (why: string) => new SluiceError('INVALID_REQUEST', `"${text}" is not an image reference: ${why}`);
   const [beforeDigest = '', digest, ...more] = text.split('@');
-  if (more.length > 0 || (digest !== undefined && !isDigest(digest))) throw wrong('what follows "@" is no digest');
+  if (more.length > 0 || (digest !== undefined && !isDigest(digest))) throw wrong('what follows "@" is not a digest');
   const colon = beforeDigest.lastIndexOf(':');
   const hasTag = colon > beforeDigest.lastIndexOf('/');
   const name = hasTag ? beforeDigest.slice(0, colon) : beforeDigest;
   const tag = hasTag ? beforeDigest.slice(colon + 1) : undefined;
-  if (tag !== undefined && !TAG.test(tag)) throw wrong(`"${tag}" is no tag`);
+  if (tag !== undefined && !TAG.test(tag)) throw wrong(`"${tag}" is not a tag`);
   if (HEX_ID.test(name)) throw wrong('64 hex digits are an id');
   const { registry, repository } = split(name);
-  if (!REGISTRY.test(registry)) throw wrong(`"${registry}" is no registry`);
+  if (!REGISTRY.test(registry)) throw wrong(`"${registry}" is not a registry`);
   if (repository !== repository.toLowerCase()) throw wrong('a repository has lower-case letters only');
   if (!REPOSITORY.test(repository))
-    throw wrong(repository === '' ? 'it has no name' : `"${repository}" is no repository`);
+    throw wrong(repository === '' ? 'it has no name' : `"${repository}" is not a repository`);
   if (registry.length + 1 + repository.length > MAX_NAME) throw wrong(`its name is longer than ${MAX_NAME} characters`);
   return { registry, repository, tag: tag ?? (digest === undefined ? 'latest' : undefined), digest };
 }

@@ -3,65 +3,100 @@ import { chmodSync, mkdirSync, renameSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import type { MessagePort } from 'node:worker_threads';
 import { SluiceError } from '../../errors.ts';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { Applier } from './apply.ts';
+import type { BlobSource } from './blob-source.ts';
 import { decodeError, detect } from './decompress.ts';
 import { Download } from './download.ts';
 import { invalid } from './invalid.ts';
+import { LayerLine } from './line.ts';
 import { toBytes } from './names.ts';
-import type { Tls } from './secure.ts';
 import { TarReader } from './tar.ts';
 import { removeTree } from './tree.ts';
 
-/** The rest of a blob that is known to be bad is read only to say why: milliseconds for all of it, and without a byte. */
+/**
+ * The rest of a blob whose archive is bad is read only to learn whether its digest is wrong as well. Milliseconds for all of it, and
+ * between two pieces.
+ */
 const REST_MS = 10_000;
 const REST_SILENCE_MS = 1000;
+/** A layer may decompress to 4 GiB in any case, and to so many times its size beyond that: more is a bomb. */
+const MAX_UNPACKED = 4 * 2 ** 30;
+const MAX_RATIO = 200;
 
 export interface FetchLayer {
-  url: string;
-  headers: Record<string, string>;
-  tls: Tls;
-  /** Milliseconds to get a connection. */
-  dialTimeoutMs: number;
-  /** Of the blob as the registry has it: `sha256:…`, and its bytes. */
+  source: BlobSource;
+  /** Of the blob as the registry has it: `sha256:…` or `sha512:…`, and its bytes. */
   digest: string;
   size: number;
   /** Of the archive once it is decompressed. */
   diffId: string;
-  /** Only for messages: the format is told by the first bytes. */
+  /** The blob is the file of an artifact, and is stored as it is under this path; `diffId` does not count. */
+  name?: string;
+  /** Only for messages: the first bytes decide about the format. */
   mediaType: string;
   /** What shall be the layer's folder; the files come into its `fs`. A folder that is there already stays. */
   dir: string;
   progressTimeoutMs: number;
   /** First pause before a retry, doubled each time. Default 250 ms. */
   retryDelayMs?: number;
+  /** For cancelling, new authorizations and progress (see line.ts). Without it, none of these. */
+  port?: MessagePort;
 }
 
 export interface FetchedLayer extends Usage {
-  /** Time spent waiting for the registry, and all the rest: together the whole time. */
+  /** Seconds spent waiting for the registry, and all other seconds. */
   downloadSeconds: number;
   unpackSeconds: number;
   /**
-   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring: root's with 0755 until
-   * dressFolders has given them the looks that they have below. Nearly always empty: builders write folders.
+   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring: they belong to root with 0755
+   * until inheritAttributes has copied owner and mode from the layers below. Rare, since builders write all folders.
    */
   implied: string[];
 }
 
 /**
- * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass: no byte is stored but the files themselves,
- * and they get their name only when both digests are right. Anything else leaves nothing behind (but after a crash
- * `DIR.tmp-…`, for removeLayer).
+ * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass. Nothing is stored but the files themselves, and they
+ * get their final name only when both digests are right. A failure leaves nothing behind; a crash may leave `DIR.tmp-…`, which
+ * removeLayer removes. When bytes of several answers were put together and the result is wrong, the registry may have lied about
+ * its ranges: the layer is then fetched once more over one connection.
  *
- * Throws IMAGE_INVALID, REGISTRY_DENIED (details `{status, challenge}`: a 401 asks for a new token and another call),
- * IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT, DISK_FULL.
+ * Throws IMAGE_INVALID, REGISTRY_DENIED (details: {@link Refusal}), IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT, DISK_FULL, and
+ * CALLER_GONE when main has cancelled it.
  */
 export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
+  let download: Download | undefined;
+  using line = new LayerLine(layer.port, () => download?.blob.received ?? 0);
+  const fetch = (noRanges: boolean) => fetchInto(layer, line, noRanges, (made) => (download = made));
+  try {
+    try {
+      return await fetch(false);
+    } catch (error) {
+      if (!isInvalid(error) || !download?.blob.joined) throw error;
+      return await fetch(true);
+    }
+  } catch (error) {
+    if (line.signal.aborted) throw new SluiceError('CALLER_GONE', `layer ${layer.digest}: the pull was cancelled`);
+    throw withLayer(error, layer);
+  }
+}
+
+const isInvalid = (error: unknown) => error instanceof SluiceError && error.code === 'IMAGE_INVALID';
+
+async function fetchInto(
+  layer: FetchLayer,
+  line: LayerLine,
+  noRanges: boolean,
+  onDownload: (download: Download) => void,
+): Promise<FetchedLayer> {
   const began = performance.now();
   const temporary = temporaryBeside(layer.dir);
   const abort = new AbortController();
-  const download = new Download({ ...layer, signal: abort.signal });
+  const signal = AbortSignal.any([abort.signal, line.signal]);
+  const download = new Download({ ...layer, signal, noRanges, renew: line.renew });
+  onDownload(download);
   try {
     mkdirSync(dirname(temporary), { recursive: true, mode: 0o711 });
     mkdirSync(temporary, { mode: 0o711 });
@@ -74,16 +109,16 @@ export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
     return { ...used, implied, downloadSeconds, unpackSeconds: (performance.now() - began) / 1000 - downloadSeconds };
   } catch (error) {
     await removeTree(toBytes(temporary));
-    throw named(error, layer);
+    throw error;
   }
 }
 
-/** A name beside `dir` that tells everybody, after a crash too, that nothing in it counts. */
+/** A name beside `dir` that marks its content as unfinished, after a crash too. */
 export function temporaryBeside(dir: string): string {
   return `${dir}.tmp-${crypto.randomUUID().slice(0, 8)}`;
 }
 
-/** Gives a finished layer its name. Two may have made the same one: the first stays. */
+/** Renames a finished layer to its final name. When another call has made the same layer, the first one stays. */
 export async function settle(temporary: string, dir: string): Promise<void> {
   try {
     renameSync(temporary, dir);
@@ -95,15 +130,20 @@ export async function settle(temporary: string, dir: string): Promise<void> {
 }
 
 async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<string[]> {
+  if (layer.name !== undefined) return storeFile(layer, layer.name, download, { root, abort });
   const applier = new Applier(toBytes(root));
   const reader = new TarReader(applier);
-  const archive = createHash('sha256');
-  await using blob = new Blob(download, abort);
+  const archive = createHash(algorithmOf('diffID', layer.diffId));
+  await using blob = new Source(download, layer.digest, abort);
   let format = 'tar';
   let failed = false;
+  let unpacked = 0;
   const consume = async (pieces: AsyncIterable<Buffer>) => {
     for await (const piece of pieces) {
       if (failed) return;
+      unpacked += piece.length;
+      if (unpacked > MAX_UNPACKED && unpacked > layer.size * MAX_RATIO)
+        throw invalid(`the layer decompresses to more than ${MAX_RATIO} times its ${layer.size} bytes`);
       archive.update(piece);
       reader.write(piece);
     }
@@ -113,8 +153,8 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
     format = found.format;
     if (found.decoder) await decode(found.pieces, found.decoder, consume);
     else await consume(found.pieces);
-    // A decoder may be content before the end; the rest of the blob still counts for its digest.
-    blob.check(layer.digest);
+    // A decoder may stop before the end of the blob; the rest still counts for the blob's digest.
+    blob.check();
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
@@ -122,15 +162,42 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
   } catch (cause) {
     failed = true;
     const error = decodeError(format, cause);
-    // Bytes that came to harm on the way look like a bad archive: the digest tells the two apart.
-    if (error instanceof SluiceError && error.code === 'IMAGE_INVALID') await blob.checkRest(layer.digest, error);
+    // Bytes damaged on the way look like a bad archive: the digest of the whole blob tells the two apart.
+    if (isInvalid(error)) await blob.checkRest(error as SluiceError);
     throw error;
   } finally {
     applier.close();
   }
 }
 
-/** A pipeline that fails at once, also while its source still waits for a byte. */
+/** Stores a blob as one file, readable by everybody. */
+async function storeFile(
+  { digest, size }: FetchLayer,
+  name: string,
+  download: Download,
+  { root, abort }: { root: string; abort: AbortController },
+): Promise<string[]> {
+  const applier = new Applier(toBytes(root));
+  await using blob = new Source(download, digest, abort);
+  const now = { seconds: 0, nanoseconds: 0 };
+  const owner = { uid: 0, gid: 0, major: 0, minor: 0, xattrs: [] };
+  try {
+    applier.entry({ ...owner, path: toBytes(name), link: '', type: 'file', size, mode: 0o644, mtime: now });
+    let offset = 0;
+    for await (const piece of blob.pieces) {
+      applier.data(piece, offset);
+      offset += piece.length;
+    }
+    applier.end();
+    blob.check();
+    applier.finish();
+    return []; // its folders belong to root, whatever lies below
+  } finally {
+    applier.close();
+  }
+}
+
+/** A pipeline that fails at once, also while its source waits for a byte. */
 async function decode(
   pieces: AsyncIterable<Buffer>,
   decoder: Transform,
@@ -147,30 +214,30 @@ async function decode(
 }
 
 /** A download's pieces, and the digest of all of them. */
-class Blob implements AsyncDisposable {
-  /** The reader may leave early without ending the download. */
+class Source implements AsyncDisposable {
+  /** A reader that stops early does not end the download. */
   readonly pieces: AsyncIterable<Buffer>;
-  readonly #source: AsyncGenerator<Buffer>;
-  readonly #hash = createHash('sha256');
+  readonly #download: AsyncGenerator<Buffer>;
+  readonly #digest: string;
+  readonly #hash: ReturnType<typeof createHash>;
   readonly #abort: AbortController;
   #whole = false;
   #failed = false;
 
-  constructor(download: Download, abort: AbortController) {
-    this.#source = download[Symbol.asyncIterator]();
+  constructor(download: Download, digest: string, abort: AbortController) {
+    this.#download = download[Symbol.asyncIterator]();
+    this.#digest = digest;
+    this.#hash = createHash(algorithmOf('digest', digest));
     this.#abort = abort;
     this.pieces = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
   }
 
-  check(expected: string): void {
-    compare('digest', expected, this.#hash.digest('hex'));
+  check(): void {
+    compare('digest', this.#digest, this.#hash.digest('hex'));
   }
 
-  /**
-   * After `error`: reads what is left, and throws when the digest is wrong as well. A download that fails or stops meanwhile leaves it
-   * at the first error.
-   */
-  async checkRest(expected: string, error: SluiceError): Promise<void> {
+  /** After `error`: reads the rest, and throws when the digest is wrong as well. A download that fails meanwhile leaves `error` standing. */
+  async checkRest(error: SluiceError): Promise<void> {
     if (this.#failed) return;
     const silence = setTimeout(() => this.#abort.abort(), REST_SILENCE_MS);
     const end = setTimeout(() => this.#abort.abort(), REST_MS);
@@ -180,26 +247,26 @@ class Blob implements AsyncDisposable {
         silence.refresh();
       }
     } catch {
-      return; // the first error is the one that counts
+      return; // the caller throws the first error
     } finally {
       clearTimeout(silence);
       clearTimeout(end);
     }
     try {
-      this.check(expected);
+      this.check();
     } catch (cause) {
       throw invalid(`${(cause as Error).message}; ${error.message}`, error.cause);
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#abort.abort(); // it may be waiting for a byte that nobody wants any more
-    await this.#source.return(undefined);
+    this.#abort.abort(); // it may wait for a byte that nobody wants any more
+    await this.#download.return(undefined);
   }
 
   async #next(): Promise<IteratorResult<Buffer>> {
     try {
-      const next = await this.#source.next();
+      const next = await this.#download.next();
       if (next.done) this.#whole = true;
       else this.#hash.update(next.value);
       return next;
@@ -210,21 +277,25 @@ class Blob implements AsyncDisposable {
   }
 }
 
-function compare(what: string, expected: string, hex: string): void {
-  if (!/^sha256:[0-9a-f]{64}$/.test(expected)) throw invalid(`the ${what} ${expected} is no sha256 digest`);
-  if (expected !== `sha256:${hex}`) throw invalid(`the ${what} should be ${expected} and is sha256:${hex}`);
+/** Throws IMAGE_INVALID for a digest of another form. */
+function algorithmOf(what: string, digest: string): 'sha256' | 'sha512' {
+  if (/^sha256:[0-9a-f]{64}$/.test(digest)) return 'sha256';
+  if (/^sha512:[0-9a-f]{128}$/.test(digest)) return 'sha512';
+  throw invalid(`the ${what} ${digest} is not a sha256 or sha512 digest`);
 }
 
-/** The error, with the layer it is about. */
-function named(error: unknown, { digest, mediaType }: FetchLayer): SluiceError {
-  const what = `layer ${digest}`;
+function compare(what: string, expected: string, hex: string): void {
+  const found = `${algorithmOf(what, expected)}:${hex}`;
+  if (expected !== found) throw invalid(`the ${what} should be ${expected} and is ${found}`);
+}
+
+/** The error with the layer that it is about. */
+function withLayer(error: unknown, { digest, mediaType }: FetchLayer): SluiceError {
   if (!(error instanceof SluiceError))
-    return new SluiceError(isFull(error) ? 'DISK_FULL' : 'INTERNAL', what, { cause: error });
-  // kubelet reads the beginning of these.
-  if (error.code === 'REGISTRY_UNAVAILABLE') return error;
-  const again = new SluiceError(error.code, `${what} (${mediaType}): ${error.message}`, { cause: error.cause });
-  again.details = error.details;
-  return again;
+    return new SluiceError(isFull(error) ? 'DISK_FULL' : 'INTERNAL', `layer ${digest}`, { cause: error });
+  const named = new SluiceError(error.code, `layer ${digest} (${mediaType}): ${error.message}`, { cause: error.cause });
+  named.details = error.details;
+  return named;
 }
 
 function isFull(error: unknown): boolean {
