@@ -1,4 +1,4 @@
-import { mkdir, readdir } from 'node:fs/promises';
+import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import { spreadSubfolders } from '../../sys/inode-flags.ts';
@@ -109,6 +109,9 @@ interface Wish {
 const EMPTY = '_';
 /** The base of a bound layer that has none below it. */
 const BOTTOM = 'bottom';
+/** How long ext4 without a journal avoids a freed inode (RECENTCY_MIN and RECENTCY_DIRTY in fs/ext4/ialloc.c). */
+const AVOID_MS = 360_000;
+const MAX_AVOIDED = 200;
 
 /** A queued layer was not fetched because all pulls that wanted it are over. */
 class NotWanted extends SluiceError {
@@ -127,6 +130,8 @@ export class Layers {
   /** Ids of layers that pulls in flight need, with the number of pulls. */
   readonly #held = new Map<string, number>();
   readonly #byKey = new Map<string, LayerRow>();
+  /** Layers removed lately: the inode of the folder, and when. */
+  #removed: { ino: number; at: number }[] = [];
   #next = 1;
   #bytes = 0;
   #inodes = 0;
@@ -435,7 +440,8 @@ export class Layers {
           onProblem: (err) => log.info({ digest, err }, 'the registry wants a new token, and there is none'),
         });
         const { port } = channel;
-        const layer = { source, digest, size, diffId, mediaType, name, dir, progressTimeoutMs, port };
+        const avoid = this.#avoided().map(({ ino }) => ino);
+        const layer = { source, digest, size, diffId, mediaType, name, dir, avoid, progressTimeoutMs, port };
         return await pool.call('fetchLayer', layer, [port]);
       });
       progress.downloaded = size;
@@ -487,8 +493,23 @@ export class Layers {
   }
 
   async #removeFolder(id: string): Promise<void> {
-    await this.#options.removeLayer(join(this.folder, id));
+    const folder = join(this.folder, id);
+    const ino = await inodeOf(folder);
+    if (ino !== undefined) this.#removed = [...this.#avoided(), { ino, at: performance.now() }].slice(-MAX_AVOIDED);
+    await this.#options.removeLayer(folder);
     this.#options.rows.delete(id);
+  }
+
+  #avoided(): { ino: number; at: number }[] {
+    return this.#removed.filter(({ at }) => performance.now() - at < AVOID_MS);
+  }
+}
+
+async function inodeOf(folder: string): Promise<number | undefined> {
+  try {
+    return (await stat(folder)).ino;
+  } catch {
+    return undefined; // it was never made, or somebody has removed it
   }
 }
 

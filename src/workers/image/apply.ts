@@ -39,6 +39,11 @@ const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constant
 /** System errors whose cause is the archive, not this machine. */
 const IMAGE_FAULTS = new Set(['ENAMETOOLONG', 'ELOOP', 'ENOTDIR', 'EISDIR', 'EMLINK', 'EEXIST', 'ENOENT', 'EINVAL']);
 
+/** New files belong to the daemon's user. */
+const OWN_UID = process.geteuid?.() ?? 0;
+const OWN_GID = process.getegid?.() ?? 0;
+const SETGID = 0o2000;
+
 interface Target {
   /** Cleaned, relative to the root, after symbolic links in the folders above. */
   relative: string;
@@ -54,6 +59,8 @@ export class Applier implements TarSink {
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
   #file: { fd: number; entry: TarEntry; path: string; written: number } | undefined;
   #name = '';
+  /** Some folder has setgid, and passes its group on to new files. */
+  #inherits = false;
   /** Records of folders examined because a folder was replaced; an archive made for it could ask for billions. */
   #scanned = 0;
 
@@ -82,7 +89,7 @@ export class Applier implements TarSink {
     this.#guard(() => {
       const { entry, fd, path } = file;
       if (file.written < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
-      fchownSync(fd, entry.uid, entry.gid);
+      if (entry.uid !== OWN_UID || entry.gid !== OWN_GID || this.#inherits) fchownSync(fd, entry.uid, entry.gid);
       fchmodSync(fd, entry.mode); // after chown, which clears setuid
       setXattrs(path, entry);
       const { atime, mtime } = times(entry);
@@ -239,6 +246,7 @@ export class Applier implements TarSink {
     if (entry.type !== 'symlink') chmodSync(native(path), entry.mode);
     setXattrs(path, entry);
     if (entry.type === 'directory') {
+      this.#inherits ||= (entry.mode & SETGID) !== 0;
       this.implied.delete(relative);
       this.#folders.delete(relative); // the last entry for a folder counts, and determines its place in the order
       this.#folders.set(relative, times(entry));

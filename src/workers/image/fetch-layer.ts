@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { chmodSync, mkdirSync, renameSync } from 'node:fs';
+import { chmodSync, lstatSync, mkdirSync, renameSync, rmdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -15,6 +15,7 @@ import { LayerLine } from './line.ts';
 import { toBytes } from './names.ts';
 import { TarReader } from './tar.ts';
 import { removeTree } from './tree.ts';
+import { YoungGarbage } from './young-garbage.ts';
 
 /**
  * The rest of a blob whose archive is bad is read only to learn whether its digest is wrong as well. Milliseconds for all of it, and
@@ -42,6 +43,8 @@ export interface FetchLayer {
   progressTimeoutMs: number;
   /** First pause before a retry, doubled each time. Default 250 ms. */
   retryDelayMs?: number;
+  /** Inode numbers of folders of layers that were removed lately: their neighbourhood is slow to make files in. */
+  avoid?: readonly number[];
   /** For cancelling, new authorizations and progress (see line.ts). Without it, none of these. */
   port?: MessagePort;
 }
@@ -92,14 +95,13 @@ async function fetchInto(
   onDownload: (download: Download) => void,
 ): Promise<FetchedLayer> {
   const began = performance.now();
-  const temporary = temporaryBeside(layer.dir);
+  mkdirSync(dirname(layer.dir), { recursive: true, mode: 0o711 });
+  const temporary = makeTemporary(layer.dir, layer.avoid ?? []);
   const abort = new AbortController();
   const signal = AbortSignal.any([abort.signal, line.signal]);
   const download = new Download({ ...layer, signal, noRanges, renew: line.renew });
   onDownload(download);
   try {
-    mkdirSync(dirname(temporary), { recursive: true, mode: 0o711 });
-    mkdirSync(temporary, { mode: 0o711 });
     mkdirSync(`${temporary}/fs`, { mode: 0o755 });
     chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
     const implied = await unpack(layer, download, `${temporary}/fs`, abort);
@@ -112,6 +114,27 @@ async function fetchInto(
     throw error;
   }
 }
+
+/** Inodes of a flex group of ext4, as mke2fs makes it: 16 groups of 8192. */
+const FLEX_GROUP = 16 * 8192;
+const MAX_TRIES = 8;
+
+/**
+ * Makes the folder for an unfinished layer. ext4 chooses its block group by a hash of the name; where that is the group of a layer that
+ * was just removed, another name gets another one (src/node/images/layers.ts says why).
+ */
+function makeTemporary(dir: string, avoid: readonly number[]): string {
+  for (let tries = 1; ; tries++) {
+    const temporary = temporaryBeside(dir);
+    mkdirSync(temporary, { mode: 0o711 });
+    if (avoid.length === 0 || tries === MAX_TRIES) return temporary;
+    const group = flexGroup(lstatSync(temporary).ino);
+    if (!avoid.some((ino) => flexGroup(ino) === group)) return temporary;
+    rmdirSync(temporary);
+  }
+}
+
+const flexGroup = (ino: number) => Math.floor((ino - 1) / FLEX_GROUP);
 
 /** A name beside `dir` that marks its content as unfinished, after a crash too. */
 export function temporaryBeside(dir: string): string {
@@ -138,10 +161,12 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
   let format = 'tar';
   let failed = false;
   let unpacked = 0;
+  const garbage = new YoungGarbage();
   const consume = async (pieces: AsyncIterable<Buffer>) => {
     for await (const piece of pieces) {
       if (failed) return;
       unpacked += piece.length;
+      garbage.add(piece.length);
       if (unpacked > MAX_UNPACKED && unpacked > layer.size * MAX_RATIO)
         throw invalid(`the layer decompresses to more than ${MAX_RATIO} times its ${layer.size} bytes`);
       archive.update(piece);
@@ -221,6 +246,7 @@ class Source implements AsyncDisposable {
   readonly #digest: string;
   readonly #hash: ReturnType<typeof createHash>;
   readonly #abort: AbortController;
+  readonly #garbage = new YoungGarbage();
   #whole = false;
   #failed = false;
 
@@ -268,7 +294,10 @@ class Source implements AsyncDisposable {
     try {
       const next = await this.#download.next();
       if (next.done) this.#whole = true;
-      else this.#hash.update(next.value);
+      else {
+        this.#hash.update(next.value);
+        this.#garbage.add(next.value.length);
+      }
       return next;
     } catch (error) {
       this.#failed = true;
