@@ -6,6 +6,8 @@ import { readFileInLayers, userFiles } from './image/read-file.ts';
 import { serve } from './serve.ts';
 
 export const handlers = {
+  /** Does nothing: the call makes the pool start a thread. */
+  warm: () => {},
   fetchLayer,
   inheritAttributes,
   readFileInLayers,

@@ -55,6 +55,7 @@ before(async () => {
         max_downloads: 4,
         progress_timeout_seconds: 10,
         credentials: '',
+          volatile: false,
       },
     },
     pool: pools.image,

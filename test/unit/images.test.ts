@@ -25,6 +25,7 @@ interface Fetch {
 
 /** Stands for the image workers: makes folders, and fails or waits as it is told. */
 class Worker {
+  readonly use = { threads: 1 };
   readonly calls: { op: string; input: Fetch & { folders?: string[] } }[] = [];
   fetch: (input: Fetch) => Promise<{ implied?: string[] } | undefined> = async () => undefined;
 
@@ -59,6 +60,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
           max_downloads: options.maxDownloads ?? 4,
           progress_timeout_seconds: 1,
           credentials: '',
+          volatile: false,
         },
       },
       // biome-ignore lint/suspicious/noExplicitAny: a stand-in for the pool

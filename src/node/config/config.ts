@@ -39,6 +39,7 @@ export interface Config {
     registry_config: string;
     max_downloads: number;
     progress_timeout_seconds: number;
+    volatile: boolean;
     /** A file in docker's config.json format; "": none. */
     credentials: string;
   };

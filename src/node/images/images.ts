@@ -155,6 +155,7 @@ export class Images {
    */
   async resolve(text: string, auth: AuthConfig | undefined): Promise<Resolved> {
     const reference = parseReference(text);
+    this.layers.warm();
     const { credentials } = this.#options.config.images;
     const isSandbox = fullName(reference) === this.#sandboxName;
     const own = isSandbox && authKey(auth) === '' && credentials !== '';
@@ -237,7 +238,7 @@ export class Images {
 
   /** A container's root: its writable snapshot on top of the image. */
   rootfsMounts(row: ImageRow, snapshot: string): LayerMount[] {
-    return layerMounts(this.#dirs(row), snapshot);
+    return layerMounts(this.#dirs(row), snapshot, this.#options.config.images.volatile);
   }
 
   /** The image alone, read-only. */

@@ -112,6 +112,7 @@ const BOTTOM = 'bottom';
 /** How long ext4 without a journal avoids a freed inode (RECENTCY_MIN and RECENTCY_DIRTY in fs/ext4/ialloc.c). */
 const AVOID_MS = 360_000;
 const MAX_AVOIDED = 200;
+const WARM_THREADS = 2;
 
 /** A queued layer was not fetched because all pulls that wanted it are over. */
 class NotWanted extends SluiceError {
@@ -158,6 +159,14 @@ export class Layers {
   /** What all layers occupy on the disk. */
   get usage(): { bytes: number; inodes: number } {
     return { bytes: this.#bytes, inodes: this.#inodes };
+  }
+
+  /** Starts threads for layers that will come soon, while their manifest is on its way: the first pull does not wait for them. */
+  warm(): void {
+    const { pool, log } = this.#options;
+    if (pool.use.threads > 0) return;
+    for (let i = 0; i < WARM_THREADS; i++)
+      pool.call('warm', undefined).catch((err) => log.debug({ err }, 'the threads for layers are not started early'));
   }
 
   has(id: string): boolean {
