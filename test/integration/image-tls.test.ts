@@ -55,7 +55,7 @@ before(async () => {
         max_downloads: 4,
         progress_timeout_seconds: 10,
         credentials: '',
-          volatile: false,
+        volatile: false,
       },
     },
     pool: pools.image,

@@ -32,6 +32,9 @@ const WHITEOUT = '.wh.';
 const OPAQUE_MARK = '.wh..wh..opq';
 const AUFS_OWN = '.wh..wh.';
 
+/** What lsetxattr(2) answers for names and values that no file can have. */
+const XATTR_FAULTS = new Set(['ERANGE', 'E2BIG', 'EINVAL', 'EPERM', 'EACCES']);
+const LARGE_XATTR = 1024;
 const MAX_SCANNED = 50_000_000;
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
@@ -277,7 +280,14 @@ function setXattrs(path: string, { type, xattrs }: TarEntry): void {
   const keepsUser = type === 'file' || type === 'directory';
   for (const [name, value] of xattrs) {
     if (name.startsWith('trusted.') || (name.startsWith('user.') && !keepsUser)) continue;
-    setXattr(native(path), native(name), value);
+    try {
+      setXattr(native(path), native(name), value);
+    } catch (error) {
+      const { code = '' } = error as NodeJS.ErrnoException;
+      // ext4 answers ENOSPC for a value that does not fit into an inode's block, with any amount of free space.
+      if (!XATTR_FAULTS.has(code) && !(code === 'ENOSPC' && value.length > LARGE_XATTR)) throw error;
+      throw invalid(`the attribute ${JSON.stringify(name)} cannot be set: ${(error as Error).message}`, error);
+    }
   }
 }
 

@@ -2,6 +2,7 @@ import type { Connection } from '../http/dispatchers.ts';
 
 /** How one blob is fetched from one host. */
 export interface BlobSource extends Connection {
+  /** http, https, or file for a blob on this machine. */
   url: string;
   headers: Record<string, string>;
   /** By origin, as {@link Exchange} takes them. */

@@ -1,5 +1,7 @@
+import { createReadStream } from 'node:fs';
 import { SluiceError } from '../../errors.ts';
 import type { BlobSource, Renew } from './blob-source.ts';
+import { invalid } from './invalid.ts';
 import { Patience } from './patience.ts';
 import { type Blob, hostOf, RangesIgnored, readRange, type Span } from './range.ts';
 
@@ -26,6 +28,7 @@ const PART_BYTES = 4 << 20;
 const TRIAL_MS = 200;
 const SLOW_SHARE = 0.5;
 /** A download as a whole may take this long, and longer in proportion to its size: no registry keeps a thread for ever. */
+const FILE_PIECE = 256 << 10;
 const TOTAL_MS = 30 * 60_000;
 const TOTAL_BYTES_PER_SECOND = 50_000;
 
@@ -81,7 +84,11 @@ export class Download {
   }
 
   async *#inOrder(began: number): AsyncGenerator<Buffer> {
-    const { size, progressTimeoutMs } = this.#options;
+    const { size, progressTimeoutMs, source } = this.#options;
+    if (source.url.startsWith('file:')) {
+      yield* this.#fromFile(source.url);
+      return;
+    }
     const lead: Span = { at: 0, to: size };
     for await (const chunk of readRange(this.blob, lead, { patience: new Patience(progressTimeoutMs) })) {
       yield chunk;
@@ -106,6 +113,17 @@ export class Download {
       for (const part of this.#parts) part.drop();
       yield* readRange(this.blob, { at, to: size }, { patience: new Patience(progressTimeoutMs) });
     }
+  }
+
+  /** A blob that main has put on the disk: one of an imported archive. */
+  async *#fromFile(url: string): AsyncGenerator<Buffer> {
+    const { size, signal } = this.#options;
+    for await (const chunk of createReadStream(new URL(url), { highWaterMark: FILE_PIECE, signal })) {
+      this.blob.received += chunk.length;
+      if (this.blob.received > size) throw invalid(`the layer has more than ${size} bytes`);
+      yield chunk;
+    }
+    if (this.blob.received < size) throw invalid(`the layer has ${this.blob.received} bytes, and not ${size}`);
   }
 
   /** Asks for one part; once the server has accepted that, the first connection ends where the part begins and more parts follow. */
