@@ -5,9 +5,11 @@ import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability } from '../node/observe/observability.ts';
+import { importFolder } from '../pipeline/jobs/import-folder.ts';
 import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
+import { ImagesDefinition, imagesVerbs } from './cri/image-service.ts';
 import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
@@ -52,12 +54,14 @@ export class Daemon {
       metrics.set('restored', { state }, recovered[state]);
     }
     void sweepNetwork(services);
+    void importFolder(services);
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,
       services: [
         { definition: RuntimeServiceDefinition, verbs: runtimeVerbs(services) },
         { definition: ImageServiceDefinition, verbs: imageVerbs(services) },
+        { definition: ImagesDefinition, verbs: imagesVerbs(services) },
       ],
       onCall: (method, code, seconds) => metrics.grpc(method, code, seconds),
       onError: (method, error) => logFailure(log, method, error),

@@ -2,7 +2,9 @@
 import { fetchLayer } from './image/fetch-layer.ts';
 import { installPause } from './image/install-pause.ts';
 import { inheritAttributes, measure, removeLayer } from './image/layers.ts';
+import { readArchive } from './image/read-archive.ts';
 import { readFileInLayers, userFiles } from './image/read-file.ts';
+import { exportLayer, writeArchive } from './image/write-archive.ts';
 import { serve } from './serve.ts';
 
 export const handlers = {
@@ -15,6 +17,9 @@ export const handlers = {
   removeLayer,
   measure,
   installPause,
+  readArchive,
+  exportLayer,
+  writeArchive,
 };
 
 export default serve(handlers);

@@ -56,6 +56,8 @@ before(async () => {
         progress_timeout_seconds: 10,
         credentials: '',
         volatile: false,
+        keep_blobs: false,
+        import_folder: '',
       },
     },
     pool: pools.image,
@@ -128,7 +130,7 @@ async function pull(reference: string): Promise<void> {
   const held: string[] = [];
   try {
     const resolved = await images.resolve(reference, undefined);
-    const row = images.commit(resolved, await images.fetchLayers(resolved, { onHold: (id) => held.push(id) }));
+    const row = await images.commit(resolved, await images.fetchLayers(resolved, { onHold: (id) => held.push(id) }));
     assert.equal(row.id, IMAGE.id);
     const lower = images.viewMounts(row)[0]?.source ?? '';
     assert.equal(readFileSync(join(lower, 'hello'), 'utf8'), 'over TLS');

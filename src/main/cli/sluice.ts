@@ -3,6 +3,7 @@ import { explain } from '../../errors.ts';
 import { checkConfig, DEFAULT_PATH } from '../../node/config/load.ts';
 import { printDefault } from '../../node/config/print.ts';
 import { VERSION } from '../../version.ts';
+import { image } from './image.ts';
 import { logLevel } from './log-level.ts';
 import { top } from './top.ts';
 import { trace } from './trace.ts';
@@ -13,6 +14,7 @@ const USAGE = `usage: sluice COMMAND
   config check [FILE]     check a configuration (default ${DEFAULT_PATH})
   top                     live view of stages, limits and launches
   trace POD [--svg FILE]  one launch as a Gantt chart
+  image COMMAND           ls, pull, inspect, rm, gc, import, export (see sluice image --help)
   log-level [LEVEL]       show or change the log level of a running daemon
   version
 
@@ -25,6 +27,8 @@ async function main([command, ...args]: string[]): Promise<number> {
       return config(args);
     case 'top':
       return top(args);
+    case 'image':
+      return image(args);
     case 'trace':
       return trace(args);
     case 'log-level':

@@ -40,6 +40,9 @@ export interface Config {
     max_downloads: number;
     progress_timeout_seconds: number;
     volatile: boolean;
+    keep_blobs: boolean;
+    /** Archives in it are imported at each start; "": none. */
+    import_folder: string;
     /** A file in docker's config.json format; "": none. */
     credentials: string;
   };

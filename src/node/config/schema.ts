@@ -247,6 +247,19 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'Syncs of containers to their own writable layer do nothing (overlayfs option volatile, Linux 5.10): they end faster. A container’s layer does not outlive a power cut in any case; volumes are not concerned.',
   },
+  'images.keep_blobs': {
+    type: 'boolean',
+    default: false,
+    comment:
+      'Keep the blobs of images besides their unpacked layers, under <root>/blobs: `sluice image export` then gives the digests of the registry. Costs the size of the compressed images.',
+  },
+  'images.import_folder': {
+    type: 'string',
+    default: '',
+    comment:
+      'Folder whose image archives (*.tar, *.tar.gz, *.tar.zst) are imported at each start, for nodes without a registry.',
+    check: check.optional(check.absolute),
+  },
   'images.credentials': {
     type: 'string',
     default: '',

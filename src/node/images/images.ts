@@ -1,4 +1,7 @@
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
 import type { handlers } from '../../workers/image.ts';
@@ -8,6 +11,9 @@ import type { Config } from '../config/config.ts';
 import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
 import type { Pool } from '../threads/pool.ts';
+import { type ExportedImage, type ExportOptions, exportImages } from './archive-export.ts';
+import { imagesIn } from './archive-import.ts';
+import { BlobStore } from './blob-store.ts';
 import { authKey, storedAuth } from './credentials.ts';
 import { FsInfo, type FsUsage } from './fs-info.ts';
 import { type FetchOptions, Layers, type LayersOptions } from './layers.ts';
@@ -15,8 +21,8 @@ import { type LayerMount, layerMounts, viewOf } from './mounts.ts';
 import { ImageNames } from './names.ts';
 import { BUILT_IN_PAUSE, pauseImage } from './pause-image.ts';
 import { digestName, fullName, nameOf, parseReference, tagName } from './reference.ts';
-import { Registry } from './registry.ts';
-import { type Resolved, readImage, resolveImage } from './resolve.ts';
+import { Registry, type Repository } from './registry.ts';
+import { type Resolved, type ResolvedImage, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
 import type { Ask } from './tokens.ts';
 
@@ -67,6 +73,9 @@ export class Images {
   readonly #names: ImageNames;
   readonly #registry: Registry;
   readonly #fsInfo: FsInfo;
+  readonly #blobs: BlobStore;
+  /** Pulls and imports in flight: blobs that no record names yet may be theirs. */
+  #busy = 0;
   readonly #users = new Map<string, Promise<UserFiles>>();
   /** Id of the built-in pause image, when it is the one that is used. */
   #builtIn: string | undefined;
@@ -78,6 +87,7 @@ export class Images {
     this.sandboxImage = config.images.sandbox_image || BUILT_IN_PAUSE;
     this.#sandboxName = fullName(parseReference(this.sandboxImage));
     this.mountpoint = config.root;
+    this.#blobs = new BlobStore(config.root);
     this.#names = new ImageNames(images);
     this.#registry = new Registry({
       config: config.images.registry_config,
@@ -95,10 +105,12 @@ export class Images {
       onFetched: options.onFetched,
       onLayer: options.onLayer,
       onSynced: options.onSynced,
+      keepBlob: (digest) => (config.images.keep_blobs ? this.#blobs.pathOf(digest) : undefined),
     });
     this.#fsInfo = new FsInfo({
       root: config.root,
       layers: () => this.layers.usage,
+      blobs: () => this.#blobs.usage(),
       walk: options.diskUsage,
       onProblem: (folder, err) => log.warn({ folder, err }, 'the size of the snapshots is not known'),
     });
@@ -118,6 +130,8 @@ export class Images {
       if (!row.layers.every((id) => this.layers.has(id))) images.delete(row.id);
     }
     this.#names.rebuild();
+    await rm(this.#scratch, { recursive: true, force: true });
+    if (config.images.keep_blobs) await this.#blobs.prepare();
     if (config.images.sandbox_image === '') await this.#installPause();
     this.sweep().catch((err) => log.error({ err }, 'layers of no image could not be removed'));
   }
@@ -176,11 +190,17 @@ export class Images {
     resolved.image ??= await readImage(repository, digest);
     const { layers, diffIds } = resolved.image;
     const wanted = layers.map((blob, index) => ({ blob, diffId: diffIds[index] ?? '', name: blob.name, repository }));
-    return (await this.layers.fetchAll(wanted, options)).map(({ id }) => id);
+    this.#busy++;
+    try {
+      return (await this.layers.fetchAll(wanted, options)).map(({ id }) => id);
+    } finally {
+      this.#busy--;
+    }
   }
 
   /** Last stage: the image under its names, which older images lose. */
-  commit({ reference, digest, image, present }: Resolved, layers: string[]): ImageRow {
+  async commit({ reference, digest, image, present }: Resolved, layers: string[]): Promise<ImageRow> {
+    if (image) await this.#keepTexts(image);
     const names = [tagName(reference) ?? '', digestName(reference, digest)].filter((name) => name !== '');
     const id = present?.id ?? image?.id ?? '';
     const old = this.#options.images.get(id);
@@ -188,6 +208,77 @@ export class Images {
     const row: ImageRow = { names: [], ...old, ...(image ? rowOf(image, layers) : (old as ImageRow)) };
     this.#names.give(row, names);
     return row;
+  }
+
+  /**
+   * Puts the images of an archive file on the node, each under the names that it has there; `name` is for one without any. Throws
+   * IMAGE_INVALID, INVALID_REQUEST, DISK_FULL.
+   */
+  async import(path: string, { name, ...options }: FetchOptions & { name?: string }): Promise<ImageRow[]> {
+    const folder = join(this.#scratch, crypto.randomUUID());
+    this.#busy++;
+    try {
+      const archive = await this.#options.pool.call('readArchive', { path, folder });
+      const rows: ImageRow[] = [];
+      for (const { names, digest, image, files } of await imagesIn(archive, name)) {
+        const wanted = image.layers.map((blob, index) => ({
+          blob,
+          diffId: image.diffIds[index] ?? '',
+          name: blob.name,
+          repository: localLayer(files[index] ?? ''),
+        }));
+        const layers = await this.layers.fetchAll(wanted, options);
+        await this.#keepTexts(image);
+        const row = {
+          names: [],
+          ...this.#options.images.get(image.id),
+          ...rowOf(
+            image,
+            layers.map(({ id }) => id),
+          ),
+        };
+        const byDigest =
+          digest === undefined ? [] : names.map((tag) => `${tag.slice(0, tag.lastIndexOf(':'))}@${digest}`);
+        this.#names.give(row, [...names, ...byDigest]);
+        rows.push(row);
+      }
+      return rows;
+    } finally {
+      this.#busy--;
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+
+  /** Writes images to an archive file (an OCI layout that docker reads too). Throws DISK_FULL. */
+  export(rows: readonly ImageRow[], path: string, onLayer?: ExportOptions['onLayer']): Promise<ExportedImage[]> {
+    const scratch = join(this.#scratch, crypto.randomUUID());
+    const layerFolder = (id: string) => join(this.layers.folder, id);
+    const { pool } = this.#options;
+    return mkdir(scratch, { recursive: true, mode: 0o700 }).then(() =>
+      exportImages(rows, { pool, blobs: this.#blobs, scratch, layerFolder, path, onLayer }),
+    );
+  }
+
+  /** Removes the images that no pod, container or image volume uses, but for the pinned one; returns them with the bytes that they freed. */
+  async removeUnused(): Promise<{ images: ImageRow[]; bytes: number }> {
+    const used = await this.#options.usedImages();
+    const unused = this.list().filter((row) => !used.has(row.id) && !this.isPinned(row));
+    const removed = unused.map((row) => ({ ...row, names: [...row.names] }));
+    const before = this.layers.usage.bytes;
+    for (const row of unused) this.#names.removeAll(row);
+    await this.sweep();
+    return { images: removed, bytes: before - this.layers.usage.bytes };
+  }
+
+  get #scratch(): string {
+    return join(this.#options.config.root, 'tmp-images');
+  }
+
+  /** Keeps manifest and config where layers are kept. */
+  async #keepTexts({ id, manifests, configBody }: ResolvedImage): Promise<void> {
+    if (!this.#options.config.images.keep_blobs) return;
+    for (const { digest, body } of manifests) await this.#blobs.put(digest, body);
+    if (configBody.length > 0) await this.#blobs.put(id, configBody);
   }
 
   /** A pull is over, in whatever way: layers that no image took are not kept for it any longer. */
@@ -217,12 +308,18 @@ export class Images {
         this.#users.delete(row.id);
       }
     }
-    const removed = this.layers.sweep(this.#usedLayers());
+    const removed = Promise.all([this.layers.sweep(this.#usedLayers()), this.#sweepBlobs()]);
     clearTimeout(this.#sweeping);
-    if (nameless().length === 0) return removed;
+    if (nameless().length === 0) return void (await removed);
     const again = () => this.sweep().catch((err) => log.error({ err }, 'removed images could not be swept'));
     this.#sweeping = setTimeout(again, SWEEP_MS).unref();
-    return removed;
+    await removed;
+  }
+
+  async #sweepBlobs(): Promise<void> {
+    const rows = [...this.#options.images.values()];
+    const used = rows.flatMap(({ blobs }) => (blobs ? [blobs.manifest, blobs.config, ...blobs.layers] : []));
+    await this.#blobs.sweep(new Set(used.map(({ digest }) => digest)), this.#busy > 0);
   }
 
   /** passwd and group as the image has them, "" where there is none. Read once for each image. */
@@ -281,5 +378,22 @@ export class Images {
 
 function rowOf(image: NonNullable<Resolved['image']>, layers: string[]): Omit<ImageRow, 'names'> {
   const { id, config, file, size, artifact } = image;
-  return { id, config, file, layers, size, ...(artifact !== undefined && { artifact }) };
+  return { id, config, file, layers, size, blobs: blobsOf(image), ...(artifact !== undefined && { artifact }) };
+}
+
+function blobsOf({ id, manifests, configBody, layers }: ResolvedImage): ImageRow['blobs'] {
+  const own = manifests.at(-1);
+  if (!own || configBody.length === 0) return undefined;
+  const { digest, mediaType, body } = own;
+  return {
+    manifest: { digest, mediaType, size: body.length },
+    config: { digest: id, mediaType: 'application/vnd.oci.image.config.v1+json', size: configBody.length },
+    layers: layers.map((layer) => ({ digest: layer.digest, size: layer.size, mediaType: layer.mediaType })),
+  };
+}
+
+/** Stands for a registry where a blob is a file on this machine. */
+function localLayer(file: string): Pick<Repository, 'layer'> {
+  const source = { url: pathToFileURL(file).href, headers: {}, authorizations: {}, tls: {}, dialTimeoutMs: 1000 };
+  return { layer: (_, fetch) => fetch(source, async () => undefined) };
 }

@@ -36,6 +36,8 @@ export interface LayersOptions {
     unpacked: number;
   }) => void;
   onLayer?: (how: 'pulled' | 'present' | 'joined') => void;
+  /** Where a layer's blob is kept; undefined: it is not. */
+  keepBlob?: (digest: string) => string | undefined;
   /** Seconds that a syncfs of the layers took. */
   onSynced?: (seconds: number) => void;
 }
@@ -204,6 +206,7 @@ export class Layers {
       const results = await Promise.allSettled(below.map(({ done }) => done));
       const rows = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
       await this.#settle(rows);
+      if (signal?.aborted) throw cancelled();
       const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
       if (failures.length > 0) throw failures.find((reason) => !(reason instanceof NotWanted)) ?? failures[0];
       return rows;
@@ -432,7 +435,7 @@ export class Layers {
     { diffId, blob, name, repository }: WantedLayer,
     { signal, progress }: { signal: AbortSignal; progress: LayerProgress },
   ): Promise<FetchedLayer> {
-    const { pool, progressTimeoutMs, onFetched, log } = this.#options;
+    const { pool, progressTimeoutMs, onFetched, keepBlob, log } = this.#options;
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     const { digest, size, mediaType, urls } = blob;
@@ -450,7 +453,8 @@ export class Layers {
         });
         const { port } = channel;
         const avoid = this.#avoided().map(({ ino }) => ino);
-        const layer = { source, digest, size, diffId, mediaType, name, dir, avoid, progressTimeoutMs, port };
+        const keep = keepBlob?.(digest);
+        const layer = { source, digest, size, diffId, mediaType, name, keep, dir, avoid, progressTimeoutMs, port };
         return await pool.call('fetchLayer', layer, [port]);
       });
       progress.downloaded = size;

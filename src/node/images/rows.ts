@@ -15,8 +15,17 @@ export interface ImageRow {
   layers: string[];
   /** Bytes of manifests, config and layers as the registry sends them. */
   size: number;
+  /** What the registry sent, for an export with the original digests; absent for images of older versions. */
+  blobs?: { manifest: BlobRow; config: BlobRow; layers: BlobRow[] };
   /** The type of an OCI artifact, whose layers are files; absent for container images. */
   artifact?: string;
+}
+
+/** A blob of an image, as its manifest describes it. */
+export interface BlobRow {
+  digest: string;
+  size: number;
+  mediaType: string;
 }
 
 /** A layer, unpacked in <root>/layers/<id>/fs. */

@@ -1,5 +1,15 @@
 import { createHash } from 'node:crypto';
-import { chmodSync, lstatSync, mkdirSync, renameSync, rmdirSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -43,6 +53,8 @@ export interface FetchLayer {
   progressTimeoutMs: number;
   /** First pause before a retry, doubled each time. Default 250 ms. */
   retryDelayMs?: number;
+  /** Where the blob is kept under its digest; absent: nowhere. */
+  keep?: string;
   /** Inode numbers of folders of layers that were removed lately: their neighbourhood is slow to make files in. */
   avoid?: readonly number[];
   /** For cancelling, new authorizations and progress (see line.ts). Without it, none of these. */
@@ -157,7 +169,7 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
   const applier = new Applier(toBytes(root));
   const reader = new TarReader(applier);
   const archive = createHash(algorithmOf('diffID', layer.diffId));
-  await using blob = new Source(download, layer.digest, abort);
+  await using blob = new Source(download, layer, abort);
   let format = 'tar';
   let failed = false;
   let unpacked = 0;
@@ -197,17 +209,17 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
 
 /** Stores a blob as one file, readable by everybody. */
 async function storeFile(
-  { digest, size }: FetchLayer,
+  layer: FetchLayer,
   name: string,
   download: Download,
   { root, abort }: { root: string; abort: AbortController },
 ): Promise<string[]> {
   const applier = new Applier(toBytes(root));
-  await using blob = new Source(download, digest, abort);
+  await using blob = new Source(download, layer, abort);
   const now = { seconds: 0, nanoseconds: 0 };
   const owner = { uid: 0, gid: 0, major: 0, minor: 0, xattrs: [] };
   try {
-    applier.entry({ ...owner, path: toBytes(name), link: '', type: 'file', size, mode: 0o644, mtime: now });
+    applier.entry({ ...owner, path: toBytes(name), link: '', type: 'file', size: layer.size, mode: 0o644, mtime: now });
     let offset = 0;
     for await (const piece of blob.pieces) {
       applier.data(piece, offset);
@@ -238,6 +250,37 @@ async function decode(
   await Promise.race([whole, first]);
 }
 
+/** A blob that is kept as it came; it gets its name with {@link settle}. */
+class KeptBlob implements Disposable {
+  readonly #path: string;
+  readonly #temporary: string;
+  readonly #fd: number;
+  #open = true;
+
+  constructor(path: string) {
+    this.#path = path;
+    this.#temporary = temporaryBeside(path);
+    this.#fd = openSync(this.#temporary, 'wx', 0o600);
+  }
+
+  write(piece: Buffer): void {
+    for (let at = 0; at < piece.length; ) at += writeSync(this.#fd, piece, at, piece.length - at);
+  }
+
+  settle(): void {
+    this.#open = false;
+    closeSync(this.#fd);
+    renameSync(this.#temporary, this.#path);
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.#open) return;
+    this.#open = false;
+    closeSync(this.#fd);
+    rmSync(this.#temporary, { force: true });
+  }
+}
+
 /** A download's pieces, and the digest of all of them. */
 class Source implements AsyncDisposable {
   /** A reader that stops early does not end the download. */
@@ -247,24 +290,30 @@ class Source implements AsyncDisposable {
   readonly #hash: ReturnType<typeof createHash>;
   readonly #abort: AbortController;
   readonly #garbage = new YoungGarbage();
+  readonly #kept: KeptBlob | undefined;
   #whole = false;
   #failed = false;
+  #isRight = false;
 
-  constructor(download: Download, digest: string, abort: AbortController) {
+  constructor(download: Download, { digest, keep }: Pick<FetchLayer, 'digest' | 'keep'>, abort: AbortController) {
     this.#download = download[Symbol.asyncIterator]();
     this.#digest = digest;
+    this.#kept = keep === undefined ? undefined : new KeptBlob(keep);
     this.#hash = createHash(algorithmOf('digest', digest));
     this.#abort = abort;
     this.pieces = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
   }
 
+  /** Throws IMAGE_INVALID unless the whole blob has come and has its digest. */
   check(): void {
     compare('digest', this.#digest, this.#hash.digest('hex'));
+    this.#isRight = true;
+    this.#kept?.settle();
   }
 
   /** After `error`: reads the rest, and throws when the digest is wrong as well. A download that fails meanwhile leaves `error` standing. */
   async checkRest(error: SluiceError): Promise<void> {
-    if (this.#failed) return;
+    if (this.#failed || this.#isRight) return;
     const silence = setTimeout(() => this.#abort.abort(), REST_SILENCE_MS);
     const end = setTimeout(() => this.#abort.abort(), REST_MS);
     try {
@@ -287,6 +336,7 @@ class Source implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#abort.abort(); // it may wait for a byte that nobody wants any more
+    this.#kept?.[Symbol.dispose]();
     await this.#download.return(undefined);
   }
 
@@ -297,6 +347,7 @@ class Source implements AsyncDisposable {
       else {
         this.#hash.update(next.value);
         this.#garbage.add(next.value.length);
+        this.#kept?.write(next.value);
       }
       return next;
     } catch (error) {
