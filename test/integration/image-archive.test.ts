@@ -1,16 +1,15 @@
 /** Archives of images in and out, with real workers and no daemon: what docker and OCI tools write, and what Sluice writes. As root. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { lstatSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { codeOf, explain } from '../../src/errors.ts';
-import { Images } from '../../src/node/images/images.ts';
-import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
-import { createLog } from '../../src/node/observe/log.ts';
-import { Table } from '../../src/node/store/table.ts';
+import type { Images } from '../../src/node/images/images.ts';
+import type { ImageRow } from '../../src/node/images/rows.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
+import { makeImages } from '../rig/images-service.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { type TarballEntry, tarball } from '../rig/tarball.ts';
 
@@ -41,37 +40,7 @@ const UPPER = tarball([{ path: 'upper', content: 'u' }]);
 
 async function node(name: string, keepBlobs: boolean): Promise<{ images: Images; root: string }> {
   const root = join(folder, name);
-  const images = new Images({
-    config: {
-      root,
-      images: {
-        sandbox_image: '',
-        registry_config: '/nonexistent',
-        max_downloads: 4,
-        progress_timeout_seconds: 10,
-        credentials: '',
-        volatile: false,
-        keep_blobs: keepBlobs,
-        import_folder: '',
-      },
-    },
-    pool: pools.image,
-    ask: () => assert.fail('no registry is asked'),
-    images: new Table<ImageRow>(),
-    layers: new Table<LayerRow>(),
-    log: createLog({ level: 'error' }),
-    usedImages: async () => new Set(),
-    diskUsage: async () => undefined,
-    userFiles: (dirs) => pools.image.call('userFiles', { dirs }),
-    removeLayer: (dir) => pools.image.call('removeLayer', { dir }),
-    installPause: (dir) => pools.image.call('installPause', { dir }),
-    onLayer: () => {},
-    onFetched: () => {},
-    onSynced: () => {},
-    onRetry: () => {},
-  });
-  await images.recover();
-  return { images, root };
+  return { images: await makeImages(pools, { root, keepBlobs }), root };
 }
 
 async function load(images: Images, archive: Buffer, name?: string): Promise<ImageRow[]> {
@@ -239,5 +208,3 @@ test('images that nobody uses are removed at once, the pinned one stays', { skip
   assert.ok(bytes > 0);
   assert.equal(images.list().length, 1);
 });
-
-mkdirSync(folder, { recursive: true });

@@ -321,8 +321,10 @@ class Source implements AsyncDisposable {
         await this.#next();
         silence.refresh();
       }
-    } catch {
-      return; // the caller throws the first error
+    } catch (cause) {
+      // A length that is wrong says more than what was made of the bytes; else the caller throws the first error.
+      if (isInvalid(cause)) throw invalid(`${(cause as Error).message}; ${error.message}`, error.cause);
+      return;
     } finally {
       clearTimeout(silence);
       clearTimeout(end);
