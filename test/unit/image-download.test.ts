@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, createServer as createNetServer } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
@@ -234,6 +234,33 @@ test('a proxy that compresses what it passes on, and a server that labels a file
     response.end(answer(request, response));
   });
   assert.ok((await read(labelling.origin)).data.equals(BLOB));
+});
+
+test('answers that undici refuses and Go takes: a length beside chunks, lines that end with LF alone', async (t) => {
+  const chunks = (data: Buffer) => [Buffer.from(`${data.length.toString(16)}\r\n`), data, Buffer.from('\r\n0\r\n\r\n')];
+  const odd: ((data: Buffer) => Buffer[])[] = [
+    (data) => [
+      Buffer.from(`HTTP/1.1 200 OK\r\nContent-Length: ${data.length}\r\nTransfer-Encoding: chunked\r\n\r\n`),
+      ...chunks(data),
+    ],
+    (data) => [
+      Buffer.from('HTTP/1.1 200 OK\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n'),
+      ...chunks(data),
+    ],
+    (data) => [Buffer.from(`HTTP/1.1 200 OK\nContent-Length: ${data.length}\n\n`), data],
+    (data) => [Buffer.from(`HTTP/1.1 200\r\nContent-Length: ${data.length}\r\nX: \xe9\r\nY:\r\n\r\n`, 'latin1'), data],
+    (data) => [Buffer.from('HTTP/1.0 200 OK\r\n\r\n'), data],
+  ];
+  for (const [index, form] of odd.entries()) {
+    const raw = createNetServer((socket) => {
+      socket.on('error', () => {});
+      socket.once('data', () => socket.end(Buffer.concat(form(BLOB))));
+    });
+    await new Promise<void>((resolve) => raw.listen(0, '127.0.0.1', resolve));
+    t.after(() => raw.close());
+    const origin = `http://127.0.0.1:${(raw.address() as AddressInfo).port}`;
+    assert.ok((await read(origin)).data.equals(BLOB), `form ${index}`);
+  }
 });
 
 test('a cancelled download ends at once, and its connections too', async (t) => {

@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream';
 import { type Dispatcher, request } from 'undici';
 import { explain, SluiceError } from '../../errors.ts';
 import { type Connection, dispatcherFor } from './dispatchers.ts';
+import { isParserError, lenientRequest, needsLenience } from './lenient.ts';
 import { redirection, type Target } from './redirect.ts';
 
 /** One request, with the redirects it leads to. */
@@ -19,8 +20,8 @@ export interface Answer {
   url: string;
   status: number;
   headers: Record<string, string>;
-  /** Unread; must be read, dumped or destroyed. */
-  body: Readable & { dump(options?: { limit: number }): Promise<void> };
+  /** Unread; must be read or destroyed. */
+  body: Readable;
 }
 
 /** `details` of the error for a request that got no answer. */
@@ -33,7 +34,7 @@ export interface Unanswered {
   passing: boolean;
 }
 
-/** Bytes of a redirect's own body that are read so that its connection can be kept. */
+/** Bytes of a redirect's own body that are read to keep its connection. */
 const DUMP_LIMIT = 64 << 10;
 const BROKEN = new Set(['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET']);
 const CERTIFICATE =
@@ -56,9 +57,16 @@ export async function exchange(wanted: Exchange): Promise<Answer> {
       throw error;
     }
     if (!next) return answer;
-    await answer.body.dump({ limit: DUMP_LIMIT });
+    await dumped(answer.body);
     target = next;
   }
+}
+
+/** Reads a short body, so that its connection can be used again; a longer one costs the connection. */
+async function dumped(body: Readable): Promise<void> {
+  const { dump } = body as Partial<Dispatcher.ResponseData['body']>;
+  if (dump) await dump.call(body, { limit: DUMP_LIMIT });
+  else body.destroy();
 }
 
 async function once(wanted: Exchange): Promise<Answer> {
@@ -71,25 +79,40 @@ async function once(wanted: Exchange): Promise<Answer> {
     timer = setTimeout(() => silence.abort(unanswered(url, silent(silenceMs), 'SILENT')), silenceMs);
   };
   const authorization = authorizations[place.origin];
+  const sent = { ...headers, ...(authorization === undefined ? {} : { authorization }) };
+  const ended = signal ? AbortSignal.any([signal, silence.signal]) : silence.signal;
+  const again = async (): Promise<Answer> => {
+    const answer = await lenientRequest({ ...wanted, headers: sent, signal: signal ?? new AbortController().signal });
+    return answerOf(url, answer.statusCode ?? 0, answer.headers, answer);
+  };
   try {
     const answer = await request(place, {
       dispatcher: dispatcher.compose(whenSent(onSent)),
       method,
-      headers: { ...headers, ...(authorization === undefined ? {} : { authorization }) },
+      headers: sent,
       body,
-      signal: signal ? AbortSignal.any([signal, silence.signal]) : silence.signal,
+      signal: ended,
       headersTimeout: 0,
       bodyTimeout: 0,
     });
-    // A reader gets a body's error from its iterator; one that is destroyed unread would throw it at nobody.
-    answer.body.on('error', () => {});
-    return { url, status: answer.statusCode, headers: single(answer.headers), body: answer.body };
+    const found = answerOf(url, answer.statusCode, answer.headers, answer.body);
+    if (!needsLenience(found.headers)) return found;
+    found.body.destroy();
+    return await again();
   } catch (error) {
+    if (isParserError(error) && !ended.aborted)
+      return await again().catch((cause) => Promise.reject(unanswered(url, cause)));
     signal?.throwIfAborted();
     throw error instanceof SluiceError ? error : unanswered(url, error);
   } finally {
     clearTimeout(timer);
   }
+}
+
+function answerOf(url: string, status: number, headers: IncomingHttpHeaders, body: Readable): Answer {
+  // A reader gets a body's error from its iterator; one that is destroyed unread would throw it at nobody.
+  body.on('error', () => {});
+  return { url, status, headers: single(headers), body };
 }
 
 /** Calls `onSent` when the request goes out on a connection; until then the dial timeout limits the wait. */

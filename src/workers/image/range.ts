@@ -228,7 +228,8 @@ function placeOf(
   asked: number,
 ): { start: number; decoder?: NodeJS.ReadWriteStream } {
   const { size } = blob;
-  const length = headers['content-length'];
+  // Where both are there, the chunks count (RFC 9112 6.3).
+  const length = headers['transfer-encoding'] === undefined ? headers['content-length'] : undefined;
   if (status === 206) {
     const [, from, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(headers['content-range'] ?? '') ?? [];
     if (from === undefined || Number(from) > asked)
