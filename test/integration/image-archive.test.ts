@@ -11,6 +11,7 @@ import type { ImageRow } from '../../src/node/images/rows.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
 import { makeImages } from '../rig/images-service.ts';
 import { privateFolder } from '../rig/paths.ts';
+import { run } from '../rig/proc.ts';
 import { type TarballEntry, tarball } from '../rig/tarball.ts';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root: layers have owners and devices';
@@ -198,6 +199,38 @@ test('export and import again: layers made anew are equal, kept blobs have their
     const blobs = join(folder, `out-${keep}`, 'blobs/sha256');
     if (keep) assert.deepEqual(readdirSync(blobs), [], 'blobs of a removed image stay');
   }
+});
+
+test('what images occupy is what du counts, also for sparse and large files', { skip }, async () => {
+  const { images, root } = await node('du', true);
+  const layer = tarball([
+    { path: 'large', content: Buffer.alloc(3 << 20, 'x') },
+    {
+      path: 'sparse',
+      pax: {
+        'GNU.sparse.size': '9000000',
+        'GNU.sparse.map': Array.from({ length: 8 }, (_, i) => `${i * 1_000_000},512`).join(),
+      },
+      content: Buffer.alloc(8 * 512, 'y'),
+    },
+    ...Array.from({ length: 50 }, (_, i) => ({ path: `dir${i}/file`, content: 'x'.repeat(i * 300) })),
+  ]);
+  const own = config(layer);
+  const save = tarball([
+    { path: 'layer.tar', content: layer },
+    { path: 'config.json', content: own },
+    {
+      path: 'manifest.json',
+      content: JSON.stringify([{ Config: 'config.json', RepoTags: ['du:1'], Layers: ['layer.tar'] }]),
+    },
+  ]);
+  await load(images, save);
+  const du = async (what: string) => {
+    const { stdout } = await run('du', ['-sc', what, join(root, 'layers'), join(root, 'blobs')]);
+    return BigInt(stdout.trim().split('\n').at(-1)?.split('\t')[0] ?? 0);
+  };
+  const { image } = await images.fsInfo();
+  assert.deepEqual(image, { bytes: await du('-B1'), inodes: await du('--inodes') });
 });
 
 test('images that nobody uses are removed at once, the pinned one stays', { skip }, async () => {

@@ -213,14 +213,16 @@ test('a layer made by GNU tar comes out as GNU tar unpacks it', async () => {
     await run('tar', ['--xattrs', '--xattrs-include=*', '--same-owner', '-p', '-C', expected, '-xf', file]);
     const archive = readFileSync(file);
     const compressed = name === 'gnu' ? gzipSync(archive) : name === 'pax 1.0' ? zstdCompressSync(archive) : archive;
-    const { bytes, inodes } = await fetch(archive, compressed);
+    const { growsWhenWritten } = await fetch(archive, compressed);
     assert.deepEqual(listing(fs), listing(expected), name);
     assert.equal(lstatSync(join(fs, 'sparse')).size, 3 << 20);
     if (name !== 'numbers only') assert.ok(lstatSync(join(fs, 'sparse')).blocks * 512 < 1 << 20, `${name}: no holes`);
     const du = async (...what: string[]) => Number((await run('du', ['-s', ...what, dir])).stdout.split('\t')[0]);
-    assert.equal(bytes, await du('-B1'), name);
-    assert.equal(inodes, await du('--inodes'), name);
-    assert.deepEqual(await handlers.measure({ dir }), { bytes, inodes });
+    // A sparse file gets blocks for its extents when it is written.
+    assert.equal(growsWhenWritten, true);
+    await run('sync', ['-f', dir]);
+    const [bytes, inodes] = [await du('-B1'), await du('--inodes')];
+    assert.deepEqual(await handlers.measure({ dir }), { bytes, inodes }, name);
     await handlers.removeLayer({ dir });
     assert.deepEqual(readdirSync(join(folder, 'layers')), []);
     rmSync(expected, { recursive: true });
@@ -827,7 +829,7 @@ test('what overlayfs shows is what readFileInLayers reads', async () => {
   const read = (path: string) => handlers.readFileInLayers({ dirs, path, maxBytes: 2 });
   assert.equal(read('pipe'), undefined);
   assert.throws(() => read('circle'), /too many symbolic links/);
-  assert.throws(() => read('etc/passwd'), /has 3 bytes; only 2 are read/);
+  assert.throws(() => read('etc/passwd'), /has 3 bytes; at most 2 are read/);
   for (const name of ['top', 'middle', 'bottom']) await handlers.removeLayer({ dir: join(folder, 'stack', name) });
   assert.deepEqual(readdirSync(join(folder, 'stack')), []);
 });

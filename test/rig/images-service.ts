@@ -36,7 +36,7 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
     layers: new Table<LayerRow>(),
     log: createLog({ level: 'error' }),
     usedImages: async () => new Set(),
-    diskUsage: async () => undefined,
+    diskUsage: (dir) => pools.shim.call('diskUsage', { folder: dir }),
     userFiles: (dirs) => pools.image.call('userFiles', { dirs }),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     installPause: (dir) => pools.image.call('installPause', { dir }),

@@ -98,6 +98,7 @@ export class Images {
       root: config.root,
       pool,
       removeLayer: options.removeLayer,
+      measure: options.diskUsage,
       rows: layers,
       maxDownloads: config.images.max_downloads,
       progressTimeoutMs: config.images.progress_timeout_seconds * 1000,

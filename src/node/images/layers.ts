@@ -5,6 +5,7 @@ import { spreadSubfolders } from '../../sys/inode-flags.ts';
 import { syncFileSystem } from '../../sys/sync.ts';
 import type { FetchedLayer } from '../../workers/image/fetch-layer.ts';
 import type { handlers } from '../../workers/image.ts';
+import type { DiskReading } from '../../workers/stats/disk.ts';
 import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
 import type { Pool } from '../threads/pool.ts';
@@ -21,6 +22,8 @@ export interface LayersOptions {
   pool: Pool<typeof handlers>;
   /** Removes a layer's folder; not in `pool`, where it would wait for downloads. */
   removeLayer: (dir: string) => Promise<void>;
+  /** The disk use of a folder; not in `pool` either. */
+  measure: (dir: string) => Promise<Pick<DiskReading, 'usedBytes' | 'inodes'> | undefined>;
   rows: Table<LayerRow>;
   /** Layers downloaded at once, over all pulls. */
   maxDownloads: number;
@@ -133,6 +136,8 @@ export class Layers {
   /** Ids of layers that pulls in flight need, with the number of pulls. */
   readonly #held = new Map<string, number>();
   readonly #byKey = new Map<string, LayerRow>();
+  /** Ids of unpacked layers whose size is final with the sync. */
+  readonly #growing = new Set<string>();
   /** Layers removed lately: the inode of the folder, and when. */
   #removed: { ino: number; at: number }[] = [];
   #next = 1;
@@ -376,7 +381,8 @@ export class Layers {
     { unpacked, wish, base, key }: { unpacked: Promise<FetchedLayer>; wish: Wish; base: string; key: string },
   ): Promise<LayerRow> {
     try {
-      const { implied, bytes, inodes } = await unpacked;
+      const { implied, bytes, inodes, growsWhenWritten } = await unpacked;
+      if (growsWhenWritten) this.#growing.add(row.id);
       if (implied.length > 0) {
         row.base = base;
         await this.#inheritAttributes(row, implied, await Promise.all(wish.below.map(({ done }) => done)));
@@ -421,7 +427,15 @@ export class Layers {
   async #settle(rows: readonly LayerRow[]): Promise<void> {
     if (rows.every(({ ready }) => ready)) return;
     await this.#sync();
+    await Promise.all(rows.map((row) => this.#measureAgain(row)));
     for (const row of rows) if (!row.ready) this.#ready(row);
+  }
+
+  /** The size of a layer whose files got blocks with the sync, which is what du counts. */
+  async #measureAgain(row: LayerRow): Promise<void> {
+    if (row.ready || !this.#growing.delete(row.id)) return;
+    const found = await this.#options.measure(join(this.folder, row.id));
+    if (found) Object.assign(row, { bytes: Number(found.usedBytes), inodes: Number(found.inodes) });
   }
 
   async #sync(): Promise<void> {
@@ -510,6 +524,7 @@ export class Layers {
     const ino = await inodeOf(folder);
     if (ino !== undefined) this.#removed = [...this.#avoided(), { ino, at: performance.now() }].slice(-MAX_AVOIDED);
     await this.#options.removeLayer(folder);
+    this.#growing.delete(id);
     this.#options.rows.delete(id);
   }
 

@@ -16,8 +16,8 @@ const entry = (name: string) => new URL(`../../workers/${name}.ts`, import.meta.
 
 /**
  * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding a thread
- * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and the questions to
- * registries have one beside it.
+ * and serve many calls each; the image pool, which decompresses, has a thread per core while there is something to pull, and two layers on
+ * each, of which one may wait for its registry; the small requests to registries have a thread beside it.
  */
 export function startPools(): Pools {
   const net = new Pool<typeof netHandlers>({
@@ -41,7 +41,7 @@ export function startPools(): Pools {
     file: entry('image'),
     minThreads: 0,
     maxThreads: 4,
-    callsPerThread: 1,
+    callsPerThread: 2,
     maxQueue: 10_000,
   });
   const registry = new Pool<typeof registryHandlers>({

@@ -35,6 +35,8 @@ const AUFS_OWN = '.wh..wh.';
 /** What lsetxattr(2) answers for names and values that no file can have. */
 const XATTR_FAULTS = new Set(['ERANGE', 'E2BIG', 'EINVAL', 'EPERM', 'EACCES']);
 const LARGE_XATTR = 1024;
+/** A file up to this size has few extents, which fit into its inode (ext4: four). */
+const MANY_EXTENTS = 1 << 20;
 const MAX_SCANNED = 50_000_000;
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
@@ -60,8 +62,11 @@ export class Applier implements TarSink {
   readonly implied = new Set<string>();
   /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
-  #file: { fd: number; entry: TarEntry; path: string; written: number } | undefined;
+  /** The file that is being written: up to `written`, of which `bytes` are data and the rest holes. */
+  #file: { fd: number; entry: TarEntry; path: string; written: number; bytes: number } | undefined;
   #name = '';
+  /** Some file may get blocks for its map of extents when it is written to the disk: its size on the disk is final only then. */
+  growsWhenWritten = false;
   /** Some folder has setgid, and passes its group on to new files. */
   #inherits = false;
   /** Records of folders examined because a folder was replaced; an archive made for it could ask for billions. */
@@ -83,6 +88,7 @@ export class Applier implements TarSink {
     this.#guard(() => {
       for (let at = 0; at < piece.length; ) at += writeSync(file.fd, piece, at, piece.length - at, offset + at);
       file.written = offset + piece.length;
+      file.bytes += piece.length;
     });
   }
 
@@ -92,6 +98,7 @@ export class Applier implements TarSink {
     this.#guard(() => {
       const { entry, fd, path } = file;
       if (file.written < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
+      this.growsWhenWritten ||= file.bytes < entry.size || entry.size > MANY_EXTENTS;
       if (entry.uid !== OWN_UID || entry.gid !== OWN_GID || this.#inherits) fchownSync(fd, entry.uid, entry.gid);
       fchmodSync(fd, entry.mode); // after chown, which clears setuid
       setXattrs(path, entry);
@@ -139,7 +146,7 @@ export class Applier implements TarSink {
         this.#directory(target, entry);
         return;
       case 'file':
-        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0 };
+        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0, bytes: 0 };
         return;
       case 'hardlink':
         this.#hardlink(target, entry);

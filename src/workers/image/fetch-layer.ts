@@ -70,6 +70,8 @@ export interface FetchedLayer extends Usage {
    * until inheritAttributes has copied owner and mode from the layers below. Rare, since builders write all folders.
    */
   implied: string[];
+  /** Bytes and inodes must be measured again once the layer is on the disk. */
+  growsWhenWritten: boolean;
 }
 
 /**
@@ -116,11 +118,12 @@ async function fetchInto(
   try {
     mkdirSync(`${temporary}/fs`, { mode: 0o755 });
     chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
-    const implied = await unpack(layer, download, `${temporary}/fs`, abort);
+    const unpacked = await unpack(layer, download, `${temporary}/fs`, abort);
     const used = await measureTree(temporary);
     await settle(temporary, layer.dir);
     const downloadSeconds = download.seconds;
-    return { ...used, implied, downloadSeconds, unpackSeconds: (performance.now() - began) / 1000 - downloadSeconds };
+    const unpackSeconds = (performance.now() - began) / 1000 - downloadSeconds;
+    return { ...used, ...unpacked, downloadSeconds, unpackSeconds };
   } catch (error) {
     await removeTree(toBytes(temporary));
     throw error;
@@ -164,7 +167,9 @@ export async function settle(temporary: string, dir: string): Promise<void> {
   }
 }
 
-async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<string[]> {
+type Unpacked = Pick<FetchedLayer, 'implied' | 'growsWhenWritten'>;
+
+async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<Unpacked> {
   if (layer.name !== undefined) return storeFile(layer, layer.name, download, { root, abort });
   const applier = new Applier(toBytes(root));
   const reader = new TarReader(applier);
@@ -195,7 +200,7 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
-    return [...applier.implied];
+    return { implied: [...applier.implied], growsWhenWritten: applier.growsWhenWritten };
   } catch (cause) {
     failed = true;
     const error = decodeError(format, cause);
@@ -213,7 +218,7 @@ async function storeFile(
   name: string,
   download: Download,
   { root, abort }: { root: string; abort: AbortController },
-): Promise<string[]> {
+): Promise<Unpacked> {
   const applier = new Applier(toBytes(root));
   await using blob = new Source(download, layer, abort);
   const now = { seconds: 0, nanoseconds: 0 };
@@ -228,7 +233,8 @@ async function storeFile(
     applier.end();
     blob.check();
     applier.finish();
-    return []; // its folders belong to root, whatever lies below
+    // Its folders belong to root, whatever lies below.
+    return { implied: [], growsWhenWritten: applier.growsWhenWritten };
   } finally {
     applier.close();
   }
