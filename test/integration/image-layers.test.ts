@@ -283,7 +283,18 @@ test('nothing leads out of the layer', async () => {
 
   await handlers.removeLayer({ dir });
   const linkOut: TarballEntry[] = [{ path: 'x', kind: 'hardlink', link: '/etc/hostname' }];
-  await fails(unpack(linkOut), 'IMAGE_INVALID', /hard link to \/etc\/hostname, which is not in the layer/);
+  const out = await unpack(linkOut);
+  assert.deepEqual(
+    out.lowerLinks.map(({ target }) => target),
+    ['etc/hostname'],
+    'a name of the image, in a layer below if anywhere',
+  );
+  const { lowerLinks: links } = out;
+  assert.throws(() => handlers.inheritAttributes({ dir, folders: [], links, parentDirs: [] }), {
+    code: 'IMAGE_INVALID',
+    message: /hard link to etc\/hostname, which neither the layer nor those below have/,
+  });
+  await handlers.removeLayer({ dir });
   const circle: TarballEntry[] = [
     { path: 'a', kind: 'symlink', link: 'b' },
     { path: 'b', kind: 'symlink', link: 'a' },
@@ -765,6 +776,45 @@ test('a full disk is told as such, and leaves nothing', async () => {
   } finally {
     unmount(small);
   }
+});
+
+test('hard links to files of layers below are copied up, as overlayfs does', async () => {
+  const below = join(folder, 'layers', 'below');
+  const top = await fetch(
+    tarball([
+      { path: 'd/', kind: 'directory' },
+      { path: 'd/new', kind: 'hardlink', link: 'usr/bin/tool' },
+      { path: 'd/again', kind: 'hardlink', link: 'd/new' },
+      { path: 'd/gone', kind: 'hardlink', link: 'usr/bin/tool' },
+      { path: 'd/gone', content: 'replaced' },
+      { path: 'usr/bin/.wh.tool' },
+    ]),
+  );
+  await fetch(
+    tarball([
+      { path: 'usr/', kind: 'directory' },
+      { path: 'usr/bin', kind: 'symlink', link: '../opt' },
+      { path: 'opt/', kind: 'directory' },
+      {
+        path: 'opt/tool',
+        content: 'x',
+        mode: 0o4755,
+        uid: 5,
+        gid: 6,
+        mtime: 1234,
+        pax: { 'SCHILY.xattr.user.a': 'b' },
+      },
+    ]),
+    undefined,
+    { dir: below },
+  );
+  handlers.inheritAttributes({ dir, folders: [], links: top.lowerLinks, parentDirs: [join(below, 'fs')] });
+  const made = lstatSync(join(fs, 'd/new'));
+  assert.deepEqual([made.mode & 0o7777, made.uid, made.gid, made.nlink, made.mtimeMs], [0o4755, 5, 6, 2, 1_234_000]);
+  assert.equal(lstatSync(join(fs, 'd/again')).ino, made.ino);
+  assert.equal(xattr(join(fs, 'd/new'), 'user.a'), '62');
+  assert.equal(readFileSync(join(fs, 'd/gone'), 'utf8'), 'replaced');
+  await handlers.removeLayer({ dir: below });
 });
 
 test('what overlayfs shows is what readFileInLayers reads', async () => {

@@ -34,7 +34,7 @@ class Worker {
     if (op !== 'fetchLayer') return undefined;
     const result = await this.fetch(input);
     mkdirSync(join(input.dir, 'fs'), { recursive: true });
-    return { bytes: 100, inodes: 2, implied: [], downloadSeconds: 0, unpackSeconds: 0, ...result };
+    return { bytes: 100, inodes: 2, implied: [], lowerLinks: [], downloadSeconds: 0, unpackSeconds: 0, ...result };
   }
 
   of(op: string) {

@@ -365,7 +365,7 @@ export class Layers {
       }
     };
     const unpacked = this.#queue.run(pull, turn, pull.urgent);
-    const bound = unpacked.then(({ implied }) => implied.length > 0);
+    const bound = unpacked.then(needsBase);
     bound.catch(() => {}); // `done` rejects as well
     const done = this.#finish(row, { unpacked, wish, base, key });
     const flight: Flight = { row, base, bound, pulls, done, abort, progress };
@@ -381,11 +381,12 @@ export class Layers {
     { unpacked, wish, base, key }: { unpacked: Promise<FetchedLayer>; wish: Wish; base: string; key: string },
   ): Promise<LayerRow> {
     try {
-      const { implied, bytes, inodes, growsWhenWritten } = await unpacked;
+      const fetched = await unpacked;
+      const { bytes, inodes, growsWhenWritten } = fetched;
       if (growsWhenWritten) this.#growing.add(row.id);
-      if (implied.length > 0) {
+      if (needsBase(fetched)) {
         row.base = base;
-        await this.#inheritAttributes(row, implied, await Promise.all(wish.below.map(({ done }) => done)));
+        await this.#inheritAttributes(row, fetched, await Promise.all(wish.below.map(({ done }) => done)));
       }
       Object.assign(row, { bytes, inodes });
       wish.progress.state = 'done';
@@ -480,10 +481,14 @@ export class Layers {
     }
   }
 
-  /** The folders that the layer only implies get the owner and mode that they have in the layers below. */
-  async #inheritAttributes(row: LayerRow, folders: string[], below: readonly LayerRow[]): Promise<void> {
+  /** Folders that the layer only implies get the owner and mode that they have below, and hard links the files that they lead to. */
+  async #inheritAttributes(
+    row: LayerRow,
+    { implied: folders, lowerLinks: links }: Pick<FetchedLayer, 'implied' | 'lowerLinks'>,
+    below: readonly LayerRow[],
+  ): Promise<void> {
     const parentDirs = below.toReversed().map(({ id }) => this.dirOf(id));
-    await this.#options.pool.call('inheritAttributes', { dir: join(this.folder, row.id), folders, parentDirs });
+    await this.#options.pool.call('inheritAttributes', { dir: join(this.folder, row.id), folders, links, parentDirs });
   }
 
   #newRow(of: Pick<LayerRow, 'diffId' | 'digest' | 'size'>): LayerRow {
@@ -532,6 +537,10 @@ export class Layers {
     return this.#removed.filter(({ at }) => performance.now() - at < AVOID_MS);
   }
 }
+
+/** Does the layer take something from the layers below it? */
+const needsBase = ({ implied, lowerLinks }: Pick<FetchedLayer, 'implied' | 'lowerLinks'>) =>
+  implied.length > 0 || lowerLinks.length > 0;
 
 async function inodeOf(folder: string): Promise<number | undefined> {
   try {

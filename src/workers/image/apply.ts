@@ -60,6 +60,8 @@ export class Applier implements TarSink {
   readonly #root: Root;
   /** Folders that no entry has brought so far, only names below them: they inherit their attributes from the layers below. */
   readonly implied = new Set<string>();
+  /** Hard links to files of layers below: by the name of the link. */
+  readonly lowerLinks = new Map<string, string>();
   /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
   /** The file that is being written: up to `written`, of which `bytes` are data and the rest holes. */
@@ -141,6 +143,7 @@ export class Applier implements TarSink {
       return;
     }
     const target = this.#target(parts, base);
+    this.lowerLinks.delete(target.relative); // an entry replaces what has its name
     switch (entry.type) {
       case 'directory':
         this.#directory(target, entry);
@@ -195,8 +198,13 @@ export class Applier implements TarSink {
     if (base === undefined) throw invalid(`${printable(entry.path)}: a hard link to the root of the layer`);
     const source = this.#target(parts, base);
     const there = look(source.path);
-    if (!there || isWhiteout(there)) {
-      throw invalid(`${printable(entry.path)}: hard link to ${printable(entry.link)}, which is not in the layer`);
+    if (there && isWhiteout(there))
+      throw invalid(`${printable(entry.path)}: hard link to ${printable(entry.link)}, which the layer removes`);
+    if (!there) {
+      // The file is in a layer below, if anywhere: overlayfs copies it up for link(2), and so does copyUp() later.
+      this.#clear(target);
+      this.lowerLinks.set(target.relative, this.lowerLinks.get(source.relative) ?? source.relative);
+      return;
     }
     if (there.isDirectory())
       throw invalid(`${printable(entry.path)}: hard link to the folder ${printable(entry.link)}`);
@@ -208,7 +216,8 @@ export class Applier implements TarSink {
   /** Hides `NAME` in the layers below; what this layer itself has under the name stays. */
   #whiteout(parts: readonly string[], base: string): void {
     if (base === '' || base === '.' || base === '..') throw invalid(`a whiteout of ${JSON.stringify(base)}`);
-    const { path } = this.#target(parts, base);
+    const { path, relative } = this.#target(parts, base);
+    if (this.lowerLinks.has(relative)) return;
     const there = look(path);
     if (there?.isDirectory()) makeOpaque(path);
     else if (!there) this.#makeWhiteout(path);
@@ -241,7 +250,7 @@ export class Applier implements TarSink {
       this.#scanned += this.#folders.size + this.implied.size;
       if (this.#scanned > MAX_SCANNED) throw invalid('the layer replaces folders too often');
       const below = `${target.relative}/`;
-      for (const folders of [this.#folders, this.implied]) {
+      for (const folders of [this.#folders, this.implied, this.lowerLinks]) {
         for (const folder of folders.keys()) {
           if (folder === target.relative || folder.startsWith(below)) folders.delete(folder);
         }

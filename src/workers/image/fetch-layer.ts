@@ -70,6 +70,8 @@ export interface FetchedLayer extends Usage {
    * until inheritAttributes has copied owner and mode from the layers below. Rare, since builders write all folders.
    */
   implied: string[];
+  /** Hard links to files of layers below, as names in the layer (one byte per character): inheritAttributes makes them. */
+  lowerLinks: { path: string; target: string }[];
   /** Bytes and inodes must be measured again once the layer is on the disk. */
   growsWhenWritten: boolean;
 }
@@ -167,7 +169,12 @@ export async function settle(temporary: string, dir: string): Promise<void> {
   }
 }
 
-type Unpacked = Pick<FetchedLayer, 'implied' | 'growsWhenWritten'>;
+type Unpacked = Pick<FetchedLayer, 'implied' | 'lowerLinks' | 'growsWhenWritten'>;
+
+function resultOf({ implied, lowerLinks, growsWhenWritten }: Applier): Unpacked {
+  const links = [...lowerLinks].map(([path, target]) => ({ path, target }));
+  return { implied: [...implied], lowerLinks: links, growsWhenWritten: growsWhenWritten || links.length > 0 };
+}
 
 async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<Unpacked> {
   if (layer.name !== undefined) return storeFile(layer, layer.name, download, { root, abort });
@@ -200,7 +207,7 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
-    return { implied: [...applier.implied], growsWhenWritten: applier.growsWhenWritten };
+    return resultOf(applier);
   } catch (cause) {
     failed = true;
     const error = decodeError(format, cause);
@@ -234,7 +241,7 @@ async function storeFile(
     blob.check();
     applier.finish();
     // Its folders belong to root, whatever lies below.
-    return { implied: [], growsWhenWritten: applier.growsWhenWritten };
+    return { ...resultOf(applier), implied: [] };
   } finally {
     applier.close();
   }

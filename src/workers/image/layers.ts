@@ -1,7 +1,8 @@
 import { readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { measureTree, type Usage } from '../measure-tree.ts';
-import { temporaryBeside } from './fetch-layer.ts';
+import { copyUp } from './copy-up.ts';
+import { type FetchedLayer, temporaryBeside } from './fetch-layer.ts';
 import { toBytes } from './names.ts';
 import { inheritFromTrees } from './root.ts';
 import { removeTree } from './tree.ts';
@@ -38,17 +39,21 @@ export function measure({ dir }: { dir: string }): Promise<Usage> {
 
 /**
  * Copies owner and mode to the folders that fetchLayer returned as `implied`, from the topmost layer below that has each of them.
- * When several layers of an image have such folders, the lower ones come first.
+ * Then copies up the files of layers below that hard links of this layer lead to. When several layers of an image need this, the
+ * lower ones come first. Throws IMAGE_INVALID when no layer has such a file.
  */
 export function inheritAttributes({
   dir,
   folders,
+  links = [],
   parentDirs,
 }: {
   dir: string;
   folders: string[];
+  links?: FetchedLayer['lowerLinks'];
   parentDirs: string[];
 }): void {
   const trees = parentDirs.map(toBytes);
+  copyUp(`${toBytes(dir)}/fs`, links, trees);
   for (const folder of folders) inheritFromTrees(`${toBytes(dir)}/fs/${folder}`, folder, trees);
 }

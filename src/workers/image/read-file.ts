@@ -22,7 +22,7 @@ export interface ReadFileInLayers {
  * else. Throws IMAGE_INVALID when the file is longer than `maxBytes` or its symbolic links form a circle.
  */
 export function readFileInLayers({ dirs, path, maxBytes }: ReadFileInLayers): string | undefined {
-  const file = find(dirs.map(toBytes), toBytes(path));
+  const file = findInLayers(dirs.map(toBytes), toBytes(path));
   if (file === undefined) return undefined;
   const fd = openSync(native(file), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
@@ -44,7 +44,7 @@ export function userFiles({ dirs }: { dirs: string[] }): { passwd: string; group
 }
 
 /** The path on the disk of the regular file that has this path in the image. */
-function find(layers: string[], path: string): string | undefined {
+export function findInLayers(layers: string[], path: string): string | undefined {
   // The folders from the root to the present one, each as the real folders that overlayfs merges in it, topmost first.
   let trail: string[][] = [layers];
   let found: string | undefined;
