@@ -220,11 +220,17 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),
-    onFetched: ({ seconds, error, downloaded, unpacked }) => {
-      metrics.observe('imagePhase', { phase: 'layer', outcome: error ? 'error' : 'ok' }, seconds);
+    onFetched: ({ seconds, waited, error, downloaded, unpacked }) => {
+      const outcome = error ? 'error' : 'ok';
+      metrics.observe('imagePhase', { phase: 'layer', outcome }, seconds);
+      if (!error) {
+        metrics.observe('imagePhase', { phase: 'download', outcome }, waited);
+        metrics.observe('imagePhase', { phase: 'unpack', outcome }, seconds - waited);
+      }
       metrics.inc('imageBytes', { kind: 'downloaded' }, downloaded);
       metrics.inc('imageBytes', { kind: 'unpacked' }, unpacked);
     },
+    onSynced: (seconds) => metrics.observe('imagePhase', { phase: 'sync', outcome: 'ok' }, seconds),
     onRetry: () => metrics.inc('imageRetries', {}),
   });
 }
