@@ -6,7 +6,7 @@ import { codeOf, SluiceError } from '../errors.ts';
 import { isUnder, type MountPoint } from '../sys/mountinfo.ts';
 import { type HostDevice, readDevices } from './host-paths/devices.ts';
 import { HostMounts } from './host-paths/host-mounts.ts';
-import { readHostFile, readHostFolder } from './host-paths/read-file.ts';
+import { listHostFolder, readHostFile, readHostFolder } from './host-paths/read-file.ts';
 import { makeRemoteFolder, realRemotePath } from './host-paths/remote.ts';
 import { makeFolders, resolve } from './host-paths/resolve.ts';
 import type { Handlers } from './serve.ts';
@@ -86,6 +86,8 @@ export const hostPathHandlers = {
     readDevices(hostPath, containerPath),
   /** See {@link readHostFile}. */
   hostFile: ({ path, maxBytes }: { path: string; maxBytes: number }): Promise<string> => readHostFile(path, maxBytes),
+  /** See {@link listHostFolder}. */
+  hostNames: ({ path }: { path: string }): Promise<string[] | undefined> => listHostFolder(path),
   /** See {@link readHostFolder}; `names` is the source of a regular expression. */
   hostFolder: ({ path, names, maxBytes }: { path: string; names: string; maxBytes: number }) =>
     readHostFolder(path, new RegExp(names), maxBytes),

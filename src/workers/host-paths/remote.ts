@@ -32,6 +32,13 @@ export function readRemoteFile(path: string, mount: MountPoint, maxBytes: number
   return onMount(mount, path, `exec head -c ${maxBytes} -- "$1"`, maxBytes);
 }
 
+/** Names of a folder's entries that are no folders. Throws as {@link realRemotePath} does. */
+export async function listRemoteFolder(path: string, mount: MountPoint): Promise<string[]> {
+  const script = `exec find "$1" -mindepth 1 -maxdepth 1 ! -type d -printf '%f\\0'`;
+  const names = await onMount(mount, path, script, 1 << 20);
+  return names.toString().split('\0').slice(0, -1);
+}
+
 async function onMount(mount: MountPoint, path: string, script: string, maxOutput: number): Promise<Buffer> {
   const where = `the ${mount.type} mount ${mount.mountPoint}`;
   const before = left.get(mount.mountPoint);
