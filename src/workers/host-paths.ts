@@ -1,6 +1,7 @@
 /**
- * Handlers for paths that a request or an operator names. Each may lead to a file system that hangs, so none is touched on the main thread
- * or in libuv's pool: local file systems are touched here, others by short-lived processes with a time limit.
+ * Handlers for paths that a request or an operator names. Each may lead to a file system that hangs, so none is touched
+ * on the main thread or in libuv's pool: local file systems are touched here, others by short-lived processes with a
+ * time limit.
  */
 import { codeOf, SluiceError } from '../errors.ts';
 import { isUnder, type MountPoint } from '../sys/mountinfo.ts';
@@ -26,9 +27,9 @@ export interface ResolvedHostPaths {
 }
 
 /**
- * Where host paths really lead. CRI (Mount.host_path): the real destination of a symbolic link is mounted, and a path that does not exist
- * is an error; containerd and CRI-O make a folder instead, which hostPath volumes of type "" rely on (kubernetes issue 61460). Throws
- * INVALID_REQUEST, DISK_FULL, and TIMED_OUT for a mount that hangs.
+ * Where host paths really lead. CRI (Mount.host_path): the real destination of a symbolic link is mounted, and a path
+ * that does not exist is an error; containerd and CRI-O make a folder instead, which hostPath volumes of type "" rely
+ * on (kubernetes issue 61460). Throws INVALID_REQUEST, DISK_FULL, and TIMED_OUT for a mount that hangs.
  */
 async function resolveHostPaths({ paths, refuse }: ResolveHostPaths): Promise<ResolvedHostPaths> {
   const table = new HostMounts();

@@ -1,6 +1,6 @@
 /**
- * Access to file systems that may hang, by short-lived processes: one in uninterruptible sleep can be left behind, where a thread would
- * be lost to its pool and would keep the daemon itself from ending.
+ * Access to file systems that may hang, by short-lived processes: one in uninterruptible sleep can be left behind,
+ * where a thread would be lost to its pool and would keep the daemon itself from ending.
  */
 import { SluiceError } from '../../errors.ts';
 import type { MountPoint } from '../../sys/mountinfo.ts';
