@@ -8,6 +8,7 @@ import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../../src/errors.ts';
 import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/daemon-id.ts';
 import { type Loaded, type NetPool, Network, type NetworkOptions } from '../../src/node/network/network.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 import type { NetworkConf, PluginRun } from '../../src/workers/net/types.ts';
 import { podConfig } from '../rig/messages.ts';
 
@@ -56,6 +57,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
     },
     root: join(dir, 'root'),
     pool: { call } as NetPool,
+    files: hostFiles,
     onPlugin: (run) => runs.push(run),
     onChange: (loaded) => changes.push(loaded),
   };
