@@ -370,3 +370,40 @@ test('GC gives back what belongs to no attachment, and nothing else', async (t) 
   await gc(false);
   await gc(false, { ...attachment.network, cniVersion: '1.1.0' });
 });
+
+test('flannel: the bridge gets the subnet that flanneld has leased, and DEL goes by what ADD went by', async (t) => {
+  const lab = openLab(t, 'share');
+  const subnetFile = join(lab.dir, 'subnet.env');
+  const conf: PluginConf[] = [
+    {
+      type: 'flannel',
+      subnetFile,
+      dataDir: join(lab.dir, 'flannel'),
+      delegate: { bridge: 'share0', hairpinMode: true, isDefaultGateway: true },
+      ipam: { dataDir: join(lab.dir, 'ipam') },
+    },
+  ];
+  const early = await lab.pod(conf);
+  assert.match(
+    await failure(handlers.cniAdd(early.call)),
+    /plugin flannel \(ADD.*subnet\.env: no such file or directory/,
+  );
+  await lab.remove(early);
+  const lease = (subnet: string) =>
+    writeFileSync(
+      subnetFile,
+      `FLANNEL_NETWORK=10.74.0.0/16\nFLANNEL_SUBNET=${subnet}\nFLANNEL_MTU=1410\nFLANNEL_IPMASQ=false\n`,
+    );
+  lease('10.74.3.1/24');
+  const pod = await lab.pod(conf);
+  const { result } = await handlers.cniAdd(pod.call);
+  assert.equal(result.ips?.[0]?.address, '10.74.3.2/24');
+  assert.match(await sh('ip link show eth0', pod.netns), /mtu 1410/);
+  assert.match(await sh('ip route', pod.netns), /10\.74\.0\.0\/16 via 10\.74\.3\.1 dev eth0/);
+  assert.match(await rulesOfPods('share'), /10\.74\.3\.2/, 'flanneld does not masquerade: the bridge does');
+  await handlers.cniCheck(pod.call);
+  lease('10.74.9.1/24');
+  await lab.remove(pod);
+  assert.deepEqual([lab.leases(), lab.records(), await rulesOfPods('share')], [[], [], '']);
+  assert.equal(await sh(`ls ${lab.dir}/flannel`), '');
+});
