@@ -407,3 +407,42 @@ test('flannel: the bridge gets the subnet that flanneld has leased, and DEL goes
   assert.deepEqual([lab.leases(), lab.records(), await rulesOfPods('share')], [[], [], '']);
   assert.equal(await sh(`ls ${lab.dir}/flannel`), '');
 });
+
+test('a namespace that belongs to a user namespace gets its network too', async (t) => {
+  const lab = openLab(t, 'share');
+  const pod = await lab.pod(plugins(lab));
+  await handlers.removeNetns({ path: pod.netns });
+  const ids = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
+  const userns = join(lab.dir, 'userns');
+  await handlers.createNetns({ path: pod.netns, loopback: true, userns: { path: userns, uids: ids, gids: ids } });
+  lab.onClose(async () => void (await handlers.removeNetns({ path: pod.netns, userns })));
+  const { result } = await handlers.cniAdd(pod.call);
+  assert.match(await sh('ip -br addr show eth0', pod.netns), new RegExp(result.ips?.[0]?.address ?? 'none'));
+  await handlers.cniCheck(pod.call);
+});
+
+test('DEL that is left to the end of the namespace: the address is taken until the link is gone', async (t) => {
+  const lab = openLab(t, 'share');
+  const pod = await lab.pod(plugins(lab), ports(9900));
+  await handlers.cniAdd(pod.call);
+  const { deferred } = await handlers.cniDel({ ...pod.call, lazy: true });
+  assert.ok(deferred);
+  assert.doesNotMatch(await rulesOfPods('share'), /9900/, 'the host port is free at once');
+  const release = { call: pod.call, deferred, force: false };
+  assert.deepEqual((await handlers.cniRelease({ releases: [release] })).left, [0]);
+  assert.deepEqual([lab.leases().length, lab.records().length], [1, 1]);
+  await handlers.removeNetns({ path: pod.netns });
+  for (let waited = 0; (await handlers.cniRelease({ releases: [release] })).left.length > 0; waited += 10) {
+    assert.ok(waited < 3000, 'the link stays');
+    await sleep(10);
+  }
+  assert.deepEqual([lab.leases(), lab.records(), await rulesOfPods('share')], [[], [], '']);
+
+  // A namespace that somebody keeps: the link is deleted after all.
+  const kept = await lab.pod(plugins(lab));
+  await handlers.cniAdd(kept.call);
+  const held = await handlers.cniDel({ ...kept.call, lazy: true });
+  assert.ok(held.deferred);
+  await handlers.cniRelease({ releases: [{ call: kept.call, deferred: held.deferred, force: true }] });
+  assert.deepEqual([lab.leases(), await sh('ip -br link show eth0 2>/dev/null || true', kept.netns)], [[], '']);
+});
