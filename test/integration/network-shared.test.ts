@@ -266,7 +266,7 @@ test('only reference plugins are taken over, and only with keys that are known',
   copyFileSync('/usr/lib/cni/ptp', join(bin, 'portmap'));
   assert.deepEqual(await ran([{ type: 'loopback' }, ...plugins(lab).slice(0, 1)], { binDirs: dirs }), []);
   rmSync(join(bin, 'portmap'));
-  assert.deepEqual(await ran(plugins(lab, { fancy: true }), {}), ['bridge'], 'a key that nobody here knows');
+  assert.deepEqual(await ran(plugins(lab, { fancy: true }), {}), ['bridge'], 'an unknown key');
   assert.deepEqual(await ran(plugins(lab, { IPMASQ: false }), {}), ['bridge'], 'Go takes keys in any case');
   assert.deepEqual(await ran(plugins(lab, { ipam: { ...lab.ipam([[{ subnet: '10.70.0.0/24' }]]), more: 1 } }), {}), [
     'bridge',

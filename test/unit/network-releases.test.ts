@@ -53,7 +53,7 @@ test('closing waits for the last link', async () => {
   assert.equal(releases.pending, false);
 });
 
-test('a failure is told, ends the waiting and is tried again', async () => {
+test('a failure is reported, ends the waiting and is tried again', async () => {
   const { failures, releases, fail } = rig();
   fail(new Error('disk full'));
   releases.add(call('one'), deferred(1));
