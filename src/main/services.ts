@@ -197,7 +197,8 @@ function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Rep
     },
     onPlugin: ({ plugin, command, outcome, seconds, spawnSeconds }) => {
       metrics.cni(plugin, command, outcome, seconds);
-      metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
+      // A plugin that ran in process has started none.
+      if (spawnSeconds > 0) metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
     },
     onNote: (note) => log.warn(note),
     onChange: ({ network, problems }) => {

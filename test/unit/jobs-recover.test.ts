@@ -253,10 +253,14 @@ test('strays in the network are released and counted, addresses before namespace
     const { hasSandbox, hasNetns } = known as { hasSandbox(id: string): boolean; hasNetns(path: string): boolean };
     assert.deepEqual([hasSandbox(sandbox.id), hasSandbox('gone')], [true, false]);
     assert.deepEqual([hasNetns(sandbox.netns), hasNetns('/run/netns/x')], [true, false]);
-    return { attachments: [attachment], netns: ['/run/netns/x', '/run/netns/y'] };
+    return {
+      attachments: [attachment],
+      unreleased: [{ ...attachment, containerId: 'deleted' }],
+      netns: ['/run/netns/x', '/run/netns/y'],
+    };
   });
   await sweepNetwork(lab.ctx);
-  assert.deepEqual(lab.calls, ['network.strays', 'network.del', 'net.removeNetns', 'net.removeNetns']);
+  assert.deepEqual(lab.calls, ['network.strays', 'network.del', 'network.del', 'net.removeNetns', 'net.removeNetns']);
   assert.deepEqual(lab.counted, ['leaks address', 'leaks netns', 'leaks netns']);
 });
 

@@ -292,6 +292,7 @@ test('strays: resources with the daemon’s id that the store does not have; nev
   const network = await start();
   assert.deepEqual(await network.strays({ hasSandbox: () => false, hasNetns: () => false }), {
     attachments: [],
+    unreleased: [],
     netns: [],
   });
 
@@ -300,7 +301,7 @@ test('strays: resources with the daemon’s id that the store does not have; nev
   mkdirSync(join(dir, 'netns'));
   mkdirSync(join(dir, 'cache', 'results'), { recursive: true });
   for (const path of [known, lost, foreign]) writeFileSync(path, '');
-  const record = (containerId: string, netns: string | undefined) =>
+  const record = (containerId: string, netns: string | undefined, more = {}) =>
     writeFileSync(
       join(dir, 'cache', 'results', `net-${containerId}-eth0`),
       JSON.stringify({
@@ -311,12 +312,14 @@ test('strays: resources with the daemon’s id that the store does not have; nev
         networkName: 'net',
         config: Buffer.from(JSON.stringify(conf('net'))).toString('base64'),
         cniArgs: [['K8S_POD_NAME', containerId]],
+        ...more,
       }),
     );
   record('known', known);
   record('lost', lost);
   record('foreign', foreign);
   record('containerd', undefined);
+  record('deleted', known, { deleted: true });
   writeFileSync(join(dir, 'cache', 'results', 'garbage'), '{');
 
   const strays = await network.strays({ hasSandbox: (id) => id === 'known', hasNetns: (path) => path === known });
@@ -329,6 +332,16 @@ test('strays: resources with the daemon’s id that the store does not have; nev
         netns: lost,
         ifName: 'eth0',
         args: [['K8S_POD_NAME', 'lost']],
+        capabilityArgs: {},
+      },
+    ],
+    unreleased: [
+      {
+        network: { ...conf('net'), source: join(dir, 'cache', 'results') },
+        containerId: 'deleted',
+        netns: known,
+        ifName: 'eth0',
+        args: [['K8S_POD_NAME', 'deleted']],
         capabilityArgs: {},
       },
     ],

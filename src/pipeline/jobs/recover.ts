@@ -96,6 +96,10 @@ export async function sweepNetwork(ctx: JobContext): Promise<void> {
       hasSandbox: (id) => ctx.store.sandboxes.get(id) !== undefined,
       hasNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
     });
+    for (const attachment of strays.unreleased) {
+      // A row that still has its network is undone by its own job.
+      if (!ctx.store.sandboxes.get(attachment.containerId)?.network) await ctx.network.del(attachment);
+    }
     for (const attachment of strays.attachments) {
       await ctx.network.del(attachment);
       ctx.metrics.inc('leaks', { kind: 'address' });
