@@ -1,19 +1,21 @@
 import { join } from 'node:path';
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
-import { SluiceError } from '../errors.ts';
+import { explain, SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability, type Observability } from '../node/observe/observability.ts';
-import type { Store } from '../node/store/store.ts';
+import { importFolder } from '../pipeline/jobs/import-folder.ts';
 import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
 import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
+import { ImagesDefinition, imagesVerbs } from './cri/image-service.ts';
 import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
 import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
+import { giveBackAfterStorms } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
 import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
@@ -53,13 +55,12 @@ export class Daemon {
     makeFolders(config);
     resources.use(lockFile(join(config.state, LOCK_FILE)));
     resources.use(lockFile(join(config.root, LOCK_FILE)));
-    let store: Store | undefined;
-    const health = () => (store?.trouble === undefined ? [] : [`the store cannot be written: ${store.trouble}`]);
+    // The endpoint listens when the services are there.
+    const health = (): readonly string[] => services.health.problems;
     const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log, health }));
     const { metrics } = observability;
     const ending = new AbortController();
     const services = await makeServices(config, observability, resources, ending.signal);
-    store = services.store;
 
     const began = performance.now();
     const unknown = await unknownBundles(services);
@@ -81,6 +82,14 @@ export class Daemon {
     });
     if (unknown.length === 0) void sweepNetwork(services);
     resources.use(sweepRegularly(services));
+    resources.use(
+      giveBackAfterStorms({
+        admission: services.admission,
+        trim: () => services.pools.shim.call('trimMemory', undefined),
+        onError: (err) => log.warn({ err }, 'free memory could not be given back'),
+      }),
+    );
+    void importFolder(services);
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,
@@ -88,6 +97,7 @@ export class Daemon {
       services: [
         { definition: RuntimeServiceDefinition, verbs: runtimeVerbs(services) },
         { definition: ImageServiceDefinition, verbs: imageVerbs(services) },
+        { definition: ImagesDefinition, verbs: imagesVerbs(services) },
       ],
       onCall: (method, code, seconds) => metrics.grpc(method, code, seconds),
       onError: (method, error) => logFailure(log, method, error),
@@ -136,9 +146,15 @@ export class Daemon {
   }
 }
 
-/** A caller's mistake is logged as information, a failure of the daemon as an error. */
+/**
+ * A caller's mistake is logged as information, without the stack, a failure of the daemon as an error with it. A refused job has a line
+ * of its own already: thousands may be refused in a second, and main writes the log.
+ */
 function logFailure(log: Log, method: string, error: unknown): void {
-  const expected = error instanceof SluiceError && error.code !== 'INTERNAL';
-  if (expected) log.info({ method, code: error.code, err: error }, 'call failed');
-  else log.error({ method, err: error }, 'call failed');
+  if (!(error instanceof SluiceError) || error.code === 'INTERNAL') log.error({ method, err: error }, 'call failed');
+  else
+    log[error.code === 'QUEUE_FULL' ? 'debug' : 'info'](
+      { method, code: error.code, reason: explain(error) },
+      'call failed',
+    );
 }

@@ -37,6 +37,7 @@ import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
+import { Health } from './health.ts';
 import { openStore } from './open-store.ts';
 
 /** As `streaming.tls_cert`: a certificate made at start. */
@@ -61,6 +62,7 @@ export interface Services extends JobContext {
   readonly engine: Engine;
   readonly admission: Admission;
   readonly retries: RetryQueue;
+  readonly health: Health;
 }
 
 /** Makes every service once and hands each what it uses. `ending` aborts when the daemon ends. What is to be closed goes to `resources`. */
@@ -174,7 +176,8 @@ export async function makeServices(
     },
     onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
   });
-  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries };
+  const health = resources.use(new Health({ config, pools, stdio, store }));
+  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries, health };
 }
 
 /** What the services report to. */
@@ -188,9 +191,14 @@ function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Rep
     cni,
     root,
     pool: pools.net,
+    files: {
+      names: (path) => pools.shim.call('hostNames', { path }),
+      read: (path, maxBytes) => pools.shim.call('hostFile', { path, maxBytes }),
+    },
     onPlugin: ({ plugin, command, outcome, seconds, spawnSeconds }) => {
       metrics.cni(plugin, command, outcome, seconds);
-      metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
+      // A plugin that ran in process has started none.
+      if (spawnSeconds > 0) metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
     },
     onNote: (note) => log.warn(note),
     onChange: ({ network, problems }) => {
@@ -217,11 +225,17 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),
-    onFetched: ({ seconds, error, downloaded, unpacked }) => {
-      metrics.observe('imagePhase', { phase: 'layer', outcome: error ? 'error' : 'ok' }, seconds);
+    onFetched: ({ seconds, waited, error, downloaded, unpacked }) => {
+      const outcome = error ? 'error' : 'ok';
+      metrics.observe('imagePhase', { phase: 'layer', outcome }, seconds);
+      if (!error) {
+        metrics.observe('imagePhase', { phase: 'download', outcome }, waited);
+        metrics.observe('imagePhase', { phase: 'unpack', outcome }, seconds - waited);
+      }
       metrics.inc('imageBytes', { kind: 'downloaded' }, downloaded);
       metrics.inc('imageBytes', { kind: 'unpacked' }, unpacked);
     },
+    onSynced: (seconds) => metrics.observe('imagePhase', { phase: 'sync', outcome: 'ok' }, seconds),
     onRetry: () => metrics.inc('imageRetries', {}),
   });
 }

@@ -97,6 +97,8 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
 }
 
 export const handlers = {
+  /** Answers: the pool's threads work. */
+  ping: (_: null): null => null,
   createNetns,
   removeNetns,
   pinNamespaces,

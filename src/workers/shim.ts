@@ -2,6 +2,9 @@
  * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and short file work
  * for other parts of the daemon.
  */
+
+import { trimMemory } from '../sys/memory.ts';
+import { checkNode } from './alive.ts';
 import { removeCgroups } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
 import { hostPathHandlers } from './host-paths.ts';
@@ -37,11 +40,13 @@ export const handlers = {
   unmountRootfs,
   copyFromImage,
   removeCgroups,
+  checkNode,
   lookUpUser,
   removeLayer,
   installPause,
   ...hostPathHandlers,
   findResources,
+  trimMemory,
   ...statsHandlers,
 };
 

@@ -3,12 +3,22 @@
  * a umask of 077.
  */
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { type ContainerLab, openContainerLab, SKIP, SLEEP, sh } from '../integration/container-lab.ts';
 import { imageSpec, linux, mount, podConfig } from '../rig/messages.ts';
 import { allPaths, as, NOBODY, openTo } from '../rig/others.ts';
+import { program } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import { pushImage } from '../rig/push.ts';
 import { Rootfs } from '../rig/rootfs.ts';
@@ -31,7 +41,11 @@ before(async () => {
           mkdirSync(join(folder, name), { recursive: true });
           chmodSync(join(folder, name), 0o711);
         }
-        return {};
+        // Links, so that a test can take the programs away.
+        symlinkSync(program('runc'), join(folder, 'runtime'));
+        symlinkSync(program('containerd-shim-runc-v2'), join(folder, 'containerd-shim-runc-v2'));
+        const runc = { binary: join(folder, 'runtime'), shim: join(folder, 'containerd-shim-runc-v2') };
+        return { runtimes: { runc } };
       },
     });
   } finally {
@@ -151,7 +165,9 @@ test('a privileged container gets the devices that the host has when it is made'
   }
 });
 
-test('SIGUSR1 writes a report to the log and opens no inspector; SIGHUP changes nothing', { skip }, async () => {
+test('SIGUSR1 writes a report to the log and opens no inspector; SIGHUP does not end the daemon', {
+  skip,
+}, async () => {
   const { daemon, cri } = lab;
   await using pod = await lab.pod('signals');
   const before = await listening(daemon.pid());
@@ -169,7 +185,7 @@ test('SIGUSR1 writes a report to the log and opens no inspector; SIGHUP changes 
   assert.equal(report.rows?.sandboxes, 1);
   assert.ok(Number(report.memory?.rss) > 10 << 20);
   process.kill(daemon.pid(), 'SIGHUP');
-  await waitFor('the line about SIGHUP', 10_000, () => daemon.log().includes('"signal":"SIGHUP"') || undefined);
+  await waitFor('the reload', 10_000, () => daemon.log().includes('configuration reloaded') || undefined);
   // Node's inspector would listen within milliseconds; the report above came after it.
   assert.deepEqual(await listening(daemon.pid()), before);
   assert.doesNotMatch(daemon.log(), /Debugger listening/);
@@ -198,4 +214,31 @@ test('a folder that others use is not closed: the daemon refuses it', { skip }, 
   assert.equal(code, 1);
   assert.match(stderr, /shared is used by others \(it contains of-others\)/);
   assert.equal(statSync(shared).mode & 0o777, 0o755);
+});
+
+test('RuntimeReady and /healthz say that the runtime’s program is gone, and that it is there again', {
+  skip,
+}, async () => {
+  const { daemon, cri } = lab;
+  const healthz = async () => {
+    const answer = await fetch(`http://${daemon.metrics}/healthz`);
+    return [answer.status, (await answer.text()).trim()] as const;
+  };
+  const runtimeReady = async () =>
+    (await cri.status({})).status?.conditions.find(({ type }) => type === 'RuntimeReady');
+  assert.deepEqual(await healthz(), [200, 'ok']);
+  assert.equal((await runtimeReady())?.status, true);
+  renameSync(join(daemon.folder, 'runtime'), join(daemon.folder, 'away'));
+  const lost = await waitFor('the condition', 30_000, async () => {
+    const condition = await runtimeReady();
+    return condition?.status === false ? condition : undefined;
+  });
+  assert.equal(lost.reason, 'RuntimeNotReady');
+  assert.match(lost.message, /the runtime .*\/runtime: there is no such program/);
+  const [status, reasons] = await healthz();
+  assert.equal(status, 503);
+  assert.match(reasons, /there is no such program/);
+  renameSync(join(daemon.folder, 'away'), join(daemon.folder, 'runtime'));
+  await waitFor('health', 30_000, async () => (await healthz())[0] === 200 || undefined);
+  assert.equal((await runtimeReady())?.message, '');
 });

@@ -78,10 +78,24 @@ describe('CDI files', () => {
     ['no class', spec({ kind: 'vendor' }), /kind "vendor"/],
     ['no devices', spec({ devices: undefined }), /has no devices/],
     ['bad device name', spec({ devices: [{ name: 'a b', containerEdits: {} }] }), /"a b" is not a valid device name/],
-    ['unknown hook', spec({ containerEdits: { hooks: [{ hookName: 'later', path: '/x' }] } }), /hook "later"/],
-    ['mount without a path', spec({ containerEdits: { mounts: [{ hostPath: '/x' }] } }), /mount has no/],
-    ['node without a path', spec({ containerEdits: { deviceNodes: [{}] } }), /device node has no path/],
-    ['a list', '[]', /has no cdiVersion/],
+    [
+      'unknown hook',
+      spec({ containerEdits: { hooks: [{ hookName: 'later', path: '/x' }] } }),
+      /hooks\[0\]\.hookName is missing or not valid/,
+    ],
+    [
+      'mount without a path',
+      spec({ containerEdits: { mounts: [{ hostPath: '/x' }] } }),
+      /mounts\[0\]\.containerPath is missing/,
+    ],
+    ['node without a path', spec({ containerEdits: { deviceNodes: [{}] } }), /deviceNodes\[0\]\.path is missing/],
+    ['a variable without a value', spec({ containerEdits: { env: ['A'] } }), /containerEdits\.env is not valid/],
+    [
+      'a number in a list of texts',
+      spec({ containerEdits: { hooks: [{ hookName: 'poststop', path: '/x', args: [1] }] } }),
+      /hooks\[0\]\.args is not valid/,
+    ],
+    ['a list', '[]', /is not an object/],
     ['null', 'null', /is not an object/],
   ] as const) {
     test(`refuses a file with ${name}`, async () => {
