@@ -4,6 +4,9 @@
  */
 import { readFileSync } from 'node:fs';
 import { ERRORS, GRPC } from '../src/errors.ts';
+import { type Command, EXIT, optionsOf } from '../src/main/cli/command.ts';
+import { COMMANDS } from '../src/main/cli/commands.ts';
+import { syntax } from '../src/main/cli/program.ts';
 import { stageLimit } from '../src/node/config/limits.ts';
 import { printDocs } from '../src/node/config/print.ts';
 import { METRICS, type MetricDefinition } from '../src/node/observe/table.ts';
@@ -71,10 +74,19 @@ function stageTable(): string {
       .map((job) => job.name)
       .join(', '),
     stageLimit(name, 1).text,
+    duration(STAGES[name].seconds),
   ]);
-  rows.unshift([code(ADMIT.name), ADMIT.meaning, 'all', 'pipeline.max_running, pipeline.max_teardowns']);
-  return table(['stage', 'what it does', 'in the jobs', 'default limit'], rows);
+  rows.unshift([
+    code(ADMIT.name),
+    ADMIT.meaning,
+    'all',
+    'pipeline.max_running, pipeline.max_teardowns',
+    'the caller’s',
+  ]);
+  return table(['stage', 'what it does', 'in the jobs', 'default limit', 'time limit'], rows);
 }
+
+const duration = (seconds: number): string => (seconds < 3600 ? `${seconds} s` : `${seconds / 3600} h`);
 
 function jobTables(): string {
   return JOB_TABLES.map((job) => {
@@ -110,9 +122,39 @@ function alertTable(): string {
   return table(['alert', 'severity', 'for', 'summary'], rows);
 }
 
+/** A list of all commands, and then each with its arguments and options. */
+function commandTables(): string {
+  const usage = ({ name, arguments: args = [] }: Command) => `sluice ${[name, ...args.map(syntax)].join(' ')}`;
+  const list = table(
+    ['command', 'what it does'],
+    COMMANDS.map((command) => [code(usage(command)), command.summary]),
+  );
+  const each = COMMANDS.map((command) => {
+    const rows = [
+      ...(command.arguments ?? []).map((one) => [code(one.name), one.description]),
+      ...optionsOf(command).map(({ flags, description }) => [code(flags), description]),
+    ];
+    const parts = [
+      `### sluice ${command.name}`,
+      command.description ?? '',
+      rows.length > 0 ? table(['', ''], rows) : '',
+    ];
+    return parts.filter((part) => part !== '').join('\n\n');
+  });
+  return [list, ...each].join('\n\n');
+}
+
+function exitTable(): string {
+  return table(
+    ['status', 'meaning'],
+    Object.values(EXIT).map(({ status, meaning }) => [String(status), meaning]),
+  );
+}
+
 /** The generated parts of each page, by the path of the page and the name between its markers. */
 const BLOCKS: Record<string, Record<string, () => string>> = {
   'docs/operate/alerts.md': { alerts: alertTable },
+  'docs/operate/cli.md': { exit: exitTable, commands: commandTables },
   'docs/operate/config.md': Object.fromEntries(
     [...printDocs()].map(([section, text]) => [section === '' ? 'top level' : section, () => text]),
   ),

@@ -1,23 +1,25 @@
 #!/bin/sh
 # Installs what a fresh clone needs to run on Debian 12. Takes a tenth of a second when nothing is missing.
 #
-#   setup.sh [--system] [--test]
+#   setup.sh [--system] [--test] [--package]
 #
 #   (nothing)  npm packages, Node 24 among them
 #   --system   also the Debian packages that the daemon runs: runc, the shim, CNI plugins, iptables, ...
 #   --test     also those that the tests, the benchmark and the conformance run want
+#   --package  also those that make a release and its packages: strip, dpkg-deb, rpmbuild, lintian
 #
 # As root on Debian it installs; elsewhere it says what is missing and ends with status 1.
 set -eu
 cd "$(dirname "$0")/.."
 say() { echo "setup: $*" >&2; }
 
-system= test=
+system= test= package=
 for option; do
 	case $option in
 	--system) system=1 ;;
 	--test) test=1 ;;
-	*) say "no such option: $option (there are --system and --test)"; exit 2 ;;
+	--package) package=1 ;;
+	*) say "no such option: $option (there are --system, --test and --package)"; exit 2 ;;
 	esac
 done
 
@@ -30,9 +32,9 @@ PATH=$PATH:/usr/sbin:/sbin:/usr/local/sbin
 
 missing=
 want() { # want PACKAGE CONDITION...
-	package=$1
+	debian=$1
 	shift
-	"$@" >/dev/null 2>&1 || missing="$missing $package"
+	"$@" >/dev/null 2>&1 || missing="$missing $debian"
 }
 any() { for f; do [ -e "$f" ] && return 0; done; return 1; }
 
@@ -54,11 +56,20 @@ if [ -n "$test" ]; then
 	want gcc command -v gcc
 	want libc6-dev any /usr/include/stdio.h
 	want libseccomp-dev any /usr/include/seccomp.h
+	want libfuse3-dev any /usr/include/fuse3/fuse.h
 	want pkg-config command -v pkg-config
 	want crun command -v crun
 	want protobuf-compiler command -v protoc
 	want libprotobuf-dev any /usr/include/google/protobuf/any.proto
 	want ca-certificates any /etc/ssl/certs/ca-certificates.crt
+	want binutils command -v strip
+	want chromium any /usr/bin/chromium
+fi
+if [ -n "$package" ]; then
+	want binutils command -v strip
+	want dpkg command -v dpkg-deb
+	want rpm command -v rpmbuild
+	want lintian command -v lintian
 fi
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -120,4 +131,11 @@ if [ ! -f $stamp ] || [ "$(cat $stamp)" != "$sum" ] || [ ! -e node_modules/.bin/
 	fi
 	node_modules/.bin/node -e 'require("koffi")' 2>/dev/null || { say "koffi has no prebuilt library for this machine"; exit 1; }
 	echo "$sum" >$stamp
+fi
+
+# npm takes the package away that Node's program came in, and with it Node's licence, which a release must bring along.
+if [ -n "$package$test" ] && ! any node_modules/node/node_modules/node-*/LICENSE; then
+	say "fetching Node's licence"
+	(cd node_modules/node && PATH=$bare_path node installArchSpecificPackage.js >/dev/null) || :
+	any node_modules/node/node_modules/node-*/LICENSE || { say "npm could not fetch Node 24 (package node-linux-*) for this machine"; exit 1; }
 fi

@@ -4,7 +4,7 @@
  */
 
 /** Where the work of a stage is done. `main` is the main thread, `stdio` the thread that reads containers' output, the others are pools of threads. */
-export const POOLS = ['main', 'net', 'shim', 'image', 'registry', 'stdio'] as const;
+export const POOLS = ['main', 'net', 'shim', 'image', 'registry', 'store', 'stdio'] as const;
 export type PoolName = (typeof POOLS)[number];
 
 /**
@@ -17,6 +17,11 @@ interface StageKind {
   meaning: string;
   pool: PoolName;
   limit: DefaultLimit;
+  /**
+   * Time limit in seconds: then the job fails with TIMED_OUT. Above every limit inside the stage (of a plugin run, a call of the shim, a
+   * copy), whose own words say more, so that it ends only what none of them ends.
+   */
+  seconds: number;
 }
 
 /** Work in the kernel and CNI plugins: some more than cores, so that a lock of file, xtables or rtnl is never idle, but not so many that all queue on it. */
@@ -29,41 +34,67 @@ export const STAGES = {
     meaning: 'Taking the name and writing the record that every later undo works from.',
     pool: 'main',
     limit: 'free',
+    seconds: 30,
   },
-  netns: { meaning: 'Making (or removing) the pod’s network namespace.', pool: 'net', limit: KERNEL },
-  network: { meaning: 'CNI ADD, or DEL on the way down.', pool: 'net', limit: KERNEL },
-  image: { meaning: 'Finding the image on the node, pulling it when absent.', pool: 'main', limit: 'free' },
+  netns: { meaning: 'Making (or removing) the pod’s network namespace.', pool: 'net', limit: KERNEL, seconds: 60 },
+  network: { meaning: 'CNI ADD, or DEL on the way down.', pool: 'net', limit: KERNEL, seconds: 300 },
+  image: {
+    meaning: 'Finding the image on the node, pulling it when absent.',
+    pool: 'main',
+    limit: 'free',
+    seconds: 21600,
+  },
   rootfs: {
     meaning: 'Preparing the writable snapshot and the mounts on top of the image’s layers.',
     pool: 'shim',
     limit: KERNEL,
+    seconds: 120,
   },
-  files: { meaning: 'The pod’s folders, hostname, hosts, resolv.conf and shm.', pool: 'shim', limit: KERNEL },
-  spec: { meaning: 'Building the OCI runtime spec.', pool: 'main', limit: KERNEL },
-  shim: { meaning: 'Writing the bundle and starting the shim, or ending it.', pool: 'shim', limit: PROCESS },
-  create: { meaning: 'Task.Create: the shim runs `runc create`.', pool: 'main', limit: PROCESS },
-  start: { meaning: 'Task.Start: the shim runs `runc start`.', pool: 'main', limit: PROCESS },
-  ready: { meaning: 'Recording the new state and publishing the event.', pool: 'main', limit: 'free' },
+  files: {
+    meaning: 'The pod’s folders, hostname, hosts, resolv.conf and shm.',
+    pool: 'shim',
+    limit: KERNEL,
+    seconds: 120,
+  },
+  spec: { meaning: 'Building the OCI runtime spec.', pool: 'main', limit: KERNEL, seconds: 60 },
+  shim: {
+    meaning: 'Writing the bundle and starting the shim, or ending it.',
+    pool: 'shim',
+    limit: PROCESS,
+    seconds: 120,
+  },
+  create: { meaning: 'Task.Create: the shim runs `runc create`.', pool: 'main', limit: PROCESS, seconds: 180 },
+  start: { meaning: 'Task.Start: the shim runs `runc start`.', pool: 'main', limit: PROCESS, seconds: 180 },
+  ready: { meaning: 'Recording the new state and publishing the event.', pool: 'main', limit: 'free', seconds: 30 },
   user: {
     meaning: 'Looking the user and groups up in the image’s own passwd and group files.',
     pool: 'shim',
     limit: KERNEL,
+    seconds: 60,
   },
-  volumes: { meaning: 'Image volumes and volumes the image declares.', pool: 'shim', limit: KERNEL },
-  io: { meaning: 'FIFOs and the log file.', pool: 'stdio', limit: KERNEL },
-  kill: { meaning: 'Signalling, and waiting for the end.', pool: 'main', limit: 'free' },
-  forget: { meaning: 'Deleting the record, which gives the name back.', pool: 'main', limit: 'free' },
+  paths: {
+    meaning: 'Looking at the paths of the host that the container names: mounts, devices, seccomp profile.',
+    pool: 'shim',
+    limit: 'free',
+    seconds: 60,
+  },
+  volumes: { meaning: 'Image volumes and volumes the image declares.', pool: 'shim', limit: KERNEL, seconds: 900 },
+  io: { meaning: 'FIFOs and the log file.', pool: 'stdio', limit: KERNEL, seconds: 60 },
+  kill: { meaning: 'Signalling, and waiting for the end.', pool: 'main', limit: 'free', seconds: 300 },
+  forget: { meaning: 'Deleting the record, which gives the name back.', pool: 'main', limit: 'free', seconds: 30 },
   resolve: {
     meaning: 'Asking the registry for the manifest and the config.',
     pool: 'registry',
     limit: { fixed: 16 },
+    seconds: 900,
   },
   layers: {
     meaning: 'Downloading, verifying and unpacking layers.',
     pool: 'image',
     limit: PROCESS,
+    seconds: 21600,
   },
-  commit: { meaning: 'Recording the image under its names.', pool: 'main', limit: { fixed: 16 } },
+  commit: { meaning: 'Recording the image under its names.', pool: 'main', limit: { fixed: 16 }, seconds: 60 },
 } as const satisfies Record<string, StageKind>;
 
 export type StageName = keyof typeof STAGES;

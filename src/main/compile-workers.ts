@@ -1,25 +1,25 @@
 /**
- * What the worker threads run, compiled before the first of them starts. Node strips types in WebAssembly, an instance of 20 MiB for
- * each thread that meets a file which is not in the compile cache; several such threads at once have ended the whole process
- * (V8: "Check failed: it->second.Size() > offset"; nodejs/node 64500 has its kin). So a process of its own fills the cache, alone.
- *
- * Run as a program, this file is that process.
+ * What the worker threads run, compiled before the first of them starts. Node strips types in WebAssembly, an instance
+ * of 20 MiB for each thread that meets a file which is not in the compile cache; several such threads at once have
+ * ended the whole process (V8: "Check failed: it->second.Size() > offset"; nodejs/node 64500 has its kin). So a process
+ * of its own fills the cache, alone. A release has nothing to strip, and needs none of this.
  */
 import { readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
-import { createRequire, flushCompileCache, getCompileCacheDir } from 'node:module';
+import { getCompileCacheDir } from 'node:module';
 import { join } from 'node:path';
 import { explain } from '../errors.ts';
 import { run } from '../sys/spawn.ts';
+import { BUNDLED } from '../version.ts';
 
-const POOL_ENTRIES = ['net', 'shim', 'image', 'registry'];
 const SOURCES = ['src', 'proto'];
 const LIMIT_MS = 120_000;
 
 /**
- * Fills the compile cache where a source is newer than what it was last filled from. Costs a second then, else some milliseconds.
- * Returns what went wrong, which costs memory and the time to compile in each thread.
+ * Fills the compile cache where a source is newer than what it was last filled from. Costs a second then, else some
+ * milliseconds. Returns what went wrong, which costs memory and the time to compile in each thread.
  */
 export async function compileWorkers(): Promise<string | undefined> {
+  if (BUNDLED) return undefined;
   const cache = getCompileCacheDir();
   if (cache === undefined)
     return 'Node keeps no compiled code (NODE_COMPILE_CACHE is unset, or its folder cannot be written)';
@@ -30,7 +30,7 @@ export async function compileWorkers(): Promise<string | undefined> {
     if (filled >= newestSource()) return undefined;
     const { code, stderr, timedOut } = await run({
       path: process.execPath,
-      argv: [process.execPath, ...process.execArgv, import.meta.filename],
+      argv: [process.execPath, ...process.execArgv, join(import.meta.dirname, 'compile-worker-entries.ts')],
       env: Object.fromEntries(Object.entries(process.env).flatMap(([name, value]) => (value ? [[name, value]] : []))),
       timeoutMs: LIMIT_MS,
     });
@@ -43,7 +43,10 @@ export async function compileWorkers(): Promise<string | undefined> {
   }
 }
 
-/** When a file that threads may load last changed or was put there (packages bring older times of writing along), in milliseconds. */
+/**
+ * When a file that threads may load last changed or was put there (packages bring older times of writing along), in
+ * milliseconds.
+ */
 function newestSource(): number {
   const root = join(import.meta.dirname, '../..');
   const files = SOURCES.flatMap((dir) =>
@@ -52,17 +55,4 @@ function newestSource(): number {
       .map((file) => join(root, dir, file)),
   );
   return Math.max(...files.map((file) => statSync(file).ctimeMs));
-}
-
-if (import.meta.main) {
-  // As piscina loads them, since the cache goes by the way as well as by the file.
-  const require = createRequire(import.meta.url);
-  for (const entry of POOL_ENTRIES) require(join(import.meta.dirname, `../workers/${entry}.ts`));
-  try {
-    await import('../workers/stdio.ts');
-  } catch (error) {
-    // It will not run outside a thread, which it says once it and all its parts are compiled.
-    if (!(error instanceof Error && error.message === 'this file is a worker thread’s')) throw error;
-  }
-  flushCompileCache();
 }

@@ -1,20 +1,24 @@
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
-import { SluiceError } from '../errors.ts';
+import { explain, SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
-import { createObservability } from '../node/observe/observability.ts';
+import { createObservability, type Observability } from '../node/observe/observability.ts';
 import { importFolder } from '../pipeline/jobs/import-folder.ts';
-import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
+import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
+import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
 import { ImagesDefinition, imagesVerbs } from './cri/image-service.ts';
 import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
+import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
+import { giveBackAfterStorms } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
+import { type Reloaded, reload } from './reload.ts';
+import { reportOf } from './report.ts';
 import { makeServices, type Services } from './services.ts';
 
 /** Milliseconds that endless streams (events, lists) get to end by themselves. */
@@ -23,41 +27,73 @@ const STREAM_GRACE_MS = 2000;
 /** One daemon, from its lock file to its socket. */
 export class Daemon {
   readonly #services: Services;
+  readonly #observability: Observability;
   readonly #server: CriServer;
   readonly #ending: AbortController;
   readonly #resources: AsyncDisposableStack;
 
-  private constructor(services: Services, server: CriServer, ending: AbortController, resources: AsyncDisposableStack) {
+  private constructor(
+    services: Services,
+    observability: Observability,
+    server: CriServer,
+    ending: AbortController,
+    resources: AsyncDisposableStack,
+  ) {
     this.#services = services;
+    this.#observability = observability;
     this.#server = server;
     this.#ending = ending;
     this.#resources = resources;
   }
 
-  /** Starts everything, finds earlier pods again, and listens. Throws when another daemon has the folder, socket or port. */
-  static async start(config: Config, log: Log): Promise<Daemon> {
+  /**
+   * Starts everything, finds earlier pods again, and listens: on the configured socket, or on `listener`, a descriptor
+   * that listens already. Throws when another daemon has the folder, socket or port.
+   */
+  static async start(config: Config, log: Log, listener?: number): Promise<Daemon> {
     await using resources = new AsyncDisposableStack();
-    for (const folder of [config.root, config.state]) mkdirSync(folder, { recursive: true, mode: 0o711 });
-    resources.use(lockFile(join(config.state, 'sluiced.lock')));
-    resources.use(lockFile(join(config.root, 'sluiced.lock')));
-    const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log }));
+    makeFolders(config);
+    resources.use(lockFile(join(config.state, LOCK_FILE)));
+    resources.use(lockFile(join(config.root, LOCK_FILE)));
+    // The endpoint listens when the services are there.
+    const health = (): readonly string[] => services.health.problems;
+    const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log, health }));
     const { metrics } = observability;
     const ending = new AbortController();
     const services = await makeServices(config, observability, resources, ending.signal);
 
     const began = performance.now();
-    await services.images.recover();
-    const { pods, containers } = services;
-    const recovered = await recover({ ctx: services, pods, containers });
-    metrics.set('restoreDuration', {}, (performance.now() - began) / 1000);
-    for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
-      metrics.set('restored', { state }, recovered[state]);
+    const unknown = await unknownBundles(services);
+    if (unknown.length > 0) {
+      log.error(
+        { bundles: unknown },
+        'these pods or containers are in no record; what they may use is left alone, and no client sees them',
+      );
     }
-    void sweepNetwork(services);
+    await services.images.recover({ keepUnknown: unknown.length > 0 });
+    const { pods, containers } = services;
+    const { complete } = await recover({ ctx: services, pods, containers });
+    void complete.then((recovered) => {
+      metrics.set('restoreDuration', {}, (performance.now() - began) / 1000);
+      for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
+        metrics.set('restored', { state }, recovered[state]);
+      }
+      log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
+    });
+    if (unknown.length === 0) void sweepNetwork(services);
     void importFolder(services);
+    resources.use(sweepRegularly(services));
+    resources.use(
+      giveBackAfterStorms({
+        admission: services.admission,
+        trim: () => services.pools.shim.call('trimMemory', undefined),
+        onError: (err) => log.warn({ err }, 'free memory could not be given back'),
+      }),
+    );
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,
+      listener,
       services: [
         { definition: RuntimeServiceDefinition, verbs: runtimeVerbs(services) },
         { definition: ImageServiceDefinition, verbs: imageVerbs(services) },
@@ -75,25 +111,50 @@ export class Daemon {
         metrics: config.metrics.listen,
         root: config.root,
         state: config.state,
-        recovered,
       },
       'sluice is ready',
     );
-    return new Daemon(services, server, ending, resources.move());
+    return new Daemon(services, observability, server, ending, resources.move());
+  }
+
+  /** What it does at the moment: fields for a log line. */
+  report(): Promise<Record<string, unknown>> {
+    return reportOf(this.#services, this.#observability.history.running);
+  }
+
+  /** One line of what it has and does. */
+  get summary(): string {
+    const { store, admission } = this.#services;
+    const pods = [...store.sandboxes.values()].filter(({ state }) => state === 'ready');
+    const lanes = Object.values(admission.use);
+    const sum = (of: 'running' | 'queued') => lanes.reduce((total, lane) => total + lane[of], 0);
+    return `${pods.length} pods, ${sum('running')} jobs running, ${sum('queued')} queued`;
+  }
+
+  /** Takes over what it can of a new configuration. Throws CONFIG_INVALID, and leaves everything as it is then. */
+  reload(next: Config): Promise<Reloaded> {
+    return reload(this.#services, this.#observability, next);
   }
 
   /** Refuses new jobs and lets the running ones finish; pods stay up. */
   async close(): Promise<void> {
     await this.#services.admission.close();
     this.#ending.abort();
+    this.#services.events.close();
     await this.#server.close(STREAM_GRACE_MS);
     await this.#resources.disposeAsync();
   }
 }
 
-/** A caller's mistake is logged as information, a failure of the daemon as an error. */
+/**
+ * A caller's mistake is logged as information, without the stack, a failure of the daemon as an error with it. A refused job has a line
+ * of its own already: thousands may be refused in a second, and main writes the log.
+ */
 function logFailure(log: Log, method: string, error: unknown): void {
-  const expected = error instanceof SluiceError && error.code !== 'INTERNAL';
-  if (expected) log.info({ method, code: error.code, err: error }, 'call failed');
-  else log.error({ method, err: error }, 'call failed');
+  if (!(error instanceof SluiceError) || error.code === 'INTERNAL') log.error({ method, err: error }, 'call failed');
+  else
+    log[error.code === 'QUEUE_FULL' ? 'debug' : 'info'](
+      { method, code: error.code, reason: explain(error) },
+      'call failed',
+    );
 }

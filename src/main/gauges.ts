@@ -1,13 +1,16 @@
+import type { PendingCleanup, PodView } from '../node/observe/metrics.ts';
 import type { Services } from './services.ts';
 
-/** Names the sources of the gauges, which are read when Prometheus scrapes: nothing is counted twice, nothing is pushed. */
+/**
+ * Names the sources of the gauges, which are read when Prometheus scrapes: nothing is counted twice, nothing is pushed.
+ */
 export function readGauges(services: Services): void {
   const { engine, admission, config, pools, store, shims, pulls, retries, network, stdio, events } = services;
   services.metrics.readFrom({
     stage: (stage) => engine.use(stage),
     lanes: () => admission.use,
     laneQueueLimit: config.pipeline.max_queued,
-    pools: () => [pools.net, pools.shim, pools.image, pools.registry],
+    pools: () => [pools.net, pools.shim, pools.image, pools.registry, pools.store],
     pods: () => countBy(store.sandboxes.values()),
     containers: () => countBy(store.containers.values()),
     shims: () => {
@@ -17,10 +20,41 @@ export function readGauges(services: Services): void {
     images: () => store.images.size,
     imagePullsRunning: () => pulls.running,
     cleanupsPending: () => retries.pending,
+    cleanups: () => pendingCleanups(services),
+    storePending: () => store.pendingWrites,
     networkReady: () => network.current() !== undefined,
     stdio: () => stdio.stats(),
     eventSubscribers: () => events.subscribers,
+    refused: () => admission.refused,
+    podViews: () => podViews(services),
   });
+}
+
+function pendingCleanups({ store }: Services): PendingCleanup[] {
+  const pods = [...store.sandboxes.values()].flatMap(({ id, cleanup, config: { metadata } }) =>
+    cleanup ? [{ what: `pod ${metadata?.namespace}/${metadata?.name}`, id, ...cleanup }] : [],
+  );
+  const containers = [...store.containers.values()].flatMap(({ id, cleanup, taskKept, config: { metadata } }) => {
+    const why = cleanup ?? (taskKept === undefined ? undefined : { failed: taskKept, attempts: 0 });
+    return why ? [{ what: `container ${metadata?.name}`, id, ...why }] : [];
+  });
+  return [...pods, ...containers];
+}
+
+function podViews({ store }: Services): PodView[] {
+  const containers = Map.groupBy(store.containers.values(), ({ sandbox }) => sandbox);
+  return [...store.sandboxes.values()]
+    .map(({ id, config: { metadata }, state, createdAt, runtime, addresses, cleanup }) => ({
+      id,
+      pod: `${metadata?.namespace ?? ''}/${metadata?.name ?? ''}`,
+      state,
+      createdAt: Number(createdAt / 1_000_000n),
+      runtime,
+      addresses,
+      containers: countBy(containers.get(id) ?? []),
+      cleanup,
+    }))
+    .sort((a, b) => b.createdAt - a.createdAt);
 }
 
 function countBy<S extends string>(rows: Iterable<{ state: S }>): Partial<Record<S, number>> {

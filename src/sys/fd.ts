@@ -38,6 +38,11 @@ export function openFd(path: string, flags: number, mode = 0o600): Fd {
   return new Fd(check('open', libc.open(path, flags | C.O_CLOEXEC, mode), path));
 }
 
+/** Keeps a descriptor that this process inherited from those that it starts. Throws {@link SysError} (EBADF). */
+export function keepFromChildren(fd: number): void {
+  check('fcntl', libc.fcntl(fd, C.F_SETFD, C.FD_CLOEXEC));
+}
+
 /** Makes a pipe and returns its read and its write end. */
 export function pipe(): [read: Fd, write: Fd] {
   const fds: [number, number] = [-1, -1];

@@ -49,6 +49,11 @@ export interface SpawnResult {
   stdout: Buffer;
   stderr: Buffer;
   timedOut: boolean;
+  /**
+   * It was killed and has not ended {@link KILLED_MS} later: it is in uninterruptible sleep (D state). `code` and `signal` are null then.
+   * Its pid stays in {@link abandoned} until it has ended.
+   */
+  abandoned: boolean;
   /** It printed more than `maxOutput` and was killed. */
   overflowed: boolean;
   /** Seconds that posix_spawn took, for which this thread was blocked. */
@@ -56,13 +61,24 @@ export interface SpawnResult {
 }
 
 /**
- * Runs a program to its end. No thread waits: the event loop reads the output, and waitpid with WNOHANG collects the
- * exit status once the pipes have closed. Throws {@link SysError} when the program cannot be started (ENOENT, EACCES).
+ * How long a killed process may take to end, in milliseconds. SIGKILL takes effect when a process leaves uninterruptible sleep, which with
+ * a hung NFS or FUSE mount may be never.
+ */
+const KILLED_MS = 5000;
+/** Milliseconds between two looks at an abandoned process. */
+const ABANDONED_POLL_MS = 2000;
+
+/** Programs that {@link run} has given up and that have not ended yet, by pid. Each is collected when it ends. */
+export const abandoned: ReadonlyMap<number, string> = new Map();
+
+/**
+ * Runs a program to its end, or gives it up 5 s after it was killed. No thread waits: the event loop reads the output, and waitpid with
+ * WNOHANG collects the exit status once the pipes have closed. Throws {@link SysError} when the program cannot be started (ENOENT, EACCES).
  */
 export async function run(options: SpawnOptions): Promise<SpawnResult> {
   const { maxOutput = 4 << 20 } = options;
   const [outRead, outWrite] = pipe();
-  const [errRead, errWrite] = pipe();
+  const [errRead, errWrite] = secondPipe(outRead, outWrite);
   let pid: number;
   let spawnSeconds: number;
   try {
@@ -82,7 +98,11 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
   options.onStart?.(pid);
   let timedOut = false;
   let overflowed = false;
-  const kill = () => libc.kill(-pid, SIGKILL);
+  const { promise: killed, resolve: onKilled } = Promise.withResolvers<void>();
+  const kill = () => {
+    libc.kill(-pid, SIGKILL);
+    onKilled();
+  };
   const timer = setTimeout(() => {
     timedOut = true;
     kill();
@@ -93,26 +113,43 @@ export async function run(options: SpawnOptions): Promise<SpawnResult> {
   };
   const out = collect(outRead, maxOutput, onOverflow);
   const err = collect(errRead, maxOutput, onOverflow);
-  const status = await waitStatus(pid, Promise.all([out.done, err.done]));
+  const status = await waitOrAbandon(pid, options.path, Promise.all([out.done, err.done]), killed);
   clearTimeout(timer);
   // A grandchild may hold the pipes open after the program has ended; what the program itself wrote is in them by now.
   await withTimeLimit(Promise.all([out.done, err.done]), 100, () => undefined);
   return {
     pid,
-    code: (status & 0x7f) === 0 ? (status >> 8) & 0xff : null,
-    signal: (status & 0x7f) === 0 ? null : status & 0x7f,
+    ...decodeStatus(status),
     stdout: out.take(),
     stderr: err.take(),
     timedOut,
     overflowed,
+    abandoned: status === undefined,
     spawnSeconds,
   };
+}
+
+function decodeStatus(status: number | undefined): { code: number | null; signal: number | null } {
+  if (status === undefined) return { code: null, signal: null };
+  const signal = status & 0x7f;
+  return signal === 0 ? { code: (status >> 8) & 0xff, signal: null } : { code: null, signal };
+}
+
+/** A pipe; where there is no descriptor left for it (EMFILE), the ends of the first one are closed. */
+function secondPipe(...first: [Fd, Fd]): [read: Fd, write: Fd] {
+  try {
+    return pipe();
+  } catch (error) {
+    for (const end of first) end[Symbol.dispose]();
+    throw error;
+  }
 }
 
 type Startable = Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit' | 'keep'>;
 
 /** For a program without a time limit; stdio without a descriptor is /dev/null. */
 export interface LaunchOptions extends Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit'> {
+  stdin?: number;
   stderr?: number;
 }
 
@@ -120,9 +157,9 @@ export interface LaunchOptions extends Pick<SpawnOptions, 'path' | 'argv' | 'env
  * Starts a program in its own process group and does not wait for it. The caller collects its exit status with
  * {@link reap}; init does when the daemon ends first. Throws {@link SysError}.
  */
-export function launch({ stderr, ...options }: LaunchOptions): { pid: number; spawnSeconds: number } {
+export function launch({ stdin, stderr, ...options }: LaunchOptions): { pid: number; spawnSeconds: number } {
   const began = performance.now();
-  const pid = start(options, undefined, undefined, stderr);
+  const pid = start(options, stdin, undefined, stderr);
   return { pid, spawnSeconds: (performance.now() - began) / 1000 };
 }
 
@@ -131,6 +168,11 @@ export function launch({ stderr, ...options }: LaunchOptions): { pid: number; sp
  */
 export function reap(pid: number): boolean {
   return libc.waitpid(pid, [0], C.WNOHANG) !== 0;
+}
+
+/** Whether the process group of a program that was started here still has a process, one in uninterruptible sleep for example. */
+export function groupLives(pid: number): boolean {
+  return libc.kill(-pid, 0) === 0;
 }
 
 function start(options: Startable, stdin?: number, stdout?: number, stderr?: number): number {
@@ -203,6 +245,34 @@ function* drain(fd: number): Generator<Buffer> {
   }
 }
 
+/** The wait status; undefined when the process has not ended {@link KILLED_MS} after it was killed. */
+async function waitOrAbandon(
+  pid: number,
+  path: string,
+  pipesClosed: Promise<unknown>,
+  killed: Promise<void>,
+): Promise<number | undefined> {
+  let ended = false;
+  const status = waitStatus(pid, pipesClosed).finally(() => {
+    ended = true;
+  });
+  const { promise: givenUp, resolve: giveUp } = Promise.withResolvers<undefined>();
+  let timer: NodeJS.Timeout | undefined;
+  void killed.then(() => {
+    if (!ended) timer = setTimeout(giveUp, KILLED_MS, undefined);
+  });
+  const outcome = await Promise.race([status, givenUp]);
+  clearTimeout(timer);
+  if (outcome === undefined) {
+    // waitStatus polls on, every 2 s, until the process has ended.
+    const remembered = abandoned as Map<number, string>;
+    remembered.set(pid, path);
+    const forget = () => remembered.delete(pid);
+    status.then(forget, forget);
+  }
+  return outcome;
+}
+
 /**
  * Waits for a child's wait status. A child can be reaped a moment after its pipes close, so the polls are close
  * together then; a child that closed its pipes early, or left them to a grandchild, is found by a poll every 50 ms.
@@ -217,7 +287,8 @@ async function waitStatus(pid: number, pipesClosed: Promise<unknown>): Promise<n
     const got = libc.waitpid(pid, status, C.WNOHANG);
     if (got === pid) return status[0];
     if (got < 0) throw new SysError('waitpid', 10, `of pid ${pid}`); // ECHILD: something else has reaped it
-    if (!closed) {
+    if (abandoned.has(pid)) await sleep(ABANDONED_POLL_MS, undefined, { ref: false });
+    else if (!closed) {
       await Promise.race([closing, sleep(50)]);
       look = 0;
     } else if (look < 8) await new Promise(setImmediate);

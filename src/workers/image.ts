@@ -2,8 +2,9 @@
 import { fetchLayer } from './image/fetch-layer.ts';
 import { installPause } from './image/install-pause.ts';
 import { inheritAttributes, measure, removeLayer } from './image/layers.ts';
+import { lookUpUser } from './image/look-up-user.ts';
 import { readArchive } from './image/read-archive.ts';
-import { readFileInLayers, userFiles } from './image/read-file.ts';
+import { readFileInLayers } from './image/read-file.ts';
 import { exportLayer, writeArchive } from './image/write-archive.ts';
 import { serve } from './serve.ts';
 
@@ -13,7 +14,7 @@ export const handlers = {
   fetchLayer,
   inheritAttributes,
   readFileInLayers,
-  userFiles,
+  lookUpUser,
   removeLayer,
   measure,
   installPause,

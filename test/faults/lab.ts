@@ -28,6 +28,7 @@ export type PluginMode =
   | 'prints nothing'
   | 'hangs'
   | 'takes a second'
+  | `reads ${string}`
   | 'refuses DEL'
   | 'refuses ADD and DEL';
 
@@ -51,6 +52,7 @@ if (command === 'VERSION') {
     console.error('the rig fell over');
     process.exit(3);
   }
+  if (mode.startsWith('reads ')) readFileSync(mode.slice(6));
   if (mode === 'hangs') await new Promise((resolve) => setTimeout(resolve, 600_000));
   if (mode === 'takes a second') await new Promise((resolve) => setTimeout(resolve, 1000));
   if (mode === 'prints garbage') console.log('Hello, I am no JSON {');
@@ -144,6 +146,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
   }
   await stopAndRemove(first);
   await daemon.assertNothingLeft();
+  await waitFor('the copies of rows to follow the store', 5000, () => copiesOfPods(daemon).length === 0 || undefined);
   let baseline = inventory(daemon);
 
   const assertSound = async (graceMs = 5000) => {
@@ -183,6 +186,14 @@ export function pausePid(info: Record<string, string>): number {
 }
 
 const equal = (a: string[], b: string[]): true | undefined => (a.join('\n') === b.join('\n') ? true : undefined);
+
+/** Copies of the rows of pods and containers: they are removed a moment after the rows. */
+function copiesOfPods({ state }: SluiceDaemon): string[] {
+  return ['sandboxes', 'containers'].flatMap((table) => {
+    const folder = join(state, 'rows', table);
+    return existsSync(folder) ? readdirSync(folder) : [];
+  });
+}
 
 /** Every file and folder of the daemon, and the number of rows of each table. Contents of images are named by their digest. */
 export function inventory(daemon: SluiceDaemon): string[] {

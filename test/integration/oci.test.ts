@@ -41,7 +41,6 @@ import { encodeSpec } from '../../src/node/oci/encode.ts';
 import { buildExecProcess } from '../../src/node/oci/exec-process.ts';
 import type { HostFacts, RuntimeFeatures } from '../../src/node/oci/host.ts';
 import { resolveCdiEdits } from '../../src/node/oci/read-cdi.ts';
-import { readDevices } from '../../src/node/oci/read-devices.ts';
 import { readHostFacts, readRuntimeFeatures } from '../../src/node/oci/read-host.ts';
 import { mergeResources, toLinuxResources } from '../../src/node/oci/resources.ts';
 import { buildSandboxSpec } from '../../src/node/oci/sandbox.ts';
@@ -50,6 +49,7 @@ import type { Spec, User } from '../../src/node/oci/types.ts';
 import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
 import { parseMountinfo } from '../../src/sys/mountinfo.ts';
+import { readDevices } from '../../src/workers/host-paths/devices.ts';
 import { containerSecurity, mount as mountMessage, namespaces, podSecurity, resources } from '../rig/messages.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { findProgram } from '../rig/paths.ts';
@@ -235,6 +235,7 @@ function suite(binary: string): void {
           seccomp: { profileType: Profile.RuntimeDefault, localhostRef: '' },
         },
       ),
+      { hostDevices: readDevices('/dev', '/dev') },
     );
     const own = /CapEff:\s+(\w+)/.exec(read('/proc/self/status'))?.[1];
     assert.equal(out.split(' ')[2], own);
@@ -245,7 +246,7 @@ function suite(binary: string): void {
 
   test('devices: what is granted opens, what is not does not', async (t) => {
     if (!existsSync('/dev/fuse')) return t.skip('this host has no /dev/fuse');
-    const devices = (await readDevices('/dev/fuse', '/dev/mine')).map((device) => ({ ...device, permissions: 'r' }));
+    const devices = readDevices('/dev/fuse', '/dev/mine').map((device) => ({ ...device, permissions: 'r' }));
     assert.equal(devices.length, 1);
     const opens = (how: string) => `sh -c "exec 3${how}" 2>&1 | grep -o "not permitted" || echo opened`;
     const granted = await rig.output(pod, shell([opens('</dev/mine'), opens('>/dev/mine')].join('; ')), { devices });
@@ -415,7 +416,9 @@ containerEdits:
     args: [busybox, touch, ${join(folder, 'hooked')}]
 `;
     const registry = await cdiRegistry([{ path: '/etc/cdi/gpu.yaml', text, priority: 0 }]);
-    const edits = await resolveCdiEdits(cdiEdits(registry, ['example.com/gpu=0']));
+    const edits = await resolveCdiEdits(cdiEdits(registry, ['example.com/gpu=0']), async (from, to) =>
+      readDevices(from, to),
+    );
     const out = await rig.output(pod, shell('head -c 2 /dev/gpu0 | wc -c; echo $GPU $HOSTNAME; cat /usr/lib/lib.so'), {
       cdi: edits,
     });

@@ -1,4 +1,7 @@
-/** A Sluice of the test's own: private folders, socket, network and registry; started, stopped and looked over for leftovers. */
+/**
+ * A Sluice of the test's own: private folders, socket, network and registry; started, stopped and looked over for
+ * leftovers.
+ */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'smol-toml';
@@ -39,7 +42,14 @@ export interface SluiceOptions {
   /** Several networks of one process need different numbers. */
   index?: number;
   ipMasq?: boolean;
+  /** Read at each start, so a test may change it in between; undefined takes a variable away. */
   env?: NodeJS.ProcessEnv;
+  /** Another sluiced than the tree's: a release's. */
+  program?: string;
+  /** A descriptor that the daemon gets as its number 3: a socket that listens for it. */
+  inherit?: number;
+  /** Its socket, where that is not in the daemon's private folder. */
+  socket?: string;
   /** Use this folder, which the caller has made (a small tmpfs, say), for the daemon's root. */
   root?: string;
   /** Called before the first start, to write scripts and the like; its result is merged over `config`. */
@@ -61,11 +71,16 @@ export interface SluiceDaemon extends RigDaemon {
   readonly state: string;
   /** The text of /metrics. */
   scrape(): Promise<string>;
+  /** Resolves with the status or signal of the present process when it has ended. */
+  ended(): Promise<number | string>;
   /** Rewrites the configuration (merged as in the options); takes effect at the next start. */
   configure(config: Record<string, unknown>): void;
 }
 
-/** Starts a daemon and waits until it answers. At disposal its pods are removed, it is ended, and everything private goes. */
+/**
+ * Starts a daemon and waits until it answers. At disposal its pods are removed, it is ended, and everything private
+ * goes.
+ */
 export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDaemon> {
   const folder = privateFolder('sluice-rig');
   const root = options.root ?? join(folder, 'root');
@@ -73,7 +88,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const network = await rigNetwork(folder, { index, ipMasq, builtinOf: options.builtinNetwork ? root : undefined });
   const state = await stateFolder(folder, options.stateInMemory);
   const netnsDir = join(folder, 'netns');
-  const socket = join(folder, 'sluice.sock');
+  const socket = options.socket ?? join(folder, 'sluice.sock');
   const configFile = join(folder, 'config.toml');
   const metrics = `127.0.0.1:${await freePort()}`;
   const cgroup = cgroupParent('rig', options.index ?? 0);
@@ -106,10 +121,8 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const cri = connectCri(socket);
   let daemon: Started;
   const begin = async () => {
-    daemon = start('/bin/sh', [join(ROOT, 'bin/sluiced'), '--config', configFile], logFile, {
-      ...process.env,
-      ...options.env,
-    });
+    const args = [options.program ?? join(ROOT, 'bin/sluiced'), '--config', configFile];
+    daemon = start('/bin/sh', args, logFile, { ...process.env, ...options.env }, options.inherit);
     await waitFor('sluiced to answer Version', 120_000, async () => {
       if (!daemon.running()) throw new GivenUp(`sluiced ended (${await daemon.ended}): ${tail(logFile)}`);
       return cri.version({}, { timeoutMs: 2000 });
@@ -145,6 +158,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
     state,
     pid: () => daemon.pid,
     log: () => readFileSync(logFile, 'utf8'),
+    ended: () => daemon.ended,
     scrape: async () => (await fetch(`http://${metrics}/metrics`)).text(),
     configure,
     assertNothingLeft: (graceMs) => assertNoTraces(traces, graceMs),

@@ -47,10 +47,20 @@ export interface Started {
   stop(graceMs?: number): Promise<number | string>;
 }
 
-/** Starts a server whose output goes to `logPath`. It shares no process group with us, so that Ctrl-C ends it through `stop`. */
-export function start(path: string, args: readonly string[], logPath: string, env?: NodeJS.ProcessEnv): Started {
+/**
+ * Starts a server whose output goes to `logPath`. It shares no process group with us, so that Ctrl-C ends it through
+ * `stop`. `inherit` is a descriptor of ours that it gets as its number 3.
+ */
+export function start(
+  path: string,
+  args: readonly string[],
+  logPath: string,
+  env?: NodeJS.ProcessEnv,
+  inherit?: number,
+): Started {
   const out = openSync(logPath, 'a');
-  const child = spawn(path, [...args], { stdio: ['ignore', out, out], env, detached: true });
+  const stdio = ['ignore', out, out, ...(inherit === undefined ? [] : [inherit])] as const;
+  const child = spawn(path, [...args], { stdio: [...stdio], env, detached: true });
   closeSync(out);
   let over = false;
   const ended = new Promise<number | string>((resolve) => {
@@ -81,7 +91,9 @@ export function start(path: string, args: readonly string[], logPath: string, en
 /** What waitFor waits for will never come. */
 export class GivenUp extends Error {}
 
-/** Asks again every few milliseconds until `look` gives something; errors other than {@link GivenUp} count as "not yet". */
+/**
+ * Asks again every few milliseconds until `look` gives something; errors other than {@link GivenUp} count as "not yet".
+ */
 export async function waitFor<T>(what: string, timeoutMs: number, look: () => Promise<T | undefined> | T | undefined) {
   const end = Date.now() + timeoutMs;
   let last: unknown;

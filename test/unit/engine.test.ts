@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, explain, SluiceError } from '../../src/errors.ts';
 import { Engine, JobError } from '../../src/pipeline/engine/engine.ts';
 import { type JobObserver, NO_OBSERVER } from '../../src/pipeline/engine/observer.ts';
+import { RetryQueue } from '../../src/pipeline/engine/retry-queue.ts';
 import { type JobState, jobTable, required, type Stage, takeDown } from '../../src/pipeline/engine/stage.ts';
 import { STAGE_NAMES, type StageName } from '../../src/stages.ts';
 import { logJobs } from './job-log.ts';
@@ -281,4 +282,113 @@ test('a field that an earlier stage sets is there, or the table lacks a need', (
   assert.equal(required('', 'spec'), '');
   assert.equal(required(0, 'pid'), 0);
   assert.throws(() => required(undefined, 'shim'), /the shim has not run/);
+});
+
+test('a stage that never ends is given up after its time limit, named, and everything started is undone', async () => {
+  const row: Row = { log: [] };
+  const table = jobTable('RunPodSandbox', [
+    stage('reserve', []),
+    stage('network', ['reserve'], { run: () => new Promise(() => {}) }),
+    stage('ready', ['network']),
+  ]);
+  const options = { limits: limits(1), observer: NO_OBSERVER, undoTimeoutMs: 50, timeLimitsMs: { network: 20 } };
+  const shared = new Engine(options);
+  const failsInTime = (error: unknown) => {
+    assert(error instanceof JobError);
+    assert.equal(codeOf(error), 'TIMED_OUT');
+    assert.equal(explain(error), 'stage network: no end within 0.02 s');
+    return true;
+  };
+  await assert.rejects(shared.run(table, { ctx, row }, job, 0), failsInTime);
+  assert.deepEqual(row.log, ['reserve', '-network', '-reserve']);
+  assert.equal(shared.use('network').running, 0, 'its place is free');
+  await assert.rejects(shared.run(table, { ctx, row: { log: [] } }, job, 0), failsInTime);
+});
+
+for (const [how, end] of [
+  ['success', () => {}],
+  ['failure', fail('late as well')],
+] as const) {
+  test(`a given-up stage that ends with ${how} after all is undone again, as a clean-up of its own`, async () => {
+    const row: Row = { log: [] };
+    const { promise: hangs, resolve: wake } = Promise.withResolvers<void>();
+    const table = jobTable('RunPodSandbox', [
+      stage('reserve', []),
+      stage('netns', ['reserve'], {
+        run: async ({ row }) => {
+          await hangs;
+          row.log.push('netns');
+          end();
+        },
+      }),
+    ]);
+    const seen: string[] = [];
+    const observer: JobObserver = {
+      ...NO_OBSERVER,
+      jobQueued: (start) => {
+        if (start.origin) seen.push(`${start.job} ${start.origin} of ${start.sandbox}`);
+        return { ...start, id: '1' };
+      },
+      jobEnded: (_job, error) => void seen.push(`ended ${error ? explain(error) : 'well'}`),
+    };
+    const options = { limits: limits(1), observer, undoTimeoutMs: 50, timeLimitsMs: { netns: 20 } };
+    const pod = { ...job, sandbox: 'pod' };
+    await assert.rejects(new Engine(options).run(table, { ctx, row }, pod, 0), { code: 'TIMED_OUT' });
+    assert.deepEqual(row.log, ['reserve', '-netns', '-reserve']);
+    assert.deepEqual(seen, []);
+    wake();
+    await sleep(5);
+    assert.deepEqual(row.log, ['reserve', '-netns', '-reserve', 'netns', '-netns']);
+    assert.deepEqual(seen, ['RunPodSandbox cleanup of pod', 'ended well']);
+  });
+}
+
+test('the undo of a late end is tried until it succeeds', async () => {
+  const row: Row = { log: [] };
+  const { promise: hangs, resolve: wake } = Promise.withResolvers<void>();
+  let undos = 0;
+  const undo = () => {
+    if (++undos === 2) throw new SluiceError('CNI_FAILED', 'DEL failed');
+  };
+  const table = jobTable('RunPodSandbox', [stage('network', [], { run: () => hangs, undo })]);
+  using retries = new RetryQueue({ firstDelayMs: 5, lastDelayMs: 10 });
+  const options = {
+    limits: limits(1),
+    observer: NO_OBSERVER,
+    undoTimeoutMs: 50,
+    timeLimitsMs: { network: 10 },
+    retries,
+  };
+  await assert.rejects(new Engine(options).run(table, { ctx, row }, job, 0), { code: 'TIMED_OUT' });
+  assert.equal(undos, 1);
+  wake();
+  await sleep(60);
+  assert.equal(undos, 3, 'the first in time, one that failed, and its retry');
+  assert.equal(retries.pending, 0);
+});
+
+test('what hangs gives its place to the next long before its time limit', async () => {
+  const { promise: hangs, resolve: wake } = Promise.withResolvers<void>();
+  let first = true;
+  const run = () => {
+    if (!first) return;
+    first = false;
+    return hangs;
+  };
+  const table = jobTable('StartContainer', [stage('create', [], { run })]);
+  const shared = new Engine({ limits: limits(1), observer: NO_OBSERVER, undoTimeoutMs: 50, leaseMs: 20 });
+  const hung = shared.run(table, { ctx, row: { log: [] } }, job, 0);
+  await shared.run(table, { ctx, row: { log: [] } }, job, 0);
+  assert.deepEqual(shared.use('create'), { running: 1, queued: 0, limit: 1 }, 'it still counts as running');
+  wake();
+  await hung;
+  assert.equal(shared.use('create').running, 0);
+});
+
+test('the time that a caller adds counts: the grace period of a container', async () => {
+  const table = jobTable('StopContainer', [
+    stage('kill', [], { run: () => sleep(60).then(() => {}), extraSeconds: () => 1 }),
+  ]);
+  const options = { limits: limits(1), observer: NO_OBSERVER, undoTimeoutMs: 50, timeLimitsMs: { kill: 20 } };
+  await new Engine(options).run(table, { ctx, row: { log: [] } }, job, 0);
 });

@@ -61,6 +61,22 @@ test('a subscriber that does not read is cut off with an error; the others lose 
   assert.equal(quick.seen.length, 3000);
 });
 
+test('close ends every subscription, after what waits for it', async () => {
+  const { events } = make();
+  const never = new AbortController();
+  const one = follow(events, never.signal);
+  await new Promise(setImmediate);
+  events.publish('created', 'c0', 'pod');
+  events.close();
+  await one.done;
+  assert.deepEqual(
+    one.seen.map(({ containerId }) => containerId),
+    ['c0'],
+  );
+  assert.equal(events.subscribers, 0);
+  await follow(events, never.signal).done; // one that comes later ends as well
+});
+
 test('a subscriber gets what happens from its first read on, with both ids and the clock’s time', async () => {
   const { events } = make();
   const end = new AbortController();

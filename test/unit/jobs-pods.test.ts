@@ -38,14 +38,17 @@ test('the record is written before anything is made', async () => {
 
 test('a pod on the host network has no namespace and no CNI', async () => {
   using lab = openJobLab();
+  const unpinned: string[] = [];
+  lab.hooks.set('net.unpinNamespaces', (input) => void unpinned.push(...(input as { paths: string[] }).paths));
   const row = await lab.launch(podWith({ namespaceOptions: namespaces({ network: NamespaceMode.NODE }) }));
   assert.equal(row.netns, '');
   await lab.pods.stop(row.id, {});
   await lab.pods.remove(row.id, {});
   assert.deepEqual(
-    lab.calls.filter((call) => call.startsWith('net')),
+    lab.calls.filter((call) => call.startsWith('network.') || call === 'net.createNetns'),
     [],
   );
+  assert.deepEqual(unpinned, []);
 });
 
 test('a call of the same name joins the launch in flight and gets its id', async () => {
@@ -93,7 +96,7 @@ test('a launch that fails names its stage, and leaves no row, no name and nothin
   assert.equal(lab.ctx.sandboxNames.owner('web_shop_u-1_2'), undefined);
   const at = (call: string) => lab.calls.indexOf(call);
   assert.ok(at('network.del') > at('network.add'), 'DEL also after a failed ADD');
-  assert.ok(at('net.removeNetns') > at('network.del'), 'the namespace outlives its network');
+  assert.ok(at('net.unpinNamespaces') > at('network.del'), 'the namespace outlives its network');
   assert.deepEqual(await lab.published(), []);
   lab.hooks.delete('network.add');
   assert.equal((await lab.launch()).state, 'ready');
@@ -158,7 +161,7 @@ test('a stop ends processes and network, and keeps what a removal needs', async 
   assert.equal(row.state, 'stopped');
   assert.equal(row.shimEnded, true);
   assert.equal(row.network, undefined, 'DEL is not run twice');
-  assert.ok(lab.calls.includes('net.removeNetns') && netns !== '');
+  assert.ok(lab.calls.includes('net.unpinNamespaces') && netns !== '');
   assert.ok(!lab.calls.includes('shim.removeSnapshot'));
   const jobs = lab.jobs.jobs.length;
   await lab.pods.stop(row.id, {});
@@ -278,4 +281,19 @@ test('a pod whose processes have ended is not ready, although its network cannot
   lab.hooks.delete('network.del');
   await lab.pods.stop(row.id, {});
   assert.equal(row.state, 'stopped');
+});
+
+test('a pinned pod has no process: its shim starts with its first container, once', async () => {
+  using lab = openJobLab();
+  const row = await lab.launch(podWith({ namespaceOptions: namespaces({ pid: NamespaceMode.CONTAINER }) }));
+  assert.equal(row.state, 'ready');
+  assert.deepEqual([row.pid, row.shim], [0, undefined]);
+  assert.ok(!lab.calls.includes('task.create') && !lab.calls.includes('shim.startShim'));
+  await lab.add(row, { metadata: { name: 'first', attempt: 0 } });
+  await lab.add(row, { metadata: { name: 'second', attempt: 0 } });
+  assert.equal(lab.calls.filter((call) => call === 'shim.startShim').length, 1);
+  await lab.pods.remove(row.id, {});
+  assert.equal(lab.ctx.store.sandboxes.size, 0);
+  assert.equal(lab.shims.size, 0);
+  lab.jobs.assertClosed();
 });

@@ -7,15 +7,13 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../src/errors.ts';
 import { ganttText } from '../../src/main/cli/gantt-text.ts';
-import { logLevel } from '../../src/main/cli/log-level.ts';
-import { top } from '../../src/main/cli/top.ts';
+import { dispatch } from '../../src/main/cli/program.ts';
 import { LastMinute, topView } from '../../src/main/cli/top-view.ts';
-import { trace } from '../../src/main/cli/trace.ts';
 import { bars } from '../../src/node/observe/gantt.ts';
 import { ganttSvg } from '../../src/node/observe/gantt-svg.ts';
-import type { JobRecord } from '../../src/node/observe/job-record.ts';
+import type { JobRecord, JobShape } from '../../src/node/observe/job-record.ts';
 import { createLog } from '../../src/node/observe/log.ts';
-import type { JobShape, NowView } from '../../src/node/observe/metrics-server.ts';
+import type { NowView } from '../../src/node/observe/metrics-server.ts';
 import { createObservability, type Observability } from '../../src/node/observe/observability.ts';
 
 const SHAPE: JobShape = {
@@ -157,7 +155,7 @@ test('sluice trace: one launch, the list, SVG, JSON, and launches that do not ex
     await launch(all, 'default/web-10', new SluiceError('CNI_FAILED', 'no bridge'));
     const run = async (...more: string[]) => {
       const out = new Memory();
-      assert.equal(await trace([...more, ...args], out), 0);
+      assert.equal(await dispatch(['trace', ...more, ...args], out), 0);
       return out.text;
     };
     assert.match(await run('web-1'), /^RunPodSandbox default\/web-1 {2}ok/);
@@ -176,9 +174,12 @@ test('sluice trace: one launch, the list, SVG, JSON, and launches that do not ex
       rmSync(file, { force: true });
     }
     await assert.rejects(run('nobody'), /no launch that matches "nobody"/);
-    await assert.rejects(run('x', '--job', 'Nope'), /unknown job "Nope"/);
+    await assert.rejects(run('x', '--job', 'Nope'), /Allowed choices are RunPodSandbox/);
   });
-  await assert.rejects(trace(['web', '--metrics', '127.0.0.1:1'], new Memory()), /no daemon answers at 127.0.0.1:1/);
+  await assert.rejects(
+    dispatch(['trace', 'web', '--metrics', '127.0.0.1:1'], new Memory()),
+    /no daemon answers at 127.0.0.1:1/,
+  );
 });
 
 test('sluice top --once: one view of the daemon', async () => {
@@ -194,14 +195,14 @@ test('sluice top --once: one view of the daemon', async () => {
     all.observer.jobStarted(flying);
     all.observer.stageReady(flying, 'netns');
     const out = new Memory();
-    assert.equal(await top(['--once', ...args], out), 0);
+    assert.equal(await dispatch(['top', '--once', ...args], out), 0);
     assert.match(out.text, /42 pods ready {2}launches 2\/min .*1 FAILED/);
     assert.match(out.text, /^reserve +0 +8 +0 +2 +1 /m);
     assert.match(out.text, /^network +8 +8 +3 +0 /m);
     assert.match(out.text, /netns wait +default\/flying/);
     assert.match(out.text, /SLOWEST OF THE LAST MINUTE\n.*default\/(done|broken)/);
     assert.ok(!out.text.includes('\x1b'));
-    await assert.rejects(top(['--interval', '0', ...args], out), /--interval/);
+    await assert.rejects(dispatch(['top', '--interval', '0', ...args], out), /--interval/);
   });
 });
 
@@ -227,7 +228,9 @@ test('the view fits the terminal, whatever its size', () => {
     pools: [{ name: 'net', threads: 2, running: 3, queued: 0, restarts: 0 }],
     pods: { ready: 9 },
     containers: {},
+    refused: 0,
     cleanupsPending: 2,
+    cleanups: [],
     loopDelay: { p50: 0, p99: 0.001, max: 0.02 },
     residentBytes: 1e8,
     cpuSeconds: 3,
@@ -252,10 +255,10 @@ test('the view fits the terminal, whatever its size', () => {
 test('sluice log-level shows and changes', async () => {
   await withDaemon(async (all, args) => {
     const out = new Memory();
-    await logLevel(args, out);
-    await logLevel(['debug', ...args], out);
+    await dispatch(['log-level', ...args], out);
+    await dispatch(['log-level', 'debug', ...args], out);
     assert.equal(out.text, 'info\ndebug\n');
     assert.equal(all.log.currentLevel, 'debug');
-    await assert.rejects(logLevel(['loud', ...args], out), /unknown log level "loud"/);
+    await assert.rejects(dispatch(['log-level', 'loud', ...args], out), /unknown log level "loud"/);
   });
 });

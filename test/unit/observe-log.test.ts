@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { fstatSync } from 'node:fs';
 import { test } from 'node:test';
-import { createLog, type LogLevel } from '../../src/node/observe/log.ts';
+import { createLog, type LogLevel, toJournal } from '../../src/node/observe/log.ts';
 import { redact, redactText } from '../../src/node/observe/redact.ts';
 
 function collect(level: LogLevel) {
@@ -96,4 +97,25 @@ test('lines logged just before the process ends are written', () => {
   const lines = stdout.trim().split('\n');
   assert.equal(lines.length, 2000);
   assert.equal(JSON.parse(lines.at(-1) ?? '').i, 1999);
+});
+
+test('for the journal each line begins with its priority', () => {
+  const lines: string[] = [];
+  const log = createLog({ level: 'debug', journal: true, stream: { write: (line) => void lines.push(line) } });
+  log.error('e');
+  log.warn('w');
+  log.info('i');
+  log.debug('d');
+  assert.deepEqual(
+    lines.map((line) => line.slice(0, 3)),
+    ['<3>', '<4>', '<6>', '<7>'],
+  );
+  assert.equal(JSON.parse(lines[0]?.slice(3) ?? '').message, 'e');
+});
+
+test('the journal is recognised by device and inode of standard output', () => {
+  const { dev, ino } = fstatSync(1);
+  assert.equal(toJournal({ JOURNAL_STREAM: `${dev}:${ino}` }), true);
+  assert.equal(toJournal({ JOURNAL_STREAM: `${dev}:${ino + 1}` }), false);
+  assert.equal(toJournal({}), false);
 });

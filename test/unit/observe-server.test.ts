@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { test } from 'node:test';
+import type { JobShape } from '../../src/node/observe/job-record.ts';
 import { createLog } from '../../src/node/observe/log.ts';
-import type { JobShape } from '../../src/node/observe/metrics-server.ts';
 import { createObservability } from '../../src/node/observe/observability.ts';
 import { STAGES } from '../../src/stages.ts';
 

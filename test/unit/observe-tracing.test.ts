@@ -2,8 +2,7 @@ import assert from 'node:assert/strict';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import type { JobRecord } from '../../src/node/observe/job-record.ts';
-import type { JobShape } from '../../src/node/observe/metrics-server.ts';
+import type { JobRecord, JobShape } from '../../src/node/observe/job-record.ts';
 import { OtlpExporter, type Span } from '../../src/node/observe/otlp.ts';
 import { parseTraceparent, Tracer } from '../../src/node/observe/tracing.ts';
 

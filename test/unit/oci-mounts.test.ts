@@ -1,16 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type Mount as CriMount, MountPropagation } from '../../proto/gen/cri.ts';
-import {
-  cgroupMount,
-  containerMounts,
-  destinationOf,
-  type MountInput,
-  mountOf,
-  needsMountTable,
-} from '../../src/node/oci/mounts.ts';
+import { cgroupMount, containerMounts, destinationOf, type MountInput } from '../../src/node/oci/mounts.ts';
 import type { Mount } from '../../src/node/oci/types.ts';
-import { parseMountinfo } from '../../src/sys/mountinfo.ts';
+import { mountOf, parseMountinfo } from '../../src/sys/mountinfo.ts';
 import { mount } from '../rig/messages.ts';
 import { FEATURES } from './oci-fixtures.ts';
 
@@ -156,11 +149,6 @@ describe('mounts of a container', () => {
     ];
     assert.equal(build(mixed).rootfsPropagation, 'rshared');
     assert.equal(build(mixed.toReversed()).rootfsPropagation, 'rshared');
-  });
-
-  test('the mount table is needed only for propagation', () => {
-    assert.equal(needsMountTable({ mounts: [mount({})] }), false);
-    assert.equal(needsMountTable({ mounts: [mount({}), mount({ propagation: IN })] }), true);
   });
 
   test('idmapped mounts, where the runtime has them', () => {

@@ -12,11 +12,11 @@ import { defaultProfileText } from '../../src/node/oci/apparmor.ts';
 import { capabilitiesOf } from '../../src/node/oci/capabilities.ts';
 import { cgroupsPath } from '../../src/node/oci/cgroups-path.ts';
 import { kernelAtLeast, parseRuntimeFeatures } from '../../src/node/oci/host.ts';
-import { deviceNumbers } from '../../src/node/oci/read-devices.ts';
 import { selinuxLabels } from '../../src/node/oci/selinux.ts';
 import { criSignal, signalName, signalNumber, stopSignal } from '../../src/node/oci/signals.ts';
 import { containerName, sandboxName } from '../../src/node/oci/unique-names.ts';
 import { logPathOf, validateContainer, validateSandbox } from '../../src/node/oci/validate.ts';
+import { deviceNumbers } from '../../src/workers/host-paths/devices.ts';
 import { mount, namespaces } from '../rig/messages.ts';
 import { container, containerWith, pod, podWith, userns } from './oci-fixtures.ts';
 
@@ -230,6 +230,8 @@ describe('names and the host', () => {
       linux: { mountExtensions: { idmap: { enabled: true } } },
     });
     assert.deepEqual(parseRuntimeFeatures(text, '6.1'), { recursiveReadOnly: true, idmap: true });
+    assert.deepEqual(parseRuntimeFeatures(text, '5.18'), { recursiveReadOnly: true, idmap: false });
+    assert.deepEqual(parseRuntimeFeatures(text, '5.19.0'), { recursiveReadOnly: true, idmap: true });
     assert.deepEqual(parseRuntimeFeatures(text, '5.4'), { recursiveReadOnly: false, idmap: false });
     assert.deepEqual(parseRuntimeFeatures('{}', '6.1'), { recursiveReadOnly: false, idmap: false });
     assert.throws(() => parseRuntimeFeatures('unknown command', '6.1'), SyntaxError);

@@ -1,22 +1,15 @@
 import { SluiceError } from '../../errors.ts';
 import { loadConfig } from '../../node/config/load.ts';
-
-/** Common options of `sluice top`, `trace` and `log-level`, for parseArgs of node:util. */
-export const CLIENT_OPTIONS = {
-  metrics: { type: 'string' },
-  config: { type: 'string' },
-  help: { type: 'boolean', short: 'h' },
-} as const;
-
-export const CLIENT_HELP = `  --metrics HOST:PORT  address of the daemon's metrics endpoint (default: metrics.listen of the configuration)
-  --config FILE        configuration file with that key (default /etc/sluice/config.toml)`;
+import type { Cri } from '../cri/client.ts';
+import { type Call, optionText } from './command.ts';
 
 /** HTTP client of a daemon's /debug endpoints. */
 export class DebugClient {
   readonly address: string;
 
-  constructor(options: { metrics?: string; config?: string }) {
-    this.address = options.metrics ?? loadConfig(options.config).metrics.listen;
+  /** The address is that of `--metrics`, else that of the configuration. Throws CONFIG_INVALID when there is none. */
+  constructor(call: Call) {
+    this.address = optionText(call, 'metrics') ?? loadConfig(optionText(call, 'config')).metrics.listen;
     if (this.address === '') {
       throw new SluiceError('CONFIG_INVALID', 'metrics.listen is empty: this daemon has no metrics endpoint');
     }
@@ -27,6 +20,15 @@ export class DebugClient {
    * INVALID_REQUEST and the text of the answer when its status is not 2xx.
    */
   async call<T>(path: string, method: 'GET' | 'PUT' = 'GET'): Promise<T> {
+    return (await (await this.#ask(path, method)).json()) as T;
+  }
+
+  /** The answer as text; likewise. */
+  async text(path: string): Promise<string> {
+    return (await this.#ask(path, 'GET')).text();
+  }
+
+  async #ask(path: string, method: 'GET' | 'PUT'): Promise<Response> {
     let response: Response;
     try {
       response = await fetch(`http://${this.address}${path}`, {
@@ -38,6 +40,23 @@ export class DebugClient {
       throw new SluiceError('NOT_READY', `no daemon answers at ${this.address} (metrics.listen)`, { cause });
     }
     if (!response.ok) throw new SluiceError('INVALID_REQUEST', (await response.text()).trim());
-    return (await response.json()) as T;
+    return response;
   }
+}
+
+/**
+ * The CRI client of a command: of `--socket`, else of the configuration's socket. Throws NOT_READY when no daemon
+ * answers. gRPC is loaded here and not before, since most commands do without.
+ */
+export async function criClient(call: Call): Promise<Cri> {
+  const socket = optionText(call, 'socket') ?? loadConfig(optionText(call, 'config')).socket;
+  const { connectCri } = await import('../cri/client.ts');
+  const cri = connectCri(socket);
+  try {
+    await cri.version({}, { timeoutMs: 5000 });
+  } catch (cause) {
+    cri.close();
+    throw new SluiceError('NOT_READY', `no daemon answers at ${socket}`, { cause });
+  }
+  return cri;
 }

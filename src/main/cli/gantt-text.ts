@@ -1,6 +1,5 @@
 import { type Bar, bars, duration, printable } from '../../node/observe/gantt.ts';
-import type { JobRecord } from '../../node/observe/job-record.ts';
-import type { JobShape } from '../../node/observe/metrics-server.ts';
+import type { JobRecord, JobShape } from '../../node/observe/job-record.ts';
 
 interface TextOptions {
   /** Columns of the terminal. */

@@ -1,25 +1,21 @@
-import { parseArgs } from 'node:util';
-import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
+import { LOG_LEVELS } from '../../node/observe/log.ts';
+import { DebugClient } from './client.ts';
+import { type Command, EXIT, printJson } from './command.ts';
 
-const HELP = `usage: sluice log-level [LEVEL] [options]
-
-Prints the daemon's log level, or changes it while the daemon runs: trace, debug, info, warn, error.
-After a restart, the level is log.level of the configuration again.
-
-${CLIENT_HELP}
-`;
-
-/** `sluice log-level [LEVEL]`. Resolves to the exit status; rejects as {@link DebugClient.call} does. */
-export async function logLevel(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<number> {
-  const { values, positionals } = parseArgs({ args, options: CLIENT_OPTIONS, allowPositionals: true });
-  if (values.help) {
-    out.write(HELP);
-    return 0;
-  }
-  const [level] = positionals;
-  const client = new DebugClient(values);
-  const path = level === undefined ? '' : `?level=${encodeURIComponent(level)}`;
-  const answer = await client.call<{ level: string }>(`/debug/log-level${path}`, level === undefined ? 'GET' : 'PUT');
-  out.write(`${answer.level}\n`);
-  return 0;
-}
+export const LOG_LEVEL: Command = {
+  name: 'log-level',
+  summary: 'show or change the log level of a running daemon',
+  description: 'A reload or restart goes back to log.level of the configuration.',
+  arguments: [{ name: 'level', description: `one of ${LOG_LEVELS.join(', ')}`, optional: true, complete: LOG_LEVELS }],
+  peers: ['metrics'],
+  json: true,
+  async run(call) {
+    const [level] = call.arguments;
+    const client = new DebugClient(call);
+    const path = level === undefined ? '' : `?level=${encodeURIComponent(level)}`;
+    const answer = await client.call<{ level: string }>(`/debug/log-level${path}`, level === undefined ? 'GET' : 'PUT');
+    if (call.options.json) printJson(call.out, { level: answer.level });
+    else call.out.write(`${answer.level}\n`);
+    return EXIT.ok.status;
+  },
+};

@@ -1,54 +1,35 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { SluiceError } from '../../errors.ts';
 import type { JobRecord } from '../../node/observe/job-record.ts';
 import type { NowView } from '../../node/observe/metrics-server.ts';
-import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
+import { DebugClient } from './client.ts';
+import { type Call, type Command, EXIT, printJson, useColor } from './command.ts';
 import { LastMinute, topView } from './top-view.ts';
-
-const HELP = `usage: sluice top [options]
-
-A live view of the daemon: running and waiting stages, their times over the last minute, the current jobs with their progress,
-and the slowest launches. q quits.
-
-  --once               print one view and exit (also when standard output is not a terminal)
-  --interval SECONDS   time between views (default 1)
-${CLIENT_HELP}
-`;
 
 const ENTER = '\x1b[?1049h\x1b[?25l'; // alternate screen, no cursor
 // the same in reverse
 const LEAVE = '\x1b[?25h\x1b[?1049l';
 
-interface Terminal {
-  columns?: number;
-  rows?: number;
-  isTTY?: boolean;
-}
-
 /**
- * `sluice top`. Resolves to the exit status after q, Ctrl-C or SIGTERM, with the terminal restored. Rejects with
- * NOT_READY when no daemon answers at the start; later it tries again.
+ * Ends on q, Ctrl-C or SIGTERM, and leaves the terminal as it was. Throws NOT_READY when no daemon answers at the
+ * start, and INVALID_REQUEST for an interval that is none.
  */
-export async function top(args: string[], out: NodeJS.WritableStream & Terminal = process.stdout): Promise<number> {
-  const { values } = parseArgs({
-    args,
-    options: { ...CLIENT_OPTIONS, once: { type: 'boolean' }, interval: { type: 'string' } },
-  });
-  if (values.help) {
-    out.write(HELP);
-    return 0;
-  }
-  const interval = Number(values.interval ?? 1);
+async function top(call: Call): Promise<number> {
+  const { out, options } = call;
+  const interval = Number(options.interval ?? 1);
   if (!(interval >= 0.1 && interval <= 60))
     throw new SluiceError('INVALID_REQUEST', '--interval must be from 0.1 to 60 seconds');
-  const client = new DebugClient(values);
+  const client = new DebugClient(call);
+  if (options.json) {
+    printJson(out, await client.call<NowView>('/debug/now'));
+    return EXIT.ok.status;
+  }
   const view = viewer(client);
-  const color = out.isTTY === true && process.env.NO_COLOR === undefined;
-  if (values.once || out.isTTY !== true) {
+  const color = useColor(out);
+  if (options.once || out.isTTY !== true) {
     const lines = await view({ width: out.columns ?? 120, height: out.rows ?? 60, color });
     out.write(`${lines.map((line) => line.trimEnd()).join('\n')}\n`);
-    return 0;
+    return EXIT.ok.status;
   }
   const first = await view({ width: out.columns ?? 120, height: out.rows ?? 40, color });
   const ended = new AbortController();
@@ -66,8 +47,22 @@ export async function top(args: string[], out: NodeJS.WritableStream & Terminal 
     out.write(LEAVE);
     restore();
   }
-  return 0;
+  return EXIT.ok.status;
 }
+
+export const TOP: Command = {
+  name: 'top',
+  summary: 'stages, limits and launches, live',
+  description:
+    'Shows each stage with what runs and waits, times over the last minute, the jobs of this moment and where each one is, and the slowest launches. q ends it.',
+  options: [
+    { flags: '--once', description: 'print one view and exit (also when standard output is not a terminal)' },
+    { flags: '--interval <seconds>', description: 'time between views (default: 1)' },
+  ],
+  peers: ['metrics'],
+  json: true,
+  run: top,
+};
 
 /** Returns a function that reads the present state and the newly ended jobs from the daemon, and formats a view. */
 function viewer(client: DebugClient) {

@@ -1,89 +1,84 @@
 import { writeFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
 import { SluiceError } from '../../errors.ts';
 import { duration, printable } from '../../node/observe/gantt.ts';
 import { ganttSvg } from '../../node/observe/gantt-svg.ts';
-import type { JobRecord } from '../../node/observe/job-record.ts';
-import type { JobShape } from '../../node/observe/metrics-server.ts';
+import type { JobRecord, JobShape } from '../../node/observe/job-record.ts';
 import { JOB_NAMES } from '../../stages.ts';
-import { CLIENT_HELP, CLIENT_OPTIONS, DebugClient } from './client.ts';
+import { DebugClient } from './client.ts';
+import { type Call, type Command, EXIT, optionText, printJson, useColor } from './command.ts';
 import { ganttText } from './gantt-text.ts';
-
-const HELP = `usage: sluice trace [POD] [options]
-
-Shows the stages of a launch over time, and which stage waited for which. POD is (part of) namespace/name, or the beginning of a
-sandbox, container or request id; of several launches that match, the newest is shown. Without POD: a list of the last launches.
-The daemon keeps the last 1000 launches.
-
-  --svg FILE           also write the chart as SVG; - writes it to standard output, without the text
-  --job NAME           a job other than RunPodSandbox: ${JOB_NAMES.slice(1).join(', ')}
-  --all                all kept jobs of the pod, oldest first
-  --slowest            sort the list by duration
-  --json               print the records as JSON
-${CLIENT_HELP}
-
-░ waiting for the stage's limit   █ work   ▒ undo   * longest chain of stages
-`;
 
 const LISTED = 20;
 
 /**
- * `sluice trace [POD]`. Resolves to the exit status. Rejects with NOT_READY when no daemon answers, and with
- * SANDBOX_NOT_FOUND when no launch matches.
+ * Throws NOT_READY when no daemon answers, SANDBOX_NOT_FOUND when nothing fits, INVALID_REQUEST for --svg of several.
  */
-export async function trace(args: string[], out: NodeJS.WritableStream = process.stdout): Promise<number> {
-  const { values, positionals } = parseArgs({
-    args,
-    allowPositionals: true,
-    options: {
-      ...CLIENT_OPTIONS,
-      svg: { type: 'string' },
-      job: { type: 'string' },
-      all: { type: 'boolean' },
-      slowest: { type: 'boolean' },
-      json: { type: 'boolean' },
-    },
-  });
-  if (values.help) {
-    out.write(HELP);
-    return 0;
-  }
-  const [pod] = positionals;
-  const client = new DebugClient(values);
+async function trace(call: Call): Promise<number> {
+  const { out } = call;
+  const { json, all, slowest } = call.options;
+  const svg = optionText(call, 'svg');
+  const [pod] = call.arguments;
+  const client = new DebugClient(call);
   const query = new URLSearchParams();
-  const job = values.job ?? (values.all ? undefined : 'RunPodSandbox');
+  const job = optionText(call, 'job') ?? (all ? undefined : 'RunPodSandbox');
   if (job !== undefined) query.set('job', job);
   if (pod !== undefined) query.set('match', pod);
   const { launches, now } = await client.call<{ launches: JobRecord[]; now: number }>(`/debug/launches?${query}`);
   if (pod === undefined) {
-    out.write(values.json ? `${JSON.stringify(launches, null, 2)}\n` : list(launches, values.slowest ?? false, now));
-    return 0;
+    if (json) printJson(out, launches);
+    else out.write(list(launches, slowest === true, now));
+    return EXIT.ok.status;
   }
-  const chosen = choose(launches, pod, values.all ?? false);
-  if (values.json) {
-    out.write(`${JSON.stringify(values.all ? chosen : chosen[0], null, 2)}\n`);
-    return 0;
+  const chosen = choose(launches, pod, all === true);
+  if (json) {
+    printJson(out, all ? chosen : chosen[0]);
+    return EXIT.ok.status;
   }
   const { jobs } = await client.call<{ jobs: JobShape[] }>('/debug/tables');
   const shapeOf = (record: JobRecord) => jobs.find(({ name }) => name === record.job);
-  const width = 'columns' in out && typeof out.columns === 'number' ? out.columns : 110;
-  const color = 'isTTY' in out && out.isTTY === true && process.env.NO_COLOR === undefined;
-  if (values.svg !== undefined) {
+  const width = out.columns ?? 110;
+  const color = useColor(out);
+  if (svg !== undefined) {
     const [first] = chosen;
     if (!first || chosen.length > 1)
       throw new SluiceError('INVALID_REQUEST', '--svg draws one job and cannot be combined with --all');
-    const svg = ganttSvg(first, shapeOf(first), now);
-    if (values.svg === '-') {
-      out.write(svg);
-      return 0;
+    const picture = ganttSvg(first, shapeOf(first), now);
+    if (svg === '-') {
+      out.write(picture);
+      return EXIT.ok.status;
     }
-    writeFileSync(values.svg, svg);
+    writeFileSync(svg, picture);
   }
   out.write(chosen.map((record) => ganttText(record, shapeOf(record), { width, color, now })).join('\n'));
-  const others = values.all ? 0 : new Set(launches.map(({ pod: other }) => other)).size - 1;
+  const others = all ? 0 : new Set(launches.map(({ pod: other }) => other)).size - 1;
   if (others > 0) out.write(`(${others} other pods match "${pod}"; give more of the name or id)\n`);
-  return 0;
+  return EXIT.ok.status;
 }
+
+export const TRACE: Command = {
+  name: 'trace',
+  summary: 'one launch as a Gantt chart',
+  description:
+    'Shows where a launch spent its time: which stage ran when, and what waited for what. Without a pod: a list of the last launches. The daemon remembers the last 1000. In the chart, ░ is waiting for the stage’s limit, █ work, ▒ undo, and * marks the stages that made the launch as long as it was.',
+  arguments: [
+    {
+      name: 'pod',
+      description:
+        '(part of) namespace/name, or the beginning of a sandbox, container or request id; the newest launch that fits is shown',
+      optional: true,
+      complete: 'pod',
+    },
+  ],
+  options: [
+    { flags: '--svg <file>', description: 'also write the chart as a picture; - is standard output, without the text' },
+    { flags: '--job <name>', description: 'another job than RunPodSandbox', complete: JOB_NAMES },
+    { flags: '--all', description: 'every job of the pod that is remembered, oldest first' },
+    { flags: '--slowest', description: 'order the list by time taken' },
+  ],
+  peers: ['metrics'],
+  json: true,
+  run: trace,
+};
 
 /**
  * The newest launch (of `launches`, newest first), or the newest whose name or id is exactly `pod`; with `all`, all

@@ -6,15 +6,17 @@
 const SEPARATOR = '\0';
 
 /**
- * The line number, from 1, of the key or table at `path`, or else of its nearest parent; undefined when there is none.
+ * The line number, from 1, of the key or table at `path`, or else (unless `exact`) of its nearest parent; undefined
+ * when there is none.
  */
-export type Lines = (path: readonly string[]) => number | undefined;
+export type Lines = (path: readonly string[], exact?: boolean) => number | undefined;
 
 /** Scans a valid TOML document. */
 export function linesOf(toml: string): Lines {
   const lines = new Scanner(toml).scan();
-  return (path) => {
-    for (let length = path.length; length > 0; length--) {
+  return (path, exact = false) => {
+    const shortest = exact ? path.length : 1;
+    for (let length = path.length; length >= shortest; length--) {
       const line = lines.get(path.slice(0, length).join(SEPARATOR));
       if (line !== undefined) return line;
     }

@@ -1,15 +1,22 @@
-import { readFileSync } from 'node:fs';
-import { parse, TomlError } from 'smol-toml';
+import { basename } from 'node:path';
 import { SluiceError } from '../../errors.ts';
-import { isObject } from '../../workers/json.ts';
 import type { Config } from './config.ts';
-import { type Lines, linesOf } from './lines.ts';
+import {
+  DEFAULT_PATH,
+  isTable,
+  type Layers,
+  mergeSources,
+  type Origin,
+  readSources,
+  SourceError,
+  type SourceFile,
+  type Table,
+} from './layers.ts';
 import { defaultOf, type Facts, facts, type Key, type KeyPath, type KeyValue, SCHEMA, SECTIONS } from './schema.ts';
 import { suggest } from './suggest.ts';
 
-export const DEFAULT_PATH = '/etc/sluice/config.toml';
-
 interface Problem {
+  file: string;
   /** Line number, from 1; absent when the problem has no position in the file. */
   line?: number;
   /** Dotted key; "" for the whole file. */
@@ -17,84 +24,102 @@ interface Problem {
   message: string;
 }
 
-/** CONFIG_INVALID with all problems of one configuration file. */
+/** CONFIG_INVALID with all problems of one configuration. */
 export class ConfigError extends SluiceError {
-  readonly file: string;
   readonly problems: readonly Problem[];
 
-  constructor(file: string, problems: readonly Problem[], cause?: unknown) {
-    super('CONFIG_INVALID', problems.map((problem) => formatProblem(file, problem)).join('\n'), { cause });
-    this.file = file;
+  constructor(problems: readonly Problem[], cause?: unknown) {
+    super('CONFIG_INVALID', problems.map(formatProblem).join('\n'), { cause });
     this.problems = problems;
   }
 }
 
 /** Formats a problem as `/etc/sluice/config.toml:12: cni.conf_dir must be an absolute path`. */
-function formatProblem(file: string, { line, key, message }: Problem): string {
+function formatProblem({ file, line, key, message }: Problem): string {
   return `${file}${line === undefined ? '' : `:${line}`}: ${key === '' ? '' : `${key} `}${message}`;
 }
 
-/**
- * Reads and checks the configuration file. Without a path it reads {@link DEFAULT_PATH}, and uses the built-in defaults
- * when that file does not exist; a file given as `path` must exist. Throws {@link ConfigError} with all problems at
- * once.
- */
-export function loadConfig(path: string | undefined): Config {
-  const file = path ?? DEFAULT_PATH;
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    if (path === undefined && (error as NodeJS.ErrnoException).code === 'ENOENT') return parseConfig('', file);
-    throw new ConfigError(file, [{ key: '', message: `cannot be read: ${(error as Error).message}` }], error);
-  }
-  return parseConfig(text, file);
+/** A configuration with the places that its values come from. */
+export interface LoadedConfig {
+  config: Config;
+  /** The files it was made from, in order. */
+  files: string[];
+  /** Where the key at a path is set; undefined for one at its default. */
+  origin(path: readonly string[]): Origin | undefined;
 }
 
-/** The problems of a configuration file, one line each, for `sluice config check`; empty when it is valid. */
-export function checkConfig(path: string): string[] {
+/**
+ * Reads and checks the configuration file and its drop-ins. Without a path it reads {@link DEFAULT_PATH}, and uses the
+ * built-in defaults when that file does not exist; a file given as `path` must exist. Throws {@link ConfigError} with
+ * all problems at once.
+ */
+export function loadConfig(path: string | undefined): Config {
+  return loadSources(path).config;
+}
+
+/** {@link loadConfig}, with the files and where each value comes from. */
+export function loadSources(path: string | undefined): LoadedConfig {
+  try {
+    const sources = readSources(path);
+    const { config, layers } = readAll(sources, path ?? DEFAULT_PATH, facts());
+    return { config, files: sources.map(({ file }) => file), origin: (at) => layers.origin(at) };
+  } catch (error) {
+    throw asConfigError(error);
+  }
+}
+
+/** The problems of a configuration, one line each, for `sluice config check`; empty when it is valid. */
+export function checkConfig(path: string | undefined): string[] {
   try {
     loadConfig(path);
     return [];
   } catch (error) {
-    if (error instanceof ConfigError) return error.problems.map((problem) => formatProblem(error.file, problem));
+    if (error instanceof ConfigError) return error.problems.map(formatProblem);
     throw error;
   }
 }
-
-type Table = { [key: string]: unknown };
 
 /**
  * Parses and checks the text of a configuration; `file` is its name in errors. Throws {@link ConfigError} with all
  * problems.
  */
 export function parseConfig(text: string, file: string, machine: Facts = facts()): Config {
-  let toml: Table;
   try {
-    toml = parse(text, { unsafeKeyBehaviour: 'throw' });
+    return readAll([{ file, text }], file, machine).config;
   } catch (error) {
-    if (!(error instanceof TomlError)) throw error;
-    const message = error.message.split('\n', 1)[0]?.replace('Invalid TOML document: ', '') ?? '';
-    throw new ConfigError(file, [{ line: error.line, key: '', message: `is not TOML: ${message}` }]);
+    throw asConfigError(error);
   }
-  const reader = new Reader(linesOf(text), machine);
-  const config = reader.read(toml);
+}
+
+function readAll(sources: readonly SourceFile[], main: string, machine: Facts): { config: Config; layers: Layers } {
+  const layers = mergeSources(sources);
+  const reader = new Reader(layers, main, machine);
+  const config = reader.read(layers.merged);
   if (reader.problems.length > 0) {
+    const order = (file: string) => sources.findIndex((source) => source.file === file);
     throw new ConfigError(
-      file,
-      reader.problems.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0)),
+      reader.problems.toSorted((a, b) => order(a.file) - order(b.file) || (a.line ?? 0) - (b.line ?? 0)),
     );
   }
-  return config;
+  return { config, layers };
+}
+
+function asConfigError(error: unknown): unknown {
+  if (!(error instanceof SourceError)) return error;
+  const { file, line, message, cause } = error;
+  return new ConfigError([{ file, line, key: '', message }], cause);
 }
 
 class Reader {
   readonly problems: Problem[] = [];
-  readonly #lines: Lines;
+  readonly #layers: Layers;
+  /** The file of problems that have no place in any. */
+  readonly #main: string;
   readonly #facts: Facts;
 
-  constructor(lines: Lines, facts: Facts) {
-    this.#lines = lines;
+  constructor(layers: Layers, main: string, facts: Facts) {
+    this.#layers = layers;
+    this.#main = main;
     this.#facts = facts;
   }
 
@@ -134,6 +159,11 @@ class Reader {
         `is "${config.default_runtime}", but there is no [runtimes.${quoteKey(config.default_runtime)}]${meant ? `; did you mean "${meant}"?` : ` (there is ${names.join(', ')})`}`,
       );
     }
+    for (const [name, { pods_per_shim: pods, shim, sandbox_mode: mode }] of Object.entries(config.runtimes)) {
+      if (pods <= 1 || (basename(shim) === 'containerd-shim-runc-v2' && mode !== 'pause')) continue;
+      const why = mode === 'pause' ? 'sandbox_mode is "pause"' : `the shim is ${shim}`;
+      this.#problem(['runtimes', name, 'pods_per_shim'], `must be 1, because ${why}`);
+    }
     if (config.root === config.state) this.#problem(['state'], 'must not be the same folder as root');
     const { tls_cert, tls_key } = config.streaming;
     if (tls_cert !== '' && tls_cert !== 'self-signed' && tls_key === '')
@@ -171,7 +201,8 @@ class Reader {
   }
 
   #problem(path: readonly string[], message: string): void {
-    this.problems.push({ line: this.#lines(path), key: path.map(quoteKey).join('.'), message });
+    const { file, line } = this.#layers.origin(path, true) ?? { file: this.#main, line: undefined };
+    this.problems.push({ file, line, key: path.map(quoteKey).join('.'), message });
   }
 }
 
@@ -218,10 +249,6 @@ function describe(value: unknown): string {
   }
   if (typeof value === 'object') return 'a table';
   return typeof value === 'string' ? `the string ${JSON.stringify(value)}` : String(value);
-}
-
-function isTable(value: unknown): value is Table {
-  return isObject(value) && !(value instanceof Date);
 }
 
 function get(table: Table, path: readonly string[]): unknown {

@@ -27,9 +27,13 @@ export function printDocs(): Map<string, string> {
   const docs = new Map<string, string>();
   for (const [section, keys] of bySection()) {
     const rows = keys.map(
-      ([name, key]) => `| \`${name}\` | ${TYPES[key.type]} | ${defaultText(key)} | ${cell(key.comment)} |`,
+      ([name, key]) =>
+        `| \`${name}\` | ${TYPES[key.type]} | ${defaultText(key)} | ${key.live ? 'yes' : ''} | ${cell(key.comment)} |`,
     );
-    docs.set(section, ['| key | type | default | meaning |', '| --- | --- | --- | --- |', ...rows].join('\n'));
+    docs.set(
+      section,
+      ['| key | type | default | reload | meaning |', '| --- | --- | --- | --- | --- |', ...rows].join('\n'),
+    );
   }
   return docs;
 }

@@ -31,6 +31,8 @@ export interface Key {
   check?: (value: never) => string | undefined;
   /** The default depends on the machine, so the printed file contains the key as a comment. */
   machine?: boolean;
+  /** A reload (SIGHUP) applies a new value; without this the daemon has to be restarted. */
+  live?: boolean;
 }
 
 /** Values that defaults may depend on. */
@@ -86,6 +88,13 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
       '"pinned": bind mounts hold the namespaces of a pod, which has no process of its own; its shim starts with its first container. "pause": a pause process holds them. Pods that share a PID namespace, have a user namespace, or use another shim than containerd-shim-runc-v2 have a pause process in any mode. "auto": pinned.',
     check: check.oneOf('auto', 'pause', 'pinned'),
   },
+  pods_per_shim: {
+    type: 'integer',
+    default: 1,
+    comment:
+      'Pods without a pause process that share one shim process, at most. A shim takes 3 MiB; when it dies, the containers of all its pods end. Only for containerd-shim-runc-v2.',
+    check: check.atLeast(1),
+  },
   runtime_root: {
     type: 'string',
     default: '',
@@ -122,12 +131,13 @@ const limits = Object.fromEntries(
       comment: STAGES[stage].meaning,
       check: check.atLeast(1),
       machine: true,
+      live: true,
     },
   ]),
 ) as Record<`pipeline.limits.${StageName}`, Key>;
 
 const runtimes = Object.fromEntries(
-  Object.entries(runtime).map(([name, key]) => [`runtimes.NAME.${name}`, key]),
+  Object.entries(runtime).map(([name, key]) => [`runtimes.NAME.${name}`, { ...key, live: true }]),
 ) as Record<`runtimes.NAME.${keyof RuntimeConfig}`, Key>;
 
 export const SCHEMA: Record<KeyPath, Key> = {
@@ -154,6 +164,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 'runc',
     comment: 'Runtime of pods without a runtime handler; one of [runtimes].',
     check: check.notEmpty,
+    live: true,
   },
   cgroup_driver: {
     type: 'string',
@@ -161,6 +172,13 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       '"cgroupfs", "systemd", or "auto": systemd where systemd is PID 1. The kubelet reads it with RuntimeConfig and uses the same.',
     check: check.oneOf('auto', 'cgroupfs', 'systemd'),
+  },
+  refuse_missing_host_paths: {
+    type: 'strings',
+    default: [],
+    comment:
+      'A hostPath that does not exist is made, as a folder with mode 0755, unless it is one of these paths or below one: then the container fails. For mount points whose disk may be absent at boot.',
+    check: check.each(check.absolute),
   },
   ...runtimes,
   'cni.conf_dir': {
@@ -215,6 +233,12 @@ export const SCHEMA: Record<KeyPath, Key> = {
       'IPv4 subnet of the built-in bridge network, which is used while conf_dir contains no configuration. "auto": a free one of 10.192.0.0/16 to 10.243.0.0/16, stored under root. Empty: no built-in network; the node is not ready until conf_dir contains a configuration.',
     check: check.optional(check.either('auto', check.subnet)),
   },
+  'cni.ip_ranges_annotation': {
+    type: 'boolean',
+    default: false,
+    comment:
+      'If true, the pod annotation sluice/ip-ranges chooses the ranges of the pod’s addresses, where the CNI configuration declares the capability ipRanges. Whoever may create pods then chooses any address.',
+  },
   'images.sandbox_image': {
     type: 'string',
     default: '',
@@ -227,6 +251,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'Folders of <registry host>/hosts.toml, in containerd’s layout, separated by ":". The first one with the host is used.',
     check: check.pathList,
+    live: true,
   },
   'images.max_downloads': {
     type: 'integer',
@@ -240,6 +265,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'Seconds without a new byte, or with less than 1 KiB for each of them, after which the download of a layer fails.',
     check: check.positive,
+    live: true,
   },
   'images.volatile': {
     type: 'boolean',
@@ -298,6 +324,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'host:port of the Prometheus endpoint /metrics; empty turns it off. A second daemon on the machine needs another port.',
     check: check.optional(check.listen),
+    live: true,
   },
   'metrics.containerd_names': {
     type: 'boolean',
@@ -318,6 +345,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
       'Launches (RunPodSandbox, CreateContainer, StartContainer) that run at the same time, and separately the image pulls that do. High enough to keep every stage busy, low enough that the first of a thousand pods is ready long before the last one starts.',
     check: check.atLeast(1),
     machine: true,
+    live: true,
   },
   'pipeline.max_teardowns': {
     type: 'integer',
@@ -325,12 +353,14 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'Stops and removes that run at the same time. Far above max_running, because a stop mostly waits for the grace period of its container, and a drained node stops all its pods together.',
     check: check.atLeast(1),
+    live: true,
   },
   'pipeline.max_queued': {
     type: 'integer',
     default: 2048,
     comment: 'Jobs of each kind that may wait; a further one is refused at once with RESOURCE_EXHAUSTED.',
     check: check.atLeast(0),
+    live: true,
   },
   'pipeline.claim_ttl_seconds': {
     type: 'number',
@@ -344,12 +374,14 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 'info',
     comment: '"trace", "debug", "info", "warn" or "error".',
     check: check.oneOf('trace', 'debug', 'info', 'warn', 'error'),
+    live: true,
   },
   'log.max_container_line': {
     type: 'integer',
     default: 16_384,
     comment: 'Bytes of content in one line of a container’s log; a longer line is split into parts with the tag P.',
     check: check.between(256, 1 << 20),
+    live: true,
   },
 };
 

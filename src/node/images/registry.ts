@@ -72,13 +72,13 @@ export class Registry {
 
   isDead(base: string): boolean {
     const until = this.#dead.get(base) ?? 0;
-    if (until < Date.now()) this.#dead.delete(base);
-    return until >= Date.now();
+    if (until < performance.now()) this.#dead.delete(base);
+    return until >= performance.now();
   }
 
   recordAnswer(base: string, answered: boolean): void {
     if (answered) this.#dead.delete(base);
-    else this.#dead.set(base, Date.now() + DEAD_MS);
+    else this.#dead.set(base, performance.now() + DEAD_MS);
   }
 
   /** The challenges with which `base` answered this login ({@link authKey}) before: they save each pull the first 401. */

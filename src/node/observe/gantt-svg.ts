@@ -1,6 +1,5 @@
 import { type Bar, bars, duration } from './gantt.ts';
-import type { JobRecord } from './job-record.ts';
-import type { JobShape } from './metrics-server.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 
 const ROW = 24;
 const LEFT = 150;
@@ -45,6 +44,10 @@ export function ganttSvg(record: JobRecord, shape: JobShape | undefined, now: nu
   .grid { stroke: #eee; } .wait { fill: #f3c969; } .work { fill: #5b8dd9; } .critical.work { fill: #1f4e9c; } .undo { fill: #b9a3d4; }
   .failed { fill: #cc3d3d; } .name { text-anchor: end; } .critical.name { font-weight: bold; }
   .need { fill: none; stroke: #aaa; } .critical.need { stroke: #1f4e9c; stroke-width: 1.5; }
+  @media (prefers-color-scheme: dark) {
+    svg { background: #1d2129; } text { fill: #e6e8ec; } .sub, .axis, .note { fill: #9aa3b2; } .grid { stroke: #2f3541; }
+    .work { fill: #4b76b8; } .critical.work { fill: #8ab4ff; } .critical.need { stroke: #8ab4ff; }
+  }
 </style>
 <text class="head" x="12" y="22">${xml(`${record.job} ${what}`)} · ${duration(total)}</text>
 <text class="sub" x="12" y="38">${xml(`${outcome} · ${new Date(record.at).toISOString()} · request ${record.id}`)}</text>

@@ -1,5 +1,4 @@
-import type { JobRecord, StageRecord } from './job-record.ts';
-import type { JobShape } from './metrics-server.ts';
+import type { JobRecord, JobShape, StageRecord } from './job-record.ts';
 
 /** One line of the chart. Times are milliseconds since the job was queued. */
 export interface Bar {

@@ -67,3 +67,9 @@ export interface JobRecord extends JobStart {
 
 /** End of an ended job, in milliseconds since the epoch. */
 export const endOf = ({ at, ended = 0 }: JobRecord): number => at + ended;
+
+/** A job's stages and their dependencies, from its table. */
+export interface JobShape {
+  name: JobName;
+  stages: readonly { name: StageName; needs: readonly StageName[] }[];
+}

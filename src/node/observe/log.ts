@@ -1,3 +1,4 @@
+import { fstatSync } from 'node:fs';
 import { type DestinationStream, destination, type Logger, type LoggerOptions, pino } from 'pino';
 import { redact, redactText } from './redact.ts';
 
@@ -11,6 +12,29 @@ interface LogOptions {
   level: LogLevel;
   /** Destination instead of standard output, for tests. */
   stream?: DestinationStream;
+  /**
+   * Lines begin with their priority, which journald takes off and files them under. Found out by {@link toJournal} when
+   * left out.
+   */
+  journal?: boolean;
+}
+
+/** Priorities of syslog(3), as sd-daemon(3) has them before a line. */
+const PRIORITIES: Record<string, number> = { fatal: 2, error: 3, warn: 4, info: 6, debug: 7, trace: 7 };
+
+/**
+ * True when standard output is the journal's own socket: JOURNAL_STREAM names it by device and inode (systemd.exec(5)).
+ */
+export function toJournal(env: NodeJS.ProcessEnv = process.env, fd = 1): boolean {
+  if (!env.JOURNAL_STREAM) return false;
+  const { dev, ino } = fstatSync(fd);
+  return env.JOURNAL_STREAM === `${dev}:${ino}`;
+}
+
+/** A line begins with `{"level":"info",`. */
+function withPriority(line: string): string {
+  const level = line.slice('{"level":"'.length, line.indexOf('"', '{"level":"'.length));
+  return `<${PRIORITIES[level] ?? PRIORITIES.info}>${line}`;
 }
 
 /**
@@ -32,7 +56,7 @@ export interface Log extends Logger {
  * are buffered for up to 250 ms and written asynchronously, so that the main thread does not wait for a slow reader;
  * SIGKILL loses these lines. pino's transports are not used, because they lose lines at exit (pino issue 2054).
  */
-export function createLog({ level: configured, stream }: LogOptions): Log {
+export function createLog({ level: configured, stream, journal = toJournal() }: LogOptions): Log {
   const { values } = pino.levels;
   let level = configured;
   let threshold = values[configured] ?? 0;
@@ -46,11 +70,14 @@ export function createLog({ level: configured, stream }: LogOptions): Log {
       logMethod(args, method, number) {
         if (number >= threshold) method.apply(this, args);
       },
-      streamWrite: redactText,
+      streamWrite: journal ? (line) => withPriority(redactText(line)) : redactText,
     },
   };
   const out =
     stream ?? destination({ fd: 1, sync: false, minLength: 4096, periodicFlush: 250, maxLength: MAX_WAITING });
+  // Standard output may be a file on a full disk, or a pipe whose reader has ended. Without a listener its `error` event ends the process;
+  // what could not be written is tried again with the next line.
+  if ('on' in out && typeof out.on === 'function') out.on('error', () => {});
   const setLevel = (wanted: LogLevel) => {
     if (!LOG_LEVELS.includes(wanted))
       throw new RangeError(`unknown log level "${wanted}"; the levels are ${LOG_LEVELS.join(', ')}`);
@@ -63,7 +90,11 @@ export function createLog({ level: configured, stream }: LogOptions): Log {
     setLevel,
     toggleDebug: () => setLevel(level === 'debug' ? configured : 'debug'),
     flush() {
-      if ('flushSync' in out && typeof out.flushSync === 'function') out.flushSync();
+      try {
+        if ('flushSync' in out && typeof out.flushSync === 'function') out.flushSync();
+      } catch {
+        // Nobody is left to be informed that the log cannot be written.
+      }
     },
   }) as Log;
 }

@@ -3,22 +3,18 @@ import type { AddressInfo } from 'node:net';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { SluiceError } from '../../errors.ts';
-import { JOB_NAMES, type JobName, STAGES, type StageName } from '../../stages.ts';
+import { JOB_NAMES, type JobName, STAGES } from '../../stages.ts';
 import { listenError, parseListen } from '../config/address.ts';
 import { CONTENT_TYPES } from './exposition.ts';
+import { ganttSvg } from './gantt-svg.ts';
 import type { JobHistory } from './job-history.ts';
-import type { JobRecord } from './job-record.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 import { LOG_LEVELS, type Log, type LogLevel } from './log.ts';
 import type { Metrics, NowUse } from './metrics.ts';
+import { pageFile } from './page.ts';
 import { proportionalBytes } from './process-use.ts';
 
 const compress = promisify(gzip);
-
-/** A job's stages and their dependencies, from its table. */
-export interface JobShape {
-  name: JobName;
-  stages: readonly { name: StageName; needs: readonly StageName[] }[];
-}
 
 /** The answer of /debug/now. */
 export type NowView = { now: number; jobs: JobRecord[] } & NowUse;
@@ -31,13 +27,14 @@ interface MetricsServerOptions {
   log: Log;
   jobs: readonly JobShape[];
   /** Reasons why the daemon is unhealthy; empty when it is healthy. */
-  health?: () => string[];
+  health?: () => readonly string[];
 }
 
 interface Answer {
   status: number;
   type: string;
   body: string;
+  headers?: Readonly<Record<string, string>>;
 }
 
 /**
@@ -51,10 +48,10 @@ interface Answer {
  */
 export class MetricsServer implements AsyncDisposable {
   readonly #options: MetricsServerOptions;
-  readonly #server: Server;
+  #server: Server;
 
   constructor(options: MetricsServerOptions) {
-    this.#options = options;
+    this.#options = { ...options };
     this.#server = createServer((request, response) => {
       this.#serve(request, response).catch((error: unknown) => {
         this.#options.log.error({ err: error, url: request.url }, 'a request to the metrics endpoint failed');
@@ -88,6 +85,15 @@ export class MetricsServer implements AsyncDisposable {
     return this.port;
   }
 
+  /** Goes over to another address. Throws as {@link listen} does, and then listens at the old one still. */
+  async moveTo(listen: string): Promise<void> {
+    const next = new MetricsServer({ ...this.#options, listen });
+    await next.listen();
+    await this.close();
+    this.#server = next.#server;
+    this.#options.listen = listen;
+  }
+
   get port(): number {
     return (this.#server.address() as AddressInfo).port;
   }
@@ -106,7 +112,11 @@ export class MetricsServer implements AsyncDisposable {
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const answer = await this.#answer(request);
-    const headers: Record<string, string> = { 'content-type': answer.type, 'x-content-type-options': 'nosniff' };
+    const headers: Record<string, string> = {
+      'content-type': answer.type,
+      'x-content-type-options': 'nosniff',
+      ...answer.headers,
+    };
     let body: string | Buffer = answer.body;
     if (body.length > 4096 && /\bgzip\b/.test(request.headers['accept-encoding'] ?? '')) {
       body = await compress(body, { level: 1 });
@@ -138,13 +148,10 @@ export class MetricsServer implements AsyncDisposable {
         const reasons = this.#options.health?.() ?? [];
         return reasons.length === 0 ? text(200, 'ok') : text(503, reasons.join('\n'));
       }
-      case '/':
-        return text(
-          200,
-          'sluice: /metrics /healthz /debug/now /debug/jobs /debug/launches /debug/tables /debug/memory /debug/log-level',
-        );
-      default:
-        return text(404, `nothing at ${url.pathname}`);
+      default: {
+        const file = pageFile(url.pathname);
+        return file ? { status: 200, ...file } : text(404, `nothing at ${url.pathname}`);
+      }
     }
   }
 
@@ -166,6 +173,10 @@ export class MetricsServer implements AsyncDisposable {
         if (Number.isNaN(since)) return text(400, 'since must be milliseconds since the epoch');
         return json({ now: Date.now(), launches: history.find({ job: job ?? undefined, match, since, limit }) });
       }
+      case '/debug/pods':
+        return json({ now: Date.now(), pods: metrics.podViews() });
+      case '/debug/gantt':
+        return this.#gantt(url.searchParams.get('id') ?? '');
       case '/debug/now':
         return json({ now: Date.now(), jobs: history.running, ...metrics.now() } satisfies NowView);
       case '/debug/tables':
@@ -175,6 +186,19 @@ export class MetricsServer implements AsyncDisposable {
       default:
         return text(404, `nothing at ${url.pathname}`);
     }
+  }
+
+  /** The chart of one job, by the whole of its request id. */
+  #gantt(id: string): Answer {
+    const { history, jobs } = this.#options;
+    const record = [...history.running, ...history.find({ match: id, limit: 1000 })].find((one) => one.id === id);
+    if (!record) return text(404, `no job with the request id "${id}" is remembered`);
+    const svg = ganttSvg(
+      record,
+      jobs.find(({ name }) => name === record.job),
+      Date.now(),
+    );
+    return { status: 200, type: 'image/svg+xml', body: svg };
   }
 
   #logLevel(request: IncomingMessage, url: URL): Answer {

@@ -26,6 +26,32 @@ type GaugeKeyWith<L extends string> = {
   [K in KeyOf<'gauge'>]: L extends keyof LabelsOf<K> ? K : never;
 }[KeyOf<'gauge'>];
 
+/** A pod as the page lists it. */
+export interface PodView {
+  id: string;
+  /** namespace/name. */
+  pod: string;
+  state: string;
+  /** Milliseconds since the epoch; 0 until ready. */
+  createdAt: number;
+  runtime: string;
+  addresses: string[];
+  /** Its containers by state. */
+  containers: Partial<Record<string, number>>;
+  /** A clean-up that failed and is tried again. */
+  cleanup?: { failed: string; attempts: number };
+}
+
+/** What could not be taken down, is recorded, and is tried again. */
+export interface PendingCleanup {
+  /** `pod namespace/name` or `container name`. */
+  what: string;
+  id: string;
+  /** Why the last try failed, or why there is something to clean up. */
+  failed: string;
+  attempts: number;
+}
+
 /** Functions that {@link Metrics} calls at each scrape. Each may be missing; its series are then 0. */
 interface MetricSources {
   stage?: (stage: StageName) => Use;
@@ -43,8 +69,14 @@ interface MetricSources {
   images?: () => number;
   imagePullsRunning?: () => number;
   cleanupsPending?: () => number;
+  cleanups?: () => PendingCleanup[];
+  storePending?: () => number;
   networkReady?: () => boolean;
   eventSubscribers?: () => number;
+  /** Jobs that were refused since the start. */
+  refused?: () => number;
+  /** The pods one by one, newest first, for the page. */
+  podViews?: () => PodView[];
   /**
    * From the stdio worker: open sessions by kind, and bytes and log entries of all containers since the worker started.
    */
@@ -64,6 +96,10 @@ export interface NowUse {
   pods: Partial<Record<string, number>>;
   containers: Partial<Record<string, number>>;
   cleanupsPending: number;
+  /** Those with a reason; further ones reopen the log of a recovered container. */
+  cleanups: PendingCleanup[];
+  /** Jobs refused since the start, because the queue was full. */
+  refused: number;
   /** In seconds, over the last 20 s. */
   loopDelay: { p50: number; p99: number; max: number };
   residentBytes: number;
@@ -206,11 +242,18 @@ export class Metrics implements Disposable {
       pods: from.pods?.() ?? {},
       containers: from.containers?.() ?? {},
       cleanupsPending: from.cleanupsPending?.() ?? 0,
+      cleanups: from.cleanups?.() ?? [],
+      refused: from.refused?.() ?? 0,
       loopDelay: this.#loop.recent(),
       residentBytes: process.memoryUsage.rss(),
       cpuSeconds: (cpu.user + cpu.system) / 1e6,
       uptimeSeconds: process.uptime(),
     };
+  }
+
+  /** The pods one by one. */
+  podViews(): PodView[] {
+    return this.#sources.podViews?.() ?? [];
   }
 
   /** All metrics in Prometheus' text format, or in OpenMetrics, which has exemplars. */
@@ -272,6 +315,7 @@ export class Metrics implements Disposable {
     this.set('images', {}, from.images?.() ?? 0);
     this.set('imagePulling', {}, from.imagePullsRunning?.() ?? 0);
     this.set('cleanupsPending', {}, from.cleanupsPending?.() ?? 0);
+    this.set('storePending', {}, from.storePending?.() ?? 0);
     this.set('networkReady', {}, from.networkReady?.() ? 1 : 0);
     this.set('eventSubscribers', {}, from.eventSubscribers?.() ?? 0);
     await this.#collectStdio();

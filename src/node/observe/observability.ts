@@ -1,10 +1,10 @@
 import { VERSION } from '../../version.ts';
 import type { Config } from '../config/config.ts';
 import { JobHistory } from './job-history.ts';
-import type { JobRecord } from './job-record.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 import { createLog, type Log } from './log.ts';
 import { Metrics } from './metrics.ts';
-import { type JobShape, MetricsServer } from './metrics-server.ts';
+import { MetricsServer } from './metrics-server.ts';
 import { Observer } from './observer.ts';
 import { Tracer } from './tracing.ts';
 
@@ -13,7 +13,7 @@ interface ObservabilityOptions {
   /** The tables of all jobs. They determine which series exist and which dependencies `sluice trace` draws. */
   jobs: readonly JobShape[];
   /** Reasons why the daemon is unhealthy, for /healthz; empty when it is healthy. */
-  health?: () => string[];
+  health?: () => readonly string[];
   /** The daemon's log, if it exists already; else one is created. */
   log?: Log;
 }

@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import type { JobRecord } from './job-record.ts';
-import type { JobShape } from './metrics-server.ts';
+import type { JobRecord, JobShape } from './job-record.ts';
 import type { JobTracer } from './observer.ts';
 import { OtlpExporter, type OtlpOptions, type Span } from './otlp.ts';
 

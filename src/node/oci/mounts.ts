@@ -1,7 +1,7 @@
 import { posix } from 'node:path';
 import { type ContainerConfig, type Mount as CriMount, MountPropagation } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import type { MountPoint } from '../../sys/mountinfo.ts';
+import { isUnder, type MountPoint, mountOf } from '../../sys/mountinfo.ts';
 import type { RuntimeFeatures } from './host.ts';
 import type { IdMapping, Linux, Mount } from './types.ts';
 import { idMappings } from './userns.ts';
@@ -26,17 +26,12 @@ export interface MountInput {
   imageVolumes: Readonly<Record<string, string>>;
   /** Real paths by host_path, for every host_path that is or contains a symlink. */
   realPaths: Readonly<Record<string, string>>;
-  /** The present mount table; required when {@link needsMountTable} returns true. */
+  /** The mounts that contain the real paths of host_path, which mounts with propagation are checked against. */
   mountTable: readonly MountPoint[];
   readonlyRootfs: boolean;
   features: RuntimeFeatures;
   /** Mappings of the pod's own user namespace; undefined in the host's. */
   userns: { uids: IdMapping[]; gids: IdMapping[] } | undefined;
-}
-
-/** Whether {@link containerMounts} needs the mount table: only mounts with propagation do. */
-export function needsMountTable(config: Pick<ContainerConfig, 'mounts'>): boolean {
-  return config.mounts.some(({ propagation }) => propagation !== MountPropagation.PROPAGATION_PRIVATE);
 }
 
 /**
@@ -220,21 +215,4 @@ function notPropagated(mount: CriMount, source: string, on: MountPoint | undefin
 
 function refused(mount: CriMount, what: string): SluiceError {
   return new SluiceError('INVALID_REQUEST', `mounts: ${mount.containerPath}: ${what}`);
-}
-
-/**
- * The mount that contains `path` (absolute, without symlinks): the longest mount point that is a prefix, and of equals
- * the last.
- */
-export function mountOf(table: readonly MountPoint[], path: string): MountPoint | undefined {
-  let best: MountPoint | undefined;
-  for (const mount of table) {
-    if (isUnder(path, mount.mountPoint) && mount.mountPoint.length >= (best?.mountPoint.length ?? 0)) best = mount;
-  }
-  return best;
-}
-
-/** Whether `path` is `folder` or lies below it. Both must be absolute and normalised. */
-function isUnder(path: string, folder: string): boolean {
-  return path === folder || path.startsWith(folder.endsWith('/') ? folder : `${folder}/`);
 }

@@ -6,7 +6,6 @@ import { run } from '../../sys/spawn.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { type HostFacts, NO_FEATURES, parseRuntimeFeatures, type RuntimeFeatures } from './host.ts';
 import { lowestOomScore } from './oom-score.ts';
-import { readDevices } from './read-devices.ts';
 
 const CGROUP2_MAGIC = 0x63677270;
 const CGROUP = '/sys/fs/cgroup';
@@ -39,7 +38,6 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
     seccomp: /^Seccomp:/m.test(status),
     apparmor: await hasAppArmor(),
     selinux: await exists('/sys/fs/selinux/enforce'),
-    devices: await readDevices('/dev', '/dev'),
   };
 }
 

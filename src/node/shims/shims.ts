@@ -60,6 +60,8 @@ export interface StartedShim {
 }
 
 const CONNECT_MS = 5000;
+/** Milliseconds in which a shim that works answers, also on a loaded node. */
+const PROBE_MS = 10_000;
 /** One scan of /proc serves all requests that arrive within this time. */
 const GATHER_MS = 20;
 
@@ -70,6 +72,8 @@ export class Shims implements Disposable {
   readonly #onLost: ShimsOptions['onLost'];
   readonly #onCall: OnCall | undefined;
   readonly #shims = new Map<string, Shim>();
+  /** Questions of {@link probe} that have no answer yet. */
+  readonly #probes = new Map<Shim, Promise<void>>();
   /** Connection attempts in progress; a second caller for the same pod shares the attempt. */
   readonly #connecting = new Map<string, Promise<Reattached>>();
   readonly #trouble = new Map<string, 'lost' | 'unknown'>();
@@ -113,6 +117,21 @@ export class Shims implements Disposable {
    */
   reattach(pod: string, row: ShimRow, timeoutMs = 2000): Promise<Reattached> {
     return this.#shareAttempt(pod, () => this.#tryConnect(pod, row, timeoutMs));
+  }
+
+  /**
+   * Waits for any answer of a connected shim, so that a hung one (SIGSTOP, a frozen cgroup, a hung disk) is found before a job asks it for
+   * work while it holds a place that others wait for. Callers at the same time share one question. Throws SHIM_FAILED and TIMED_OUT.
+   */
+  async probe(shim: Shim): Promise<void> {
+    let asked = this.#probes.get(shim);
+    if (!asked) {
+      asked = shim.task.connect(shim.pod, PROBE_MS).then(() => {});
+      this.#probes.set(shim, asked);
+      const forget = () => this.#probes.delete(shim);
+      asked.then(forget, forget);
+    }
+    await asked;
   }
 
   /**
@@ -173,7 +192,7 @@ export class Shims implements Disposable {
     try {
       connection = await TtrpcClient.connect(row.address, timeoutMs);
     } catch (error) {
-      return this.#unreachable(pod, error, isRefusal(error));
+      return this.#unreachable(pod, row, error, isRefusal(error));
     }
     const shim = new Shim(pod, row, connection, this.#onCall);
     try {
@@ -181,7 +200,7 @@ export class Shims implements Disposable {
     } catch (error) {
       const broke = !connection.open;
       connection.close();
-      return this.#unreachable(pod, error, broke);
+      return this.#unreachable(pod, row, error, broke);
     }
     this.#adopt(shim);
     return { state: 'alive', shim };
@@ -200,11 +219,11 @@ export class Shims implements Disposable {
   }
 
   /** Decides between `dead` (the socket refuses or breaks, and /proc shows no process of the shim) and `unknown`. */
-  async #unreachable(pod: string, cause: unknown, refused: boolean): Promise<Reattached> {
+  async #unreachable(pod: string, row: ShimRow, cause: unknown, refused: boolean): Promise<Reattached> {
     let reason = explain(cause);
     if (refused) {
       try {
-        const shim = (await this.#listProcesses()).find((process) => isShimOf(pod, process));
+        const shim = (await this.#listProcesses()).find((process) => isShimOf(row.leader ?? pod, process));
         if (!shim) {
           this.#trouble.set(pod, 'lost');
           return { state: 'dead' };

@@ -13,13 +13,15 @@ export interface LifecycleEvent {
 const MAX_BACKLOG = 1000;
 
 /**
- * Life cycle events, in order, to any number of subscribers. Publishing costs a push per subscriber and never waits: one that
- * does not keep up is cut off (kubelet connects again and relists), so that a stuck stream cannot slow a launch.
+ * Life cycle events, in order, to any number of subscribers. Publishing costs a push per subscriber and never waits:
+ * one that does not keep up is cut off (kubelet connects again and relists), so that a stuck stream cannot slow a
+ * launch.
  */
 export class Events {
   readonly #subscribers = new Set<{ queue: LifecycleEvent[]; wake: () => void; dropped: boolean }>();
   readonly #now: () => bigint;
   readonly #onDrop: (events: number) => void;
+  #closed = false;
 
   /** `onDrop` hears of each subscriber that was cut off how many events it did not get. */
   constructor(now: () => bigint, onDrop: (events: number) => void) {
@@ -44,7 +46,19 @@ export class Events {
     }
   }
 
-  /** Events from now on, until the signal aborts. Throws QUEUE_FULL, without the events that wait, once the subscriber is cut off. */
+  /**
+   * Ends every subscription, now and from now on, once it has what waits for it: a daemon that ends keeps no stream
+   * open.
+   */
+  close(): void {
+    this.#closed = true;
+    for (const subscriber of this.#subscribers) subscriber.wake();
+  }
+
+  /**
+   * Events from now on, until the signal aborts or {@link close} is called. Throws QUEUE_FULL, without the events that
+   * wait, once the subscriber is cut off.
+   */
   async *subscribe(signal: AbortSignal): AsyncGenerator<LifecycleEvent> {
     const subscriber = { queue: [] as LifecycleEvent[], wake: () => {}, dropped: false };
     this.#subscribers.add(subscriber);
@@ -54,6 +68,7 @@ export class Events {
       while (!signal.aborted && !subscriber.dropped) {
         const event = subscriber.queue.shift();
         if (event) yield event;
+        else if (this.#closed) break;
         else
           await new Promise<void>((wake) => {
             subscriber.wake = wake;

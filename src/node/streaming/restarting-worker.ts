@@ -3,15 +3,15 @@ import { Worker } from 'node:worker_threads';
 import { fromPlain, SluiceError, toPlain } from '../../errors.ts';
 import type { Handlers } from '../../workers/serve.ts';
 import type { AskOp, FromWorker, StdioEvent, ToWorker } from '../../workers/stdio/protocol.ts';
+import { Heartbeat } from './heartbeat.ts';
 
 /** Pause before a restart. It doubles up to the maximum while workers end within {@link STABLE_MS} of their start. */
 const FIRST_DELAY_MS = 50;
 const MAX_DELAY_MS = 10_000;
 /** The end of a worker that ran for so long resets the pause. */
 const STABLE_MS = 30_000;
-/** Interval of pings. A worker that sends no message for HEARTBEAT_LIMIT_MS is terminated and replaced. */
-const HEARTBEAT_MS = 10_000;
-const HEARTBEAT_LIMIT_MS = 60_000;
+/** A worker that does not answer a ping for so long is terminated and replaced. */
+const HEARTBEAT = { intervalMs: 10_000, limitMs: 60_000 };
 
 export interface RestartingWorkerOptions<T extends Handlers> {
   /** Entry file of the worker. */
@@ -24,6 +24,8 @@ export interface RestartingWorkerOptions<T extends Handlers> {
   onDied(error: Error): void;
   /** Runs after each start of the worker, before any other call is sent. */
   restore(call: Call<T>): Promise<void>;
+  /** Milliseconds between pings, and for an answer; 10 s and 60 s when left out. */
+  heartbeat?: { intervalMs: number; limitMs: number };
 }
 
 type Result<T extends Handlers, K extends keyof T> = Promise<Awaited<ReturnType<T[K]>>>;
@@ -106,16 +108,18 @@ export class RestartingWorker<T extends Handlers> implements AsyncDisposable {
     const worker = new Worker(this.#options.file, { workerData: this.#options.workerData, name: 'stdio' });
     this.#worker = worker;
     let cause: unknown;
-    let lastMessage = performance.now();
-    const heartbeat = setInterval(() => {
-      worker.postMessage({ kind: 'ping' } satisfies ToWorker);
-      if (performance.now() - lastMessage < HEARTBEAT_LIMIT_MS) return;
-      cause = new Error(`it sent no message for ${HEARTBEAT_LIMIT_MS / 1000} s`);
-      void worker.terminate();
-    }, HEARTBEAT_MS).unref();
+    const times = this.#options.heartbeat ?? HEARTBEAT;
+    const heartbeat = new Heartbeat({
+      ...times,
+      ping: () => worker.postMessage({ kind: 'ping' } satisfies ToWorker),
+      onSilent: () => {
+        cause = new Error(`it did not answer a ping for ${times.limitMs / 1000} s`);
+        void worker.terminate();
+      },
+    });
     const { promise: ready, resolve, reject } = Promise.withResolvers<void>();
     worker.on('message', (message: FromWorker) => {
-      lastMessage = performance.now();
+      heartbeat.answered();
       if (message.kind === 'ready') resolve();
       else if (message.kind === 'event') this.#options.onEvent(message.event);
       else if (message.kind === 'ask') void this.#serve(worker, message);
@@ -125,7 +129,7 @@ export class RestartingWorker<T extends Handlers> implements AsyncDisposable {
       cause = error;
     });
     worker.on('exit', (code) => {
-      clearInterval(heartbeat);
+      heartbeat[Symbol.dispose]();
       const error = new SluiceError('INTERNAL', `the stdio worker ended (code ${code})`, { cause });
       reject(error);
       this.#died(worker, error, performance.now() - began);

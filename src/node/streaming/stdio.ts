@@ -16,9 +16,8 @@ import type {
   StreamRequest,
 } from '../../workers/stdio/protocol.ts';
 import type { handlers } from '../../workers/stdio.ts';
+import { workerEntry } from '../threads/worker-entry.ts';
 import { type Call, RestartingWorker } from './restarting-worker.ts';
-
-const WORKER = new URL('../../workers/stdio.ts', import.meta.url);
 
 export interface StdioOptions {
   /** This daemon's folder for the FIFOs of execs, below the state folder. */
@@ -30,6 +29,8 @@ export interface StdioOptions {
    * Called when the worker has ended unexpectedly; it is then restarted, and the IO of all containers is opened again.
    */
   onWorkerDied(error: Error): void;
+  /** See RestartingWorker; for tests. */
+  heartbeat?: { intervalMs: number; limitMs: number };
 }
 
 /**
@@ -48,10 +49,11 @@ export class Stdio implements AsyncDisposable {
   constructor(options: StdioOptions) {
     this.#options = options;
     this.#worker = new RestartingWorker<typeof handlers>({
-      file: WORKER,
+      file: workerEntry('stdio'),
       workerData: { execDir: options.execDir } satisfies StdioWorkerData,
       onAsk: (op, input) => this.#serve(op, input),
       onEvent: options.onEvent,
+      heartbeat: options.heartbeat,
       onDied: (error) => {
         options.onWorkerDied(error);
         void this.#endOrphans();

@@ -1,11 +1,13 @@
-import PQueue from 'p-queue';
 import { SluiceError } from '../../errors.ts';
 import { LANES, type Lane, type Verdict } from '../../stages.ts';
+import { Places } from './places.ts';
 
 export interface AdmissionOptions {
   /** Jobs of each lane that run at once. */
   maxRunning: Record<Lane, number>;
   maxQueued: number;
+  /** Milliseconds after which a job that still runs gives its place back, see {@link Places}; by lane, left out: never. */
+  leaseMs?: Partial<Record<Lane, number>>;
   onVerdict?: (lane: Lane, verdict: Verdict) => void;
 }
 
@@ -21,48 +23,69 @@ export interface Admit {
 export type CallerLeft = 'deadline' | 'cancelled';
 
 /**
- * The bounded entrance of the pipeline. A job is refused before it is queued when as many wait as may; a queued job that nobody
- * waits for any more is dropped before any work. Once running, a job is never taken back.
+ * The bounded entrance of the pipeline. A job is refused before it is queued when as many wait as may; a queued job
+ * that nobody waits for any more is dropped before any work. Once running, a job is never taken back.
  */
 export class Admission {
-  readonly #lanes: Record<Lane, PQueue>;
+  readonly #lanes: Record<Lane, Places>;
   readonly #options: AdmissionOptions;
+  #maxQueued: number;
+  #refused = 0;
   #closed = false;
+  #admitted = 0;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
-    const lane = (name: Lane) => new PQueue({ concurrency: options.maxRunning[name] });
+    this.#maxQueued = options.maxQueued;
+    const lane = (name: Lane) => new Places({ limit: options.maxRunning[name], leaseMs: options.leaseMs?.[name] });
     this.#lanes = { launch: lane('launch'), teardown: lane('teardown'), image: lane('image') };
   }
 
-  /** Runs `work` when its turn comes. Rejects with QUEUE_FULL, SHUTTING_DOWN, DEADLINE_PASSED or CALLER_GONE without having run it. */
+  /** Jobs that were refused since the start because the queue was full. */
+  get refused(): number {
+    return this.#refused;
+  }
+
+  /** Other limits from now on. What runs or waits goes on, also above a lower limit. */
+  setLimits({ maxRunning, maxQueued }: Pick<AdmissionOptions, 'maxRunning' | 'maxQueued'>): void {
+    for (const lane of LANES) this.#lanes[lane].limit = maxRunning[lane];
+    this.#maxQueued = maxQueued;
+  }
+
+  /**
+   * Runs `work` when its turn comes. Rejects with QUEUE_FULL, SHUTTING_DOWN, DEADLINE_PASSED or CALLER_GONE without
+   * having run it.
+   */
   async run<T>({ lane, priority, abandoned }: Admit, work: () => Promise<T>): Promise<T> {
     const queue = this.#lanes[lane];
     const verdict = (v: Verdict) => this.#options.onVerdict?.(lane, v);
     if (this.#closed) throw new SluiceError('SHUTTING_DOWN', 'the daemon is shutting down');
-    const waits = queue.pending >= this.#options.maxRunning[lane];
-    if (waits && queue.size >= this.#options.maxQueued) {
+    const waits = queue.full;
+    if (waits && queue.queued >= this.#maxQueued) {
       verdict('refused');
+      this.#refused++;
       throw new SluiceError(
         'QUEUE_FULL',
-        `the ${lane} queue is full: ${queue.pending} running, ${queue.size} queued (max_queued ${this.#options.maxQueued})`,
+        `the ${lane} queue is full: ${queue.running} running, ${queue.queued} queued (max_queued ${this.#maxQueued})`,
       );
     }
     if (waits) verdict('queued');
-    // p-queue would reject the running job too when its signal aborts, so the queue gets one that is cut off at the start.
+    // p-queue would reject the running job too when its signal aborts, so the queue gets one that is cut off at the
+    // start.
     const queued = new AbortController();
     const drop = () => queued.abort(abandoned?.reason);
     abandoned?.addEventListener('abort', drop, { once: true });
     if (abandoned?.aborted) drop();
     try {
-      return (await queue.add(
+      return await queue.add(
         async () => {
           abandoned?.removeEventListener('abort', drop);
+          this.#admitted++;
           verdict('admitted');
           return await work();
         },
         { priority, signal: queued.signal },
-      )) as T;
+      );
     } catch (error) {
       if (!queued.signal.aborted) throw error;
       const late = queued.signal.reason === ('deadline' satisfies CallerLeft);
@@ -75,19 +98,23 @@ export class Admission {
     }
   }
 
+  /** Jobs admitted so far. */
+  get admitted(): number {
+    return this.#admitted;
+  }
+
   /** Jobs running and waiting, by lane. */
   get use(): Record<Lane, { running: number; queued: number; limit: number }> {
-    const of = (lane: Lane) => ({
-      running: this.#lanes[lane].pending,
-      queued: this.#lanes[lane].size,
-      limit: this.#options.maxRunning[lane],
-    });
+    const of = (lane: Lane) => {
+      const { running, queued, limit } = this.#lanes[lane];
+      return { running, queued, limit };
+    };
     return { launch: of('launch'), teardown: of('teardown'), image: of('image') };
   }
 
   /** Takes no job any more, and resolves when those that run or wait have ended. */
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all(LANES.map((lane) => this.#lanes[lane].onIdle()));
+    await Promise.all(LANES.map((lane) => this.#lanes[lane].idle()));
   }
 }

@@ -20,6 +20,8 @@ export interface Stage<S extends JobState<R, C>, R, C> {
   /** True when this job does without the stage (a pod on the host network has no namespace). What needs it goes on. */
   skip?: (state: S) => boolean;
   run: (state: S) => Promise<void> | void;
+  /** Seconds that this job's caller adds to the stage's time limit: a container's grace period. */
+  extraSeconds?: (state: S) => number;
   /** Takes back whatever `run` may have done, in full or in part, or not at all; idempotent. */
   undo?: (row: R, ctx: C) => Promise<void> | void;
 }

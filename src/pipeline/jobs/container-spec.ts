@@ -1,24 +1,16 @@
-import { readFile, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ContainerConfig, NamespaceMode } from '../../../proto/gen/cri.ts';
-import { SluiceError } from '../../errors.ts';
+import { NamespaceMode } from '../../../proto/gen/cri.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { appArmorProfileToFind } from '../../node/oci/apparmor.ts';
-import { cdiDeviceNames, cdiEdits } from '../../node/oci/cdi.ts';
-import { buildContainerSpec } from '../../node/oci/container.ts';
-import type { GrantedDevice } from '../../node/oci/devices.ts';
+import { buildContainerSpec, needsHostDevices } from '../../node/oci/container.ts';
 import { encodeSpec } from '../../node/oci/encode.ts';
-import { needsMountTable } from '../../node/oci/mounts.ts';
 import { podNamespaceOptions } from '../../node/oci/namespaces.ts';
-import { readCdiRegistry, resolveCdiEdits } from '../../node/oci/read-cdi.ts';
-import { readDevices } from '../../node/oci/read-devices.ts';
 import { readAppArmorProfiles } from '../../node/oci/read-host.ts';
-import { readSeccomp } from '../../node/oci/read-seccomp.ts';
 import type { User } from '../../node/oci/types.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
-import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { featuresOf, type JobContext, runtimeOf } from './context.ts';
+import type { HostLookups } from './host-paths.ts';
 
 /** What the stages before it have found out. */
 export interface ContainerSpecParts {
@@ -27,17 +19,19 @@ export interface ContainerSpecParts {
   image: ImageRow;
   user: User;
   imageVolumes: Record<string, string> | undefined;
+  /** Undefined when the request names no path of the host. */
+  host: HostLookups | undefined;
 }
 
-/** Reads from the host what the container's spec depends on, and builds it; the rules themselves are in src/node/oci. */
+/** Builds the container's spec from what the stages before have found; the rules themselves are in src/node/oci. */
 export async function containerSpec(
-  { row, sandbox, image, user, imageVolumes }: ContainerSpecParts,
+  { row, sandbox, image, user, imageVolumes, host }: ContainerSpecParts,
   ctx: JobContext,
 ): Promise<string> {
   const { config } = row;
   const context = config.linux?.securityContext;
   const runtime = runtimeOf(sandbox, ctx);
-  const cdi = cdiDeviceNames(config);
+  const privilegedWithoutHostDevices = runtime.privileged_without_host_devices;
   const profile = appArmorProfileToFind(context?.apparmor, context?.apparmorProfile ?? '');
   return encodeSpec(
     buildContainerSpec({
@@ -57,17 +51,21 @@ export async function containerSpec(
       targetPid: targetPid(row, ctx),
       volumes: row.volumes,
       imageVolumes,
-      realPaths: await realPaths(config),
-      mountTable: needsMountTable(config) ? parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8')) : undefined,
-      devices: await devicesOf(config),
-      cdi: cdi.length > 0 ? await resolveCdiEdits(cdiEdits(await readCdiRegistry(), cdi)) : undefined,
-      seccomp: await readSeccomp(context?.seccomp, context?.seccompProfilePath ?? '', context?.privileged ?? false),
+      realPaths: host?.paths.real,
+      mountTable: host?.paths.mounts,
+      devices: host?.devices,
+      // Read anew each time: devices come and go while the daemon runs.
+      hostDevices: needsHostDevices(config, { privilegedWithoutHostDevices })
+        ? await ctx.pools.shim.call('hostDevices', { hostPath: '/dev', containerPath: '/dev' })
+        : undefined,
+      cdi: host?.cdi,
+      seccomp: host?.seccomp,
       appArmorProfiles: profile === undefined ? undefined : await readAppArmorProfiles(),
       openFiles: ctx.openFiles,
       runtime: {
         podAnnotations: runtime.pod_annotations,
         containerAnnotations: runtime.container_annotations,
-        privilegedWithoutHostDevices: runtime.privileged_without_host_devices,
+        privilegedWithoutHostDevices,
         features: featuresOf(sandbox, ctx),
       },
       host: ctx.host,
@@ -92,36 +90,4 @@ function targetPid(row: ContainerRow, ctx: JobContext): number | undefined {
   if (options?.pid !== NamespaceMode.TARGET) return undefined;
   const target = ctx.store.containers.find(options.targetId);
   return target?.sandbox === row.sandbox && target.state === 'running' ? target.pid : undefined;
-}
-
-/**
- * Where host paths really lead. CRI (Mount.host_path): a path that does not exist is an error, and the real destination of a
- * symbolic link is what is mounted.
- */
-async function realPaths(config: ContainerConfig): Promise<Record<string, string>> {
-  const real: Record<string, string> = {};
-  for (const { hostPath, image } of config.mounts) {
-    if (image) continue;
-    try {
-      real[hostPath] = await realpath(hostPath);
-    } catch (cause) {
-      throw new SluiceError('INVALID_REQUEST', `mounts: the host path "${hostPath}" cannot be mounted`, { cause });
-    }
-  }
-  return real;
-}
-
-async function devicesOf(config: ContainerConfig): Promise<GrantedDevice[]> {
-  const granted: GrantedDevice[] = [];
-  for (const { hostPath, containerPath, permissions } of config.devices) {
-    let found: Awaited<ReturnType<typeof readDevices>>;
-    try {
-      found = await readDevices(hostPath, containerPath);
-    } catch (cause) {
-      throw new SluiceError('INVALID_REQUEST', `devices: "${hostPath}" cannot be used`, { cause });
-    }
-    if (found.length === 0) throw new SluiceError('INVALID_REQUEST', `devices: "${hostPath}" is no device`);
-    granted.push(...found.map((device) => ({ ...device, permissions })));
-  }
-  return granted;
 }

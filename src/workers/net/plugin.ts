@@ -79,6 +79,14 @@ export class PluginFailure extends SluiceError {
     this.words = more.words ?? '';
   }
 
+  /**
+   * Whether the program does not know a verb that is about no pod (STATUS, GC). Releases of the reference plugins before 1.1 of
+   * the specification miss the container's id first.
+   */
+  get unknownVerb(): boolean {
+    return this.cniCode === CNI_CODE.INVALID_ENVIRONMENT || this.cniCode === CNI_CODE.UNKNOWN_CONTAINER;
+  }
+
   /** Whether the same call may succeed shortly. */
   get retryable(): boolean {
     // ETXTBSY: the program's file is being replaced.
@@ -160,7 +168,8 @@ async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): P
   const stderr = ended.stderr.toString();
   const tail = stderr.trim() === '' ? '' : `; stderr: ${tailOf(stderr)}`;
   if (ended.timedOut) {
-    const message = `${what} did not end within ${limitMs / 1000} s and was killed${tail}`;
+    const unkillable = ended.abandoned ? `, but pid ${ended.pid} is in uninterruptible sleep and has not ended` : '';
+    const message = `${what} did not end within ${limitMs / 1000} s and was killed${unkillable}${tail}`;
     throw new PluginFailure('TIMED_OUT', message, { words: stderr });
   }
   if (ended.overflowed) {

@@ -5,14 +5,16 @@ import type { ImageRow } from '../../../node/images/rows.ts';
 import { usernsRootOwner } from '../../../node/oci/pod-userns.ts';
 import { stopSignal } from '../../../node/oci/signals.ts';
 import type { User } from '../../../node/oci/types.ts';
-import { containerUser, needsUserFiles, resolveUser } from '../../../node/oci/users.ts';
+import { containerUser, needsUserFiles } from '../../../node/oci/users.ts';
 import type { ContainerRow } from '../../../node/store/container.ts';
 import type { SandboxRow } from '../../../node/store/sandbox.ts';
+import { resolveUser } from '../../../workers/image/users.ts';
 import { required } from '../../engine/stage.ts';
 import { containerSpec } from '../container-spec.ts';
 import type { JobContext, JobState } from '../context.ts';
+import { type HostLookups, lookUpHostPaths, namesHostPaths } from '../host-paths.ts';
 import { imageVolumes } from '../image-volumes.ts';
-import { pinnedShim } from '../pod-shim.ts';
+import { pinnedShim } from '../pinned-shim.ts';
 import { copyUp, undoCopyUp } from '../volumes.ts';
 
 /** The state of a container's creation. */
@@ -22,6 +24,8 @@ export interface ContainerCreation extends JobState<ContainerRow> {
   user?: User;
   /** Image volumes: the folder on the host, by path in the container. */
   imageVolumes?: Record<string, string>;
+  /** What is at the paths of the host that the request names. */
+  host?: HostLookups;
   /** config.json, as text. */
   spec?: string;
 }
@@ -58,8 +62,7 @@ export const user = {
     const { ctx, row } = state;
     const found = required(state.image, 'image');
     const request = containerUser(row.config.linux?.securityContext, found.config.User ?? '');
-    const { passwd, group } = needsUserFiles(request) ? await ctx.images.userFiles(found) : { passwd: '', group: '' };
-    state.user = resolveUser(request, passwd, group);
+    state.user = needsUserFiles(request) ? await ctx.images.lookUpUser(found, request) : resolveUser(request, '', '');
     row.user = { uid: state.user.uid, gid: state.user.gid, groups: state.user.additionalGids ?? [] };
   },
 };
@@ -70,13 +73,21 @@ export const volumes = {
     !row.config.mounts.some((mount) => mount.image) && Object.keys(image?.config.Volumes ?? {}).length === 0,
   async run(state: ContainerCreation): Promise<void> {
     const { ctx, row, sandbox } = state;
-    await mkdir(row.rootDir, { recursive: true, mode: 0o755 });
+    await mkdir(row.rootDir, { recursive: true, mode: 0o700 });
     state.imageVolumes = await imageVolumes(row, sandbox, ctx);
     row.volumes = await copyUp(row, required(state.image, 'image'), ctx);
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     await undoCopyUp(row, ctx);
     await rm(row.rootDir, { recursive: true, force: true }); // the undo of `files` has removed the bundle's work folder in it
+  },
+};
+
+/** The paths of the host that the request names. One that hangs costs this container and nothing else, so the stage takes no slot. */
+export const paths = {
+  skip: ({ row }: ContainerCreation): boolean => !namesHostPaths(row.config),
+  async run(state: ContainerCreation): Promise<void> {
+    state.host = await lookUpHostPaths(state.row.config, state.ctx);
   },
 };
 
@@ -92,10 +103,10 @@ export const rootfs = {
 
 export const spec = {
   async run(state: ContainerCreation): Promise<void> {
-    const { ctx, row, sandbox, imageVolumes } = state;
+    const { ctx, row, sandbox, imageVolumes, host } = state;
     const image = required(state.image, 'image');
     const user = required(state.user, 'user');
-    state.spec = await containerSpec({ row, sandbox, image, user, imageVolumes }, ctx);
+    state.spec = await containerSpec({ row, sandbox, image, user, imageVolumes, host }, ctx);
   },
 };
 

@@ -21,6 +21,7 @@ export interface ContainerStop extends JobState<ContainerRow> {
  * second caller with a shorter grace does not wait for the first one's.
  */
 export const kill = {
+  extraSeconds: ({ graceSeconds }: ContainerStop): number => graceSeconds,
   run: killContainer,
 };
 

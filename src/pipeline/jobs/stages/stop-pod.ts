@@ -1,6 +1,6 @@
 import type { SandboxRow } from '../../../node/store/sandbox.ts';
 import type { JobState } from '../context.ts';
-import { endPodShim } from '../pod-shim.ts';
+import { endPodShim, probeShim } from '../pod-shim.ts';
 import { netns, network } from './run-pod.ts';
 
 /** The state of a pod that is being stopped. */
@@ -10,7 +10,12 @@ export interface PodStop extends JobState<SandboxRow> {
 }
 
 /** Containers get no grace here: kubelet has stopped them with theirs before, and a pod that is stopped at once is meant to be. */
-export const kill = { run: ({ killContainers }: PodStop): Promise<void> => killContainers() };
+export const kill = {
+  async run({ ctx, row, killContainers }: PodStop): Promise<void> {
+    await probeShim(row, ctx); // here, since this stage takes no slot
+    await killContainers();
+  },
+};
 
 /** From the end of its processes on the pod is not ready, whatever happens to its network. */
 export const endShim = {

@@ -5,6 +5,7 @@ import {
   bundle,
   type ContainerCreation,
   image,
+  paths,
   ready,
   reserve,
   rootfs,
@@ -18,7 +19,8 @@ import {
  * A container's creation: everything but a process. The user is read from the image's own files while its folders are made.
  *
  *     reserve → ┬→ image → ┬→ user ────┬→ spec ─┬→ files → ready
- *               │          └→ volumes ─┘        │            │
+ *               │          └→ volumes ─┤        │            │
+ *               ├→ paths ──────────────┘        │            │
  *               ├→ shim (pinned sandboxes) ─────┘            │
  *               └→ rootfs ───────────────────────────────────┘
  */
@@ -27,8 +29,9 @@ export const createContainer = jobTable<ContainerCreation, ContainerRow, JobCont
   { name: 'image', needs: ['reserve'], ...image },
   { name: 'user', needs: ['image'], ...user },
   { name: 'volumes', needs: ['image'], ...volumes },
+  { name: 'paths', needs: ['reserve'], ...paths },
   { name: 'rootfs', needs: ['reserve'], ...rootfs },
-  { name: 'spec', needs: ['user', 'volumes'], ...spec },
+  { name: 'spec', needs: ['user', 'volumes', 'paths'], ...spec },
   { name: 'shim', needs: ['reserve'], ...shim },
   { name: 'files', needs: ['spec', 'shim'], ...bundle },
   { name: 'ready', needs: ['files', 'rootfs'], ...ready },

@@ -1,0 +1,62 @@
+import { PodSandboxState } from '../../../proto/gen/cri.ts';
+import { criClient } from './client.ts';
+import { type Command, EXIT, printJson, printTable } from './command.ts';
+import { fullName } from './pods.ts';
+
+/** Of the daemon's view of its network: the part that is shown. */
+interface CurrentNetwork {
+  name: string;
+  source: string;
+  plugins: { type: string }[];
+}
+
+export const NETWORK_SHOW: Command = {
+  name: 'network show',
+  summary: 'the network in use, its plugins, and the addresses of pods',
+  peers: ['cri'],
+  json: true,
+  async run(call) {
+    using cri = await criClient(call);
+    const { status, info } = await cri.status({ verbose: true });
+    const network = JSON.parse(info.cniconfig ?? 'null') as CurrentNetwork | null;
+    const condition = status?.conditions.find(({ type }) => type === 'NetworkReady');
+    const { items } = await cri.listPodSandbox();
+    const ready = items.filter(({ state }) => state === PodSandboxState.SANDBOX_READY);
+    const pods = await Promise.all(
+      ready.map(async ({ id, metadata }) => {
+        const { status: pod } = await cri.podSandboxStatus({ podSandboxId: id });
+        const { ip = '', additionalIps = [] } = pod?.network ?? {};
+        return {
+          pod: fullName(metadata),
+          ips: [ip, ...additionalIps.map((one) => one.ip)].filter((one) => one !== ''),
+        };
+      }),
+    );
+    if (call.options.json) {
+      const { name, source, plugins = [] } = network ?? {};
+      printJson(call.out, {
+        ready: condition?.status ?? false,
+        message: condition?.message,
+        name,
+        source,
+        plugins,
+        pods,
+      });
+      return EXIT.ok.status;
+    }
+    const { out } = call;
+    if (network) {
+      out.write(
+        `network: ${network.name}\nfrom:    ${network.source}\nplugins: ${network.plugins.map(({ type }) => type).join(', ')}\n`,
+      );
+    }
+    if (!condition?.status) out.write(`NOT READY: ${condition?.reason ?? ''} ${condition?.message ?? ''}\n`);
+    out.write('\n');
+    printTable(
+      out,
+      ['POD', 'ADDRESSES'],
+      pods.map(({ pod, ips }) => [pod, ips.join(', ') || '(the node’s)']),
+    );
+    return EXIT.ok.status;
+  },
+};

@@ -1,0 +1,56 @@
+import { constants, lstatSync, readdirSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { openFd } from '../../sys/fd.ts';
+import { HostMounts } from './host-mounts.ts';
+import { readRemoteFile } from './remote.ts';
+import { resolve } from './resolve.ts';
+
+/**
+ * The beginning of a file of the host, at most `maxBytes`. Throws the error of the file system, TIMED_OUT for a mount that hangs, and
+ * an Error for what is no regular file.
+ */
+export async function readHostFile(path: string, maxBytes: number, mounts = new HostMounts()): Promise<string> {
+  const place = resolve(path, mounts);
+  if (place.kind === 'remote') return (await readRemoteFile(place.path, place.mount, maxBytes)).toString();
+  if (place.kind === 'missing') {
+    throw Object.assign(new Error(`ENOENT: no such file or directory: ${path}`), { code: 'ENOENT' });
+  }
+  // A FIFO would keep the open waiting for a writer; O_NONBLOCK covers one that replaces the file here.
+  if (!lstatSync(place.path).isFile()) throw new Error(`${path} is not a regular file`);
+  using file = openFd(place.path, constants.O_RDONLY | constants.O_NONBLOCK);
+  const chunks: Buffer[] = [];
+  for (let size = 0; size < maxBytes; ) {
+    const chunk = Buffer.alloc(Math.min(64 << 10, maxBytes - size));
+    const count = readSync(file.number, chunk, 0, chunk.length, null);
+    if (count === 0) break;
+    chunks.push(chunk.subarray(0, count));
+    size += count;
+  }
+  return Buffer.concat(chunks).toString();
+}
+
+/** Names in a folder of the host, sorted; none when it does not exist. Throws for a folder on a file system that may hang. */
+export function listHostFolder(path: string, mounts = new HostMounts()): string[] {
+  const place = resolve(path, mounts);
+  if (place.kind === 'missing') return [];
+  if (place.kind === 'remote') {
+    throw new Error(`${path} lies on the ${place.mount.type} mount ${place.mount.mountPoint}, which may hang`);
+  }
+  return readdirSync(place.path).sort();
+}
+
+/** Reads the files of a folder whose names match. See {@link readHostFile}. */
+export async function readHostFolder(
+  folder: string,
+  names: RegExp,
+  maxBytes: number,
+  mounts = new HostMounts(),
+): Promise<{ path: string; text: string }[]> {
+  const files: { path: string; text: string }[] = [];
+  for (const name of listHostFolder(folder, mounts)) {
+    if (!names.test(name)) continue;
+    const path = join(folder, name);
+    files.push({ path, text: await readHostFile(path, maxBytes, mounts) });
+  }
+  return files;
+}
