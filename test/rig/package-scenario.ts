@@ -74,6 +74,8 @@ try {
       async () => (await property('ActiveState')) === 'active' || undefined,
     );
     assert.equal(await property('UnitFileState'), 'enabled');
+    const verified = await attempt('systemd-analyze', 'verify', 'sluiced.service', 'sluiced.socket');
+    assert.equal(verified.stdout + verified.stderr, '', 'systemd-analyze verify');
     await waitFor('a status', PATIENCE_MS, async () => /^0 pods, /.test(await property('StatusText')) || undefined);
     seen(`the unit is enabled, active and says: ${await property('StatusText')}`);
   } else byHand();
