@@ -14,16 +14,21 @@ export interface Instant {
  * wall clock.
  */
 export class Clock {
+  readonly #wall: () => number;
+  readonly #monotonic: () => [seconds: number, nanos: number];
   #baseSeconds = 0;
   #baseNanos = 0;
 
-  constructor() {
-    this.#setBase(Date.now(), process.hrtime());
+  /** `wall` in milliseconds since the epoch; both are given by tests alone. */
+  constructor(wall: () => number = Date.now, monotonic: () => [seconds: number, nanos: number] = process.hrtime) {
+    this.#wall = wall;
+    this.#monotonic = monotonic;
+    this.#setBase(wall(), monotonic());
   }
 
   now(): Instant {
-    const tick = process.hrtime();
-    const wall = Date.now();
+    const tick = this.#monotonic();
+    const wall = this.#wall();
     const instant = this.#at(tick);
     if (Math.abs(instant.seconds * 1e3 + instant.nanos / 1e6 - wall) <= DRIFT) return instant;
     this.#setBase(wall, tick);

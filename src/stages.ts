@@ -4,7 +4,7 @@
  */
 
 /** Where the work of a stage is done. `main` is the main thread, `stdio` the thread that reads containers' output, the others are pools of threads. */
-export const POOLS = ['main', 'net', 'shim', 'image', 'registry', 'stdio'] as const;
+export const POOLS = ['main', 'net', 'shim', 'image', 'registry', 'store', 'stdio'] as const;
 export type PoolName = (typeof POOLS)[number];
 
 /**

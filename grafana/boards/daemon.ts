@@ -143,6 +143,13 @@ export const daemon = board({
           unit: 's',
           targets: [{ expr: quantile(0.99, 'storeWrite'), legend: 'p99' }],
         }),
+        lines({
+          title: 'Store writes pending',
+          description:
+            'Changes that cannot be written and are in memory alone: the disk is full, read-only or broken. See SluiceStoreNotWritten in docs/operate/alerts.md.',
+          unit: 'short',
+          targets: [{ expr: gaugePerNode('storePending'), legend: '{{instance}}' }],
+        }),
       ],
     },
     {

@@ -1,19 +1,21 @@
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability, type Observability } from '../node/observe/observability.ts';
-import { recover, sweepNetwork } from '../pipeline/jobs/recover.ts';
+import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
+import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
 import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
+import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
 import { lockFile } from './lock-file.ts';
 import { type Reloaded, reload } from './reload.ts';
+import { reportOf } from './report.ts';
 import { makeServices, type Services } from './services.ts';
 
 /** Milliseconds that endless streams (events, lists) get to end by themselves. */
@@ -47,23 +49,36 @@ export class Daemon {
    */
   static async start(config: Config, log: Log, listener?: number): Promise<Daemon> {
     await using resources = new AsyncDisposableStack();
-    for (const folder of [config.root, config.state]) mkdirSync(folder, { recursive: true, mode: 0o711 });
-    resources.use(lockFile(join(config.state, 'sluiced.lock')));
-    resources.use(lockFile(join(config.root, 'sluiced.lock')));
-    const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log }));
+    makeFolders(config);
+    resources.use(lockFile(join(config.state, LOCK_FILE)));
+    resources.use(lockFile(join(config.root, LOCK_FILE)));
+    // The endpoint listens when the services are there.
+    const health = (): readonly string[] => services.health.problems;
+    const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log, health }));
     const { metrics } = observability;
     const ending = new AbortController();
     const services = await makeServices(config, observability, resources, ending.signal);
 
     const began = performance.now();
-    await services.images.recover();
-    const { pods, containers } = services;
-    const recovered = await recover({ ctx: services, pods, containers });
-    metrics.set('restoreDuration', {}, (performance.now() - began) / 1000);
-    for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
-      metrics.set('restored', { state }, recovered[state]);
+    const unknown = await unknownBundles(services);
+    if (unknown.length > 0) {
+      log.error(
+        { bundles: unknown },
+        'these pods or containers are in no record; what they may use is left alone, and no client sees them',
+      );
     }
-    void sweepNetwork(services);
+    await services.images.recover({ keepUnknown: unknown.length > 0 });
+    const { pods, containers } = services;
+    const { complete } = await recover({ ctx: services, pods, containers });
+    void complete.then((recovered) => {
+      metrics.set('restoreDuration', {}, (performance.now() - began) / 1000);
+      for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
+        metrics.set('restored', { state }, recovered[state]);
+      }
+      log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
+    });
+    if (unknown.length === 0) void sweepNetwork(services);
+    resources.use(sweepRegularly(services));
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,
@@ -84,11 +99,15 @@ export class Daemon {
         metrics: config.metrics.listen,
         root: config.root,
         state: config.state,
-        recovered,
       },
       'sluice is ready',
     );
     return new Daemon(services, observability, server, ending, resources.move());
+  }
+
+  /** What it does at the moment: fields for a log line. */
+  report(): Promise<Record<string, unknown>> {
+    return reportOf(this.#services, this.#observability.history.running);
   }
 
   /** One line of what it has and does. */

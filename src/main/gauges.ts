@@ -10,7 +10,7 @@ export function readGauges(services: Services): void {
     stage: (stage) => engine.use(stage),
     lanes: () => admission.use,
     laneQueueLimit: config.pipeline.max_queued,
-    pools: () => [pools.net, pools.shim, pools.image, pools.registry],
+    pools: () => [pools.net, pools.shim, pools.image, pools.registry, pools.store],
     pods: () => countBy(store.sandboxes.values()),
     containers: () => countBy(store.containers.values()),
     shims: () => {
@@ -20,6 +20,7 @@ export function readGauges(services: Services): void {
     images: () => store.images.size,
     imagePullsRunning: () => pulls.running,
     cleanupsPending: () => retries.pending,
+    storePending: () => store.pendingWrites,
     networkReady: () => network.current() !== undefined,
     stdio: () => stdio.stats(),
     eventSubscribers: () => events.subscribers,

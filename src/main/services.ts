@@ -19,7 +19,7 @@ import { Stats } from '../node/stats/stats.ts';
 import { ContainerStates } from '../node/store/container.ts';
 import { Events } from '../node/store/events.ts';
 import { SandboxStates } from '../node/store/sandbox.ts';
-import { Store } from '../node/store/store.ts';
+import type { Store } from '../node/store/store.ts';
 import { Stdio } from '../node/streaming/stdio.ts';
 import { type Pools, startPools } from '../node/threads/pools.ts';
 import { Admission } from '../pipeline/engine/admission.ts';
@@ -37,6 +37,8 @@ import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
+import { Health } from './health.ts';
+import { openStore } from './open-store.ts';
 
 /** As `streaming.tls_cert`: a certificate made at start. */
 const SELF_SIGNED = 'self-signed';
@@ -46,7 +48,6 @@ const UNDO_SECONDS = 120;
 const LEASE_MS = 10_000;
 /** Runs of CNI plugins in one ADD or DEL that may each take their whole time limit before the stage is given up. */
 const SLOW_PLUGIN_RUNS = 5;
-const CHECKPOINT_MS = 30_000;
 /** Milliseconds before the first retry of a clean-up, and the longest pause between two. */
 const RETRY_MS = { firstDelayMs: 1000, lastDelayMs: 300_000 };
 
@@ -61,6 +62,7 @@ export interface Services extends JobContext {
   readonly engine: Engine;
   readonly admission: Admission;
   readonly retries: RetryQueue;
+  readonly health: Health;
 }
 
 /** Makes every service once and hands each what it uses. `ending` aborts when the daemon ends. What is to be closed goes to `resources`. */
@@ -78,11 +80,13 @@ export async function makeServices(
     );
   }
   if (host.apparmor) await loadDefaultAppArmorProfile();
-  const pools = resources.use(startPools());
-  const store = openStore(config, pools, { metrics, log }, resources);
+  const pools = resources.use(
+    startPools((pool, err) => log.error({ pool, err }, 'a worker thread failed and is replaced')),
+  );
+  const store = openStore({ config, pools, metrics, log, resources });
   const events = new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped));
   const shimSocketDir = join(config.state, 's');
-  mkdirSync(shimSocketDir, { recursive: true, mode: 0o711 });
+  mkdirSync(shimSocketDir, { recursive: true, mode: 0o700 });
 
   const basis: ExecContext = {
     config,
@@ -128,7 +132,11 @@ export async function makeServices(
   const ctx: JobContext = { ...basis, stdio, exits };
 
   const retries = resources.use(
-    new RetryQueue({ ...RETRY_MS, onRetry: (outcome) => metrics.inc('cleanups', { outcome }) }),
+    new RetryQueue({
+      ...RETRY_MS,
+      onRetry: (outcome) => metrics.inc('cleanups', { outcome }),
+      onProblem: (id, err) => log.error({ id, err }, 'a failed clean-up could not be noted'),
+    }),
   );
   const pluginRunsMs = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds * 1000;
   const engine = new Engine({
@@ -168,31 +176,14 @@ export async function makeServices(
     },
     onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
   });
-  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries };
+  const health = resources.use(new Health({ config, pools, stdio, store }));
+  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries, health };
 }
 
 /** What the services report to. */
 interface Reports {
   metrics: Metrics;
   log: Log;
-}
-
-/** Opens the store and checkpoints it every {@link CHECKPOINT_MS}. */
-function openStore(config: Config, pools: Pools, { metrics, log }: Reports, resources: AsyncDisposableStack): Store {
-  const store = resources.use(
-    new Store(join(config.root, 'sluice.db'), (seconds) => metrics.observe('storeWrite', {}, seconds)),
-  );
-  const checkpoint = async () => {
-    try {
-      await pools.shim.call('checkpoint', { path: store.path });
-      store.restoreBallast();
-    } catch (err) {
-      log.error({ err }, 'the store’s checkpoint failed');
-    }
-  };
-  const timer = setInterval(checkpoint, CHECKPOINT_MS).unref();
-  resources.defer(() => clearInterval(timer));
-  return store;
 }
 
 function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {
@@ -225,7 +216,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     log,
     usedImages: () => usedImages(store),
     diskUsage: (folder) => pools.shim.call('diskUsage', { folder }),
-    userFiles: (dirs) => pools.shim.call('userFiles', { dirs }),
+    lookUpUser: (input) => pools.shim.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),

@@ -3,12 +3,14 @@ import { flushCompileCache } from 'node:module';
 import { parseArgs } from 'node:util';
 import { explain } from '../errors.ts';
 import { loadConfig } from '../node/config/load.ts';
-import { createLog } from '../node/observe/log.ts';
+import { createLog, type Log } from '../node/observe/log.ts';
 import { raiseMainPriority } from '../sys/nice.ts';
 import { VERSION } from '../version.ts';
 import { compileWorkers } from './compile-workers.ts';
 import { Daemon } from './daemon.ts';
+import { setUmask } from './folders.ts';
 import { ServiceManager } from './service-manager.ts';
+import { handleSignals } from './signals.ts';
 
 /** Seconds that running jobs get to finish after SIGTERM. */
 const SHUTDOWN_SECONDS = 90;
@@ -26,11 +28,23 @@ async function main(): Promise<void> {
     console.log(`sluiced ${VERSION}`);
     return;
   }
+  setUmask();
   const config = loadConfig(values.config);
   const log = createLog(config.log);
-  const manager = new ServiceManager(process.env, {
-    onError: (err) => log.warn({ err }, 'the service manager could not be told'),
+  // Every promise has its own handler; one that was forgotten must not end the pods' management.
+  process.on('unhandledRejection', (err) => {
+    log.error({ err }, 'a promise was rejected and nothing handled it: please report this');
   });
+  let daemon: Daemon | undefined;
+  const manager = new ServiceManager(process.env, {
+    onError: (err) => log.warn({ err }, 'the service manager could not be notified'),
+  });
+  let reloading = Promise.resolve();
+  const reload = (running: Daemon) => {
+    // One after the other.
+    reloading = reloading.then(() => manager.reload(() => reloadConfig(running, log, values.config)));
+  };
+  handleSignals(log, { daemon: () => daemon, reload });
   manager.status('starting');
   // libuv's pool threads inherit the namespace of the thread that first needs them: let it be main, before any worker.
   await Promise.all(Array.from({ length: 4 }, () => stat('/')));
@@ -43,8 +57,9 @@ async function main(): Promise<void> {
     log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');
 
   manager.status('finding earlier pods again');
-  const daemon = await Daemon.start(config, log, manager.listener);
-  manager.ready(() => daemon.summary);
+  const started = await Daemon.start(config, log, manager.listener);
+  daemon = started;
+  manager.ready(() => started.summary);
   flushCompileCache(); // now, since a daemon seldom ends in a way that lets it be written then
   let ending = false;
   const end = async (signal: string) => {
@@ -56,27 +71,29 @@ async function main(): Promise<void> {
       log.error('running jobs did not finish in time');
       process.exit(1);
     }, SHUTDOWN_SECONDS * 1000);
-    await daemon.close();
+    try {
+      daemon = undefined;
+      await started.close();
+      log.info('ended');
+    } catch (err) {
+      log.error({ err }, 'ending failed half-way; the next start finds the pods again');
+    }
     clearTimeout(timer);
-    log.info('ended');
     log.flush();
     process.exit(0);
   };
   for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => void end(signal));
-  const again = async () => {
-    if (ending) return;
-    try {
-      const { applied, needRestart } = await daemon.reload(loadConfig(values.config));
-      log.info({ applied }, 'configuration reloaded');
-      if (needRestart.length > 0) log.warn({ keys: needRestart }, 'these keys have changed and need a restart');
-    } catch (err) {
-      log.error({ err }, 'the configuration was not reloaded: everything is as it was');
-    }
-  };
-  let reloading = Promise.resolve();
-  process.on('SIGHUP', () => {
-    reloading = reloading.then(() => manager.reload(again)); // one after the other; `again` does not throw
-  });
+}
+
+/** Reads the configuration again and applies what a running daemon can take over. Never rejects. */
+async function reloadConfig(daemon: Daemon, log: Log, path: string | undefined): Promise<void> {
+  try {
+    const { applied, needRestart } = await daemon.reload(loadConfig(path));
+    log.info({ applied }, 'configuration reloaded');
+    if (needRestart.length > 0) log.warn({ keys: needRestart }, 'these keys have changed and need a restart');
+  } catch (err) {
+    log.error({ err }, 'the configuration was not reloaded: everything is as it was');
+  }
 }
 
 try {

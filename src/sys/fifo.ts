@@ -8,7 +8,7 @@ const FIONREAD = 0x541b;
 
 /** Makes a FIFO (mode 0700, which shims expect) and its parent folders. An existing one is kept. */
 export function makeFifo(path: string): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o711 });
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   if (libc.mkfifo(path, 0o700) < 0) {
     const code = errno();
     if (code !== EEXIST) throw new SysError('mkfifo', code, path);

@@ -35,6 +35,17 @@ export function check(syscall: string, result: number, detail?: string): number 
 /** The errno of the last call on this thread, for callers that handle some failures themselves. */
 export const errno = (): number => koffi.errno();
 
+koffi.struct('iovec', { base: 'const void *', length: 'size_t' });
+koffi.struct('msghdr', {
+  name: 'const void *',
+  nameLength: 'uint',
+  iov: 'iovec *',
+  iovLength: 'size_t',
+  control: 'const void *',
+  controlLength: 'size_t',
+  flags: 'int',
+});
+
 export const libc = {
   open: lib.func('int open(const char *path, int flags, uint mode)'),
   close: lib.func('int close(int fd)'),
@@ -58,6 +69,8 @@ export const libc = {
   socket: lib.func('int socket(int domain, int type, int protocol)'),
   bind: lib.func('int bind(int fd, const void *addr, uint len)'),
   listen: lib.func('int listen(int fd, int backlog)'),
+  socketpair: lib.func('int socketpair(int domain, int type, int protocol, _Out_ int *fds)'),
+  sendmsg: lib.func('long sendmsg(int fd, const msghdr *message, int flags)'),
   connect: lib.func('int connect(int fd, const void *addr, uint len)'),
   setsockopt: lib.func('int setsockopt(int fd, int level, int option, const void *value, uint len)'),
   strerror: lib.func('const char *strerror(int errno)'),
@@ -71,6 +84,8 @@ export const libc = {
 
   setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
   kill: lib.func('int kill(int pid, int signal)'),
+  sigaddset: lib.func('int sigaddset(void *set, int signal)'),
+  pthreadSigmask: lib.func('int pthread_sigmask(int how, const void *set, void *old)'),
   waitpid: lib.func('int waitpid(int pid, _Out_ int *status, int options)'),
   posixSpawn: lib.func(
     'int posix_spawn(_Out_ int *pid, const char *path, const void *actions, const void *attr, const char **argv, const char **envp)',
@@ -130,6 +145,10 @@ export const C = {
   SOCK_STREAM: 1,
   SOCK_DGRAM: 2,
   SOCK_NONBLOCK: 0o4000,
+  SOL_SOCKET: 1,
+  SCM_RIGHTS: 1,
+  MSG_DONTWAIT: 0x40,
+  MSG_NOSIGNAL: 0x4000,
   SOCK_CLOEXEC: 0o2000000,
   SIOCGIFFLAGS: 0x8913,
   SIOCSIFFLAGS: 0x8914,

@@ -232,6 +232,14 @@ export class NetlinkSocket implements Disposable {
     }
   }
 
+  /** After an overrun (ENOBUFS) the kernel answers nothing more until the queue was read to its end. */
+  #drain(): void {
+    for (;;) {
+      const size = Number(libc.read(this.#fd.number, this.#buffer, this.#buffer.length));
+      if (size < 0 && errno() === EAGAIN) return;
+    }
+  }
+
   #collect(first: number, outcomes: Outcome[], open: Set<number>): void {
     let interrupted = false;
     for (;;) {
@@ -240,6 +248,7 @@ export class NetlinkSocket implements Disposable {
         const code = errno();
         if (code === EINTR) continue;
         if (code === EAGAIN) break;
+        this.#drain();
         throw new SysError('read', code, 'netlink');
       }
       for (let at = 0; at + HEADER <= size; ) {

@@ -67,7 +67,7 @@ const RTA = { DST: 1, OIF: 4, GATEWAY: 5, PREFSRC: 7, TABLE: 15 } as const;
 const RT_TABLE_MAIN = 254;
 const RTPROT_BOOT = 3;
 const RTN_UNICAST = 1;
-export const SCOPE = { UNIVERSE: 0, LINK: 253, NOWHERE: 255 } as const;
+export const SCOPE = { UNIVERSE: 0, LINK: 253, HOST: 254, NOWHERE: 255 } as const;
 
 const ENODEV = 19;
 

@@ -1,3 +1,5 @@
+import { check, libc } from './libc.ts';
+
 /** Signal numbers of Linux on the architectures that Node runs on (signal(7)), by name. */
 export const SIGNALS = {
   SIGHUP: 1,
@@ -37,3 +39,15 @@ export const SIGNALS = {
 } as const;
 
 export const { SIGKILL } = SIGNALS;
+
+/** Size of sigset_t in the C library. */
+const SET_BYTES = 128;
+const SIG_UNBLOCK = 1;
+
+/** Lets this thread, and the threads that it makes from now on, receive a signal that was blocked. */
+export function unblockSignal(signal: number): void {
+  const set = Buffer.alloc(SET_BYTES);
+  check('sigaddset', libc.sigaddset(set, signal));
+  // pthread_sigmask returns the errno, which is EINVAL for a wrong `how` alone.
+  check('pthread_sigmask', -libc.pthreadSigmask(SIG_UNBLOCK, set, null));
+}

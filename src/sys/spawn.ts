@@ -78,7 +78,7 @@ export const abandoned: ReadonlyMap<number, string> = new Map();
 export async function run(options: SpawnOptions): Promise<SpawnResult> {
   const { maxOutput = 4 << 20 } = options;
   const [outRead, outWrite] = pipe();
-  const [errRead, errWrite] = pipe();
+  const [errRead, errWrite] = secondPipe(outRead, outWrite);
   let pid: number;
   let spawnSeconds: number;
   try {
@@ -135,10 +135,21 @@ function decodeStatus(status: number | undefined): { code: number | null; signal
   return signal === 0 ? { code: (status >> 8) & 0xff, signal: null } : { code: null, signal };
 }
 
+/** A pipe; where there is no descriptor left for it (EMFILE), the ends of the first one are closed. */
+function secondPipe(...first: [Fd, Fd]): [read: Fd, write: Fd] {
+  try {
+    return pipe();
+  } catch (error) {
+    for (const end of first) end[Symbol.dispose]();
+    throw error;
+  }
+}
+
 type Startable = Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit' | 'keep'>;
 
 /** For a program without a time limit; stdio without a descriptor is /dev/null. */
 export interface LaunchOptions extends Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit'> {
+  stdin?: number;
   stderr?: number;
 }
 
@@ -146,9 +157,9 @@ export interface LaunchOptions extends Pick<SpawnOptions, 'path' | 'argv' | 'env
  * Starts a program in its own process group and does not wait for it. The caller collects its exit status with
  * {@link reap}; init does when the daemon ends first. Throws {@link SysError}.
  */
-export function launch({ stderr, ...options }: LaunchOptions): { pid: number; spawnSeconds: number } {
+export function launch({ stdin, stderr, ...options }: LaunchOptions): { pid: number; spawnSeconds: number } {
   const began = performance.now();
-  const pid = start(options, undefined, undefined, stderr);
+  const pid = start(options, stdin, undefined, stderr);
   return { pid, spawnSeconds: (performance.now() - began) / 1000 };
 }
 
@@ -157,6 +168,11 @@ export function launch({ stderr, ...options }: LaunchOptions): { pid: number; sp
  */
 export function reap(pid: number): boolean {
   return libc.waitpid(pid, [0], C.WNOHANG) !== 0;
+}
+
+/** Whether the process group of a program that was started here still has a process, one in uninterruptible sleep for example. */
+export function groupLives(pid: number): boolean {
+  return libc.kill(-pid, 0) === 0;
 }
 
 function start(options: Startable, stdin?: number, stdout?: number, stderr?: number): number {

@@ -1,10 +1,15 @@
 import { chmodSync } from 'node:fs';
 import { Fd } from './fd.ts';
-import { C, check, libc } from './libc.ts';
+import { C, check, errno, libc, SysError } from './libc.ts';
 
 /** Size of sun_path, with the final NUL. */
 const MAX_PATH = 108;
 const BACKLOG = 128;
+/** Descriptors that one message can carry (SCM_MAX_FD). */
+const MAX_DESCRIPTORS = 253;
+const CMSG_HEADER = 16; // sizeof(struct cmsghdr), 64 bit
+const EAGAIN = 11;
+const ETOOMANYREFS = 109;
 
 /**
  * A unix socket that listens at `path`, for a process that inherits it: clients can connect and send before that
@@ -47,4 +52,37 @@ function unixAddress(path: string): Buffer {
   address.set(name, 2);
   if (abstract) address[2] = 0;
   return address;
+}
+
+/** Two connected unix sockets. Throws {@link SysError}. */
+export function socketPair(): [Fd, Fd] {
+  const fds: [number, number] = [-1, -1];
+  check('socketpair', libc.socketpair(C.AF_UNIX, C.SOCK_STREAM | C.SOCK_CLOEXEC, 0, fds));
+  return [new Fd(fds[0]), new Fd(fds[1])];
+}
+
+/**
+ * Sends copies of descriptors (SCM_RIGHTS), at most 253. Nobody has to receive them: as long as the other end exists, what they refer to
+ * stays open. False when the queue has no room.
+ */
+export function sendDescriptors(socket: Fd, fds: readonly number[]): boolean {
+  if (fds.length > MAX_DESCRIPTORS) return false;
+  const length = CMSG_HEADER + 4 * fds.length;
+  const control = new ArrayBuffer(Math.ceil(length / 8) * 8);
+  new BigUint64Array(control, 0, 1)[0] = BigInt(length);
+  new Int32Array(control, 8, 2).set([C.SOL_SOCKET, C.SCM_RIGHTS]);
+  new Int32Array(control, CMSG_HEADER, fds.length).set(fds);
+  const message = {
+    name: null,
+    nameLength: 0,
+    // A message without a byte of data carries nothing.
+    iov: { base: Buffer.alloc(1), length: 1 },
+    iovLength: 1,
+    control: new Uint8Array(control),
+    controlLength: length,
+    flags: 0,
+  };
+  if (libc.sendmsg(socket.number, message, C.MSG_DONTWAIT | C.MSG_NOSIGNAL) >= 0) return true;
+  if (errno() === EAGAIN || errno() === ETOOMANYREFS) return false;
+  throw new SysError('sendmsg', errno(), 'of descriptors');
 }

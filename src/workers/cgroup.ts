@@ -14,16 +14,19 @@ const PAUSE_MS = 50;
  * cgroups contain its id in their names. Throws EBUSY when a process in one of them has not ended after two seconds.
  */
 export async function removeCgroups({ cgroupsPath }: { cgroupsPath: string }): Promise<void> {
-  for (const folder of foldersOf(cgroupsOfSpec(cgroupsPath))) {
-    for (let tries = 1; ; tries++) {
-      try {
-        removeCgroup(folder);
-        break;
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || tries === TRIES) throw error;
-        killAll(folder);
-        await sleep(PAUSE_MS);
-      }
+  for (const folder of foldersOf(cgroupsOfSpec(cgroupsPath))) await removeCgroupFolder(folder);
+}
+
+/** As {@link removeCgroups}, for one folder below /sys/fs/cgroup. An absent one is fine. */
+export async function removeCgroupFolder(folder: string): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      removeCgroup(folder);
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || tries === TRIES) throw error;
+      killAll(folder);
+      await sleep(PAUSE_MS);
     }
   }
 }

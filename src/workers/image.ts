@@ -2,14 +2,15 @@
 import { fetchLayer } from './image/fetch-layer.ts';
 import { installPause } from './image/install-pause.ts';
 import { dressFolders, measure, removeLayer } from './image/layers.ts';
-import { readFileInLayers, userFiles } from './image/read-file.ts';
+import { lookUpUser } from './image/look-up-user.ts';
+import { readFileInLayers } from './image/read-file.ts';
 import { serve } from './serve.ts';
 
 export const handlers = {
   fetchLayer,
   dressFolders,
   readFileInLayers,
-  userFiles,
+  lookUpUser,
   removeLayer,
   measure,
   installPause,

@@ -8,7 +8,9 @@ import { setLink } from '../sys/link.ts';
 import * as netns from '../sys/netns.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
+import { cniCheck } from './net/check.ts';
 import { cniDel } from './net/del.ts';
+import { cniGc } from './net/gc.ts';
 import { cniRelease } from './net/release.ts';
 import { cniStatus } from './net/status.ts';
 import { openUplink } from './net/uplink.ts';
@@ -95,6 +97,8 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
 }
 
 export const handlers = {
+  /** Answers: the pool's threads work. */
+  ping: (_: null): null => null,
   createNetns,
   removeNetns,
   pinNamespaces,
@@ -102,6 +106,8 @@ export const handlers = {
   namespaceExists,
   cniAdd,
   cniDel,
+  cniCheck,
+  cniGc,
   cniRelease,
   cniStatus,
   openUplink,

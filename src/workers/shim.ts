@@ -2,16 +2,19 @@
  * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and short file work
  * for other parts of the daemon.
  */
+import { checkNode } from './alive.ts';
 import { removeCgroups } from './cgroup.ts';
-import { checkpoint } from './checkpoint.ts';
 import { copyFromImage } from './copy-from-image.ts';
 import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
-import { userFiles } from './image/read-file.ts';
+import { lookUpUser } from './image/look-up-user.ts';
+import { findResources } from './leaks/find.ts';
 import { serve } from './serve.ts';
+import { endAbandoned } from './shim/abandoned.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
+import { type BundleOwner, killAllLeftovers } from './shim/processes.ts';
 import { removeBundle } from './shim/remove-bundle.ts';
 import { mountImageVolume, unmountRootfs } from './shim/rootfs.ts';
 import { removeSandboxFiles, sandboxFiles } from './shim/sandbox-files.ts';
@@ -22,7 +25,10 @@ import { statsHandlers } from './stats.ts';
 export const handlers = {
   startShim,
   writeBundle,
+  endAbandoned,
   cleanupShim,
+  /** Kills the processes that dead shims have left of these bundles, with one scan of /proc. Returns their pids. */
+  killLeftovers: ({ owners }: { owners: BundleOwner[] }): Promise<number[]> => killAllLeftovers(owners),
   removeBundle,
   sandboxFiles,
   removeSandboxFiles,
@@ -32,11 +38,12 @@ export const handlers = {
   unmountRootfs,
   copyFromImage,
   removeCgroups,
-  checkpoint,
-  userFiles,
+  checkNode,
+  lookUpUser,
   removeLayer,
   installPause,
   ...hostPathHandlers,
+  findResources,
   ...statsHandlers,
 };
 

@@ -60,7 +60,8 @@ const backend: ExecBackend = {
 
 const containers = new IoTable({
   onLogError: (id, path, error) => event({ kind: 'log-failed', id, path, message: error.message }),
-  onChange: () => keeper.changed(),
+  onOpened: (descriptors) => keeper.hold(descriptors),
+  onEmpty: () => keeper.changed(),
 });
 const keeper = new Keeper({
   file: join(dirname(execDir), 'keeper'),

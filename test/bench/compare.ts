@@ -1,63 +1,85 @@
 /**
- * Sluice beside containerd, like for like: one shim, one runc, the same CNI plugins and settings, the same images, in turns A B A B.
+ * Sluice beside containerd, like for like: one shim, one runc, the same CNI plugins and settings, the same images, in
+ * turns A B A B.
  *
- *   npm run bench [-- --rounds N] [--rows REGEX] [--quick] [--runtime PATH|NAME] [--only sluice|containerd]
- *     [--json FILE]
+ *   npm run bench [-- --rounds N] [--rows REGEX] [--quick] [--containerd 2.4.2|2.3.4] [--sides plugins,pause,pinned,containerd]
+ *     [--runtime PATH|NAME] [--crun PATH|NAME] [--json FILE] [--markdown FILE]
  *
- * For each row the median over the rounds of both, and their ratio beside the target. containerd is 2.3.4 built from Go modules, or
- * Debian's where Go is absent. Ends with status 1 when a target is missed; rows whose calls a daemon lacks say so and count as open.
+ * Sluice runs in three configurations (sides.ts). For each row the median over the rounds of both, and the ratio of the
+ * medians beside the target, with the lowest and the highest ratio of a round. containerd is built from Go modules, or
+ * Debian's where Go is absent. Ends with status 1 when a target is missed; rows whose calls a daemon lacks say so and
+ * count as open.
  */
 import { rmSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { builtOrSystem } from '../rig/build.ts';
-import { startContainerd } from '../rig/containerd.ts';
+import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
 import { removePods } from '../rig/cri.ts';
-import { type RigDaemon, startSluice } from '../rig/daemon.ts';
+import type { RigDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { findProgram, privateFolder, program } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
-import { ROWS, type Row, warmUp } from './rows.ts';
+import { machine, otherWork } from './machine.ts';
+import { warmUp } from './pods.ts';
+import { MEASUREMENTS, type Measurement, type Row, type Target } from './rows.ts';
+import { SIDE_NAMES, SIDES, type Side, type SluiceSide, startSide } from './sides.ts';
 import { median } from './statistics.ts';
 
 const UNIMPLEMENTED = 12;
+/** Shims and namespaces of the row before end a moment after the answer. */
+const SETTLE_MS = 500;
 
 const { values: options } = parseArgs({
   options: {
     rounds: { type: 'string', default: '3' },
     rows: { type: 'string', default: '.' },
     quick: { type: 'boolean', default: false },
+    containerd: { type: 'string', default: '2.4.2' },
+    sides: { type: 'string', default: SIDE_NAMES.join(',') },
     runtime: { type: 'string', default: 'runc' },
-    only: { type: 'string' },
+    crun: { type: 'string', default: 'crun' },
     json: { type: 'string' },
+    markdown: { type: 'string' },
   },
 });
 
 interface Measured {
-  /** One value for each round. */
-  values: number[];
+  /** For each round, one number for each row of the measurement. */
+  rounds: (readonly number[])[];
   /** Why there are none. */
   problem?: string;
 }
 
-type Pair = { sluice: Measured; containerd: Measured };
+type Results = Map<Measurement, Map<Side, Measured>>;
 
-async function measure(daemons: RigDaemon[], rows: readonly Row[], rounds: number): Promise<Map<Row, Pair>> {
-  const results = new Map<Row, Pair>();
-  for (const row of rows) {
-    const pair: Pair = { sluice: { values: [] }, containerd: { values: [] } };
-    results.set(row, pair);
-    const times = row.once ? 1 : rounds;
-    for (let round = 0; round < times; round++) {
-      for (const daemon of daemons) {
-        const measured = pair[daemon.kind];
-        if (measured.problem || (row.only && row.only !== daemon.kind)) continue;
+function sidesOf(measurement: Measurement, daemons: ReadonlyMap<Side, RigDaemon>): Side[] {
+  const wanted = (side: Side) =>
+    side === 'containerd' ? !measurement.alone : measurement.rows.some(({ targets }) => side in targets);
+  return [...daemons.keys()].filter(wanted);
+}
+
+async function measure(
+  daemons: ReadonlyMap<Side, RigDaemon>,
+  measurements: readonly Measurement[],
+  rounds: number,
+): Promise<Results> {
+  const results: Results = new Map();
+  for (const measurement of measurements) {
+    const sides = sidesOf(measurement, daemons);
+    const measured = new Map<Side, Measured>(sides.map((side) => [side, { rounds: [] }]));
+    results.set(measurement, measured);
+    for (let round = 0; round < (measurement.once ? 1 : rounds); round++) {
+      for (const side of sides) {
+        const daemon = daemons.get(side);
+        const own = measured.get(side);
+        if (!daemon || !own || own.problem) continue;
         try {
-          measured.values.push(await row.measure(daemon, options.quick));
+          own.rounds.push(await measurement.measure(daemon, options.quick));
           process.stderr.write('.');
         } catch (error) {
           const lacks = (error as { code?: unknown }).code === UNIMPLEMENTED;
           const words = error instanceof Error ? error.message : String(error);
-          measured.problem = lacks ? 'UNIMPLEMENTED' : words.split('\n', 1)[0]?.slice(0, 200);
+          own.problem = lacks ? 'UNIMPLEMENTED' : words.split('\n', 1)[0]?.slice(0, 200);
           process.stderr.write('x');
         } finally {
           await clear(daemon);
@@ -71,101 +93,175 @@ async function measure(daemons: RigDaemon[], rows: readonly Row[], rounds: numbe
 
 /** Every row finds an empty node. */
 async function clear(daemon: RigDaemon): Promise<void> {
-  await removePods(daemon.cri);
+  await removePods(daemon.cri, undefined, 16);
+  await sleep(SETTLE_MS);
 }
 
-function table(results: Map<Row, Pair>): { text: string; missed: number } {
-  let missed = 0;
-  const lines: string[] = [];
-  const add = (cells: string[]) =>
-    lines.push(cells.map((cell, i) => (i === 0 ? cell.padEnd(56) : cell.padStart(i === 5 ? 9 : 13))).join(' '));
-  add(['row', 'Sluice', 'containerd', 'ratio', 'target', '']);
-  for (const [row, { sluice, containerd }] of results) {
-    const shown = ({ values, problem }: Measured) => {
-      if (problem) return problem === 'UNIMPLEMENTED' ? 'unimpl.' : 'failed';
-      return values.length > 0 ? `${median(values).toFixed(row.digits ?? 1)} ${row.unit}` : '-';
-    };
-    const ratio =
-      sluice.values.length && containerd.values.length ? median(sluice.values) / median(containerd.values) : undefined;
-    const { target } = row;
-    const value = target.of === 'ratio' ? ratio : sluice.values.length ? median(sluice.values) : undefined;
-    const sign = target.at === 'most' ? '≤' : '≥';
-    const met = value === undefined ? undefined : target.at === 'most' ? value <= target.value : value >= target.value;
-    if (met === false) missed++;
-    const wanted = `${sign} ${target.value}${target.of === 'ratio' ? '' : ` ${row.unit}`}`;
-    add([
-      row.name,
-      shown(sluice),
-      shown(containerd),
-      ratio?.toFixed(2) ?? '-',
-      wanted,
-      met === undefined ? 'open' : met ? 'met' : 'MISSED',
-    ]);
-    for (const [name, measured] of Object.entries({ Sluice: sluice, containerd })) {
-      if (measured.problem && measured.problem !== 'UNIMPLEMENTED') lines.push(`    ${name}: ${measured.problem}`);
+interface Line {
+  row: string;
+  configuration: string;
+  sluice: string;
+  containerd: string;
+  ratio: string;
+  target: string;
+  verdict: 'met' | 'MISSED' | 'open' | '';
+  problems: string[];
+}
+
+function linesOf(results: Results): Line[] {
+  const lines: Line[] = [];
+  for (const [measurement, measured] of results) {
+    const containerd = measured.get('containerd');
+    for (const [at, row] of measurement.rows.entries()) {
+      for (const [side, target] of Object.entries(row.targets) as [SluiceSide, Target | null][]) {
+        const sluice = measured.get(side);
+        if (sluice) lines.push(lineOf(row, at, side, target, sluice, containerd));
+      }
     }
   }
-  return { text: lines.join('\n'), missed };
+  return lines;
+}
+
+function lineOf(
+  row: Row,
+  at: number,
+  side: SluiceSide,
+  target: Target | null,
+  sluice: Measured,
+  containerd: Measured | undefined,
+): Line {
+  const values = ({ rounds }: Measured) => rounds.map((numbers) => numbers[at] ?? Number.NaN);
+  const digits = row.digits ?? 1;
+  const shown = (measured: Measured | undefined) => {
+    if (measured?.problem) return measured.problem === 'UNIMPLEMENTED' ? 'unimpl.' : 'failed';
+    return measured?.rounds.length ? `${median(values(measured)).toFixed(digits)} ${row.unit}`.trim() : '-';
+  };
+  const own = sluice.rounds.length > 0 ? median(values(sluice)) : undefined;
+  let ratio: number | undefined;
+  let ratioText = '-';
+  if (own !== undefined && containerd?.rounds.length) {
+    const theirs = values(containerd);
+    ratio = own / median(theirs);
+    const each = values(sluice).flatMap((value, round) => (theirs[round] ? [value / theirs[round]] : []));
+    const spread = each.length > 1 ? ` (${Math.min(...each).toFixed(2)}–${Math.max(...each).toFixed(2)})` : '';
+    ratioText = `${ratio.toFixed(2)}${spread}`;
+  }
+  const subject = target?.of === 'ratio' ? ratio : own;
+  const met = target && subject !== undefined ? within(subject, target) : undefined;
+  return {
+    row: row.name,
+    configuration: SIDES[side].meaning,
+    sluice: shown(sluice),
+    containerd: shown(containerd),
+    ratio: ratioText,
+    target: target
+      ? `${target.at === 'most' ? '≤' : '≥'} ${target.limit}${target.of === 'ratio' ? '' : ` ${row.unit}`}`.trim()
+      : '',
+    verdict: target ? (met === undefined ? 'open' : met ? 'met' : 'MISSED') : '',
+    problems: [sluice, containerd].flatMap((one) => (one?.problem ? [one.problem] : [])),
+  };
+}
+
+const within = (value: number, { at, limit }: Target) => (at === 'most' ? value <= limit : value >= limit);
+
+const HEAD = ['row', 'configuration', 'Sluice', 'containerd', 'ratio', 'target', ''] as const;
+const cells = (line: Line) => [
+  line.row,
+  line.configuration,
+  line.sluice,
+  line.containerd,
+  line.ratio,
+  line.target,
+  line.verdict,
+];
+
+function textTable(lines: readonly Line[]): string {
+  const rows = [[...HEAD], ...lines.map(cells)];
+  const widths = HEAD.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  const text = rows.map((row) =>
+    row
+      .map((cell, i) => (i < 2 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)))
+      .join('  ')
+      .trimEnd(),
+  );
+  const problems = lines.flatMap((line) =>
+    line.problems.map((problem) => `${line.row}, ${line.configuration}: ${problem}`),
+  );
+  return [...text, ...new Set(problems)].join('\n');
+}
+
+function markdownTable(lines: readonly Line[]): string {
+  const row = (texts: readonly string[]) => `| ${texts.join(' | ')} |`;
+  return `${[row(HEAD), row(HEAD.map(() => '---')), ...lines.map((line) => row(cells(line)))].join('\n')}\n`;
+}
+
+function chosenSides(): Side[] {
+  return options.sides.split(',').map((name) => {
+    const side = SIDE_NAMES.find((one) => one === name);
+    if (!side) throw new Error(`--sides takes ${SIDE_NAMES.join(', ')}, not ${name}`);
+    return side;
+  });
 }
 
 async function main(): Promise<number> {
-  if (process.getuid?.() !== 0) throw new Error('needs root: it starts two daemons');
+  if (process.getuid?.() !== 0) throw new Error('needs root: it starts daemons');
   const rounds = Number(options.rounds);
   if (!Number.isInteger(rounds) || rounds < 1) throw new Error('--rounds wants a number of 1 or more');
-  const rows = ROWS.filter((row) => new RegExp(options.rows, 'i').test(row.name));
-  if (rows.length === 0)
-    throw new Error(`--rows matches nothing; there are:\n${ROWS.map((row) => row.name).join('\n')}`);
-  const containerd = await builtOrSystem('containerd');
-  const shim = await builtOrSystem('containerd-shim-runc-v2');
+  const wanted = new RegExp(options.rows, 'i');
+  const crun = findProgram(options.crun);
+  const measurements = MEASUREMENTS.filter(({ rows }) => rows.some(({ name }) => wanted.test(name))).filter(
+    (one) => crun !== undefined || !one.crun,
+  );
+  if (measurements.length === 0) {
+    const names = MEASUREMENTS.flatMap(({ rows }) => rows.map(({ name }) => name));
+    throw new Error(`--rows matches nothing; there are:\n${names.join('\n')}`);
+  }
+  const sides = chosenSides();
+  const programs = CONTAINERDS[containerdVersion(options.containerd)];
+  const containerd = sides.includes('containerd') ? await builtOrSystem(programs.daemon) : undefined;
+  const shim = await builtOrSystem(programs.shim);
   const runtime = findProgram(options.runtime) ?? program('runc');
-  if (!containerd || !shim) throw new Error('there is neither Go to build containerd with nor a containerd in PATH');
+  if (!shim || (sides.includes('containerd') && !containerd)) {
+    throw new Error('there is neither Go to build containerd with nor a containerd in PATH');
+  }
   const version = async (path: string) => (await run(path, ['--version'])).stdout.split('\n', 1)[0];
-  console.log(`containerd: ${await version(containerd)}\nshim: ${shim}\nruntime: ${await version(runtime)}`);
+  const head = [
+    machine(),
+    ...(containerd ? [`containerd: ${await version(containerd)}`] : []),
+    `shim: ${shim}`,
+    `runtime: ${await version(runtime)}${crun ? `; ${await version(crun)}` : ''}`,
+    `other work before: ${await otherWork()}`,
+  ];
+  console.log(head.join('\n'));
 
   const folder = privateFolder('sluice-bench');
   const registry = await imageRegistry(folder);
-  const daemons: RigDaemon[] = [];
+  const daemons = new Map<Side, RigDaemon>();
   try {
-    const image = 'registry.k8s.io/pause:3.10';
-    if (options.only !== 'containerd') {
-      daemons.push(
-        await startSluice({
-          registry,
-          index: 0,
-          stateInMemory: true,
-          config: {
-            default_runtime: 'runc',
-            runtimes: { runc: { binary: runtime, shim } },
-            images: { sandbox_image: image },
-            log: { level: 'info' },
-          },
-        }),
-      );
-    }
-    if (options.only !== 'sluice') {
-      const like = { registry, index: 1, stateInMemory: true, shim, runc: runtime, sandboxImage: image };
-      daemons.push(await startContainerd({ ...like, containerd }));
-    }
-    for (const daemon of daemons) {
-      await warmUp(daemon);
+    const sandboxImage = 'registry.k8s.io/pause:3.10';
+    const common = { registry, shim, runc: runtime, crun, containerd, sandboxImage };
+    for (const [index, side] of sides.entries()) daemons.set(side, await startSide(side, index, common));
+    for (const daemon of daemons.values()) {
+      await warmUp(daemon, crun ? ['runc', 'crun'] : ['runc']);
       await clear(daemon);
     }
-    const results = await measure(daemons, rows, options.quick ? 1 : rounds);
-    const { text, missed } = table(results);
-    console.log(text);
+    const results = await measure(daemons, measurements, options.quick ? 1 : rounds);
+    const lines = linesOf(results);
+    const after = `other work after: ${await otherWork()}`;
+    console.log(`${after}\n${textTable(lines)}`);
+    if (options.markdown) writeFileSync(options.markdown, markdownTable(lines));
     if (options.json) {
-      const plain = [...results].map(([row, pair]) => ({
-        name: row.name,
-        unit: row.unit,
-        target: row.target,
-        ...pair,
+      const rows = [...results].map(([{ rows: names, once }, measured]) => ({
+        rows: names,
+        once: once ?? false,
+        measured: Object.fromEntries(measured),
       }));
-      writeFileSync(options.json, `${JSON.stringify(plain, undefined, 2)}\n`);
+      writeFileSync(options.json, `${JSON.stringify({ head: [...head, after], lines, rows }, undefined, 2)}\n`);
     }
-    for (const daemon of daemons) await daemon.assertNothingLeft();
-    return missed > 0 ? 1 : 0;
+    for (const daemon of daemons.values()) await daemon.assertNothingLeft();
+    return lines.some(({ verdict }) => verdict === 'MISSED') ? 1 : 0;
   } finally {
-    for (const daemon of daemons) await daemon[Symbol.asyncDispose]();
+    for (const daemon of daemons.values()) await daemon[Symbol.asyncDispose]();
     await registry.stop();
     rmSync(folder, { recursive: true, force: true });
   }

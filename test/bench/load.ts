@@ -4,9 +4,9 @@
  *   node test/bench/load.ts --endpoint /run/sluice/sluice.sock --pods 100 --parallel 16 [--ops run,list,stop,remove]
  *     [--pid DAEMON] [--host-network] [--handler NAME] [--cgroup-parent NAME] [--namespace NAME] [--json]
  *
- * Prints p50, p95 and p99 of each call in milliseconds, pods per second, CPU per pod, and the daemon's memory after the launches
- * (when --pid is given, or the socket's owner can be found). `list` asks ListPodSandbox all the while the pods launch. Without `run`,
- * stop and remove take the pods of an earlier run (same --namespace).
+ * Prints p50, p95 and p99 of each call in milliseconds, pods per second, CPU per pod, and the daemon's memory after the
+ * launches (when --pid is given, or the socket's owner can be found). `list` asks ListPodSandbox all the while the pods
+ * launch. Without `run`, stop and remove take the pods of an earlier run (same --namespace).
  */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { getPriority, setPriority } from 'node:os';
@@ -56,8 +56,9 @@ export interface LoadResult {
 }
 
 /**
- * Puts this process ahead of the pods it launches, for as long as the result is held: on two cores a client would else wait for a
- * processor behind dozens of runcs, and that wait would be told as the daemon's. What it starts is not put ahead.
+ * Puts this process ahead of the pods it launches, for as long as the result is held: on two cores a client would else
+ * wait for a processor behind dozens of runcs, and that wait would be told as the daemon's. What it starts is not put
+ * ahead.
  */
 export function favourClient(): Disposable {
   // Of each thread: V8's own ones, which main waits for when garbage is collected, have to come along.
@@ -72,7 +73,10 @@ export function favourClient(): Disposable {
   };
 }
 
-/** Where the kernel groups processes by session (autogroup), a nice value counts within the session alone, and the group has one of its own. */
+/**
+ * Where the kernel groups processes by session (autogroup), a nice value counts within the session alone, and the group
+ * has one of its own.
+ */
 function favourSession(): Disposable {
   const file = '/proc/self/autogroup';
   const before = existsSync(file) ? / nice (-?\d+)/.exec(readFileSync(file, 'latin1'))?.[1] : undefined;
@@ -167,6 +171,14 @@ export async function phase<T>(
     machineCpuMs: perPod(machineCpuSeconds() - machine - (user + system) / 1e6),
     daemonCpuMs: pid ? perPod(cpuSeconds(pid) - daemon) : undefined,
   };
+}
+
+/** Times of `count` calls, one after the other. */
+export async function callTimes(count: number, call: (at: number) => Promise<unknown>): Promise<Latencies> {
+  using _ahead = favourClient();
+  const times: number[] = [];
+  for (let at = 0; at < count; at++) times.push(await timed(() => call(at)));
+  return latencies(times);
 }
 
 async function timed(work: () => Promise<unknown>): Promise<number> {

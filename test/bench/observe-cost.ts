@@ -1,12 +1,13 @@
 /**
- * What observing (metrics, records for `sluice trace`, log lines; tracing off) adds to a launch: two Sluices, one as it is and one in
- * which observing does nothing (observe-off.ts), launch pods in turns A B B A.
+ * What observing (metrics, records for `sluice trace`, log lines; tracing off) adds to a launch: two Sluices, one as it
+ * is and one in which observing does nothing (observe-off.ts), launch pods in turns A B B A.
  *
  *   npm run bench:observe [-- --rounds N] [--pods N] [--parallel N] [--runtime PATH|NAME] [--json FILE]
  *
- * Prints the CPU per launch of both, and the difference in per cent of what a launch costs the machine, with an interval. Observing
- * happens in the daemon's own process alone, so the first row, without the noise of plugins, shims and runc, is the one that decides.
- * Ends with status 1 unless the whole interval is below the target; fewer than 6 rounds give no interval that could say so.
+ * Prints the CPU per launch of both, and the difference in per cent of what a launch costs the machine, with an
+ * interval. Observing happens in the daemon's own process alone, so the first row, without the noise of plugins, shims
+ * and runc, is the one that decides. Ends with status 1 unless the whole interval is below the target; fewer than 6
+ * rounds give no interval that could say so.
  */
 import assert from 'node:assert/strict';
 import { rmSync, writeFileSync } from 'node:fs';
@@ -20,12 +21,15 @@ import { findProgram, privateFolder, program } from '../rig/paths.ts';
 import { cpuSeconds, run } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
 import { load } from './load.ts';
-import { warmUp } from './rows.ts';
+import { warmUp } from './pods.ts';
 import { median, medianInterval } from './statistics.ts';
 
 /** Per cent of the machine's CPU per launch. */
 const TARGET = 2;
-/** Two daemons that run the same code differ a little for as long as they live (code compiled, heap): so new ones after these rounds. */
+/**
+ * Two daemons that run the same code differ a little for as long as they live (code compiled, heap): so new ones after
+ * these rounds.
+ */
 const ROUNDS_OF_A_PAIR = 4;
 /** Log lines are written up to 250 ms late; and what a removal leaves to do shall not be told as the next launch's. */
 const SETTLE_MS = 500;
@@ -104,7 +108,7 @@ async function measurePair(pair: number, rounds: number, config: object, registr
   const turn = (side: Side) => launch(daemons[side], daemons[side === 'on' ? 'off' : 'on']);
 
   for (const side of SIDES) {
-    await warmUp(daemons[side]);
+    await warmUp(daemons[side], ['runc']);
     await turn(side);
   }
   const done: Round[] = [];

@@ -1,152 +1,240 @@
-/** What the comparison measures: each row one number of one daemon, on an empty node, with its target. */
-import { join } from 'node:path';
+/**
+ * What the comparison measures: each measurement gives one number or more of one daemon, on an empty node; each number
+ * is a row, with what the configurations of Sluice must reach in it.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RigDaemon } from '../rig/daemon.ts';
-import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
-import { load, phase } from './load.ts';
+import { callTimes, favourClient, load, type Phase, phase } from './load.ts';
 import { loopDelayDuring } from './loop-delay.ts';
+import { launchPod, launchPodAndContainer, memoryOf, pods, SLEEP, startContainer } from './pods.ts';
+import type { SluiceSide } from './sides.ts';
 import { execThroughput, forwardThroughput, MIB } from './streams.ts';
+
+/** `ratio`: of the medians, Sluice by containerd. `value`: of Sluice alone. */
+export interface Target {
+  of: 'ratio' | 'value';
+  at: 'most' | 'least';
+  limit: number;
+}
 
 export interface Row {
   name: string;
   unit: string;
   digits?: number;
-  /** Measured in one round only, because it is long. */
+  /** Only the configurations with a target are measured; `null` measures one without. */
+  targets: Partial<Record<SluiceSide, Target | null>>;
+}
+
+export interface Measurement {
+  rows: readonly Row[];
+  /** In one round only, because it is long. */
   once?: boolean;
-  /** Of one daemon alone: nothing in the other is like it. */
-  only?: RigDaemon['kind'];
-  target: { of: 'ratio' | 'sluice'; at: 'most' | 'least'; value: number };
-  /** `quick` means a tenth of the work, for a look. A rejection with a gRPC code goes into the table. */
-  measure: (daemon: RigDaemon, quick: boolean) => Promise<number>;
+  /** Sluice alone: nothing in containerd is like it, or nothing is compared. */
+  alone?: boolean;
+  /** Needs the handler "crun". */
+  crun?: boolean;
+  /**
+   * One number for each row. `quick` means a tenth of the work, for a look. A rejection with a gRPC code goes into the
+   * table.
+   */
+  measure: (daemon: RigDaemon, quick: boolean) => Promise<readonly number[]>;
 }
 
-const BUSYBOX = 'docker.io/library/busybox:latest';
+const ratio = (at: Target['at'], limit: number): Target => ({ of: 'ratio', at, limit });
+const value = (at: Target['at'], limit: number): Target => ({ of: 'value', at, limit });
 
-const pods = (daemon: RigDaemon) => ({ cri: daemon.cri, pid: daemon.pid(), cgroupParent: daemon.cgroupParent });
+/** Milliseconds of the median call; throws where the phase was not run. */
+const p50 = (done: Phase | undefined) => present(done).calls.p50;
 
-/** Code, caches and images are warm before the first row. */
-export async function warmUp(daemon: RigDaemon): Promise<void> {
-  await daemon.cri.pullImage({ image: imageSpec(BUSYBOX) }, { timeoutMs: 120_000 });
-  await load({ ...pods(daemon), pods: 12, parallel: 4 });
+function present<T>(done: T | undefined): T {
+  if (done === undefined) throw new Error('the load has not run what is measured');
+  return done;
 }
 
-export const ROWS: readonly Row[] = [
+export const MEASUREMENTS: readonly Measurement[] = [
   {
-    name: 'RunPodSandbox p50, one at a time',
-    unit: 'ms',
-    target: { of: 'ratio', at: 'most', value: 0.7 },
+    rows: [
+      {
+        name: 'RunPodSandbox p50, one at a time',
+        unit: 'ms',
+        targets: { plugins: ratio('most', 0.5), pause: ratio('most', 0.35), pinned: ratio('most', 0.08) },
+      },
+      {
+        name: 'StopPodSandbox p50, one at a time',
+        unit: 'ms',
+        targets: { plugins: ratio('most', 0.6), pause: ratio('most', 0.3), pinned: ratio('most', 0.08) },
+      },
+    ],
     measure: async (daemon, quick) => {
-      const { run } = await load({ ...pods(daemon), pods: quick ? 5 : 25, parallel: 1, ops: ['run'] });
-      return run?.calls.p50 ?? Number.NaN;
+      const { run, stop } = await load({ ...pods(daemon), pods: quick ? 5 : 25, parallel: 1, ops: ['run', 'stop'] });
+      return [p50(run), p50(stop)];
     },
   },
   {
-    name: 'pods launched per second, 32 at once',
-    unit: '/s',
-    target: { of: 'ratio', at: 'least', value: 1.3 },
+    rows: [
+      {
+        name: 'pods launched per second, 32 at once',
+        unit: '/s',
+        targets: { plugins: ratio('least', 1.6), pause: ratio('least', 2.2), pinned: ratio('least', 8) },
+      },
+      {
+        name: 'machine CPU per launched pod, 32 at once',
+        unit: 'ms',
+        targets: { plugins: null, pause: null, pinned: null },
+      },
+      {
+        name: 'StopPodSandbox p50, 32 at once',
+        unit: 'ms',
+        targets: { plugins: ratio('most', 0.8), pause: ratio('most', 0.8), pinned: ratio('most', 0.8) },
+      },
+    ],
     measure: async (daemon, quick) => {
-      const { run } = await load({ ...pods(daemon), pods: quick ? 32 : 128, parallel: 32, ops: ['run'] });
-      return run?.podsPerSecond ?? Number.NaN;
+      const { run, stop } = await load({ ...pods(daemon), pods: quick ? 32 : 128, parallel: 32, ops: ['run', 'stop'] });
+      return [present(run).podsPerSecond, present(run).machineCpuMs, p50(stop)];
     },
   },
+  podAndContainer('runc', { each: 0.5, rate: 2.5 }),
+  podAndContainer('crun', { each: 0.35, rate: 3.5 }),
   {
-    name: 'StopPodSandbox p50, one at a time',
-    unit: 'ms',
-    target: { of: 'ratio', at: 'most', value: 0.8 },
-    measure: async (daemon, quick) => {
-      const { stop } = await load({ ...pods(daemon), pods: quick ? 5 : 25, parallel: 1, ops: ['run', 'stop'] });
-      return stop?.calls.p50 ?? Number.NaN;
-    },
-  },
-  {
-    name: 'StopPodSandbox p50, 32 at once',
-    unit: 'ms',
-    target: { of: 'ratio', at: 'most', value: 0.8 },
-    measure: async (daemon, quick) => {
-      const { stop } = await load({ ...pods(daemon), pods: quick ? 32 : 96, parallel: 32, ops: ['run', 'stop'] });
-      return stop?.calls.p50 ?? Number.NaN;
-    },
-  },
-  {
-    name: 'ListPodSandbox p99 while 200 pods launch, 32 at once',
-    unit: 'ms',
+    rows: [
+      {
+        name: 'daemon memory (PSS) with 100 pods of one container',
+        unit: 'MiB',
+        targets: { pinned: ratio('most', 1.2), pause: null },
+      },
+      {
+        name: 'memory of all shims (PSS) with them',
+        unit: 'MiB',
+        targets: { pinned: ratio('most', 0.25), pause: null },
+      },
+    ],
     once: true,
-    target: { of: 'sluice', at: 'most', value: 25 },
     measure: async (daemon, quick) => {
-      const { list } = await load({ ...pods(daemon), pods: quick ? 40 : 200, parallel: 32, ops: ['run', 'list'] });
-      return list?.p99 ?? Number.NaN;
+      const names = Array.from({ length: quick ? 20 : 100 }, (_, i) => `m${i}`);
+      await phase(names, 16, undefined, (name) => launchPodAndContainer(daemon, name));
+      // The garbage of the launches is not what the pods cost.
+      await sleep(quick ? 1000 : 5000);
+      const { daemon: own, shims } = memoryOf(daemon);
+      return [own / MIB, shims / MIB];
     },
   },
   {
-    name: 'delay of main’s event loop p99 while 200 pods launch',
-    unit: 'ms',
-    once: true,
-    only: 'sluice',
-    target: { of: 'sluice', at: 'most', value: 20 },
-    measure: (daemon, quick) =>
-      loopDelayDuring(daemon, () => load({ ...pods(daemon), pods: quick ? 40 : 200, parallel: 32, ops: ['run'] })),
-  },
-  {
-    name: 'daemon memory (PSS) with 100 pods',
-    unit: 'MiB',
-    once: true,
-    target: { of: 'sluice', at: 'most', value: 200 },
+    rows: [
+      {
+        name: 'rate of the first 200 pods after the start, 32 at once, by the next 200',
+        unit: '',
+        digits: 2,
+        targets: { pinned: value('least', 0.9), pause: null },
+      },
+      {
+        name: 'ListPodSandbox p99 while the first 200 launch',
+        unit: 'ms',
+        targets: { pinned: value('most', 25), pause: null },
+      },
+      {
+        name: 'ListPodSandbox p99 while the next 200 launch',
+        unit: 'ms',
+        targets: { pinned: value('most', 25), pause: null },
+      },
+    ],
+    alone: true,
     measure: async (daemon, quick) => {
-      const { daemonPss } = await load({ ...pods(daemon), pods: quick ? 20 : 100, parallel: 16, ops: ['run'] });
-      return (daemonPss ?? Number.NaN) / MIB;
+      await daemon.stop();
+      await daemon.start();
+      const burst = () =>
+        load({ ...pods(daemon), pods: quick ? 40 : 200, parallel: 32, ops: ['run', 'list', 'stop', 'remove'] });
+      const cold = await burst();
+      const warm = await burst();
+      return [
+        present(cold.run).podsPerSecond / present(warm.run).podsPerSecond,
+        present(cold.list).p99,
+        present(warm.list).p99,
+      ];
     },
   },
   {
-    name: 'machine CPU per launched pod, 8 at once',
-    unit: 'ms',
-    target: { of: 'ratio', at: 'most', value: 1 },
-    measure: async (daemon, quick) => {
-      const { run } = await load({ ...pods(daemon), pods: quick ? 16 : 64, parallel: 8, ops: ['run'] });
-      return run?.machineCpuMs ?? Number.NaN;
-    },
-  },
-  {
-    name: 'CreateContainer + StartContainer p50, one at a time',
-    unit: 'ms',
-    target: { of: 'ratio', at: 'most', value: 0.8 },
-    measure: async (daemon, quick) => {
-      const pod = await launchPod(daemon, 'one');
-      const names = Array.from({ length: quick ? 5 : 25 }, (_, i) => `c${i}`);
-      return (await phase(names, 1, undefined, (name) => startContainer(daemon, pod, name, SLEEP))).calls.p50;
-    },
-  },
-  {
-    name: 'containers started per second, 16 at once in 8 pods',
-    unit: '/s',
-    target: { of: 'ratio', at: 'least', value: 1.2 },
-    measure: async (daemon, quick) => {
-      const all = await Promise.all(Array.from({ length: 8 }, (_, i) => launchPod(daemon, `p${i}`)));
-      const names = Array.from({ length: quick ? 16 : 96 }, (_, i) => i);
-      const started = await phase(names, 16, undefined, async (i) => {
-        const pod = all[i % all.length];
-        if (pod) await startContainer(daemon, pod, `c${i}`, SLEEP);
-      });
-      return started.podsPerSecond;
-    },
-  },
-  {
-    name: 'ExecSync of true p50',
-    unit: 'ms',
-    target: { of: 'ratio', at: 'most', value: 0.9 },
+    rows: [{ name: 'ExecSync of true p50', unit: 'ms', targets: { pinned: ratio('most', 0.85) } }],
     measure: async (daemon, quick) => {
       const id = await startContainer(daemon, await launchPod(daemon, 'exec'), 'main', SLEEP);
       const calls = Array.from({ length: quick ? 10 : 50 }, (_, i) => i);
+      using _ahead = favourClient();
       const done = await phase(calls, 1, undefined, async () => {
         const { exitCode } = await daemon.cri.execSync({ containerId: id, cmd: ['true'], timeout: 30n });
         if (exitCode !== 0) throw new Error(`true ended with ${exitCode}`);
       });
-      return done.calls.p50;
+      return [p50(done)];
     },
   },
   {
-    name: 'RunPodSandbox p50 beside a container that logs 100 MB/s',
-    unit: 'ms',
-    target: { of: 'ratio', at: 'most', value: 1 },
+    rows: [
+      { name: 'ListPodSandbox of 500 pods p50', unit: 'ms', digits: 2, targets: { pinned: null } },
+      { name: 'ListPodSandbox of 500 pods p99', unit: 'ms', digits: 2, targets: { pinned: value('most', 10) } },
+    ],
+    once: true,
+    measure: async (daemon, quick) => {
+      await load({ ...pods(daemon), pods: quick ? 50 : 500, parallel: 32, ops: ['run'] });
+      const { p50: half, p99 } = await callTimes(quick ? 50 : 300, () => daemon.cri.listPodSandbox());
+      return [half, p99];
+    },
+  },
+  {
+    rows: [
+      {
+        name: 'delay of main’s event loop p99 while 200 pods launch',
+        unit: 'ms',
+        targets: { pinned: value('most', 20) },
+      },
+    ],
+    once: true,
+    alone: true,
+    measure: async (daemon, quick) => [
+      await loopDelayDuring(daemon, () =>
+        load({ ...pods(daemon), pods: quick ? 40 : 200, parallel: 32, ops: ['run'] }),
+      ),
+    ],
+  },
+  {
+    rows: [
+      {
+        name: 'CreateContainer + StartContainer p50, one at a time',
+        unit: 'ms',
+        targets: { pinned: ratio('most', 0.8) },
+      },
+    ],
+    measure: async (daemon, quick) => {
+      const pod = await launchPod(daemon, 'one');
+      const names = Array.from({ length: quick ? 5 : 25 }, (_, i) => `c${i}`);
+      using _ahead = favourClient();
+      return [p50(await phase(names, 1, undefined, (name) => startContainer(daemon, pod, name, SLEEP)))];
+    },
+  },
+  {
+    rows: [
+      {
+        name: 'containers started per second, 16 at once in 8 pods',
+        unit: '/s',
+        targets: { pinned: ratio('least', 1.2) },
+      },
+    ],
+    measure: async (daemon, quick) => {
+      const all = await Promise.all(Array.from({ length: 8 }, (_, i) => launchPod(daemon, `p${i}`)));
+      const names = Array.from({ length: quick ? 16 : 96 }, (_, i) => i);
+      using _ahead = favourClient();
+      const started = await phase(names, 16, undefined, async (i) => {
+        const pod = all[i % all.length];
+        if (pod) await startContainer(daemon, pod, `c${i}`, SLEEP);
+      });
+      return [started.podsPerSecond];
+    },
+  },
+  {
+    rows: [
+      {
+        name: 'RunPodSandbox p50 beside a container that logs 100 MB/s',
+        unit: 'ms',
+        targets: { pinned: ratio('most', 1) },
+      },
+    ],
     measure: async (daemon, quick) => {
       const pod = await launchPod(daemon, 'writer', true);
       // 100 MB/s: a MiB of short lines each 10 ms, by a shell that sleeps in between.
@@ -155,76 +243,73 @@ export const ROWS: readonly Row[] = [
       await startContainer(daemon, pod, 'writer', ['sh', '-c', script], true);
       await sleep(500);
       const { run } = await load({ ...pods(daemon), pods: quick ? 5 : 20, parallel: 1, ops: ['run'] });
-      return run?.calls.p50 ?? Number.NaN;
+      return [p50(run)];
     },
   },
   {
-    name: 'exec cat, 1 GiB through it and back',
-    unit: 'MiB/s',
-    target: { of: 'ratio', at: 'least', value: 0.8 },
+    rows: [{ name: 'exec cat, 1 GiB through it and back', unit: 'MiB/s', targets: { pinned: ratio('least', 0.8) } }],
     measure: async (daemon, quick) => {
       const id = await startContainer(daemon, await launchPod(daemon, 'stream'), 'main', SLEEP);
-      return execThroughput(daemon, id, quick ? 64 : 1024);
+      return [await execThroughput(daemon, id, quick ? 64 : 1024)];
     },
   },
   {
-    name: 'port-forward, 1 GiB out of the pod',
-    unit: 'MiB/s',
-    target: { of: 'ratio', at: 'least', value: 0.8 },
+    rows: [{ name: 'port-forward, 1 GiB out of the pod', unit: 'MiB/s', targets: { pinned: ratio('least', 0.8) } }],
     measure: async (daemon, quick) => {
       const pod = await launchPod(daemon, 'forward');
       await startContainer(daemon, pod, 'main', ZEROS);
-      return forwardThroughput(daemon, pod, quick ? 64 : 1024);
+      return [await forwardThroughput(daemon, pod, quick ? 64 : 1024)];
     },
   },
   {
-    name: 'delay of main’s event loop p99 while these two run',
-    unit: 'ms',
+    rows: [
+      {
+        name: 'delay of main’s event loop p99 while these two run',
+        unit: 'ms',
+        targets: { pinned: value('most', 20) },
+      },
+    ],
     once: true,
-    only: 'sluice',
-    target: { of: 'sluice', at: 'most', value: 20 },
+    alone: true,
     measure: async (daemon, quick) => {
       const pod = await launchPod(daemon, 'streams');
       const cat = await startContainer(daemon, pod, 'cat', SLEEP);
       await startContainer(daemon, pod, 'zeros', ZEROS);
       const mib = quick ? 64 : 1024;
-      return loopDelayDuring(daemon, async () => {
+      const delay = await loopDelayDuring(daemon, async () => {
         await execThroughput(daemon, cat, mib);
         await forwardThroughput(daemon, pod, mib);
       });
+      return [delay];
     },
   },
 ];
 
-const SLEEP = ['sleep', '3600'];
+function podAndContainer(handler: string, wanted: { each: number; rate: number }): Measurement {
+  return {
+    rows: [
+      {
+        name: `a pod and its running container with ${handler} p50, one at a time`,
+        unit: 'ms',
+        targets: { pinned: ratio('most', wanted.each), pause: null },
+      },
+      {
+        name: `pods with a running container per second, 16 at once, with ${handler}`,
+        unit: '/s',
+        targets: { pinned: ratio('least', wanted.rate), pause: null },
+      },
+    ],
+    crun: handler === 'crun',
+    measure: async (daemon, quick) => {
+      const names = (prefix: string, count: number) => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
+      const launch = (name: string) => launchPodAndContainer(daemon, name, handler);
+      using _ahead = favourClient();
+      const each = await phase(names('one', quick ? 5 : 25), 1, undefined, launch);
+      const many = await phase(names('many', quick ? 16 : 64), 16, undefined, launch);
+      return [p50(each), many.podsPerSecond];
+    },
+  };
+}
+
 /** Zeros without end to whoever connects to port 7000. */
 const ZEROS = ['sh', '-c', 'while :; do nc -l -p 7000 -e cat /dev/zero; done'];
-
-async function launchPod(daemon: RigDaemon, name: string, logs = false): Promise<string> {
-  const logDirectory = logs ? join(daemon.folder, 'logs', name) : '';
-  const config = podConfig(`bench-${name}-${Date.now()}`, { cgroupParent: daemon.cgroupParent, logDirectory });
-  return (await daemon.cri.runPodSandbox({ config }, { timeoutMs: 120_000 })).podSandboxId;
-}
-
-async function startContainer(
-  daemon: RigDaemon,
-  pod: string,
-  name: string,
-  command: string[],
-  logs = false,
-): Promise<string> {
-  const { status } = await daemon.cri.podSandboxStatus({ podSandboxId: pod });
-  const { containerId } = await daemon.cri.createContainer(
-    {
-      podSandboxId: pod,
-      config: containerConfig(name, BUSYBOX, command, { logPath: logs ? `${name}.log` : '' }),
-      sandboxConfig: podConfig(status?.metadata?.name ?? '', {
-        cgroupParent: daemon.cgroupParent,
-        logDirectory: logs ? join(daemon.folder, 'logs', name) : '',
-      }),
-    },
-    { timeoutMs: 120_000 },
-  );
-  await daemon.cri.startContainer({ containerId }, { timeoutMs: 120_000 });
-  return containerId;
-}

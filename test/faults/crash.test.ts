@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { run } from '../rig/proc.ts';
+import { run, waitFor } from '../rig/proc.ts';
 import { type Lab, openLab, pausePid, SKIP } from './lab.ts';
 
 const skip = SKIP;
@@ -73,7 +73,7 @@ for (const sandboxMode of ['pause', 'pinned'] as const) {
         process.kill(pausePid(info), 'SIGKILL');
         await sleep(300);
         await lab.daemon.start();
-        assert.notEqual((await statusOf(lab, id))?.state, READY);
+        await waitFor('it to be not ready', 5000, async () => (await statusOf(lab, id))?.state !== READY || undefined);
         await lab.stopAndRemove(id);
         await lab.assertSound();
       });
@@ -90,7 +90,7 @@ for (const sandboxMode of ['pause', 'pinned'] as const) {
         await lab.daemon.stop();
         for (const path of paths) await run('umount', [path]);
         await lab.daemon.start();
-        assert.notEqual((await statusOf(lab, id))?.state, READY);
+        await waitFor('it to be not ready', 5000, async () => (await statusOf(lab, id))?.state !== READY || undefined);
         await lab.stopAndRemove(id);
         await lab.assertSound();
       });

@@ -1,42 +1,39 @@
 import assert from 'node:assert/strict';
-import { rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { GRPC } from '../../src/errors.ts';
+import { type Disk, fill, freeBytes, smallTmpfs } from '../rig/disk.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { imageSpec } from '../rig/messages.ts';
 import { privateFolder } from '../rig/paths.ts';
-import { run, waitFor } from '../rig/proc.ts';
+import { waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
 import { type Lab, openLab, SKIP_WITH_REGISTRY } from './lab.ts';
 
 const skip = SKIP_WITH_REGISTRY;
 const MIB = 2 ** 20;
 let lab: Lab;
-let disk: string;
+let disk: Disk;
 let folder: string;
 let registry: Registry;
 
 before(async () => {
   if (skip) return;
   folder = privateFolder('sluice-disk');
-  disk = privateFolder('sluice-tmpfs');
-  await run('mount', ['-t', 'tmpfs', '-o', 'size=24m,mode=711', 'sluice-test', disk]);
+  disk = await smallTmpfs(24);
   registry = await imageRegistry(folder);
-  lab = await openLab({ index: 15, root: disk, registry });
+  lab = await openLab({ index: 15, root: disk.path, registry });
 });
 after(async () => {
   if (skip) return;
   await lab?.[Symbol.asyncDispose]();
   await registry?.stop();
-  await run('umount', [disk], { check: false });
-  for (const path of [disk, folder]) rmSync(path, { recursive: true, force: true });
+  await disk?.[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true, force: true });
 });
 
-const free = () => {
-  const { bavail, bsize } = statfsSync(disk);
-  return bavail * bsize;
-};
+const free = () => freeBytes(disk.path);
 
 test('an image that does not fit: DISK_FULL, and the space is given back', { skip, timeout: 120_000 }, async () => {
   const before = free();
@@ -49,7 +46,7 @@ test('an image that does not fit: DISK_FULL, and the space is given back', { ski
 });
 
 test('a launch on a full disk: DISK_FULL, and the next one works once there is room', { skip }, async () => {
-  const filler = join(disk, 'filler');
+  const filler = join(disk.path, 'filler');
   fill(filler);
   try {
     await lab.launchFails('doomed', { code: GRPC.RESOURCE_EXHAUSTED, words: /space|full/i });
@@ -62,7 +59,7 @@ test('a launch on a full disk: DISK_FULL, and the next one works once there is r
 
 test('a pod that is up can be stopped and removed on a full disk', { skip }, async () => {
   const id = await lab.launch('up');
-  const filler = join(disk, 'filler');
+  const filler = join(disk.path, 'filler');
   fill(filler);
   try {
     await lab.stopAndRemove(id);
@@ -71,17 +68,3 @@ test('a pod that is up can be stopped and removed on a full disk', { skip }, asy
   }
   await lab.assertSound(30_000);
 });
-
-/** Takes the last byte of the disk. */
-function fill(path: string): void {
-  for (let size = 4 * MIB; size >= 1; size = Math.floor(size / 4)) {
-    for (;;) {
-      try {
-        writeFileSync(path, Buffer.alloc(size), { flag: 'a' });
-      } catch (error) {
-        assert.equal((error as NodeJS.ErrnoException).code, 'ENOSPC');
-        break;
-      }
-    }
-  }
-}

@@ -3,7 +3,7 @@
  * stopped. Beside each, the rest of the node is timed.
  */
 import assert from 'node:assert/strict';
-import { mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -141,6 +141,33 @@ test('twelve containers with host paths on a mount that hangs', { skip }, async 
     code: GRPC.INVALID_ARGUMENT,
   });
   await lab.stopAndRemove(id);
+  await lab.assertSound();
+});
+
+test('a container whose log folder hangs', { skip, timeout: 120_000 }, async () => {
+  const { cri } = lab.daemon;
+  const logDirectory = join(hanging.path, 'logs');
+  const { podSandboxId } = await cri.runPodSandbox({ config: pod('hung-log', { logDirectory }) });
+  const command = ['sh', '-c', 'i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); sleep 0.1; done; exit 7'];
+  const [running = '', late = ''] = await Promise.all(
+    ['running', 'late'].map((name) => create(podSandboxId, 'hung-log', name, { command, logDirectory })),
+  );
+  await cri.startContainer({ containerId: running });
+  const log = join(hanging.behind, 'logs/running.log');
+  await waitFor('its first line', 5000, () => readFileSync(log, 'utf8').includes(' 0\n') || undefined);
+  hanging.hang();
+  const starting = assert.rejects(cri.startContainer({ containerId: late }), /stage io: .*did not answer within 10 s/s);
+  await assertUsual();
+  const ended = await waitFor('its end, with its exit code', 20_000, async () => {
+    const { status } = await cri.containerStatus({ containerId: running });
+    return status?.state === 2 ? status : undefined;
+  });
+  assert.equal(ended.exitCode, 7);
+  await starting;
+  hanging.resume();
+  await waitFor('the whole log', 10_000, () => readFileSync(log, 'utf8').trim().endsWith(' 39') || undefined);
+  assert.equal(readFileSync(log, 'utf8').trim().split('\n').length, 40);
+  await lab.stopAndRemove(podSandboxId);
   await lab.assertSound();
 });
 

@@ -146,6 +146,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
   }
   await stopAndRemove(first);
   await daemon.assertNothingLeft();
+  await waitFor('the copies of rows to follow the store', 5000, () => copiesOfPods(daemon).length === 0 || undefined);
   let baseline = inventory(daemon);
 
   const assertSound = async (graceMs = 5000) => {
@@ -185,6 +186,14 @@ export function pausePid(info: Record<string, string>): number {
 }
 
 const equal = (a: string[], b: string[]): true | undefined => (a.join('\n') === b.join('\n') ? true : undefined);
+
+/** Copies of the rows of pods and containers: they are removed a moment after the rows. */
+function copiesOfPods({ state }: SluiceDaemon): string[] {
+  return ['sandboxes', 'containers'].flatMap((table) => {
+    const folder = join(state, 'rows', table);
+    return existsSync(folder) ? readdirSync(folder) : [];
+  });
+}
 
 /** Every file and folder of the daemon, and the number of rows of each table. Contents of images are named by their digest. */
 export function inventory(daemon: SluiceDaemon): string[] {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { GRPC } from '../../src/errors.ts';
-import { podConfig } from '../rig/messages.ts';
+import { containerConfig, podConfig } from '../rig/messages.ts';
 import { type Lab, openLab, SKIP } from './lab.ts';
 
 let lab: Lab;
@@ -89,5 +89,31 @@ test('a caller that gives up: the launch in flight is handed to its retry', { sk
     [podSandboxId],
   );
   await lab.stopAndRemove(podSandboxId);
+  await lab.assertSound();
+});
+
+test('a stop of a pod does not wait behind the creations in it that wait for a place', { skip }, async () => {
+  const { cri } = lab.daemon;
+  const podSandboxId = await lab.launch('busy');
+  lab.plugin.mode('takes a second');
+  const order: string[] = [];
+  const launch = cri.runPodSandbox(request('slow')).finally(() => order.push('launch'));
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const sandboxConfig = request('busy').config;
+  const creations = ['one', 'two'].map((name) => {
+    const config = containerConfig(name, 'docker.io/library/none:latest', ['true']);
+    return assert.rejects(cri.createContainer({ podSandboxId, config, sandboxConfig }), {
+      code: GRPC.FAILED_PRECONDITION,
+      details: /not ready/,
+    });
+  });
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  lab.plugin.mode('works');
+  await cri.stopPodSandbox({ podSandboxId });
+  order.push('stop');
+  const { podSandboxId: slow } = await launch;
+  assert.deepEqual(order, ['stop', 'launch']);
+  await Promise.all(creations);
+  for (const id of [podSandboxId, slow]) await lab.stopAndRemove(id);
   await lab.assertSound();
 });

@@ -1,11 +1,12 @@
 /** Pods with a user namespace of their own: who owns what their containers see. With runc 1.4 and a shim of containerd 2. */
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { NamespaceMode, NamespaceOption, type PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { built, Unavailable } from '../rig/build.ts';
 import { imageSpec, linux, mount, podConfig } from '../rig/messages.ts';
+import { allPaths, NOBODY, openTo } from '../rig/others.ts';
 import { pushImage } from '../rig/push.ts';
 import { Rootfs } from '../rig/rootfs.ts';
 import { type ContainerLab, exited, openContainerLab, SKIP, SLEEP, sh, type TestPod } from './container-lab.ts';
@@ -158,6 +159,23 @@ test('on the host’s network: no network namespace, and a user namespace all th
   assert.match(await sh(cri, id, 'touch /sys/x 2>&1 || true'), /Read-only|denied|not permitted/i);
 });
 
+test('the bundle of such a pod lies outside the closed state folder, and opens to the pod’s own group alone', async (t) => {
+  if (skipped(t)) return;
+  await using pod = await usernsPod('closed');
+  const id = await pod.run('c', SLEEP, inUserns(pod));
+  const bundles = `${lab.daemon.state}-userns`;
+  assert.deepEqual(readdirSync(bundles).sort(), [id, pod.id].sort());
+  const paths = [lab.daemon.state, lab.daemon.root, bundles].flatMap((folder) => allPaths(folder));
+  assert.ok(paths.includes(join(bundles, id, 'rootfs/bin/sh')));
+  assert.deepEqual(await openTo({ uid: NOBODY, gid: NOBODY }, paths), [`x ${bundles}`]);
+  const group = await openTo({ uid: NOBODY, gid: FIRST }, paths);
+  assert.ok(group.includes(`x ${join(bundles, id)}`));
+  assert.deepEqual(
+    group.filter((line) => !line.includes(bundles) || line.includes('config.json')),
+    [],
+  );
+});
+
 test('logs, exit codes and users in a user namespace', async (t) => {
   if (skipped(t)) return;
   const { cri } = lab;
@@ -181,7 +199,8 @@ test('a runtime or shim too old for it: refused with words, and not advertised',
   const config = podConfig('old', { cgroupParent: lab.daemon.cgroupParent });
   assert.ok(config.linux?.securityContext);
   config.linux.securityContext.namespaceOptions = options(config.linux);
-  const { runtimeHandlers } = await lab.cri.status({});
+  const { runtimeHandlers, features } = await lab.cri.status({});
+  assert.equal(features?.userNamespacesHostNetwork, true);
   for (const handler of ['old-shim', 'old-runc']) {
     await assert.rejects(
       lab.cri.runPodSandbox({ config, runtimeHandler: handler }),

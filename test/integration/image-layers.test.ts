@@ -811,8 +811,9 @@ test('what overlayfs shows is what readFileInLayers reads', async () => {
   } finally {
     unmount(merged);
   }
-  assert.deepEqual(handlers.userFiles({ dirs }), { passwd: 'new', group: 'group' });
-  assert.deepEqual(handlers.userFiles({ dirs: [top] }), { passwd: '', group: '' });
+  const request = { user: '', supplementalGroups: [], mergeImageGroups: true };
+  assert.deepEqual(handlers.lookUpUser({ dirs, request }), { uid: 0, gid: 0, additionalGids: [0] });
+  assert.throws(() => handlers.lookUpUser({ dirs: [top], request: { ...request, user: 'app' } }), /no users found/);
   const read = (path: string) => handlers.readFileInLayers({ dirs, path, maxBytes: 2 });
   assert.equal(read('pipe'), undefined);
   assert.throws(() => read('circle'), /too many symbolic links/);

@@ -63,7 +63,7 @@ before(async () => {
     log: createLog({ level: 'error' }),
     usedImages: async () => new Set(),
     diskUsage: async () => undefined,
-    userFiles: (dirs) => pools.image.call('userFiles', { dirs }),
+    lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.image.call('removeLayer', { dir }),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: () => {},

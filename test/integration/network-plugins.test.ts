@@ -94,6 +94,7 @@ async function rig(t: TestContext, { inProcess, subnet = '10.232.0.0/16', conf }
     loopback: 'builtin' as const,
     in_process: inProcess,
     builtin_subnet: subnet,
+    ip_ranges_annotation: false,
   };
   const network = await Network.start({ cni, root, pool, onPlugin: (each) => runs.push(each) });
   const made: CniAttachment[] = [];

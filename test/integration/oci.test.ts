@@ -235,6 +235,7 @@ function suite(binary: string): void {
           seccomp: { profileType: Profile.RuntimeDefault, localhostRef: '' },
         },
       ),
+      { hostDevices: readDevices('/dev', '/dev') },
     );
     const own = /CapEff:\s+(\w+)/.exec(read('/proc/self/status'))?.[1];
     assert.equal(out.split(' ')[2], own);

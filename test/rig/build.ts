@@ -4,13 +4,15 @@
  *   node test/rig/build.ts [NAME...]      names as in PROGRAMS; all of them when none is given
  */
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { BIN, findProgram, ROOT } from './paths.ts';
 import { run } from './proc.ts';
 
 interface GoProgram {
   /** Folder under go/ whose go.mod pins it. */
   module: string;
+  /** Its path below .cache/bin, where that is not its name here: a shim is recognised by its file's name. */
+  file?: string;
   package: string;
   /** How a build of the right version is recognised: Go writes this into each binary. */
   mark: string;
@@ -24,9 +26,11 @@ const CRI_TOOLS = 'sigs.k8s.io/cri-tools';
 const CONTAINERD = 'github.com/containerd/containerd/v2';
 const CRI_TOOLS_MARK = `${CRI_TOOLS}\tv1.36.0\t`;
 const CONTAINERD_MARK = `${CONTAINERD}\tv2.3.4\t`;
+const CONTAINERD_2_4_MARK = `${CONTAINERD}\tv2.4.2\t`;
 
 export const PROGRAMS = {
   crictl: { module: 'cri-tools', package: `${CRI_TOOLS}/cmd/crictl`, mark: CRI_TOOLS_MARK },
+  'crictl-1.37': { module: 'cri-tools-1.37', package: `${CRI_TOOLS}/cmd/crictl`, mark: `${CRI_TOOLS}\tv1.37.0\t` },
   critest: { module: 'cri-tools', package: `${CRI_TOOLS}/cmd/critest`, mark: CRI_TOOLS_MARK, test: true },
   containerd: { module: 'containerd', package: `${CONTAINERD}/cmd/containerd`, mark: CONTAINERD_MARK },
   'containerd-shim-runc-v2': {
@@ -35,6 +39,17 @@ export const PROGRAMS = {
     mark: CONTAINERD_MARK,
   },
   ctr: { module: 'containerd', package: `${CONTAINERD}/cmd/ctr`, mark: CONTAINERD_MARK },
+  'containerd-2.4': {
+    module: 'containerd-2.4',
+    package: `${CONTAINERD}/cmd/containerd`,
+    mark: CONTAINERD_2_4_MARK,
+  },
+  'containerd-shim-runc-v2-2.4': {
+    module: 'containerd-2.4',
+    package: `${CONTAINERD}/cmd/containerd-shim-runc-v2`,
+    mark: CONTAINERD_2_4_MARK,
+    file: '2.4/containerd-shim-runc-v2',
+  },
   'runc-1.4': {
     module: 'runc',
     package: 'github.com/opencontainers/runc',
@@ -46,17 +61,32 @@ export const PROGRAMS = {
 
 export type ProgramName = keyof typeof PROGRAMS;
 
+/** The containerds to compare with: a daemon, and the shim that belongs to it, which both sides of a comparison use. */
+export const CONTAINERDS = {
+  '2.3.4': { daemon: 'containerd', shim: 'containerd-shim-runc-v2' },
+  '2.4.2': { daemon: 'containerd-2.4', shim: 'containerd-shim-runc-v2-2.4' },
+} as const satisfies Record<string, { daemon: ProgramName; shim: ProgramName }>;
+
+export type ContainerdVersion = keyof typeof CONTAINERDS;
+
+export function containerdVersion(version: string): ContainerdVersion {
+  const known = Object.keys(CONTAINERDS) as ContainerdVersion[];
+  const found = known.find((one) => one === version);
+  if (!found) throw new Error(`there is no containerd ${version} here, but ${known.join(' and ')}`);
+  return found;
+}
+
 /** Why something cannot be had on this machine; tests skip with the message. */
 export class Unavailable extends Error {}
 
 /** The path of a built program, building it first when need be. Throws {@link Unavailable} where that is impossible. */
 export async function built(name: ProgramName): Promise<string> {
-  const target = join(BIN, name);
   const spec: GoProgram = PROGRAMS[name];
+  const target = join(BIN, spec.file ?? name);
   if (existsSync(target) && readFileSync(target).includes(spec.mark)) return target;
   const go = findProgram('go');
   if (!go) throw new Unavailable(`${name} is built from Go modules, and there is no Go here (https://go.dev/dl)`);
-  mkdirSync(BIN, { recursive: true });
+  mkdirSync(dirname(target), { recursive: true });
   const fresh = `${target}.${process.pid}`;
   console.error(`rig: building ${name} (once; a minute or two)`);
   try {
@@ -95,7 +125,7 @@ export async function builtOrSystem(name: ProgramName): Promise<string | undefin
   } catch (error) {
     if (!(error instanceof Unavailable)) throw error;
     console.error(`rig: ${error.message}; taking the system's ${name}`);
-    return findProgram(name);
+    return findProgram(basename(PROGRAMS[name].package));
   }
 }
 

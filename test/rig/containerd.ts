@@ -1,4 +1,6 @@
-/** A containerd of the rig's own on private folders, to compare with: same shim, runc, CNI network and images as Sluice. */
+/**
+ * A containerd of the rig's own on private folders, to compare with: same shim, runc, CNI network and images as Sluice.
+ */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'smol-toml';
@@ -18,6 +20,8 @@ export interface ContainerdOptions {
   containerd: string;
   shim: string;
   runc: string;
+  /** A second runtime handler, "crun". */
+  crun?: string;
   index?: number;
   ipMasq?: boolean;
   /** Run-time state on a tmpfs. */
@@ -151,20 +155,18 @@ function pluginsOf1(options: ContainerdOptions, network: Network, state: string)
 }
 
 function runtime(options: ContainerdOptions, state: string): object {
+  const handler = (name: string, binary: string) => ({
+    runtime_type: 'io.containerd.runc.v2',
+    runtime_path: options.shim,
+    options: { BinaryName: binary, SystemdCgroup: SYSTEMD, Root: join(state, name) },
+  });
   return {
     restrict_oom_score_adj: !mayLowerOomScore(),
     containerd: {
       default_runtime_name: 'runc',
       runtimes: {
-        runc: {
-          runtime_type: 'io.containerd.runc.v2',
-          runtime_path: options.shim,
-          options: {
-            BinaryName: options.runc,
-            SystemdCgroup: SYSTEMD,
-            Root: join(state, 'runc'),
-          },
-        },
+        runc: handler('runc', options.runc),
+        ...(options.crun ? { crun: handler('crun', options.crun) } : {}),
       },
     },
   };

@@ -42,6 +42,7 @@ export interface SluiceOptions {
   /** Several networks of one process need different numbers. */
   index?: number;
   ipMasq?: boolean;
+  /** Read at each start, so a test may change it in between; undefined takes a variable away. */
   env?: NodeJS.ProcessEnv;
   /** Another sluiced than the tree's: a release's. */
   program?: string;
@@ -70,6 +71,8 @@ export interface SluiceDaemon extends RigDaemon {
   readonly state: string;
   /** The text of /metrics. */
   scrape(): Promise<string>;
+  /** Resolves with the status or signal of the present process when it has ended. */
+  ended(): Promise<number | string>;
   /** Rewrites the configuration (merged as in the options); takes effect at the next start. */
   configure(config: Record<string, unknown>): void;
 }
@@ -155,6 +158,7 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
     state,
     pid: () => daemon.pid,
     log: () => readFileSync(logFile, 'utf8'),
+    ended: () => daemon.ended,
     scrape: async () => (await fetch(`http://${metrics}/metrics`)).text(),
     configure,
     assertNothingLeft: (graceMs) => assertNoTraces(traces, graceMs),

@@ -120,7 +120,7 @@ limits = { }
     'x.toml:11: cni.timeout_seconds must be above 0',
     'x.toml:12: cni.netns_dir must be a string, not a date',
     'x.toml:14: runtimes.crun.shmi is not a key of the configuration; did you mean shim?',
-    'x.toml:18: runtimes."k.x".sandbox_mode must be "auto", "pause" or "pinned"',
+    'x.toml:18: runtimes."k.x".sandbox_mode must be "auto" or "pause" or "pinned"',
     'x.toml:20: pipeline.limits.network must be at least 1',
     'x.toml:21: pipeline.limits.netwrok is not a key of the configuration; did you mean network?',
     'x.toml:23: metrics.listen must be host:port, with a port from 0 to 65535 and IPv6 hosts in brackets',

@@ -14,6 +14,7 @@ import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 
 const log = createLog({ level: 'error' });
+let lookUps = 0;
 const digest = (letter: string) => `sha256:${letter.repeat(64)}`;
 const ID = { a: digest('a'), b: digest('b') };
 
@@ -67,7 +68,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
       log,
       usedImages: async () => options.used?.() ?? new Set(),
       diskUsage: async () => ({ timestamp: 0n, usedBytes: 50n, inodes: 5n, tookMs: 1 }),
-      userFiles: async (dirs) => ({ passwd: dirs.join(), group: '' }),
+      lookUpUser: async ({ dirs }) => ({ uid: dirs.length, gid: ++lookUps, additionalGids: [] }),
       removeLayer: async (dir) => rmSync(dir, { recursive: true, force: true }),
       installPause: async (dir) => {
         mkdirSync(join(dir, 'fs'), { recursive: true });
@@ -403,8 +404,11 @@ test('mounts: topmost layer first, one layer is bound, none is an empty folder, 
   const none = await pull(images, resolved('none', 'e', digest('f'), []));
   const source = images.viewMounts(none)[0]?.source ?? '';
   assert.deepEqual(readdirSync(source), []);
-  assert.equal((await images.userFiles(row)).passwd, [bottom, top].join());
-  assert.equal(await images.userFiles(row), await images.userFiles(row), 'read twice');
+  const request = { user: 'app', supplementalGroups: [], mergeImageGroups: true };
+  const first = await images.lookUpUser(row, request);
+  assert.equal(first.uid, 2, 'both layers');
+  assert.equal(await images.lookUpUser(row, { ...request }), first, 'looked up twice');
+  assert.notEqual((await images.lookUpUser(row, { ...request, user: 'other' })).gid, first.gid);
 });
 
 test('disk use: layers and snapshots, the pause image is pinned', async (t) => {

@@ -278,7 +278,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
       },
       rootfsMounts: () => [],
       viewMounts: () => [],
-      userFiles: async () => ({ passwd: '', group: '' }),
+      lookUpUser: async () => ({ uid: 0, gid: 0, additionalGids: [0] }),
       pullKey: (reference) => reference,
       resolve: async (reference) => (await did('images.resolve', reference)) as Awaited<ReturnType<Images['resolve']>>,
       fetchLayers: async () => ((await did('images.fetchLayers')) as string[] | undefined) ?? [],
@@ -305,6 +305,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
         if (found.state === 'unknown') return { state: 'unknown', reason: 'no answer' };
         return { state: 'alive', shim: found.shim };
       },
+      probe: async () => {},
       async shutdown({ pod: id }) {
         await did('shims.shutdown', id);
         shims.get(id)?.die();

@@ -294,8 +294,9 @@ test('an update changes the runtime of a running container, and keeps what it do
   assert.equal(row.config.linux?.resources?.cpuShares, 1024n);
 });
 
-test('a host path that is not there is refused, with its name', async () => {
+test('a host path that the worker refuses fails the creation with its words, and nothing is left', async () => {
   using lab = openJobLab();
+  lab.hooks.set('shim.resolveHostPaths', new SluiceError('INVALID_REQUEST', '/nonexistent/for/sure does not exist'));
   const mounts = [mount({ hostPath: '/nonexistent/for/sure', containerPath: '/data' })];
   await assert.rejects(lab.add(await lab.launch(), { mounts }), (error) => {
     return codeOf(error) === 'INVALID_REQUEST' && /nonexistent/.test(explain(error));

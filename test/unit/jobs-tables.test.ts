@@ -63,14 +63,15 @@ test('a pod launch: network beside image, files and shim; create needs the names
 });
 
 test('whatever a pod launch makes has an undo, and its record is written first', () => {
-  assert.deepEqual(withUndo(runPod), ['reserve', 'netns', 'network', 'rootfs', 'files', 'shim']);
+  assert.deepEqual(withUndo(runPod), ['reserve', 'netns', 'network', 'rootfs', 'files', 'shim', 'create']);
   for (const { name } of runPod.stages.slice(1)) assert.ok(before(runPod, name).has('reserve'), name);
 });
 
 test('a pod’s removal takes the network down before its namespace, the shim before its mounts, the record last', () => {
-  assert.deepEqual([...before(removePod, 'netns')], ['network']);
-  assert.deepEqual([...before(removePod, 'files')], ['shim']);
-  assert.deepEqual([...before(removePod, 'forget')].sort(), ['files', 'netns', 'network', 'rootfs', 'shim']);
+  assert.deepEqual([...before(removePod, 'netns')].sort(), ['kill', 'network']);
+  assert.deepEqual([...before(removePod, 'files')].sort(), ['kill', 'shim']);
+  assert.deepEqual([...before(removePod, 'rootfs')], ['kill'], 'what has the snapshot mounted has ended');
+  assert.deepEqual([...before(removePod, 'forget')].sort(), ['files', 'kill', 'netns', 'network', 'rootfs', 'shim']);
 });
 
 test('a pod’s end: processes beside the network, the namespace after it', () => {
@@ -90,7 +91,8 @@ test('a container’s creation reads the user while the volumes and the snapshot
     user: ['image'],
     volumes: ['image'],
     rootfs: ['reserve'],
-    spec: ['user', 'volumes'],
+    paths: ['reserve'],
+    spec: ['paths', 'user', 'volumes'],
     shim: ['reserve'],
     files: ['shim', 'spec'],
     ready: ['files', 'rootfs'],

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Protocol } from '../../proto/gen/cri.ts';
-import { capabilityArgs } from '../../src/node/network/capabilities.ts';
+import { type PodSandboxConfig, Protocol } from '../../proto/gen/cri.ts';
+import { capabilityArgs as argsOf } from '../../src/node/network/capabilities.ts';
 import { parseQuantity } from '../../src/node/network/quantity.ts';
 import type { NetworkConf } from '../../src/workers/net/types.ts';
 import { emptyPod } from '../rig/messages.ts';
@@ -20,6 +20,8 @@ const ALL = network({
   cgroupPath: true,
   'io.kubernetes.cri.pod-annotations': true,
 });
+
+const capabilityArgs = (config: PodSandboxConfig, of: NetworkConf) => argsOf(config, of, { ipRangesAllowed: true });
 
 test('host ports: only those that are set, protocols in lower case', () => {
   const portMappings = [
@@ -103,4 +105,11 @@ test('quantities', () => {
     ['1MiB', undefined],
   ];
   for (const [text, value] of cases) assert.equal(parseQuantity(text), value, text);
+});
+
+test('the annotation of IP ranges is ignored unless the configuration allows it', () => {
+  const config = emptyPod({ annotations: { 'sluice/ip-ranges': '[[{"subnet":"10.5.0.0/24"}]]' } });
+  assert.equal('ipRanges' in argsOf(config, ALL, { ipRangesAllowed: false }), false);
+  const invalid = emptyPod({ annotations: { 'sluice/ip-ranges': 'x' } });
+  assert.equal('ipRanges' in argsOf(invalid, ALL, { ipRangesAllowed: false }), false);
 });

@@ -51,6 +51,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
       loopback: 'builtin',
       in_process: false,
       builtin_subnet: '10.88.0.0/16',
+      ip_ranges_annotation: false,
       ...more,
     },
     root: join(dir, 'root'),

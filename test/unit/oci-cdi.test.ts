@@ -78,10 +78,24 @@ describe('CDI files', () => {
     ['no class', spec({ kind: 'vendor' }), /kind "vendor"/],
     ['no devices', spec({ devices: undefined }), /has no devices/],
     ['bad device name', spec({ devices: [{ name: 'a b', containerEdits: {} }] }), /"a b" is not a valid device name/],
-    ['unknown hook', spec({ containerEdits: { hooks: [{ hookName: 'later', path: '/x' }] } }), /hook "later"/],
-    ['mount without a path', spec({ containerEdits: { mounts: [{ hostPath: '/x' }] } }), /mount has no/],
-    ['node without a path', spec({ containerEdits: { deviceNodes: [{}] } }), /device node has no path/],
-    ['a list', '[]', /has no cdiVersion/],
+    [
+      'unknown hook',
+      spec({ containerEdits: { hooks: [{ hookName: 'later', path: '/x' }] } }),
+      /hooks\[0\]\.hookName is missing or not valid/,
+    ],
+    [
+      'mount without a path',
+      spec({ containerEdits: { mounts: [{ hostPath: '/x' }] } }),
+      /mounts\[0\]\.containerPath is missing/,
+    ],
+    ['node without a path', spec({ containerEdits: { deviceNodes: [{}] } }), /deviceNodes\[0\]\.path is missing/],
+    ['a variable without a value', spec({ containerEdits: { env: ['A'] } }), /containerEdits\.env is not valid/],
+    [
+      'a number in a list of texts',
+      spec({ containerEdits: { hooks: [{ hookName: 'poststop', path: '/x', args: [1] }] } }),
+      /hooks\[0\]\.args is not valid/,
+    ],
+    ['a list', '[]', /is not an object/],
     ['null', 'null', /is not an object/],
   ] as const) {
     test(`refuses a file with ${name}`, async () => {
@@ -266,3 +280,30 @@ function aliases(levels: number): string {
   const list = (level: number) => `k${level}: &k${level} [${Array(10).fill(level === 0 ? '1' : `*k${level - 1}`)}]`;
   return Array.from({ length: levels }, (_, level) => list(level)).join('\n');
 }
+
+test('a device without edits makes its file invalid, and the request for it says so', async () => {
+  const file = (edits: unknown) => ({
+    path: '/etc/cdi/v.json',
+    text: JSON.stringify({
+      cdiVersion: '0.6.0',
+      kind: 'v.com/c',
+      devices: [
+        { name: 'ok', containerEdits: { env: ['A=1'] } },
+        { name: 'empty', containerEdits: edits },
+      ],
+    }),
+    priority: 0,
+  });
+  for (const edits of [undefined, {}, { env: [], mounts: [] }, null]) {
+    const registry = await cdiRegistry([file(edits)]);
+    assert.deepEqual([...registry.devices.keys()], []);
+    assert.throws(() => cdiEdits(registry, ['v.com/c=ok']), {
+      code: 'INVALID_REQUEST',
+      message: /unresolvable CDI devices v\.com\/c=ok.*device "empty" has no containerEdits/,
+    });
+  }
+  assert.equal((await cdiRegistry([file({ intelRdt: {} })])).devices.size, 2);
+  assert.equal((await cdiRegistry([file({ additionalGids: [5] })])).devices.size, 2);
+  const none = { ...file({}), text: '{"cdiVersion":"0.6.0","kind":"v.com/c","devices":[]}' };
+  assert.match((await cdiRegistry([none])).errors.join(), /has no devices/);
+});

@@ -10,7 +10,17 @@ import { buildContainerSpec, type ContainerSpecInput } from '../../src/node/oci/
 import { buildExecProcess } from '../../src/node/oci/exec-process.ts';
 import type { Spec } from '../../src/node/oci/types.ts';
 import { namespaces, resources } from '../rig/messages.ts';
-import { container, containerInput, containerWith, HOST, pod, podLinux, podWith, userns } from './oci-fixtures.ts';
+import {
+  container,
+  containerInput,
+  containerWith,
+  HOST,
+  HOST_DEVICES,
+  pod,
+  podLinux,
+  podWith,
+  userns,
+} from './oci-fixtures.ts';
 
 const { CONTAINER, NODE, POD, TARGET } = NamespaceMode;
 const V1 = { ...HOST, cgroupVersion: 1 as const, cgroupDriver: 'cgroupfs' as const, cgroupMountOptions: [] };
@@ -255,7 +265,7 @@ describe('a privileged container', () => {
     assert.equal(spec.process.apparmorProfile, undefined);
     assert.equal(spec.process.selinuxLabel, undefined);
     assert.deepEqual(spec.linux.resources.devices, [{ allow: true, access: 'rwm' }]);
-    assert.deepEqual(spec.linux.devices, HOST.devices);
+    assert.deepEqual(spec.linux.devices, HOST_DEVICES);
     assert.deepEqual(spec.mounts.find(({ destination }) => destination === '/sys')?.options, [
       'nosuid',
       'noexec',

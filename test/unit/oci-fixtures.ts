@@ -12,6 +12,7 @@ import { CAPABILITIES } from '../../src/node/oci/capabilities.ts';
 import type { ContainerSpecInput } from '../../src/node/oci/container.ts';
 import type { HostFacts } from '../../src/node/oci/host.ts';
 import type { SandboxSpecInput } from '../../src/node/oci/sandbox.ts';
+import type { Device } from '../../src/node/oci/types.ts';
 import * as cri from '../rig/messages.ts';
 
 export const HOST: HostFacts = {
@@ -29,11 +30,12 @@ export const HOST: HostFacts = {
   seccomp: true,
   apparmor: true,
   selinux: false,
-  devices: [
-    { path: '/dev/null', type: 'c', major: 1, minor: 3, fileMode: 0o666, uid: 0, gid: 0 },
-    { path: '/dev/fuse', type: 'c', major: 10, minor: 229, fileMode: 0o666, uid: 0, gid: 0 },
-  ],
 };
+
+export const HOST_DEVICES: Device[] = [
+  { path: '/dev/null', type: 'c', major: 1, minor: 3, fileMode: 0o666, uid: 0, gid: 0 },
+  { path: '/dev/fuse', type: 'c', major: 10, minor: 229, fileMode: 0o666, uid: 0, gid: 0 },
+];
 
 export const FEATURES = { recursiveReadOnly: true, idmap: true };
 
@@ -120,6 +122,7 @@ export function containerInput(over: Partial<ContainerSpecInput> = {}): Containe
       privilegedWithoutHostDevices: false,
       features: FEATURES,
     },
+    hostDevices: HOST_DEVICES,
     host: HOST,
     ...over,
   };

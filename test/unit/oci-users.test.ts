@@ -1,14 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { SupplementalGroupsPolicy as Policy } from '../../proto/gen/cri.ts';
-import {
-  containerUser,
-  needsUserFiles,
-  parseGroup,
-  parsePasswd,
-  resolveUser,
-  sandboxUser,
-} from '../../src/node/oci/users.ts';
+import { containerUser, needsUserFiles, sandboxUser } from '../../src/node/oci/users.ts';
+import { groupEntries, passwdEntries, resolveUser } from '../../src/workers/image/users.ts';
 import { containerSecurity, podSecurity } from '../rig/messages.ts';
 
 const PASSWD = `root:x:0:0:root:/root:/bin/sh
@@ -38,10 +32,11 @@ describe('the user of a container', () => {
     assert.deepEqual(resolve(''), [0, 0, [0, 1, 44]]);
     assert.deepEqual(resolve('app'), [1000, 1000, [1000, 1, 44, 50]]);
     assert.deepEqual(resolve('1000'), [1000, 1000, [1000, 1, 44, 50]]);
-    assert.deepEqual(resolve('app:web'), [1000, 33, [33, 1, 44, 50]]);
-    assert.deepEqual(resolve('1000:44'), [1000, 44, [44, 1, 50]]);
+    // The group `app` lists the user, so it counts although it has the user's name: it is not the primary group here.
+    assert.deepEqual(resolve('app:web'), [1000, 33, [33, 1, 44, 50, 1000]]);
+    assert.deepEqual(resolve('1000:44'), [1000, 44, [44, 1, 50, 1000]]);
     assert.deepEqual(resolve('lonely'), [1001, 777, [777]]);
-    assert.deepEqual(resolve(':50'), [0, 50, [50, 1, 44]]);
+    assert.deepEqual(resolve(':50'), [0, 50, [50, 0, 1, 44]]);
     assert.deepEqual(resolve('app:'), [1000, 1000, [1000, 1, 44, 50]]);
   });
 
@@ -74,14 +69,14 @@ describe('the user of a container', () => {
 
   test('malformed lines are skipped', () => {
     assert.deepEqual(
-      parsePasswd(PASSWD).map(({ name }) => name),
+      [...passwdEntries(PASSWD)].map(({ name }) => name),
       ['root', 'app', 'lonely', 'web'],
     );
     assert.deepEqual(
-      parseGroup(GROUP).map(({ name }) => name),
+      [...groupEntries(GROUP)].map(({ name }) => name),
       ['root', 'bin', 'app', 'staff', 'web', 'video'],
     );
-    assert.deepEqual(parsePasswd('a:x:1:2\r\n'), [{ name: 'a', uid: 1, gid: 2 }]);
+    assert.deepEqual([...passwdEntries('a:x:1:2\r\n')], [{ name: 'a', uid: 1, gid: 2 }]);
   });
 });
 

@@ -230,6 +230,8 @@ describe('names and the host', () => {
       linux: { mountExtensions: { idmap: { enabled: true } } },
     });
     assert.deepEqual(parseRuntimeFeatures(text, '6.1'), { recursiveReadOnly: true, idmap: true });
+    assert.deepEqual(parseRuntimeFeatures(text, '5.18'), { recursiveReadOnly: true, idmap: false });
+    assert.deepEqual(parseRuntimeFeatures(text, '5.19.0'), { recursiveReadOnly: true, idmap: true });
     assert.deepEqual(parseRuntimeFeatures(text, '5.4'), { recursiveReadOnly: false, idmap: false });
     assert.deepEqual(parseRuntimeFeatures('{}', '6.1'), { recursiveReadOnly: false, idmap: false });
     assert.throws(() => parseRuntimeFeatures('unknown command', '6.1'), SyntaxError);

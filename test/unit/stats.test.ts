@@ -46,6 +46,7 @@ function fullSample(timestamp = 1000n * SECOND, usageNs = 90n * SECOND): Sample 
   return {
     cgroup: {
       timestamp,
+      tickNs: timestamp,
       cpu: {
         usageNs,
         userNs: 60n * SECOND,

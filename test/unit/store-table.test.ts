@@ -9,7 +9,7 @@ interface Thing {
 }
 
 /** A table whose writes are kept, or refused while `full`. */
-function make(stored: string[] = []) {
+function make(stored: Thing[] = []) {
   const writes: string[] = [];
   const disk = { full: false };
   const write = (what: string) => (id: string, json?: string) => {
@@ -17,7 +17,8 @@ function make(stored: string[] = []) {
     writes.push([what, id, json].filter((part) => part !== undefined).join(' '));
   };
   const writer = { insert: write('insert'), update: write('update'), delete: write('delete') };
-  return { table: new Table<Thing>(undefined, writer, stored), writes, disk };
+  const rows = stored.map((thing) => ({ id: thing.id, row: JSON.stringify(thing) }));
+  return { table: new Table<Thing>(undefined, writer, rows), writes, disk };
 }
 
 test('a new row is inserted, a changed one updated, and a deleted one gone', () => {
@@ -33,7 +34,10 @@ test('a new row is inserted, a changed one updated, and a deleted one gone', () 
 });
 
 test('what was stored is there, and a change of it is an update', () => {
-  const { table, writes } = make(['{"id":"a","size":1}', '{"id":"b","size":2}']);
+  const { table, writes } = make([
+    { id: 'a', size: 1 },
+    { id: 'b', size: 2 },
+  ]);
   assert.deepEqual(
     [...table.values()],
     [

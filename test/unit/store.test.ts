@@ -6,7 +6,8 @@ import { test } from 'node:test';
 import { codeOf } from '../../src/errors.ts';
 import type { SandboxRow } from '../../src/node/store/sandbox.ts';
 import { Store } from '../../src/node/store/store.ts';
-import { checkpoint } from '../../src/workers/checkpoint.ts';
+import { takeBallast } from '../../src/workers/store/ballast.ts';
+import { checkpoint } from '../../src/workers/store/checkpoint.ts';
 import { emptyPod, podLinux, resources } from '../rig/messages.ts';
 import { containerRow, sandboxRow } from './store-fixture.ts';
 
@@ -103,9 +104,9 @@ test('ids may be given by a prefix that only one has', () => {
 test('room is kept for emptying a full node, and taken back', () => {
   using dir = folder();
   const path = join(dir.path, 'sluice.db');
-  using store = new Store(path);
+  using _store = new Store(path);
   assert(existsSync(`${path}.ballast`));
   rmSync(`${path}.ballast`);
-  store.restoreBallast();
+  takeBallast(path);
   assert(existsSync(`${path}.ballast`));
 });

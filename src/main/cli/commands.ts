@@ -3,6 +3,7 @@ import { VERSION } from '../../version.ts';
 import { type Command, EXIT, printJson } from './command.ts';
 import { completionOf } from './completion.ts';
 import { CONFIG_COMMANDS } from './config.ts';
+import { DOCTOR } from './doctor.ts';
 import { EXEC } from './exec.ts';
 import { LOG_LEVEL } from './log-level.ts';
 import { LOGS } from './logs.ts';
@@ -34,6 +35,7 @@ const VERSION_COMMAND: Command = {
 
 export const COMMANDS: readonly Command[] = [
   STATUS,
+  DOCTOR,
   TOP,
   TRACE,
   PODS,

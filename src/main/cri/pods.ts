@@ -6,6 +6,7 @@ import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { getSandbox, readySandbox } from '../../pipeline/jobs/lookup.ts';
 import { isNsfs } from '../../sys/mount.ts';
 import { batches, noInfo, type RuntimeVerbs } from './call.ts';
+import { cniResultInfo } from './cni-info.ts';
 import { matchesSandbox } from './filters.ts';
 import { goJson } from './go-json.ts';
 import type { CriServices } from './services.ts';
@@ -96,7 +97,7 @@ async function inspect({ config, images, specs }: CriServices, row: SandboxRow):
     runtimeSpec: row.pinned
       ? buildPinnedSpec({ ...row, pinned: row.pinned, podAnnotations: runtime?.pod_annotations ?? [] })
       : await specs.of(row),
-    cniResult: row.result ?? null,
+    cniResult: row.result ? cniResultInfo(row.result) : null,
     sandboxMetadata: {
       ID: row.id,
       Name: row.name,

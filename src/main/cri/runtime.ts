@@ -2,6 +2,7 @@
 import { CgroupDriver, type RuntimeCondition, type RuntimeHandler } from '../../../proto/gen/cri.ts';
 import { VERSION } from '../../version.ts';
 import { noInfo, type RuntimeVerbs } from './call.ts';
+import { cniConfigInfo } from './cni-info.ts';
 import type { CriServices } from './services.ts';
 
 export const daemonVerbs = (services: CriServices) =>
@@ -16,17 +17,15 @@ export const daemonVerbs = (services: CriServices) =>
       const { config } = services;
       const network = await services.network.status();
       const conditions: RuntimeCondition[] = [
-        { type: 'RuntimeReady', status: true, reason: '', message: '' },
+        runtimeReady(services.health.reasons),
         { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
       ];
       const handlers = Object.keys(config.runtimes).map((name) => handler(services, name, name));
       return {
         status: { conditions },
-        info: verbose
-          ? { config: JSON.stringify(config), cniconfig: JSON.stringify(services.network.current() ?? null) }
-          : noInfo(),
+        info: verbose ? statusInfo(services) : noInfo(),
         runtimeHandlers: [handler(services, '', config.default_runtime), ...handlers],
-        features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: false },
+        features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: true, mountOptions: true },
       };
     },
 
@@ -45,6 +44,22 @@ export const daemonVerbs = (services: CriServices) =>
       return {};
     },
   }) satisfies Partial<RuntimeVerbs>;
+
+function runtimeReady(reasons: readonly string[]): RuntimeCondition {
+  const ready = reasons.length === 0;
+  return { type: 'RuntimeReady', status: ready, reason: ready ? '' : 'RuntimeNotReady', message: reasons.join('; ') };
+}
+
+/** The keys that scripts read in `crictl info` with containerd; each value is JSON. */
+function statusInfo({ config, network }: CriServices): Record<string, string> {
+  const { network: current, problems } = network.loaded;
+  return {
+    config: JSON.stringify(config),
+    cniconfig: JSON.stringify(cniConfigInfo(config.cni, current)),
+    lastCNILoadStatus: JSON.stringify(current ? 'OK' : problems.join('; ')),
+    golang: JSON.stringify(`none (Node ${process.version})`),
+  };
+}
 
 function handler({ features }: CriServices, name: string, runtime: string): RuntimeHandler {
   return {

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
-import { connect, createServer, type Server as NetServer } from 'node:net';
+import { connect, createServer, type Server as NetServer, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import {
   type handleServerStreamingCall,
@@ -13,6 +13,7 @@ import {
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import { codeOf, ERRORS, explain, kubeletReasonOf, SluiceError } from '../../errors.ts';
+import { acceptAuthority } from './authority.ts';
 import type { CallerLeft, CallInfo } from './call.ts';
 import { type GeneratedService, grpcService } from './service.ts';
 
@@ -43,6 +44,8 @@ export class CriServer implements AsyncDisposable {
   });
   readonly #options: CriServerOptions;
   #listener: NetServer | undefined;
+  /** Connections that have not sent a request yet. */
+  readonly #unserved = new Set<Socket>();
 
   constructor(options: CriServerOptions) {
     this.#options = options;
@@ -62,35 +65,38 @@ export class CriServer implements AsyncDisposable {
    */
   async listen(): Promise<void> {
     const { socket, listener } = this.#options;
-    if (listener !== undefined) return this.#listenOn(listener);
+    if (listener !== undefined) return this.#listenOn({ fd: listener });
     mkdirSync(dirname(socket), { recursive: true, mode: 0o711 });
     if (await answers(socket)) throw new SluiceError('INVALID_REQUEST', `another daemon listens on ${socket}`);
     rmSync(socket, { force: true });
-    const mask = process.umask(0o177);
-    try {
-      await new Promise<void>((resolve, reject) => {
-        this.#server.bindAsync(`unix:${socket}`, ServerCredentials.createInsecure(), (error) =>
-          error ? reject(error) : resolve(),
-        );
-      });
-    } finally {
-      process.umask(mask);
-    }
+    // connect(2) needs write permission on the socket, which the daemon's umask (src/main/folders.ts) denies to others from bind(2)
+    // on. A umask for this call alone would apply to the files that other threads make meanwhile.
+    await this.#listenOn({ path: socket });
     chmodSync(socket, 0o600);
   }
 
-  /** grpc-js binds by address only; connections that were accepted elsewhere are handed to it one by one. */
-  async #listenOn(fd: number): Promise<void> {
+  /** grpc-js takes its connections from here, one by one, once their clients' authority is known. */
+  async #listenOn(where: { fd: number } | { path: string }): Promise<void> {
     const injector = this.#server.createConnectionInjector(ServerCredentials.createInsecure());
-    this.#listener = createServer((connection) => injector.injectConnection(connection));
-    this.#listener.listen({ fd });
-    await once(this.#listener, 'listening');
+    const listener = createServer((connection) => {
+      this.#unserved.add(connection);
+      connection.on('close', () => this.#unserved.delete(connection));
+      acceptAuthority(connection, (served) => {
+        this.#unserved.delete(connection);
+        injector.injectConnection(served);
+      });
+    });
+    listener.listen(where);
+    await once(listener, 'listening');
+    listener.on('error', (error) => this.#options.onError?.('accept', error));
+    this.#listener = listener;
   }
 
   /** Refuses new calls, waits for the running ones, and after `graceMs` cuts the rest (streams without an end). */
   async close(graceMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#listener?.close(); // who connects from now on waits in the socket's queue for the next daemon
+    for (const connection of this.#unserved) connection.destroy();
     this.#server.tryShutdown(() => resolve());
     const timer = setTimeout(() => {
       this.#server.forceShutdown();
@@ -108,17 +114,19 @@ export class CriServer implements AsyncDisposable {
   #unary(method: string, verb: AnyVerb): handleUnaryCall<unknown, unknown> {
     return (call, callback) => {
       const ended = this.#began(method);
-      Promise.try(() => verb(call.request as never, callInfo(method, call))).then(
-        (response) => {
-          ended(status.OK);
-          callback(null, response);
-        },
-        (error: unknown) => {
-          const failure = this.#failure(method, error);
-          ended(failure.code);
-          callback(failure, null);
-        },
-      );
+      Promise.try(() => verb(call.request as never, callInfo(method, call)))
+        .then(
+          (response) => {
+            ended(status.OK);
+            callback(null, response);
+          },
+          (error: unknown) => {
+            const failure = this.#failure(method, error);
+            ended(failure.code);
+            callback(failure, null);
+          },
+        )
+        .catch((error: unknown) => this.#options.onError?.(method, error)); // the answer could not be sent
     };
   }
 

@@ -27,7 +27,9 @@ export interface CriServices {
   readonly unclaimed: Set<string>;
   readonly events: Pick<Events, 'subscribe'>;
   readonly images: Pick<Images, 'find' | 'list' | 'remove' | 'isPinned' | 'fsInfo' | 'mountpoint'>;
-  readonly network: Pick<Network, 'status' | 'current'>;
+  readonly network: Pick<Network, 'status' | 'loaded'>;
+  /** Reasons why no pod can be run; empty when they can. */
+  readonly health: { readonly reasons: readonly string[] };
   readonly specs: Pick<BundleSpecs, 'of'>;
   readonly stats: Pick<Stats, 'containers' | 'pods' | 'metrics'>;
   readonly stdio: Stdio;

@@ -6,6 +6,7 @@ export interface RuntimeConfig {
   shim: string;
   shim_start: 'auto' | 'command';
   sandbox_mode: 'auto' | 'pause' | 'pinned';
+  pods_per_shim: number;
   /** Never "": loading fills in <state>/runc. */
   runtime_root: string;
   privileged_without_host_devices: boolean;
@@ -32,6 +33,7 @@ export interface Config {
     in_process: 'auto' | boolean;
     /** An IPv4 subnet, "auto", or "" for no built-in network. */
     builtin_subnet: string;
+    ip_ranges_annotation: boolean;
   };
   images: {
     /** "" means the built-in pause image. */

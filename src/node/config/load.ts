@@ -1,3 +1,4 @@
+import { basename } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import type { Config } from './config.ts';
 import {
@@ -157,6 +158,11 @@ class Reader {
         ['default_runtime'],
         `is "${config.default_runtime}", but there is no [runtimes.${quoteKey(config.default_runtime)}]${meant ? `; did you mean "${meant}"?` : ` (there is ${names.join(', ')})`}`,
       );
+    }
+    for (const [name, { pods_per_shim: pods, shim, sandbox_mode: mode }] of Object.entries(config.runtimes)) {
+      if (pods <= 1 || (basename(shim) === 'containerd-shim-runc-v2' && mode !== 'pause')) continue;
+      const why = mode === 'pause' ? 'sandbox_mode is "pause"' : `the shim is ${shim}`;
+      this.#problem(['runtimes', name, 'pods_per_shim'], `must be 1, because ${why}`);
     }
     if (config.root === config.state) this.#problem(['state'], 'must not be the same folder as root');
     const { tls_cert, tls_key } = config.streaming;

@@ -88,6 +88,13 @@ const runtime: Record<keyof RuntimeConfig, Key> = {
       '"pinned": bind mounts hold the namespaces of a pod, which has no process of its own; its shim starts with its first container. "pause": a pause process holds them. Pods that share a PID namespace, have a user namespace, or use another shim than containerd-shim-runc-v2 have a pause process in any mode. "auto": pinned.',
     check: check.oneOf('auto', 'pause', 'pinned'),
   },
+  pods_per_shim: {
+    type: 'integer',
+    default: 1,
+    comment:
+      'Pods without a pause process that share one shim process, at most. A shim takes 3 MiB; when it dies, the containers of all its pods end. Only for containerd-shim-runc-v2.',
+    check: check.atLeast(1),
+  },
   runtime_root: {
     type: 'string',
     default: '',
@@ -225,6 +232,12 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'IPv4 subnet of the built-in bridge network, which is used while conf_dir contains no configuration. "auto": a free one of 10.192.0.0/16 to 10.243.0.0/16, stored under root. Empty: no built-in network; the node is not ready until conf_dir contains a configuration.',
     check: check.optional(check.either('auto', check.subnet)),
+  },
+  'cni.ip_ranges_annotation': {
+    type: 'boolean',
+    default: false,
+    comment:
+      'If true, the pod annotation sluice/ip-ranges chooses the ranges of the pod’s addresses, where the CNI configuration declares the capability ipRanges. Whoever may create pods then chooses any address.',
   },
   'images.sandbox_image': {
     type: 'string',

@@ -1,5 +1,7 @@
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
+import type { LookUpUser } from '../../workers/image/look-up-user.ts';
+import type { FoundUser, UserRequest } from '../../workers/image/users.ts';
 import type { handlers } from '../../workers/image.ts';
 import type { Usage } from '../../workers/measure-tree.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
@@ -19,18 +21,13 @@ import { Registry } from './registry.ts';
 import { type Resolved, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
 
-export interface UserFiles {
-  passwd: string;
-  group: string;
-}
-
 /** What images use of other services of the node. */
 export interface ImageSurroundings {
   /** Ids of the images that containers and pods were made from. */
   usedImages: () => Promise<Set<string>>;
   diskUsage: (folder: string) => Promise<DiskReading | undefined>;
   /** Handlers of the image workers, in a pool where they do not wait for downloads. */
-  userFiles: (dirs: string[]) => Promise<UserFiles>;
+  lookUpUser: (input: LookUpUser) => Promise<FoundUser>;
   removeLayer: (dir: string) => Promise<void>;
   installPause: (dir: string) => Promise<Usage>;
   onLayer: (how: 'pulled' | 'present' | 'joined') => void;
@@ -50,6 +47,8 @@ export interface ImagesOptions extends ImageSurroundings {
 
 /** Images that were removed while in use are looked at so often. */
 const SWEEP_MS = 60_000;
+/** Users that are kept, the latest ones. */
+const KEPT_USERS = 1000;
 
 /** The images on the node and their layers. */
 export class Images {
@@ -62,7 +61,8 @@ export class Images {
   readonly #names: ImageNames;
   readonly #registry: Registry;
   readonly #fsInfo: FsInfo;
-  readonly #users = new Map<string, Promise<UserFiles>>();
+  /** Users that were looked up, by image and request; an id names one content. */
+  readonly #users = new Map<string, Promise<FoundUser>>();
   /** Id of the built-in pause image, when it is the one that is used. */
   #builtIn: string | undefined;
   #sweeping: NodeJS.Timeout | undefined;
@@ -101,15 +101,18 @@ export class Images {
     });
   }
 
-  /** After a start: rows and folders are made to agree, and the built-in pause image is there. */
-  async recover(): Promise<void> {
+  /**
+   * After a start: rows and folders are made to agree, and the built-in pause image is there. `keepUnknown`: layers without a row stay,
+   * since containers that the store has lost may run from them.
+   */
+  async recover({ keepUnknown = false } = {}): Promise<void> {
     const { images, layers, log, config } = this.#options;
     for (const row of [...images.values()]) {
       if (row.layers.every((id) => layers.get(id)?.ready)) continue;
       log.warn({ image: row.id, names: row.names }, 'layers of this image are gone; it must be pulled again');
       images.delete(row.id);
     }
-    await this.layers.recover(this.#usedLayers());
+    await this.layers.recover(this.#usedLayers(), { keepUnknown });
     // A row whose folder somebody removed.
     for (const row of [...images.values()]) {
       if (!row.layers.every((id) => this.layers.has(id))) images.delete(row.id);
@@ -209,7 +212,6 @@ export class Images {
       for (const row of nameless()) {
         if (used.has(row.id)) continue;
         images.delete(row.id);
-        this.#users.delete(row.id);
       }
     }
     this.layers.sweep(this.#usedLayers());
@@ -219,15 +221,23 @@ export class Images {
     this.#sweeping = setTimeout(again, SWEEP_MS).unref();
   }
 
-  /** passwd and group as the image has them, "" where there is none. Read once for each image. */
-  userFiles(row: ImageRow): Promise<UserFiles> {
-    let files = this.#users.get(row.id);
-    if (!files) {
-      files = this.#options.userFiles(this.#dirs(row));
-      this.#users.set(row.id, files);
-      files.catch(() => this.#users.delete(row.id));
+  /**
+   * The ids of a user that the image's /etc/passwd and /etc/group define; each is looked up once. Throws INVALID_REQUEST
+   * for a name that they do not define, IMAGE_INVALID for files out of bounds.
+   */
+  lookUpUser(row: ImageRow, request: UserRequest): Promise<FoundUser> {
+    const key = `${row.id} ${JSON.stringify(request)}`;
+    let user = this.#users.get(key);
+    if (!user) {
+      user = this.#options.lookUpUser({ dirs: this.#dirs(row), request });
+      this.#users.set(key, user);
+      user.catch(() => this.#users.delete(key));
+      for (const oldest of this.#users.keys()) {
+        if (this.#users.size <= KEPT_USERS) break;
+        this.#users.delete(oldest);
+      }
     }
-    return files;
+    return user;
   }
 
   /** A container's root: its writable snapshot on top of the image. */
@@ -268,7 +278,10 @@ export class Images {
       this.#names.give(row, [BUILT_IN_PAUSE]);
       this.#builtIn = id;
     } catch (cause) {
-      throw new SluiceError('INTERNAL', `the built-in pause image cannot be installed: ${explain(cause)}`, { cause });
+      // On a full disk, say. It must not keep the daemon from starting: the disk is freed by removing pods and images.
+      const { log } = this.#options;
+      log.error({ reason: explain(cause) }, 'the built-in pause image cannot be installed; trying on');
+      setTimeout(() => void this.#installPause(), SWEEP_MS).unref();
     }
   }
 }

@@ -170,9 +170,9 @@ export class Layers {
   }
 
   /** After a start: drops what a dead daemon left half-way, and what nobody has a record of. */
-  async recover(used: ReadonlySet<string>): Promise<void> {
+  async recover(used: ReadonlySet<string>, { keepUnknown = false } = {}): Promise<void> {
     const { rows, log } = this.#options;
-    await mkdir(this.folder, { recursive: true, mode: 0o711 });
+    await mkdir(this.folder, { recursive: true, mode: 0o700 });
     await mkdir(this.emptyDir, { recursive: true, mode: 0o755 });
     const folders = new Set(await readdir(this.folder));
     const known = [...rows.values()];
@@ -185,7 +185,9 @@ export class Layers {
       else if (folders.has(row.id)) strays.push(row.id);
       else rows.delete(row.id);
     }
-    for (const name of folders) if (name !== EMPTY && !known.some(({ id }) => id === name)) strays.push(name);
+    if (!keepUnknown) {
+      for (const name of folders) if (name !== EMPTY && !known.some(({ id }) => id === name)) strays.push(name);
+    }
     if (strays.length > 0) log.info({ layers: strays }, 'removing layers that no image has');
     for (const id of strays)
       this.#removeFolder(id).catch((err) => log.warn({ layer: id, err }, 'a layer is left over'));

@@ -69,13 +69,13 @@ export class Registry {
 
   isDead(base: string): boolean {
     const until = this.#dead.get(base) ?? 0;
-    if (until < Date.now()) this.#dead.delete(base);
-    return until >= Date.now();
+    if (until < performance.now()) this.#dead.delete(base);
+    return until >= performance.now();
   }
 
   heard(base: string, answered: boolean): void {
     if (answered) this.#dead.delete(base);
-    else this.#dead.set(base, Date.now() + DEAD_MS);
+    else this.#dead.set(base, performance.now() + DEAD_MS);
   }
 
   /** `who` is an {@link authKey}. */

@@ -20,6 +20,8 @@ export interface BuiltinSettings {
   /** A CIDR, an IPv4 and an IPv6 CIDR separated by a comma, or "auto". */
   subnet: string;
   binDirs: readonly string[];
+  /** `[cni] in_process`: unless false, bridge, host-local and portmap need no programs. */
+  inProcess: 'auto' | boolean;
 }
 
 export interface Builtin {
@@ -33,13 +35,14 @@ export interface Builtin {
 /**
  * Composes the network from the plugins and programs of this machine. With iptables, one rule masquerades the whole
  * subnet, in place of the bridge plugin's `ipMasq` (workers/net/uplink.ts explains why). portmap and bandwidth are in
- * the list but run only for pods that use them: see {@link forPod}. Throws a plain Error when the bridge or host-local
- * plugin is missing.
+ * the list but run only for pods that use them: see {@link forPod}. Without iptables the way out of the node is masqueraded
+ * by nf_tables, where plugins run in process. Throws a plain Error when the program of bridge or host-local is missing
+ * and needed.
  */
-export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Builtin {
+export function builtinNetwork({ root, subnet, binDirs, inProcess }: BuiltinSettings): Builtin {
   const { bridge, subnets } = bridgeOf({ root, subnet });
   const has = (plugin: string) => findProgram(plugin, [...binDirs]) !== undefined;
-  const missing = ['bridge', 'host-local'].filter((plugin) => !has(plugin));
+  const missing = inProcess === false ? ['bridge', 'host-local'].filter((plugin) => !has(plugin)) : [];
   if (missing.length > 0) {
     throw new Error(`the built-in network needs the plugins ${missing.join(' and ')} in ${binDirs.join(', ')}`);
   }
@@ -60,9 +63,12 @@ export function builtinNetwork({ root, subnet, binDirs }: BuiltinSettings): Buil
   ];
   const tools = [...new Set(subnets.map((cidr) => (isIPv6Cidr(cidr) ? 'ip6tables' : 'iptables')))];
   const absent = tools.filter((tool) => findProgram(tool) === undefined);
-  if (absent.length > 0) lacks.push(`host ports and a way out of the node (no ${absent.join(', ')})`);
-  else if (has('portmap')) plugins.push({ type: 'portmap', capabilities: { portMappings: true } });
-  else lacks.push('host ports (no portmap plugin)');
+  const [bridgePlugin] = plugins;
+  if (absent.length > 0 && inProcess !== false && bridgePlugin) bridgePlugin.ipMasq = true;
+  else if (absent.length > 0) lacks.push(`host ports and a way out of the node (no ${absent.join(', ')})`);
+  if (inProcess !== false || (absent.length === 0 && has('portmap')))
+    plugins.push({ type: 'portmap', capabilities: { portMappings: true } });
+  else if (absent.length === 0) lacks.push('host ports (no portmap plugin)');
   if (has('bandwidth')) plugins.push({ type: 'bandwidth', capabilities: { bandwidth: true } });
   else lacks.push('bandwidth limits (no bandwidth plugin)');
   const network = { name: bridge, cniVersion: '1.0.0', plugins, source: BUILT_IN };
@@ -108,7 +114,7 @@ function blockOf(cidr: string): BlockList {
 }
 
 /** The bridge's name, at most 15 characters (IFNAMSIZ), and the subnets. */
-function bridgeOf({ root, subnet }: Omit<BuiltinSettings, 'binDirs'>): Uplink {
+function bridgeOf({ root, subnet }: Pick<BuiltinSettings, 'root' | 'subnet'>): Uplink {
   const subnets = (subnet === 'auto' ? ownSubnet(root) : subnet)
     .split(',')
     .map((cidr) => cidr.trim())

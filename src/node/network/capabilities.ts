@@ -11,7 +11,8 @@ const INGRESS_BANDWIDTH = 'kubernetes.io/ingress-bandwidth';
 const EGRESS_BANDWIDTH = 'kubernetes.io/egress-bandwidth';
 /**
  * Sluice's own annotation, since CRI has no field for it: `ipRanges` as JSON, for example
- * `[[{"subnet":"10.5.0.0/24"}]]`.
+ * `[[{"subnet":"10.5.0.0/24"}]]`. Whoever may create pods chooses their addresses with it, those of other pods and of
+ * the node's network included, so it is ignored unless `cni.ip_ranges_annotation` allows it.
  */
 const IP_RANGES = 'sluice/ip-ranges';
 const POD_ANNOTATIONS = 'io.kubernetes.cri.pod-annotations';
@@ -25,10 +26,14 @@ const LEAST_RATE = 1e3;
 const MOST_RATE = 1e15;
 
 /**
- * The arguments that the pod has and at least one plugin of the network declares. Throws INVALID_REQUEST for invalid
+ * The arguments that the pod has and at least one plugin of the network declares, `ipRanges` only where they are allowed. Throws INVALID_REQUEST for invalid
  * annotations.
  */
-export function capabilityArgs(config: PodSandboxConfig, network: NetworkConf): Record<string, unknown> {
+export function capabilityArgs(
+  config: PodSandboxConfig,
+  network: NetworkConf,
+  { ipRangesAllowed }: { ipRangesAllowed: boolean },
+): Record<string, unknown> {
   const declared = new Set(
     network.plugins.flatMap(({ capabilities }) =>
       Object.entries(capabilities ?? {}).flatMap(([name, on]) => (on === true ? [name] : [])),
@@ -36,6 +41,7 @@ export function capabilityArgs(config: PodSandboxConfig, network: NetworkConf): 
   );
   const args: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(MAKERS)) {
+    if (name === 'ipRanges' && !ipRangesAllowed) continue;
     const made = declared.has(name) ? value(config) : undefined;
     if (made !== undefined) args[name] = made;
   }

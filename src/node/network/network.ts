@@ -131,7 +131,7 @@ export class Network implements AsyncDisposable {
   attachment({ id, netns, config }: { id: string; netns: string; config: PodSandboxConfig }): CniAttachment {
     const network = this.#loaded.network;
     if (!network) throw new SluiceError('NETWORK_NOT_READY', `the pod network is not ready: ${this.#whyNone()}`);
-    const args = capabilityArgs(config, network);
+    const args = capabilityArgs(config, network, { ipRangesAllowed: this.#options.cni.ip_ranges_annotation });
     return {
       network: forPod(network, args),
       containerId: id,
@@ -204,6 +204,30 @@ export class Network implements AsyncDisposable {
     return findStrays({ netnsDir, cacheDir, daemon: this.#daemon, ...store });
   }
 
+  /** Runs CNI CHECK: whether what ADD made is still there. Throws CNI_FAILED or TIMED_OUT with the plugin's message. */
+  async check(attachment: CniAttachment): Promise<void> {
+    await this.#reportRuns(this.#options.pool.call('cniCheck', this.#call(attachment)));
+  }
+
+  /**
+   * Runs CNI GC on the network in use: what belongs to no attachment is released. Valid are `attachments` and all that
+   * have a record in the cache folder. Throws CNI_FAILED or TIMED_OUT.
+   */
+  async gc(attachments: CniAttachment[]): Promise<void> {
+    const { cni, pool } = this.#options;
+    const network = this.#loaded.network;
+    if (!network) return;
+    const call = {
+      network,
+      binDirs: cni.bin_dirs,
+      cacheDir: cni.cache_dir,
+      valid: attachments.map(({ containerId, ifName }) => ({ containerId, ifName })),
+      timeoutMs: cni.timeout_seconds * 1000,
+      inProcess: cni.in_process,
+    };
+    await this.#reportRuns(pool.call('cniGc', call));
+  }
+
   /** Stops watching and waits for a reload in progress. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#folderWatch[Symbol.dispose]();
@@ -240,7 +264,7 @@ export class Network implements AsyncDisposable {
   /** Reads the configuration after any read in progress; never rejects. */
   #load(): Promise<void> {
     this.#loading = this.#loading.then(async () => {
-      const loaded = await this.#read();
+      const loaded = await this.#read().catch((error: unknown) => ({ ...this.#loaded, problems: [explain(error)] }));
       if (JSON.stringify(loaded) === JSON.stringify(this.#loaded)) return;
       this.#loaded = loaded;
       this.#lastStatus = undefined;
@@ -265,7 +289,7 @@ export class Network implements AsyncDisposable {
     if (this.#builtin) return { network: this.#builtin.network, problems: this.#builtin.lacks };
     let builtin: Builtin;
     try {
-      builtin = builtinNetwork({ root, subnet: cni.builtin_subnet, binDirs: cni.bin_dirs });
+      builtin = builtinNetwork({ root, subnet: cni.builtin_subnet, binDirs: cni.bin_dirs, inProcess: cni.in_process });
     } catch (error) {
       return { problems: [`no CNI configuration in ${cni.conf_dir}, and ${explain(error)}`] };
     }
@@ -292,7 +316,9 @@ export class Network implements AsyncDisposable {
     const timeoutMs = Math.min(STATUS_LIMIT_MS, cni.timeout_seconds * 1000);
     let status: NetworkStatus;
     try {
-      await this.#reportRuns(pool.call('cniStatus', { network, binDirs: cni.bin_dirs, timeoutMs }));
+      await this.#reportRuns(
+        pool.call('cniStatus', { network, binDirs: cni.bin_dirs, timeoutMs, inProcess: cni.in_process }),
+      );
       status = { ready: true, reason: '', message: '' };
     } catch (error) {
       status = notReady(explain(error));

@@ -25,7 +25,7 @@ export function ownSubnet(root: string, routes = readFileSync('/proc/net/route',
   const free = candidates.find((second) => !taken.some((route) => overlaps(route, second)));
   // When every candidate overlaps a route, builtin.ts reports the overlap as a problem of the network.
   const subnet = `10.${free ?? candidates[0]}.0.0/16`;
-  mkdirSync(dirname(file), { recursive: true, mode: 0o755 });
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
   writeFileSync(file, `${subnet}\n`);
   return subnet;
 }

@@ -75,6 +75,9 @@ export function createLog({ level: configured, stream, journal = toJournal() }: 
   };
   const out =
     stream ?? destination({ fd: 1, sync: false, minLength: 4096, periodicFlush: 250, maxLength: MAX_WAITING });
+  // Standard output may be a file on a full disk, or a pipe whose reader has ended. Without a listener its `error` event ends the process;
+  // what could not be written is tried again with the next line.
+  if ('on' in out && typeof out.on === 'function') out.on('error', () => {});
   const setLevel = (wanted: LogLevel) => {
     if (!LOG_LEVELS.includes(wanted))
       throw new RangeError(`unknown log level "${wanted}"; the levels are ${LOG_LEVELS.join(', ')}`);
@@ -87,7 +90,11 @@ export function createLog({ level: configured, stream, journal = toJournal() }: 
     setLevel,
     toggleDebug: () => setLevel(level === 'debug' ? configured : 'debug'),
     flush() {
-      if ('flushSync' in out && typeof out.flushSync === 'function') out.flushSync();
+      try {
+        if ('flushSync' in out && typeof out.flushSync === 'function') out.flushSync();
+      } catch {
+        // Nobody is left to be informed that the log cannot be written.
+      }
     },
   }) as Log;
 }

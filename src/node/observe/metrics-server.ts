@@ -27,7 +27,7 @@ interface MetricsServerOptions {
   log: Log;
   jobs: readonly JobShape[];
   /** Reasons why the daemon is unhealthy; empty when it is healthy. */
-  health?: () => string[];
+  health?: () => readonly string[];
 }
 
 interface Answer {

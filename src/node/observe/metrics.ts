@@ -59,6 +59,7 @@ interface MetricSources {
   images?: () => number;
   imagePullsRunning?: () => number;
   cleanupsPending?: () => number;
+  storePending?: () => number;
   networkReady?: () => boolean;
   eventSubscribers?: () => number;
   /** Jobs that were refused since the start. */
@@ -300,6 +301,7 @@ export class Metrics implements Disposable {
     this.set('images', {}, from.images?.() ?? 0);
     this.set('imagePulling', {}, from.imagePullsRunning?.() ?? 0);
     this.set('cleanupsPending', {}, from.cleanupsPending?.() ?? 0);
+    this.set('storePending', {}, from.storePending?.() ?? 0);
     this.set('networkReady', {}, from.networkReady?.() ? 1 : 0);
     this.set('eventSubscribers', {}, from.eventSubscribers?.() ?? 0);
     await this.#collectStdio();

@@ -13,7 +13,7 @@ interface ObservabilityOptions {
   /** The tables of all jobs. They determine which series exist and which dependencies `sluice trace` draws. */
   jobs: readonly JobShape[];
   /** Reasons why the daemon is unhealthy, for /healthz; empty when it is healthy. */
-  health?: () => string[];
+  health?: () => readonly string[];
   /** The daemon's log, if it exists already; else one is created. */
   log?: Log;
 }

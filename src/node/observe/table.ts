@@ -418,6 +418,13 @@ export const METRICS = {
     labels: {},
     buckets: WRITE_BUCKETS,
   },
+  storePending: {
+    name: 'sluice_store_writes_pending',
+    type: 'gauge',
+    help: 'Changes that could not be written to the store and are in memory alone until a retry succeeds.',
+    group: 'reliability',
+    labels: {},
+  },
 
   grpcHandled: {
     name: 'sluice_grpc_handled_total',

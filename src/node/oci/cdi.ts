@@ -1,6 +1,8 @@
 import type { ContainerConfig } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import { isObject } from '../../workers/json.ts';
 import { envList, putEnv } from './args.ts';
+import { editsProblem } from './check-cdi.ts';
 import { allowRule, deviceNode, type GrantedDevice } from './devices.ts';
 import { outerFirst } from './mounts.ts';
 import type { Hook, HookName, Mount, Spec } from './types.ts';
@@ -64,15 +66,6 @@ export interface CdiEdits {
   intelRdt?: Record<string, unknown>;
 }
 
-const HOOKS: readonly string[] = [
-  'prestart',
-  'createRuntime',
-  'createContainer',
-  'startContainer',
-  'poststart',
-  'poststop',
-];
-
 /** Largest CDI file that is read, in bytes. Generated files are far smaller. */
 export const MAX_CDI_BYTES = 1 << 20;
 
@@ -86,33 +79,40 @@ export async function parseCdiSpec(text: string, path: string): Promise<CdiSpec>
   }
   let value: unknown;
   try {
-    value = path.endsWith('.json') ? JSON.parse(text) : await parseYaml(text);
+    const json = path.endsWith('.json') ? text : (JSON.stringify(await parseYaml(text)) ?? '');
+    // As in Go, null is the same as an absent field. (A list keeps it: a hole in it would pass every check.)
+    value = JSON.parse(json, function (this: unknown, _key, each) {
+      return each === null && !Array.isArray(this) ? undefined : each;
+    });
   } catch (cause) {
     throw new SluiceError('INVALID_REQUEST', `CDI file ${path} cannot be parsed`, { cause });
   }
-  const spec = value as Partial<CdiSpec> | null;
+  const spec = value as Partial<CdiSpec> | undefined;
   const bad = (what: string) => new SluiceError('INVALID_REQUEST', `CDI file ${path}: ${what}`);
-  if (typeof spec !== 'object' || spec === null) throw bad('is not an object');
+  if (!isObject(spec)) throw bad('is not an object');
   if (typeof spec.cdiVersion !== 'string') throw bad('has no cdiVersion');
   if (typeof spec.kind !== 'string' || !/^[A-Za-z][\w.-]*\/[A-Za-z][\w.-]*$/.test(spec.kind)) {
     throw bad(`kind "${spec.kind}" is not of the form vendor.com/class`);
   }
   if (!Array.isArray(spec.devices)) throw bad('has no devices');
+  if (spec.devices.length === 0) throw bad('has no devices');
   for (const device of spec.devices) {
     if (typeof device?.name !== 'string' || !/^[A-Za-z0-9][\w.:-]*$/.test(device.name)) {
       throw bad(`"${device?.name}" is not a valid device name`);
     }
+    // Mostly a driver that found no device when it wrote the file. The CDI project's own cache refuses such a file whole.
+    if (isEmpty(device.containerEdits)) throw bad(`device "${device.name}" has no containerEdits`);
   }
   for (const edits of [spec.containerEdits, ...spec.devices.map(({ containerEdits }) => containerEdits)]) {
-    for (const { path: node } of edits?.deviceNodes ?? []) if (!node) throw bad('a device node has no path');
-    for (const { hostPath, containerPath } of edits?.mounts ?? []) {
-      if (!hostPath || !containerPath) throw bad('a mount has no hostPath or no containerPath');
-    }
-    for (const { hookName, path: program } of edits?.hooks ?? []) {
-      if (!HOOKS.includes(hookName) || !program) throw bad(`hook "${hookName}" is not known or has no path`);
-    }
+    const problem = editsProblem(edits);
+    if (problem) throw bad(problem);
   }
   return spec as CdiSpec;
+}
+
+/** True when the edits change nothing: absent, or every list in them empty. */
+function isEmpty(edits: RawEdits | undefined): boolean {
+  return Object.values(edits ?? {}).every((value) => Array.isArray(value) && value.length === 0);
 }
 
 /**

@@ -15,7 +15,7 @@ import { containerNamespaces, onHostNetwork, ownCgroupNamespace, podNamespaceOpt
 import { toLinuxResources } from './resources.ts';
 import { seccompProfile } from './seccomp.ts';
 import type { SelinuxLabels } from './selinux.ts';
-import type { Mount, Seccomp, Spec, User } from './types.ts';
+import type { Device, Mount, Seccomp, Spec, User } from './types.ts';
 import { gidMapped, userNamespace } from './userns.ts';
 import { validateContainer } from './validate.ts';
 
@@ -50,6 +50,8 @@ export interface ContainerSpecInput {
   mountTable?: readonly MountPoint[];
   /** The devices of the request, with type and numbers read from the host. */
   devices?: readonly GrantedDevice[];
+  /** All device nodes of the host at the moment; required when {@link needsHostDevices} returns true. */
+  hostDevices?: readonly Device[];
   /** Required when cdiDeviceNames() returns any. */
   cdi?: CdiEdits;
   /** The parsed Localhost profile; required when seccompFile() returns a path. */
@@ -65,6 +67,14 @@ export interface ContainerSpecInput {
     features: RuntimeFeatures;
   };
   host: HostFacts;
+}
+
+/** Whether a container gets all devices of the host: a privileged one does, unless its runtime is configured otherwise. */
+export function needsHostDevices(
+  { linux }: Pick<ContainerConfig, 'linux'>,
+  { privilegedWithoutHostDevices }: { privilegedWithoutHostDevices: boolean },
+): boolean {
+  return (linux?.securityContext?.privileged ?? false) && !privilegedWithoutHostDevices;
 }
 
 /**
@@ -154,7 +164,7 @@ export function buildContainerSpec(input: ContainerSpecInput): Spec {
     ...linux.resources,
     ...toLinuxResources(config.linux?.resources, host),
   };
-  addDevices(spec, input, privileged);
+  addDevices(spec, input);
   const seccomp = seccompProfile({
     profile: context?.seccomp,
     deprecated: context?.seccompProfilePath ?? '',
@@ -193,11 +203,11 @@ function containerDefaults(
  * Adds the devices of the request and, for privileged containers, all devices of the host; at one path the request's
  * wins.
  */
-function addDevices(spec: Spec, input: ContainerSpecInput, privileged: boolean): void {
+function addDevices(spec: Spec, input: ContainerSpecInput): void {
   const asked = input.devices ?? [];
   const { linux } = spec;
-  const hostDevices = privileged && !input.runtime.privilegedWithoutHostDevices;
-  const nodes = new Map(hostDevices ? input.host.devices.map((device) => [device.path, device]) : []);
+  const hostDevices = needsHostDevices(input.config, input.runtime);
+  const nodes = new Map(hostDevices ? (input.hostDevices ?? []).map((device) => [device.path, device]) : []);
   for (const device of asked) nodes.set(device.path, deviceNode(device));
   if (nodes.size > 0) linux.devices = [...nodes.values()];
   linux.resources.devices = hostDevices

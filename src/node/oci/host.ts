@@ -1,5 +1,3 @@
-import type { Device } from './types.ts';
-
 /** Properties of the host that specs depend on. read-host.ts reads them once, at start; tests make up any host. */
 export interface HostFacts {
   /** process.arch: x64, arm64, s390x, ppc64, riscv64, loong64, arm. */
@@ -24,18 +22,13 @@ export interface HostFacts {
   /** Whether AppArmor is enabled and apparmor_parser is installed. */
   apparmor: boolean;
   selinux: boolean;
-  /**
-   * Device nodes under /dev at the start of the daemon, for privileged containers. Devices plugged in later are
-   * missing.
-   */
-  devices: readonly Device[];
 }
 
 /** Features of one OCI runtime, from `runc features` and the kernel's version. */
 export interface RuntimeFeatures {
   /** The mount option `rro`; needs mount_setattr(2), Linux 5.12. */
   recursiveReadOnly: boolean;
-  /** Idmapped mounts (`linux.mountExtensions.idmap`). */
+  /** Idmapped mounts of volumes and of a root file system's layers (`linux.mountExtensions.idmap`); overlayfs takes idmapped layers from Linux 5.19 on. */
   idmap: boolean;
 }
 
@@ -58,6 +51,6 @@ export function parseRuntimeFeatures(text: string, kernel: string): RuntimeFeatu
   };
   return {
     recursiveReadOnly: kernelAtLeast(kernel, 5, 12) && (features.mountOptions ?? []).includes('rro'),
-    idmap: kernelAtLeast(kernel, 5, 12) && features.linux?.mountExtensions?.idmap?.enabled === true,
+    idmap: kernelAtLeast(kernel, 5, 19) && features.linux?.mountExtensions?.idmap?.enabled === true,
   };
 }

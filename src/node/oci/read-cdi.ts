@@ -52,7 +52,8 @@ export async function resolveCdiEdits(all: readonly RawEdits[], find: FindDevice
 }
 
 async function resolveDevice(raw: RawDevice, find: FindDevices): Promise<GrantedDevice> {
-  const { hostPath = raw.path, permissions = 'rwm', path, type, major, minor, fileMode, uid, gid } = raw;
+  const { hostPath = raw.path, path, type, major, minor, fileMode, uid, gid } = raw;
+  const permissions = raw.permissions || 'rwm';
   const own = {
     ...(fileMode !== undefined && { fileMode }),
     ...(uid !== undefined && { uid }),

@@ -3,7 +3,6 @@ import { hostname, release } from 'node:os';
 import { join } from 'node:path';
 import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { run } from '../../sys/spawn.ts';
-import { readDevices } from '../../workers/host-paths/devices.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { type HostFacts, NO_FEATURES, parseRuntimeFeatures, type RuntimeFeatures } from './host.ts';
 import { lowestOomScore } from './oom-score.ts';
@@ -39,7 +38,6 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
     seccomp: /^Seccomp:/m.test(status),
     apparmor: await hasAppArmor(),
     selinux: await exists('/sys/fs/selinux/enforce'),
-    devices: readDevices('/dev', '/dev'),
   };
 }
 

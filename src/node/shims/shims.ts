@@ -192,7 +192,7 @@ export class Shims implements Disposable {
     try {
       connection = await TtrpcClient.connect(row.address, timeoutMs);
     } catch (error) {
-      return this.#unreachable(pod, error, isRefusal(error));
+      return this.#unreachable(pod, row, error, isRefusal(error));
     }
     const shim = new Shim(pod, row, connection, this.#onCall);
     try {
@@ -200,7 +200,7 @@ export class Shims implements Disposable {
     } catch (error) {
       const broke = !connection.open;
       connection.close();
-      return this.#unreachable(pod, error, broke);
+      return this.#unreachable(pod, row, error, broke);
     }
     this.#adopt(shim);
     return { state: 'alive', shim };
@@ -219,11 +219,11 @@ export class Shims implements Disposable {
   }
 
   /** Decides between `dead` (the socket refuses or breaks, and /proc shows no process of the shim) and `unknown`. */
-  async #unreachable(pod: string, cause: unknown, refused: boolean): Promise<Reattached> {
+  async #unreachable(pod: string, row: ShimRow, cause: unknown, refused: boolean): Promise<Reattached> {
     let reason = explain(cause);
     if (refused) {
       try {
-        const shim = (await this.#listProcesses()).find((process) => isShimOf(pod, process));
+        const shim = (await this.#listProcesses()).find((process) => isShimOf(row.leader ?? pod, process));
         if (!shim) {
           this.#trouble.set(pod, 'lost');
           return { state: 'dead' };

@@ -4,14 +4,15 @@ const WINDOW_NS = 1_000_000_000n;
 const STALE_NS = 600_000_000_000n;
 
 interface UsageSample {
-  timestamp: bigint;
+  /** Nanoseconds of a clock without steps. */
+  tickNs: bigint;
   usageNs: bigint;
   /** The rate that was computed with this sample. */
   nanoCores?: bigint;
 }
 
 /**
- * CPU use as a rate between two calls of the client. The kubelet calls every ten seconds, so its second call returns a
+ * CPU use as a rate between two calls of the client, by a clock without steps (CLOCK_MONOTONIC). The kubelet calls every ten seconds, so its second call returns a
  * rate; there is no sampling in the background.
  */
 export class CpuRates {
@@ -19,19 +20,19 @@ export class CpuRates {
   #swept = 0n;
 
   /** Core-nanoseconds per second since the last sample that is at least one second older; undefined without one. */
-  nanoCores(id: string, timestamp: bigint, usageNs: bigint): bigint | undefined {
-    this.#sweep(timestamp);
+  nanoCores(id: string, tickNs: bigint, usageNs: bigint): bigint | undefined {
+    this.#sweep(tickNs);
     const last = this.#samples.get(id);
     // A counter that decreases belongs to a new cgroup: the container was started again.
-    if (!last || usageNs < last.usageNs || timestamp < last.timestamp) {
-      this.#samples.set(id, { timestamp, usageNs });
+    if (!last || usageNs < last.usageNs || tickNs < last.tickNs) {
+      this.#samples.set(id, { tickNs, usageNs });
       return undefined;
     }
-    const elapsed = timestamp - last.timestamp;
+    const elapsed = tickNs - last.tickNs;
     // Calls within the window return the same rate and keep the sample, so that they do not shorten the window.
     if (elapsed < WINDOW_NS) return last.nanoCores;
     const nanoCores = ((usageNs - last.usageNs) * 1_000_000_000n) / elapsed;
-    this.#samples.set(id, { timestamp, usageNs, nanoCores });
+    this.#samples.set(id, { tickNs, usageNs, nanoCores });
     return nanoCores;
   }
 
@@ -43,6 +44,6 @@ export class CpuRates {
   #sweep(now: bigint): void {
     if (now - this.#swept < STALE_NS / 10n) return;
     this.#swept = now;
-    for (const [id, { timestamp }] of this.#samples) if (now - timestamp > STALE_NS) this.#samples.delete(id);
+    for (const [id, { tickNs }] of this.#samples) if (now - tickNs > STALE_NS) this.#samples.delete(id);
   }
 }

@@ -101,10 +101,10 @@ export class Stats {
   #containerStats(subject: ContainerSubject, sample?: Sample, disk?: DiskReading): ContainerStats | undefined {
     const cgroup = sample?.cgroup;
     if (!cgroup) return undefined;
-    const { timestamp, cpu } = cgroup;
+    const { timestamp, tickNs, cpu } = cgroup;
     return {
       attributes: subject.attributes,
-      cpu: cpuUsage(cgroup, cpu && this.#rates.nanoCores(subject.id, timestamp, cpu.usageNs)),
+      cpu: cpuUsage(cgroup, cpu && this.#rates.nanoCores(subject.id, tickNs, cpu.usageNs)),
       memory: memoryUsage(cgroup),
       writableLayer: subject.upperDir
         ? {
@@ -129,12 +129,12 @@ export class Stats {
     const all = pause ? [pause, ...members] : members;
     const cgroup = own?.cgroup ?? sumReadings(all.flatMap((sample) => sample.cgroup ?? []));
     if (!cgroup) return undefined;
-    const { timestamp, cpu } = cgroup;
+    const { timestamp, tickNs, cpu } = cgroup;
     const processes = own?.cgroup ? own.processCount : total(all.map(({ processCount }) => processCount));
     return {
       attributes: subject.attributes,
       linux: {
-        cpu: cpuUsage(cgroup, cpu && this.#rates.nanoCores(subject.id, timestamp, cpu.usageNs)),
+        cpu: cpuUsage(cgroup, cpu && this.#rates.nanoCores(subject.id, tickNs, cpu.usageNs)),
         memory: memoryUsage(cgroup),
         network: networkUsage(timestamp, pause?.network),
         process: processes === undefined ? undefined : { timestamp, processCount: { value: processes } },

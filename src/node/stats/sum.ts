@@ -13,6 +13,7 @@ export function sumReadings(readings: CgroupReading[]): CgroupReading | undefine
   const memories = present(({ memory }) => memory);
   return {
     timestamp: last.timestamp,
+    tickNs: last.tickNs,
     cpu: cpus.length === 0 ? undefined : cpus.reduce(addCpu),
     memory: memories.length === 0 ? undefined : memories.reduce(addMemory),
     devices: [],

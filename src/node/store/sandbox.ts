@@ -86,6 +86,8 @@ export interface ShimRow {
   address: string;
   /** Version of the task service it speaks. */
   version: 2 | 3;
+  /** Id of the pod that the shim was started for, where several pods share it; that pod may be gone. Absent: this pod. */
+  leader?: string;
 }
 
 /** The one writer of sandboxes' states: each method checks the transition, stores the row and publishes the event. */

@@ -15,6 +15,8 @@ export interface PoolOptions {
   callsPerThread: number;
   /** Calls waiting for a thread; the stages' own limits keep it far below. */
   maxQueue: number;
+  /** A thread failed while it had no call, or could not be started. It is replaced. */
+  onError?: (error: Error) => void;
   /** Plain data that each worker finds in `workerData`. */
   workerData?: unknown;
 }
@@ -44,6 +46,8 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
       recordTiming: false,
       workerData: options.workerData,
     });
+    // Without a listener an `error` event ends the process.
+    this.#piscina.on('error', (error: Error) => options.onError?.(error));
     let created = 0;
     this.#piscina.on('workerCreate', () => {
       created++;

@@ -1,7 +1,9 @@
+import type { PoolName } from '../../stages.ts';
 import type { handlers as imageHandlers } from '../../workers/image.ts';
 import type { handlers as netHandlers } from '../../workers/net.ts';
 import type { handlers as registryHandlers } from '../../workers/registry.ts';
 import type { handlers as shimHandlers } from '../../workers/shim.ts';
+import type { handlers as storeHandlers } from '../../workers/store.ts';
 import { Pool } from './pool.ts';
 import { workerEntry } from './worker-entry.ts';
 
@@ -11,16 +13,18 @@ export interface Pools extends AsyncDisposable {
   shim: Pool<typeof shimHandlers>;
   image: Pool<typeof imageHandlers>;
   registry: Pool<typeof registryHandlers>;
+  store: Pool<typeof storeHandlers>;
 }
 
 /**
  * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding
  * a thread and serve many calls each; the image pool, which decompresses, has a thread per core while there is
- * something to pull, and the questions to registries have one beside it.
+ * something to pull, and the questions to registries have one beside it. The store has one for what waits for the disk.
  */
-export function startPools(): Pools {
+export function startPools(onError?: (pool: PoolName, error: Error) => void): Pools {
   const net = new Pool<typeof netHandlers>({
     name: 'net',
+    onError: (error) => onError?.('net', error),
     file: workerEntry('net'),
     minThreads: 1,
     maxThreads: 2,
@@ -29,6 +33,7 @@ export function startPools(): Pools {
   });
   const shim = new Pool<typeof shimHandlers>({
     name: 'shim',
+    onError: (error) => onError?.('shim', error),
     file: workerEntry('shim'),
     minThreads: 1,
     maxThreads: 2,
@@ -37,6 +42,7 @@ export function startPools(): Pools {
   });
   const image = new Pool<typeof imageHandlers>({
     name: 'image',
+    onError: (error) => onError?.('image', error),
     file: workerEntry('image'),
     minThreads: 0,
     maxThreads: 4,
@@ -45,10 +51,20 @@ export function startPools(): Pools {
   });
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',
+    onError: (error) => onError?.('registry', error),
     file: workerEntry('registry'),
     minThreads: 0,
     maxThreads: 1,
     callsPerThread: 64,
+    maxQueue: 10_000,
+  });
+  const store = new Pool<typeof storeHandlers>({
+    name: 'store',
+    onError: (error) => onError?.('store', error),
+    file: workerEntry('store'),
+    minThreads: 0,
+    maxThreads: 1,
+    callsPerThread: 1,
     maxQueue: 10_000,
   });
   return {
@@ -56,8 +72,9 @@ export function startPools(): Pools {
     shim,
     image,
     registry,
+    store,
     async [Symbol.asyncDispose]() {
-      await Promise.all([net, shim, image, registry].map((pool) => pool[Symbol.asyncDispose]()));
+      await Promise.all([net, shim, image, registry, store].map((pool) => pool[Symbol.asyncDispose]()));
     },
   };
 }

@@ -4,6 +4,8 @@ export interface RetryQueueOptions {
   /** Milliseconds before the first retry; doubled each time, up to the last. */
   firstDelayMs: number;
   lastDelayMs: number;
+  /** Called when `onFailure` of a clean-up throws; the clean-up is tried again all the same. */
+  onProblem?: (id: string, error: unknown) => void;
   /** Called after each retry. */
   onRetry?: (outcome: 'ok' | 'error') => void;
 }
@@ -46,7 +48,11 @@ export class RetryQueue implements Disposable {
           this.#options.onRetry?.('ok');
         } catch (error) {
           this.#options.onRetry?.('error');
-          onFailure(explain(error), attempt + 1);
+          try {
+            onFailure(explain(error), attempt + 1);
+          } catch (problem) {
+            this.#options.onProblem?.(id, problem);
+          }
           // Dropped or disposed of meanwhile: nobody wants a further try.
           if (this.#timers.get(id) === timer) plan(attempt + 1);
         }

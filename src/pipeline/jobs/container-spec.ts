@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { NamespaceMode } from '../../../proto/gen/cri.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { appArmorProfileToFind } from '../../node/oci/apparmor.ts';
-import { buildContainerSpec } from '../../node/oci/container.ts';
+import { buildContainerSpec, needsHostDevices } from '../../node/oci/container.ts';
 import { encodeSpec } from '../../node/oci/encode.ts';
 import { podNamespaceOptions } from '../../node/oci/namespaces.ts';
 import { readAppArmorProfiles } from '../../node/oci/read-host.ts';
@@ -31,6 +31,7 @@ export async function containerSpec(
   const { config } = row;
   const context = config.linux?.securityContext;
   const runtime = runtimeOf(sandbox, ctx);
+  const privilegedWithoutHostDevices = runtime.privileged_without_host_devices;
   const profile = appArmorProfileToFind(context?.apparmor, context?.apparmorProfile ?? '');
   return encodeSpec(
     buildContainerSpec({
@@ -53,6 +54,10 @@ export async function containerSpec(
       realPaths: host?.paths.real,
       mountTable: host?.paths.mounts,
       devices: host?.devices,
+      // Read anew each time: devices come and go while the daemon runs.
+      hostDevices: needsHostDevices(config, { privilegedWithoutHostDevices })
+        ? await ctx.pools.shim.call('hostDevices', { hostPath: '/dev', containerPath: '/dev' })
+        : undefined,
       cdi: host?.cdi,
       seccomp: host?.seccomp,
       appArmorProfiles: profile === undefined ? undefined : await readAppArmorProfiles(),
@@ -60,7 +65,7 @@ export async function containerSpec(
       runtime: {
         podAnnotations: runtime.pod_annotations,
         containerAnnotations: runtime.container_annotations,
-        privilegedWithoutHostDevices: runtime.privileged_without_host_devices,
+        privilegedWithoutHostDevices,
         features: featuresOf(sandbox, ctx),
       },
       host: ctx.host,

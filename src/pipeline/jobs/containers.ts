@@ -10,11 +10,12 @@ import { type Caller, Joins } from '../engine/join.ts';
 import type { JobRun } from '../engine/observer.ts';
 import type { Entry } from '../engine/runner.ts';
 import type { JobContext, JobServices } from './context.ts';
-import { UNKNOWN_EXIT } from './exits.ts';
+import { DeadContainers } from './dead-containers.ts';
 import { startFailed, undoStart, undoStartLater } from './failed-start.ts';
 import { getContainer, getSandbox, requireReady, runningContainer } from './lookup.ts';
+import { pinnedShim } from './pinned-shim.ts';
 import { planContainer } from './plan-container.ts';
-import { cleanUpContainer, findShim, pinnedShim, probeShim } from './pod-shim.ts';
+import { findShim, probeShim } from './pod-shim.ts';
 import { launchPriority, PRIORITY } from './priority.ts';
 import { create, ioOf } from './stages/start-container.ts';
 import { createContainer } from './tables/create-container.ts';
@@ -36,11 +37,13 @@ export class Containers {
   readonly #services: JobServices;
   readonly #ctx: JobContext;
   readonly #creations: Joins<string, undefined>;
+  readonly #dead: DeadContainers;
 
   constructor(services: JobServices) {
     const { ctx } = services;
     this.#services = services;
     this.#ctx = ctx;
+    this.#dead = new DeadContainers(services);
     this.#creations = new Joins({
       claimTtlMs: ctx.config.pipeline.claim_ttl_seconds * 1000,
       unclaimed: ctx.unclaimed,
@@ -202,7 +205,10 @@ export class Containers {
     }
   }
 
-  /** After a restart: finds a pod's containers again. Without a shim those that ran have ended, with an unknown exit code. */
+  /**
+   * After a restart: finds a pod's containers again. Without a shim those that ran have ended, with an unknown exit
+   * code; they are cleaned up in the background.
+   */
   async recover(sandbox: string, shim: Shim | undefined): Promise<void> {
     for (const row of this.#ctx.store.containersOf(sandbox)) {
       try {
@@ -229,12 +235,7 @@ export class Containers {
         if (!ctx.exits.watches(row.id)) ctx.exits.watchContainer(row, shim);
         return;
       }
-      const sandbox = ctx.store.sandboxes.get(row.sandbox);
-      if (sandbox && !sandbox.shimEnded) await cleanUpContainer(row, sandbox, ctx);
-      await ctx.stdio.removeIo({ id: row.id, fifos: row.io });
-      const message = 'the shim died while no daemon watched';
-      const unknown = { exitCode: UNKNOWN_EXIT, reason: 'Unknown', message };
-      ctx.exits.recordEnd(row, row.finishedAt === 0n ? unknown : undefined);
+      this.#dead.add(row);
     }
   }
 

@@ -26,6 +26,8 @@ export interface Exits {
   watchSandbox(row: SandboxRow, shim: Shim): void;
   /** From now on the container's end is recorded: log drained, exit code and reason stored, task deleted. */
   watchContainer(row: ContainerRow, shim: Shim): void;
+  /** The container counts as watched until `ended` resolves, when its end is recorded by whoever calls this. */
+  watchEnd(id: string, ended: Promise<void>): void;
   /** True while the container is watched. */
   watches(id: string): boolean;
   /** Resolves when the container's end is recorded; at once when it is not watched. */

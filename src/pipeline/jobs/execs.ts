@@ -30,7 +30,9 @@ export class Execs implements ExecBackend {
     try {
       this.#pids.set(execId, await shim.task.start(row.id, execId));
     } catch (error) {
-      await shim.task.delete(row.id, execId);
+      await shim.task.delete(row.id, execId).catch((err) => {
+        this.#ctx.log.warn({ container: row.id, execId, err }, 'an exec that did not start could not be deleted');
+      });
       throw error;
     }
   }

@@ -54,6 +54,11 @@ export class ExitWatch implements Exits {
     this.#containers.set(row.id, { ended, stopSignalled: false, killed: false, outOfMemory: false });
   }
 
+  watchEnd(id: string, ended: Promise<void>): void {
+    const forget = ended.finally(() => this.#containers.delete(id));
+    this.#containers.set(id, { ended: forget, stopSignalled: false, killed: false, outOfMemory: false });
+  }
+
   watches(id: string): boolean {
     return this.#containers.has(id);
   }
@@ -197,7 +202,9 @@ export class ExitWatch implements Exits {
     const kills = await shim.call('oomKills', { cgroupsPath, pid });
     if (kills !== undefined) return kills > 0n;
     if (watched?.killed) return false;
-    const sinceUs = Number((process.hrtime.bigint() - (nowNs() - createdAt)) / 1000n);
+    // Negative where the wall clock was set back since: the kill was a moment ago in any case.
+    const age = nowNs() - createdAt;
+    const sinceUs = Number((process.hrtime.bigint() - (age > 0n ? age : 0n)) / 1000n);
     return (await shim.call('oomKillLogged', { name: id, pid, sinceUs })) ?? false;
   }
 }

@@ -7,6 +7,7 @@ import { containerName } from '../../node/oci/unique-names.ts';
 import { logPathOf, validateContainer } from '../../node/oci/validate.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { bundlePath } from './bundle-path.ts';
 import type { JobContext } from './context.ts';
 import { fifoPaths } from './stages/start-container.ts';
 
@@ -33,7 +34,7 @@ export function planContainer({ config }: CreateContainerRequest, sandbox: Sandb
     message: '',
     pid: 0,
     snapshot: join(root, 'snapshots', id),
-    bundle: join(state, 'bundles', id),
+    bundle: bundlePath(state, id, sandbox.config),
     rootDir: join(root, 'containers', id),
     stateDir,
     logPath: logPathOf(sandbox.config.logDirectory, config.logPath),

@@ -10,6 +10,7 @@ import { sandboxName } from '../../node/oci/unique-names.ts';
 import { userNamespace } from '../../node/oci/userns.ts';
 import { validateSandbox } from '../../node/oci/validate.ts';
 import type { PinnedSandbox, SandboxRow } from '../../node/store/sandbox.ts';
+import { bundlePath } from './bundle-path.ts';
 import type { JobContext } from './context.ts';
 
 /** The one shim that needs no task of the sandbox. */
@@ -45,7 +46,7 @@ export function planPod(request: RunPodSandboxRequest, ctx: JobContext): PodPlan
     addresses: [],
     image: '',
     snapshot: join(root, 'snapshots', id),
-    bundle: join(state, 'bundles', id),
+    bundle: bundlePath(state, id, config),
     rootDir: join(root, 'sandboxes', id),
     stateDir: join(state, 'sandboxes', id),
     pid: 0,

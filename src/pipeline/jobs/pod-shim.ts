@@ -2,7 +2,6 @@ import { join } from 'node:path';
 import { explain, SluiceError } from '../../errors.ts';
 import type { RuntimeConfig } from '../../node/config/config.ts';
 import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
-import { buildPinnedSpec } from '../../node/oci/pinned-spec.ts';
 import { usernsRootOwner } from '../../node/oci/pod-userns.ts';
 import type { Shim } from '../../node/shims/shims.ts';
 import type { Task } from '../../node/shims/task.ts';
@@ -12,6 +11,7 @@ import { SIGKILL } from '../../sys/signals.ts';
 import type { DirectStart } from '../../workers/shim/direct.ts';
 import { type JobContext, runtimeOf } from './context.ts';
 import { runtimeOptions } from './runtime-options.ts';
+import { leaveSharedShim } from './shared-shims.ts';
 
 /** containerd's namespace for Kubernetes. Root folders, not this name, keep our shims and runtimes apart from containerd's. */
 export const NAMESPACE = 'k8s.io';
@@ -19,8 +19,8 @@ export const NAMESPACE = 'k8s.io';
 /** Seconds that a shim may take until it answers; a loaded node takes one where an idle one takes 15 ms. */
 const SHIM_START_SECONDS = 20;
 
-/** What these functions use of the node. */
-type ShimContext = Omit<JobContext, 'exits' | 'stdio'>;
+/** What functions on shims use of the node. */
+export type ShimContext = Omit<JobContext, 'exits' | 'stdio'>;
 
 /** The arguments that every call of the shim's binary has. */
 export function shimCall(ctx: ShimContext, id: string) {
@@ -99,39 +99,6 @@ async function startShim(
   return shim;
 }
 
-/** Starts of pinned sandboxes' shims that are under way, by sandbox id. */
-const starting = new Map<string, Promise<Shim>>();
-
-/**
- * The shim of a pinned sandbox, started when there is none, or when it has died. Callers at the same time share one start. Throws
- * SHIM_FAILED or TIMED_OUT.
- */
-export function pinnedShim(row: SandboxRow, ctx: ShimContext): Promise<Shim> {
-  const running = starting.get(row.id);
-  if (running) return running;
-  const start = startPinnedShim(row, ctx).finally(() => starting.delete(row.id));
-  starting.set(row.id, start);
-  return start;
-}
-
-async function startPinnedShim(row: SandboxRow, ctx: ShimContext): Promise<Shim> {
-  const { pinned } = row;
-  if (!pinned) throw new SluiceError('INTERNAL', `sandbox ${row.id} is not pinned`);
-  const alive = await findShim(row, ctx);
-  if (alive) return alive;
-  if (pinned.shimStarted) {
-    // It died, or a start of it failed half-way.
-    await cleanUpPodShim(row, ctx);
-    await removePodBundle(row, ctx);
-  }
-  pinned.shimStarted = true;
-  row.shim = undefined;
-  ctx.store.sandboxes.update(row);
-  const runtime = runtimeOf(row, ctx);
-  const spec = buildPinnedSpec({ ...row, pinned, podAnnotations: runtime.pod_annotations });
-  return startPodShim(row, runtime, JSON.stringify(spec), ctx);
-}
-
 /** Removes the pod's own bundle. */
 export function removePodBundle({ bundle, rootDir }: SandboxRow, ctx: ShimContext): Promise<void> {
   return ctx.pools.shim.call('removeBundle', { bundle, workDir: join(rootDir, 'work') });
@@ -150,6 +117,7 @@ export async function endPodShim(row: SandboxRow, ctx: ShimContext): Promise<voi
 
 async function endShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
   if (row.pinned && !row.pinned.shimStarted) return;
+  if (leaveSharedShim(row, ctx)) return;
   const shim = await findShim(row, ctx);
   if (shim) {
     try {
@@ -172,10 +140,15 @@ export async function endTask(task: Task, id: string): Promise<boolean> {
 
 /**
  * Kills and removes what a container has left in the runtime and in its cgroups. Only for a container without a shim: the pod's shim
- * is dead, or has answered that it has no such task.
+ * is dead, or has answered that it has no such task. `swept`: its processes were looked for and killed already.
  */
-export async function cleanUpContainer(row: ContainerRow, sandbox: SandboxRow, ctx: ShimContext): Promise<void> {
-  await cleanUp(sandbox, ctx, { id: row.id, bundle: row.bundle, cgroupsPath: row.cgroupsPath });
+export async function cleanUpContainer(
+  row: ContainerRow,
+  sandbox: SandboxRow,
+  ctx: ShimContext,
+  { swept }: { swept?: boolean } = {},
+): Promise<void> {
+  await cleanUp(sandbox, ctx, { id: row.id, bundle: row.bundle, cgroupsPath: row.cgroupsPath, swept });
 }
 
 /** Kills and removes what the pod's shim, which must be dead or unusable, has left. */
@@ -194,9 +167,9 @@ export async function cleanUpPodShim(row: SandboxRow, ctx: ShimContext): Promise
 async function cleanUp(
   sandbox: SandboxRow,
   ctx: ShimContext,
-  left: { id: string; bundle: string; address?: string; cgroupsPath: string },
+  left: { id: string; bundle: string; address?: string; cgroupsPath: string; swept?: boolean },
 ): Promise<void> {
-  const { id, bundle, address, cgroupsPath } = left;
+  const { id, bundle, address, cgroupsPath, swept } = left;
   const runtime = runtimeOf(sandbox, ctx);
   const { binary, root } = runtimeOptions(ctx, runtime);
   const { warnings } = await ctx.pools.shim.call('cleanupShim', {
@@ -205,6 +178,7 @@ async function cleanUp(
     binary: sandbox.shim?.binary ?? runtime.shim,
     runtime: { binary, root },
     address,
+    swept,
   });
   await ctx.pools.shim.call('removeCgroups', { cgroupsPath });
   if (warnings.length > 0) ctx.log.warn({ sandbox: sandbox.id, id, warnings }, 'cleaned up what no shim looks after');

@@ -102,14 +102,18 @@ export class Pods {
     });
   }
 
-  /** Retries the undo of a pod that a failed undo, or a killed daemon, has left half-way. Its name is released at once. */
-  cleanUp(row: SandboxRow, reason: string, firstDelayMs?: number): void {
+  /**
+   * Retries the undo of a pod that a failed undo, or a killed daemon, has left half-way. Its name is released at once. The undo, and
+   * every other job on the pod, begins when `after` has resolved, which must not reject.
+   */
+  cleanUp(row: SandboxRow, reason: string, firstDelayMs?: number, after?: Promise<void>): void {
     const { ctx, runner, locks, retries } = this.#services;
     ctx.sandboxStates.cleanUpPending(row, reason);
     ctx.sandboxNames.release(row.name, row.id);
     ctx.log.warn({ sandbox: row.id, name: row.name, reason }, 'clean-up is pending and will be retried');
     const clean = async () => {
       using _exclusive = await locks.take(row.id, 'exclusive');
+      await after;
       if (!ctx.store.sandboxes.get(row.id)) return;
       await this.#containers.removeAll(row.id);
       await runner.undo(runPod, row, ctx, { ...jobStart('RunPodSandbox', row), origin: 'cleanup' });
@@ -123,25 +127,23 @@ export class Pods {
   }
 
   async #launch({ row, runtime }: PodPlan, launch: Launch, caller: Caller, abandoned: AbortSignal): Promise<string> {
-    const { ctx, runner } = this.#services;
+    const { ctx, runner, locks } = this.#services;
     const pull = (image: string) => this.#pulls.pull({ image }, {});
-    try {
-      await runner.run(
-        runPod,
-        { ctx, row, runtime, pull },
-        {
-          start: jobStart('RunPodSandbox', row, caller),
-          priority: launchPriority(row.config.metadata?.namespace ?? ''),
-          admit: { abandoned },
-          onQueued: (job) => {
-            launch.job = job;
-          },
-        },
-      );
-    } catch (error) {
-      if (error instanceof JobError && error.stuck) this.cleanUp(row, explain(error.stuck));
-      throw error;
-    }
+    const priority = launchPriority(row.config.metadata?.namespace ?? '');
+    const start = jobStart('RunPodSandbox', row, caller);
+    const onQueued = (job: JobRun) => {
+      launch.job = job;
+    };
+    await runner.job({ start, priority, admit: { abandoned }, onQueued }, async (job) => {
+      // A stop or removal by id waits for the end of the launch.
+      using _exclusive = await locks.take(row.id, 'exclusive');
+      try {
+        await runner.engine.run(runPod, { ctx, row, runtime, pull }, job, priority);
+      } catch (error) {
+        if (error instanceof JobError && error.stuck) this.cleanUp(row, explain(error.stuck));
+        throw error;
+      }
+    });
     return row.id;
   }
 

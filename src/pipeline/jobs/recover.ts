@@ -1,5 +1,9 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { explain } from '../../errors.ts';
 import type { PinnedSandbox, SandboxRow } from '../../node/store/sandbox.ts';
+import { withTimeLimit } from '../../time-limit.ts';
+import { usernsBundles } from './bundle-path.ts';
 import type { Containers } from './containers.ts';
 import type { JobContext } from './context.ts';
 import type { Pods } from './pods.ts';
@@ -7,6 +11,10 @@ import type { Pods } from './pods.ts';
 /** Milliseconds that one shim gets to answer when the daemon starts. */
 const REATTACH_MS = 2000;
 const LOOK_AGAIN_MS = 5000;
+/** Milliseconds that plugins of the dead daemon get to end by themselves. */
+const ABANDONED_MS = 2000;
+/** Milliseconds after which the daemon serves, while those that answer late are still being found: a hung shim takes all of its two seconds. */
+const SERVE_AFTER_MS = 500;
 
 export interface Recovered {
   /** Pods found running. */
@@ -28,23 +36,50 @@ interface Parts {
 /**
  * Finds the pods of an earlier daemon again, all at once and two seconds each at most. What it had half made, or half removed,
  * is undone by the same functions that undo a failed launch. No failure here keeps the daemon from starting.
+ *
+ * Resolves after half a second at the latest, with the rest going on: lists answer from the rows, and a job on a pod whose shim was not
+ * found yet looks for it itself. `complete` resolves when every pod was looked for.
  */
-export async function recover(parts: Parts): Promise<Recovered> {
+export async function recover(parts: Parts): Promise<{ complete: Promise<Recovered> }> {
   const { ctx, pods, containers } = parts;
   const recovered: Recovered = { alive: 0, dead: 0, unknown: 0, undone: 0 };
   const rows = [...ctx.store.sandboxes.values()];
   for (const row of rows) if (!halfWay(row)) ctx.sandboxNames.take(row.name, row.id);
   containers.recoverNames();
-  await Promise.all(
-    rows.map(async (row) => {
+  const ended = endAbandoned(rows, ctx);
+  const one = async (row: SandboxRow) => {
+    try {
       if (halfWay(row)) {
-        pods.cleanUp(row, row.cleanup?.failed ?? `the daemon ended while the pod was ${row.state}`, 0);
+        pods.cleanUp(row, row.cleanup?.failed ?? `the daemon ended while the pod was ${row.state}`, 0, ended);
         recovered.undone++;
       } else if (row.state !== 'stopped') recovered[await find(row, parts)]++;
       else await containers.recover(row.id, undefined);
-    }),
-  );
-  return recovered;
+    } catch (error) {
+      ctx.log.error({ sandbox: row.id, reason: explain(error) }, 'the pod could not be recovered');
+    }
+  };
+  const complete = Promise.all(rows.map(one)).then(() => recovered);
+  await withTimeLimit(complete, SERVE_AFTER_MS, () => {});
+  return { complete };
+}
+
+/**
+ * Ids of bundles without a row: of pods and containers that run on although the store and its copies were lost. What they use (layers,
+ * namespaces, addresses) has no row either, and must not be taken for a leftover.
+ */
+export async function unknownBundles({ config, store }: Pick<JobContext, 'config' | 'store'>): Promise<string[]> {
+  const known = (id: string) => store.sandboxes.get(id) ?? store.containers.get(id);
+  const names = await Promise.all([join(config.state, 'bundles'), usernsBundles(config.state)].map(list));
+  return names.flat().filter((name) => !name.startsWith('.') && !known(name)); // a leading dot: it is being removed
+}
+
+async function list(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw error;
+  }
 }
 
 /**
@@ -70,6 +105,22 @@ export async function sweepNetwork(ctx: JobContext): Promise<void> {
     }
   } catch (err) {
     ctx.log.error({ err }, 'looking for strays in the network failed');
+  }
+}
+
+/**
+ * Ends what the dead daemon left running for these pods. A plugin that finished its ADD after the DEL of the recovery would leave
+ * an address and rules that nothing names. Never rejects: DEL waits for the record's lock besides.
+ */
+async function endAbandoned(rows: readonly SandboxRow[], ctx: JobContext): Promise<void> {
+  if (rows.length === 0) return;
+  try {
+    const pods = rows.map(({ id }) => id);
+    const { ended, killed } = await ctx.pools.shim.call('endAbandoned', { pods, graceMs: ABANDONED_MS });
+    if (killed.length > 0) ctx.log.warn({ killed }, 'killed what an earlier daemon had left running');
+    if (ended.length > 0) ctx.log.info({ ended }, 'what an earlier daemon had left running has ended');
+  } catch (err) {
+    ctx.log.error({ err }, 'looking for what an earlier daemon left running failed');
   }
 }
 

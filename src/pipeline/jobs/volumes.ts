@@ -1,5 +1,5 @@
 import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { destinationOf } from '../../node/oci/mounts.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
@@ -19,7 +19,8 @@ export async function copyUp(row: ContainerRow, image: ImageRow, ctx: JobContext
   const copies: { from: string; to: string }[] = [];
   for (const [index, path] of paths.entries()) {
     const to = join(row.rootDir, 'volumes', String(index));
-    await mkdir(to, { recursive: true, mode: 0o755 });
+    await mkdir(dirname(to), { recursive: true, mode: 0o700 });
+    await mkdir(to, { recursive: true, mode: 0o755 }); // the VOLUME's mode in the container where the image has no such folder
     folders[path] = to;
     copies.push({ from: path, to });
   }

@@ -4,11 +4,11 @@
  */
 import { SluiceError } from '../../errors.ts';
 import type { MountPoint } from '../../sys/mountinfo.ts';
-import { abandoned, run } from '../../sys/spawn.ts';
+import { groupLives, run } from '../../sys/spawn.ts';
 
 const LIMIT_MS = 10_000;
 const ENV = { LC_ALL: 'C', PATH: '/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin' };
-/** Processes that were left behind on a mount, by mount point; they are asked for before another one follows them. */
+/** Process groups that were left behind on a mount, by mount point; as long as one lives no other follows it. */
 const left = new Map<string, number>();
 
 /** The real path of `path`, which lies on `mount`. Throws ENOENT and other errors of the file system, and TIMED_OUT. */
@@ -22,6 +22,11 @@ export async function makeRemoteFolder(path: string, mount: MountPoint): Promise
   await onMount(mount, path, 'umask 022; exec mkdir -p -- "$1"', 1 << 10);
 }
 
+/** Makes a file (0640), unless it exists, and the folders above it (0755). Throws as {@link realRemotePath} does. */
+export async function makeRemoteFile(path: string, mount: MountPoint): Promise<void> {
+  await onMount(mount, path, 'umask 022; mkdir -p -- "$(dirname -- "$1")" && umask 027 && : >>"$1"', 1 << 10);
+}
+
 /** The beginning of a file, at most `maxBytes`. Throws as {@link realRemotePath} does. */
 export function readRemoteFile(path: string, mount: MountPoint, maxBytes: number): Promise<Buffer> {
   return onMount(mount, path, `exec head -c ${maxBytes} -- "$1"`, maxBytes);
@@ -30,7 +35,7 @@ export function readRemoteFile(path: string, mount: MountPoint, maxBytes: number
 async function onMount(mount: MountPoint, path: string, script: string, maxOutput: number): Promise<Buffer> {
   const where = `the ${mount.type} mount ${mount.mountPoint}`;
   const before = left.get(mount.mountPoint);
-  if (before !== undefined && abandoned.has(before)) {
+  if (before !== undefined && groupLives(before)) {
     throw new SluiceError('TIMED_OUT', `${where} hangs: process ${before} has been waiting for it for a while`);
   }
   const argv = ['sh', '-c', script, 'sh', path];
@@ -41,7 +46,9 @@ async function onMount(mount: MountPoint, path: string, script: string, maxOutpu
     timeoutMs: LIMIT_MS,
     maxOutput,
   });
-  if (ended.abandoned) left.set(mount.mountPoint, pid);
+  // The shell may have ended where a child of it cannot.
+  if (groupLives(pid)) left.set(mount.mountPoint, pid);
+  else left.delete(mount.mountPoint);
   if (ended.timedOut) throw new SluiceError('TIMED_OUT', `${where} did not answer within ${LIMIT_MS / 1000} s`);
   if (code === 0) return stdout;
   const words = stderr.toString().trim();

@@ -63,8 +63,8 @@ export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
   const abort = new AbortController();
   const download = new Download({ ...layer, signal: abort.signal });
   try {
-    mkdirSync(dirname(temporary), { recursive: true, mode: 0o711 });
-    mkdirSync(temporary, { mode: 0o711 });
+    mkdirSync(dirname(temporary), { recursive: true, mode: 0o700 });
+    mkdirSync(temporary, { mode: 0o700 });
     mkdirSync(`${temporary}/fs`, { mode: 0o755 });
     chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
     const implied = await unpack(layer, download, `${temporary}/fs`, abort);

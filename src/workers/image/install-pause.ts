@@ -9,8 +9,8 @@ export async function installPause({ dir }: { dir: string }): Promise<Usage> {
   if (!existsSync(dir)) {
     const temporary = temporaryBeside(dir);
     try {
-      mkdirSync(dirname(dir), { recursive: true, mode: 0o711 });
-      mkdirSync(temporary, { mode: 0o711 });
+      mkdirSync(dirname(dir), { recursive: true, mode: 0o700 });
+      mkdirSync(temporary, { mode: 0o700 });
       mkdirSync(`${temporary}/fs`, { mode: 0o755 });
       chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
       writeFileSync(`${temporary}/fs/pause`, pauseProgram(process.arch));

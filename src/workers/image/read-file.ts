@@ -7,8 +7,6 @@ import { native, toBytes } from './names.ts';
 import { isOpaque } from './opaque.ts';
 import { look } from './root.ts';
 
-const MAX_USER_FILE = 16 << 20;
-
 export interface ReadFileInLayers {
   /** `fs` folders of the layers, topmost first. */
   dirs: string[];
@@ -35,12 +33,6 @@ export function readFileInLayers({ dirs, path, maxBytes }: ReadFileInLayers): st
   } finally {
     closeSync(fd);
   }
-}
-
-/** The files that user and group names are looked up in; empty when the image has none. */
-export function userFiles({ dirs }: { dirs: string[] }): { passwd: string; group: string } {
-  const read = (path: string) => readFileInLayers({ dirs, path, maxBytes: MAX_USER_FILE }) ?? '';
-  return { passwd: read('/etc/passwd'), group: read('/etc/group') };
 }
 
 /** Where the regular file lies on disk. */

@@ -79,6 +79,14 @@ export class PluginFailure extends SluiceError {
     this.words = more.words ?? '';
   }
 
+  /**
+   * Whether the program does not know a verb that is about no pod (STATUS, GC). Releases of the reference plugins before 1.1 of
+   * the specification miss the container's id first.
+   */
+  get unknownVerb(): boolean {
+    return this.cniCode === CNI_CODE.INVALID_ENVIRONMENT || this.cniCode === CNI_CODE.UNKNOWN_CONTAINER;
+  }
+
   /** Whether the same call may succeed shortly. */
   get retryable(): boolean {
     // ETXTBSY: the program's file is being replaced.

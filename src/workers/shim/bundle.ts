@@ -28,8 +28,8 @@ export interface JoinInput extends BundleInput {
  */
 export function makeBundle({ bundle, workDir, spec, group }: BundleInput): void {
   try {
-    makeDir(bundle, 0o700);
-    makeDir(workDir, 0o711);
+    makeDir(bundle, 0o700, group === undefined ? 0o700 : 0o711);
+    makeDir(workDir, 0o700);
     mkdirSync(join(bundle, 'rootfs'), { mode: 0o711 });
     if (group !== undefined) {
       chownSync(bundle, -1, group);
@@ -56,14 +56,15 @@ export function writeBootstrap(bundle: string, { address, version }: { address: 
 }
 
 /**
- * Makes a folder, and its parents where they are missing. An existing folder is an error, since ids are never reused.
+ * Makes a folder, and its parents (mode `parents`) where they are missing. An existing folder is an error, since ids
+ * are never reused.
  */
-function makeDir(path: string, mode: number): void {
+function makeDir(path: string, mode: number, parents = 0o700): void {
   try {
     mkdirSync(path, { mode });
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || existsSync(dirname(path))) throw error;
-    mkdirSync(dirname(path), { recursive: true, mode: 0o711 });
+    mkdirSync(dirname(path), { recursive: true, mode: parents });
     mkdirSync(path, { mode });
   }
 }

@@ -18,6 +18,8 @@ export interface CleanupInput extends ShimCall {
   runtime: { binary: string; root: string };
   /** Socket of the pod's shim, which a killed shim leaves behind. When left out, the possible paths are derived. */
   address?: string;
+  /** The processes of this bundle that still ran were killed already (killAllLeftovers). */
+  swept?: boolean;
   /** Time limit for each process, in milliseconds. Default 5000. */
   timeoutMs?: number;
 }
@@ -40,7 +42,7 @@ export interface Cleaned {
 export async function cleanupShim(input: CleanupInput): Promise<Cleaned> {
   const { bundle, timeoutMs = 5000 } = input;
   const sockets = input.address ? [input.address] : possibleSockets(input);
-  const cleaned: Cleaned = { killed: await killLeftovers(input), warnings: [] };
+  const cleaned: Cleaned = { killed: input.swept ? [] : await killLeftovers(input), warnings: [] };
   if (existsSync(bundle)) {
     try {
       cleaned.exitStatus = await callDelete(input, timeoutMs);

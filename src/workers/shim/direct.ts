@@ -64,7 +64,7 @@ export function startDirectly(
   const socketDir = usableDir(input.socketDir);
   const address = join(socketDir, socketName(addresses, namespace, id));
   try {
-    mkdirSync(socketDir, { recursive: true, mode: 0o711 });
+    mkdirSync(socketDir, { recursive: true, mode: 0o700 });
     // From these two the shim gets the socket that it removes at its end: the link is read by 2.3, the file by older
     // ones.
     symlinkSync(socketDir, join(bundle, SOCKET_DIR_LINK));

@@ -30,6 +30,12 @@ export function isShimOf(id: string, { argv }: Process): boolean {
   return flagValue(argv, '-id') === id && flagValue(argv, '-namespace') !== undefined;
 }
 
+/** The id of the pod whose shim the process is, when it was started by the daemon with this CRI socket. */
+export function shimOf(socket: string, { argv }: Process): string | undefined {
+  if (flagValue(argv, '-address') !== socket || flagValue(argv, '-namespace') === undefined) return undefined;
+  return flagValue(argv, '-id');
+}
+
 /**
  * Does the process belong to this bundle, as the shim that was started in it or a runtime that was called for it? A
  * process with the same id and another folder does not.
@@ -46,10 +52,24 @@ export function hiddenName(path: string): string {
   return join(dirname(path), `.${basename(path)}`);
 }
 
+/** A pod's or a container's bundle. */
+export interface BundleOwner {
+  bundle: string;
+  id: string;
+}
+
 /** Kills the processes that {@link belongsTo} the bundle. Returns their pids. */
-export async function killLeftovers(owner: { bundle: string; id: string }): Promise<number[]> {
+export function killLeftovers(owner: BundleOwner): Promise<number[]> {
+  return killAllLeftovers([owner]);
+}
+
+/** {@link killLeftovers} for many bundles with one scan of /proc. */
+export async function killAllLeftovers(owners: readonly BundleOwner[]): Promise<number[]> {
   const killed: number[] = [];
-  for (const { pid } of (await listProcesses()).filter((process) => belongsTo(owner, process))) {
+  for (const process of await listProcesses()) {
+    const owner = owners.find((one) => belongsTo(one, process));
+    if (!owner) continue;
+    const { pid } = process;
     // Checked again once a pidfd refers to the process, since the pid may have been reused.
     const still = () => belongsTo(owner, { pid, argv: parse(readCmdline(pid)) });
     if (killPinned(pid, still)) killed.push(pid);

@@ -66,7 +66,7 @@ export interface MountRootfs {
  */
 export function mountImageVolume(view: MountRootfs): void {
   const { target } = view;
-  mkdirSync(dirname(target), { recursive: true, mode: 0o711 });
+  mkdirSync(dirname(target), { recursive: true, mode: 0o700 });
   mkdirSync(target, { recursive: true, mode: 0o755 });
   if (mountsBelow(target).includes(target)) return;
   try {

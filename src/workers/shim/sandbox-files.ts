@@ -31,8 +31,8 @@ const SHM_BYTES = 64 << 20;
 /** Makes the files that all containers of a pod share. Idempotent. Throws NAMESPACE_FAILED (or DISK_FULL). */
 export function sandboxFiles({ rootDir, stateDir, hostname, dns, hostIpc, owner }: SandboxFilesInput): void {
   try {
-    mkdirSync(rootDir, { recursive: true, mode: 0o755 });
-    mkdirSync(stateDir, { recursive: true, mode: 0o755 });
+    mkdirSync(rootDir, { recursive: true, mode: 0o700 });
+    mkdirSync(stateDir, { recursive: true, mode: 0o700 });
     const write = (name: string, content: string | Buffer) =>
       writeFileSync(join(rootDir, name), content, { mode: 0o644 });
     write('hostname', `${hostname}\n`);

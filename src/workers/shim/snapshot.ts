@@ -10,7 +10,7 @@ import { removeWithMounts } from './remove-bundle.ts';
 export function prepareSnapshot({ dir, owner }: { dir: string; owner?: { uid: number; gid: number } }): void {
   try {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
-    mkdirSync(join(dir, 'work'), { recursive: true, mode: 0o711 });
+    mkdirSync(join(dir, 'work'), { recursive: true, mode: 0o700 });
     mkdirSync(join(dir, 'fs'), { recursive: true, mode: 0o755 });
     if (owner) chownSync(join(dir, 'fs'), owner.uid, owner.gid);
   } catch (cause) {

@@ -1,5 +1,6 @@
 /** How much a folder (a writable layer) occupies, and the file system that holds it. */
 import { lstatSync, readFileSync, statfsSync } from 'node:fs';
+import { nowNs } from '../../clock.ts';
 import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { measureTree } from '../measure-tree.ts';
 import { deviceName } from './devices.ts';
@@ -28,7 +29,7 @@ export async function readDisk(folder: string): Promise<DiskReading | undefined>
   try {
     const { bytes, inodes } = await measureTree(folder);
     return {
-      timestamp: BigInt(Date.now()) * 1_000_000n,
+      timestamp: nowNs(),
       usedBytes: BigInt(bytes),
       inodes: BigInt(inodes),
       tookMs: performance.now() - began,

@@ -1,11 +1,9 @@
+import { nowNs } from '../../clock.ts';
 import { type CgroupPaths, isEmpty } from './cgroups.ts';
 import { readPsi } from './psi.ts';
 import type { CgroupReading } from './reading.ts';
 import * as v1 from './v1.ts';
 import * as v2 from './v2.ts';
-
-/** Nanoseconds since the epoch with microsecond precision; rates are computed from it. */
-const now = () => BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n;
 
 /**
  * Reads a cgroup. Each controller is read from v1 where it is mounted there, otherwise from the unified hierarchy,
@@ -20,7 +18,8 @@ export function readCgroup(paths: CgroupPaths, full: boolean): CgroupReading | u
     folder !== undefined ? old(folder) : unified !== undefined ? young(unified) : undefined;
 
   const reading: CgroupReading = {
-    timestamp: now(),
+    timestamp: nowNs(),
+    tickNs: process.hrtime.bigint(),
     cpu: pick(cpuacct, (folder) => v1.cpuV1(folder, cpu), v2.cpuV2),
     memory: pick(memory, v1.memoryV1, v2.memoryV2),
     pids: pick(pids, v1.pidsV1, v2.pidsV2),

@@ -38,7 +38,7 @@ export function unlinkFifos(fifos: Fifos): void {
 
 /** Makes the folder of exec FIFOs and empties it: execs do not outlive the worker that served them. */
 export async function clearExecDir(folder: string): Promise<void> {
-  await mkdir(folder, { recursive: true, mode: 0o711 });
+  await mkdir(folder, { recursive: true, mode: 0o700 });
   for (const name of await readdir(folder)) rmSync(join(folder, name), { force: true });
 }
 

@@ -8,6 +8,7 @@ import { LogFile } from './log-file.ts';
 import { LogLines, type StreamName } from './log-lines.ts';
 import type { Fifos, IoRegistration, IoStats } from './protocol.ts';
 import { Stamp } from './stamp.ts';
+import { StderrHold } from './stream-order.ts';
 
 /**
  * An unfinished line is written as a partial entry after so long, so that it can be read, and a daemon that is killed
@@ -38,12 +39,6 @@ export interface IoEvents {
   onLogError(id: string, path: string, error: Error): void;
 }
 
-interface OutputStream {
-  name: StreamName;
-  reader: FifoReader;
-  lines: LogLines | undefined;
-}
-
 /**
  * The input and output of one container: reads its FIFOs all the time, writes its log, and copies the output to
  * attached clients. The container waits only for a log that waits for its disk, and for a short time for a slow client.
@@ -51,8 +46,10 @@ interface OutputStream {
 export class ContainerIo {
   readonly registration: IoRegistration;
   readonly #log: LogFile | undefined;
-  readonly #outputs: OutputStream[] = [];
+  readonly #readers: FifoReader[] = [];
+  readonly #lines: LogLines[] = [];
   readonly #followers = new Set<Follower>();
+  readonly #hold: StderrHold | undefined;
   readonly #stats: IoStats = { bytes: 0, entries: 0, split: 0, droppedBytes: 0, droppedEntries: 0 };
   #stdin: FifoWriter | undefined;
   /** The output has ended and was read. */
@@ -87,8 +84,18 @@ export class ContainerIo {
     const { stdin, stdout, stderr } = registration.fifos;
     try {
       const stamp = new Stamp(clock);
-      if (stdout !== '') this.#outputs.push(this.#follow('stdout', stdout, stamp));
-      if (stderr !== '') this.#outputs.push(this.#follow('stderr', stderr, stamp));
+      if (stdout !== '') {
+        const take = this.#taker('stdout', stamp);
+        this.#follow(stdout, (bytes) => {
+          this.#hold?.stdout();
+          take(bytes);
+        });
+      }
+      if (stderr !== '') {
+        const hold = new StderrHold({ release: this.#taker('stderr', stamp) });
+        this.#hold = hold;
+        this.#follow(stderr, (bytes) => hold.stderr(bytes));
+      }
       if (stdin !== '') this.#stdin = new FifoWriter(stdin);
     } catch (error) {
       this.#release();
@@ -111,34 +118,43 @@ export class ContainerIo {
 
   /** Descriptors of the read ends that are still open. */
   get descriptors(): number[] {
-    return this.#outputs.flatMap(({ reader }) => reader.descriptor ?? []);
+    return this.#readers.flatMap(({ descriptor }) => descriptor ?? []);
   }
 
-  #follow(name: StreamName, path: string, stamp: Stamp): OutputStream {
-    const log = this.#log;
-    const lines = log && new LogLines(name, this.registration.maxLine, stamp, log, this.#stats);
+  #follow(path: string, take: (bytes: Buffer) => void): void {
     const reader = new FifoReader(path, (bytes) => {
       this.#stats.bytes += bytes.length;
+      take(bytes);
+      return !this.#log?.full && !this.#stallTimer;
+    });
+    void reader.ended.then(() => this.#streamEnded());
+    this.#readers.push(reader);
+  }
+
+  /** Makes the function that writes a stream's bytes to the log and copies them to the followers. */
+  #taker(name: StreamName, stamp: Stamp): (bytes: Buffer) => void {
+    const log = this.#log;
+    const lines = log && new LogLines(name, this.registration.maxLine, stamp, log, this.#stats);
+    if (lines) this.#lines.push(lines);
+    return (bytes) => {
       if (log && lines) {
         lines.push(bytes);
         log.flush();
         if (lines.unfinished > 0) this.#unfinishedTimer ??= setTimeout(() => this.#flushUnfinished(), UNFINISHED_MS);
       }
       if (this.#followers.size > 0) this.#copyToFollowers(name, bytes);
-      return !log?.full && !this.#stallTimer;
-    });
-    void reader.ended.then(() => this.#streamEnded());
-    return { name, reader, lines };
+    };
   }
 
   #streamEnded(): void {
     // suspend() finishes the output itself after it has closed the readers.
-    if (!this.#released && this.#outputs.every(({ reader }) => reader.isEnded)) this.#finishOutput();
+    if (!this.#released && this.#readers.every(({ isEnded }) => isEnded)) this.#finishOutput();
   }
 
   #finishOutput(): void {
     this.#hasEnded = true;
-    for (const { lines } of this.#outputs) lines?.flush(true);
+    this.#hold?.flush();
+    for (const lines of this.#lines) lines.flush(true);
     this.#log?.flush();
     const followers = [...this.#followers];
     this.#followers.clear();
@@ -147,14 +163,14 @@ export class ContainerIo {
 
   #flushUnfinished(): void {
     this.#unfinishedTimer = undefined;
-    for (const { lines } of this.#outputs) lines?.flush(false);
+    for (const lines of this.#lines) lines.flush(false);
     this.#log?.flush();
   }
 
   /** Resumes reading the FIFOs, unless the log is full or a client blocks. */
   resume(): void {
     if (this.#log?.full || this.#stallTimer) return;
-    for (const { reader } of this.#outputs) reader.resume();
+    for (const reader of this.#readers) reader.resume();
   }
 
   countDropped(bytes: number, entries: number): void {
@@ -208,11 +224,7 @@ export class ContainerIo {
    * called.
    */
   async drain(quietMs: number, maxMs: number): Promise<Drained> {
-    const drained = await drainReaders(
-      this.#outputs.map(({ reader }) => reader),
-      quietMs,
-      maxMs,
-    );
+    const drained = await drainReaders(this.#readers, quietMs, maxMs);
     this.#finishOutput();
     await this.#log?.settled();
     return drained;
@@ -241,7 +253,7 @@ export class ContainerIo {
     clearTimeout(this.#unfinishedTimer);
     clearTimeout(this.#stallTimer);
     this.#stallTimer = undefined;
-    for (const { reader } of this.#outputs) reader[Symbol.dispose]();
+    for (const reader of this.#readers) reader[Symbol.dispose]();
     this.#stdin?.[Symbol.dispose]();
   }
 }

@@ -3,8 +3,10 @@ import { ContainerIo, type IoEvents, removeFifos } from './container-io.ts';
 import type { IoRegistration, IoStats } from './protocol.ts';
 
 export interface IoTableEvents extends IoEvents {
-  /** Called when a container was added, or when the last one was removed. */
-  onChange(): void;
+  /** Called with the read ends of a container that was added; its `open` resolves after it. */
+  onOpened(descriptors: number[]): Promise<void>;
+  /** Called when the last container was removed. */
+  onEmpty(): void;
 }
 
 /** The IO of all containers that this thread serves. */
@@ -29,14 +31,12 @@ export class IoTable {
       this.#containers.set(id, opening);
       opening.then(
         (io) => {
-          if (this.#containers.get(id) !== opening) return;
-          this.#open.set(id, io);
-          this.#events.onChange();
+          if (this.#containers.get(id) === opening) this.#open.set(id, io);
         },
         () => this.#containers.delete(id),
       );
     }
-    await opening;
+    await this.#events.onOpened((await opening).descriptors);
   }
 
   /** Throws NOT_READY when the container's IO is not open. */
@@ -50,7 +50,7 @@ export class IoTable {
   async close(id: string): Promise<void> {
     const opening = this.#containers.get(id);
     this.#containers.delete(id);
-    if (this.#open.delete(id) && this.#open.size === 0) this.#events.onChange();
+    if (this.#open.delete(id) && this.#open.size === 0) this.#events.onEmpty();
     const io = await opening;
     if (!io) return;
     await io.close();

@@ -2,14 +2,17 @@
  * Keeps containers' output while no daemon runs. The kernel discards a FIFO's contents when the last process closes it,
  * and a container that ends closes the shim's ends: its last output, which usually gives the reason, would be lost in a
  * restart of the daemon. So a process that only sleeps keeps the read ends open and outlives the daemon, also a killed
- * one. There is one for all containers; it is replaced, at most every half second, when containers are added.
+ * one. There is one for all containers. Descriptors of a further container are sent to it over a unix socket, in whose queue they stay
+ * (it receives nothing); half a second later it is replaced by one that inherits those that are wanted then.
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { explain } from '../../errors.ts';
+import type { Fd } from '../../sys/fd.ts';
 import { libc } from '../../sys/libc.ts';
 import { SIGKILL } from '../../sys/signals.ts';
 import { run } from '../../sys/spawn.ts';
+import { sendDescriptors, socketPair } from '../../sys/unix-socket.ts';
 
 const EVERY_MS = 500;
 /** By then all containers of the previous daemon have been recovered and are read by this one (milliseconds). */
@@ -27,6 +30,12 @@ interface Sleeper {
   startTime: string;
 }
 
+/** A sleeper of this process, and the socket to it. */
+interface Kept {
+  sleeper: Sleeper;
+  socket: Fd;
+}
+
 export interface KeeperOptions {
   /** Records the sleepers for the next daemon; its folder is their working directory. */
   file: string;
@@ -38,7 +47,9 @@ export interface KeeperOptions {
 export class Keeper {
   readonly #options: KeeperOptions;
   #inherited: Sleeper[];
-  #own: Sleeper | undefined;
+  #own: Kept | undefined;
+  /** Descriptors that were to be held since the last look at all of them. */
+  #since: number[] = [];
   #timer: NodeJS.Timeout | undefined;
   #working: Promise<void> = Promise.resolve();
 
@@ -46,6 +57,20 @@ export class Keeper {
     this.#options = options;
     this.#inherited = readSleepers(options.file);
     if (this.#inherited.length > 0) setTimeout(() => this.#killInherited(), INHERITED_MS).unref();
+  }
+
+  /**
+   * Resolves when these descriptors are kept, with all others that are wanted now. Before a container starts: its last output may follow
+   * within milliseconds.
+   */
+  async hold(descriptors: number[]): Promise<void> {
+    this.#since.push(...descriptors);
+    try {
+      if (this.#own && sendDescriptors(this.#own.socket, descriptors)) return this.changed();
+    } catch (error) {
+      this.#failed(error);
+    }
+    await this.flush();
   }
 
   /** To be called when there is a new descriptor, or when there are none left. */
@@ -64,19 +89,30 @@ export class Keeper {
       try {
         await this.#renew();
       } catch (error) {
-        this.#options.onFailure(`output of containers that end while no daemon runs will be lost: ${explain(error)}`);
+        this.#failed(error);
       }
     });
     return this.#working;
+  }
+
+  #failed(error: unknown): void {
+    this.#options.onFailure(`output of containers that end while no daemon runs will be lost: ${explain(error)}`);
   }
 
   async #renew(): Promise<void> {
     const { descriptors, file } = this.#options;
     const before = this.#own;
     const held = descriptors();
-    this.#own = held.length > 0 ? await startSleeper(dirname(file), held) : undefined;
+    this.#since = [];
+    const own = held.length > 0 ? await startSleeper(dirname(file), held) : undefined;
+    // What came meanwhile was sent to the sleeper that is to be killed.
+    if (this.#since.length > 0 && !(own && sendDescriptors(own.socket, this.#since))) this.changed();
+    this.#own = own;
     this.#write();
-    if (before) kill(before);
+    if (before) {
+      before.socket[Symbol.dispose]();
+      kill(before.sleeper);
+    }
   }
 
   #killInherited(): void {
@@ -93,20 +129,30 @@ export class Keeper {
 
   #write(): void {
     const { file } = this.#options;
-    const all = [...this.#inherited, ...(this.#own ? [this.#own] : [])];
+    const all = [...this.#inherited, ...(this.#own ? [this.#own.sleeper] : [])];
     if (all.length === 0) rmSync(file, { force: true });
     else writeFileSync(file, all.map(({ pid, startTime }) => `${pid} ${startTime}\n`).join(''), { mode: 0o600 });
   }
 }
 
-async function startSleeper(cwd: string, inherit: number[]): Promise<Sleeper> {
+async function startSleeper(cwd: string, inherit: number[]): Promise<Kept> {
+  const [ours, theirs] = socketPair();
+  using _theirs = theirs;
+  using socket = ours;
   const env = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin' };
   const argv = ['sh', '-c', SCRIPT];
-  const { code, stdout, stderr } = await run({ path: '/bin/sh', argv, env, cwd, keep: inherit, timeoutMs: SPAWN_MS });
+  const { code, stdout, stderr } = await run({
+    path: '/bin/sh',
+    argv,
+    env,
+    cwd,
+    keep: [...inherit, theirs.number],
+    timeoutMs: SPAWN_MS,
+  });
   const pid = Number(stdout.toString());
   const startTime = startTimeOf(pid);
   if (code !== 0 || startTime === undefined) throw new Error(`sh: status ${code}: ${stderr.toString().trim()}`);
-  return { pid, startTime };
+  return { sleeper: { pid, startTime }, socket: socket.move() };
 }
 
 function kill({ pid, startTime }: Sleeper): void {

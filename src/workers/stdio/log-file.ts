@@ -1,11 +1,6 @@
-import { close, fstatSync, ftruncateSync, open, write, writeSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { promisify } from 'node:util';
+import { withTimeLimit } from '../../time-limit.ts';
 import type { LineSink } from './log-lines.ts';
-
-const closeFile = promisify(close);
-const openFile = promisify(open);
+import { type LogTarget, openLogTarget } from './log-target.ts';
 
 /** Bytes that may be buffered for the disk; above it the container's FIFO is not read, and the container waits. */
 const HIGH_WATER = 512 << 10;
@@ -13,6 +8,8 @@ const HIGH_WATER = 512 << 10;
 const SLOW_MS = 10;
 /** After such a write the file is written in libuv's pool for so long (milliseconds). */
 const SLOW_FOR_MS = 10_000;
+/** How long the end of a container, or a rotation, waits for a file that takes no more (milliseconds). */
+const SETTLE_MS = 5000;
 /** A buffer up to this size is kept between writes; a larger one is freed after the burst that needed it. */
 const KEEP = 16 << 10;
 
@@ -31,12 +28,13 @@ export interface LogFileEvents {
  *
  * Usually they are written at once, on this thread: the page cache takes them in microseconds, and a daemon that is
  * killed loses nothing that it has read. When the kernel makes the writer wait (dirty pages over the limit, a slow
- * disk), the file is written in libuv's pool for a while: then only that container's log waits.
+ * disk), the file is written in libuv's pool for a while: then only that container's log waits. A log on a mount that may hang is
+ * written by a process (log-target.ts).
  */
 export class LogFile implements LineSink {
   readonly path: string;
   readonly #events: LogFileEvents;
-  #fd: number;
+  #target: LogTarget;
   /** The buffer that is being filled. */
   #back: Buffer = Buffer.alloc(0);
   #filled = 0;
@@ -47,15 +45,15 @@ export class LogFile implements LineSink {
   #full = false;
   #slowUntil = 0;
 
-  private constructor(path: string, fd: number, events: LogFileEvents) {
+  private constructor(path: string, target: LogTarget, events: LogFileEvents) {
     this.path = path;
-    this.#fd = fd;
+    this.#target = target;
     this.#events = events;
   }
 
-  /** Opens the file for appending; makes it (0640) and the folders above it (0755). */
+  /** See {@link openLogTarget}. */
   static async open(path: string, events: LogFileEvents): Promise<LogFile> {
-    return new LogFile(path, await openLog(path), events);
+    return new LogFile(path, await openLogTarget(path), events);
   }
 
   reserve(size: number): { buffer: Buffer; at: number } {
@@ -78,12 +76,12 @@ export class LogFile implements LineSink {
     return this.#full;
   }
 
-  /** Writes the buffered lines, or starts writing them in libuv's pool. */
+  /** Writes the buffered lines, or starts writing them without this thread. */
   flush(): void {
     if (this.#filled === 0 || this.#writing) return;
     const began = performance.now();
-    if (began < this.#slowUntil) {
-      this.#writing = this.#writeByPool();
+    if (began < this.#slowUntil || !this.#target.writeNow) {
+      this.#writing = this.#writeElsewhere();
       return;
     }
     this.#writeNow();
@@ -91,25 +89,28 @@ export class LogFile implements LineSink {
     if (now - began > SLOW_MS) this.#slowUntil = now + SLOW_FOR_MS;
   }
 
-  /** Resolves when everything buffered so far is in the file (or was dropped). */
+  /** Resolves when everything buffered so far is in the file (or was dropped), or after 5 s with a file that takes no more. */
   async settled(): Promise<void> {
+    const until = performance.now() + SETTLE_MS;
+    const left = () => Math.max(1, until - performance.now());
     this.flush();
-    while (this.#writing) await this.#writing;
+    while (this.#writing && performance.now() < until) await withTimeLimit(this.#writing, left(), () => {});
+    if (!this.#writing) await this.#target.sync(left());
   }
 
   /** Continues in a new file of the same path, for log rotation. What is buffered already goes to the old file. */
   async reopen(): Promise<void> {
-    const next = await openLog(this.path);
-    // After `settled` resolves nothing can be added before the descriptor is replaced.
+    const next = await openLogTarget(this.path);
+    // After `settled` resolves nothing can be added before the target is replaced.
     await this.settled();
-    const old = this.#fd;
-    this.#fd = next;
-    await closeFile(old);
+    const old = this.#target;
+    this.#target = next;
+    await old.close();
   }
 
   async close(): Promise<void> {
     await this.settled();
-    await closeFile(this.#fd);
+    await this.#target.close();
   }
 
   #writeNow(): void {
@@ -118,7 +119,7 @@ export class LogFile implements LineSink {
     this.#full = false;
     let written = 0;
     try {
-      while (written < lines.length) written += writeSync(this.#fd, lines, written);
+      while (written < lines.length) written += this.#target.writeNow?.(lines, written) ?? lines.length;
       this.#failed = false;
     } catch (error) {
       this.#dropFailedWrite(lines, written, error as Error);
@@ -126,7 +127,7 @@ export class LogFile implements LineSink {
     this.#back = reusable(this.#back);
   }
 
-  async #writeByPool(): Promise<void> {
+  async #writeElsewhere(): Promise<void> {
     try {
       while (this.#filled > 0) {
         const buffer = this.#back;
@@ -135,7 +136,7 @@ export class LogFile implements LineSink {
         this.#filled = 0;
         let written = 0;
         try {
-          while (written < lines.length) written += await writeSome(this.#fd, lines, written);
+          while (written < lines.length) written += await this.#target.write(lines, written);
           this.#failed = false;
         } catch (error) {
           this.#dropFailedWrite(lines, written, error as Error);
@@ -159,7 +160,7 @@ export class LogFile implements LineSink {
     const kept = written === 0 ? 0 : lines.lastIndexOf(10, written - 1) + 1;
     if (kept < written) {
       try {
-        ftruncateSync(this.#fd, fstatSync(this.#fd).size - (written - kept));
+        this.#target.takeBack(written - kept);
       } catch (cause) {
         error.cause ??= cause;
       }
@@ -174,33 +175,3 @@ export class LogFile implements LineSink {
 
 /** The buffer for the next use; one that a burst has made larger than {@link KEEP} is freed. */
 const reusable = (buffer: Buffer): Buffer => (buffer.length <= KEEP ? buffer : Buffer.alloc(0));
-
-/**
- * mkdir's `recursive` is not used: Node loops forever, on a pool thread, where a parent exists but mkdir in it fails
- * (/proc).
- */
-async function makeFolder(path: string): Promise<void> {
-  try {
-    await mkdir(path, 0o755);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'EEXIST') return;
-    if (code !== 'ENOENT' || dirname(path) === path) throw error;
-    const parent = dirname(path);
-    await makeFolder(parent);
-    await mkdir(path, 0o755).catch((again: NodeJS.ErrnoException) => {
-      if (again.code !== 'EEXIST') throw again;
-    });
-  }
-}
-
-async function openLog(path: string): Promise<number> {
-  await makeFolder(dirname(path));
-  return await openFile(path, 'a', 0o640);
-}
-
-function writeSome(fd: number, lines: Buffer, at: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    write(fd, lines, at, lines.length - at, null, (error, count) => (error ? reject(error) : resolve(count)));
-  });
-}

@@ -5,15 +5,16 @@ import type { ImageRow } from '../../../node/images/rows.ts';
 import { usernsRootOwner } from '../../../node/oci/pod-userns.ts';
 import { stopSignal } from '../../../node/oci/signals.ts';
 import type { User } from '../../../node/oci/types.ts';
-import { containerUser, needsUserFiles, resolveUser } from '../../../node/oci/users.ts';
+import { containerUser, needsUserFiles } from '../../../node/oci/users.ts';
 import type { ContainerRow } from '../../../node/store/container.ts';
 import type { SandboxRow } from '../../../node/store/sandbox.ts';
+import { resolveUser } from '../../../workers/image/users.ts';
 import { required } from '../../engine/stage.ts';
 import { containerSpec } from '../container-spec.ts';
 import type { JobContext, JobState } from '../context.ts';
 import { type HostLookups, lookUpHostPaths, namesHostPaths } from '../host-paths.ts';
 import { imageVolumes } from '../image-volumes.ts';
-import { pinnedShim } from '../pod-shim.ts';
+import { pinnedShim } from '../pinned-shim.ts';
 import { copyUp, undoCopyUp } from '../volumes.ts';
 
 /** The state of a container's creation. */
@@ -61,8 +62,7 @@ export const user = {
     const { ctx, row } = state;
     const found = required(state.image, 'image');
     const request = containerUser(row.config.linux?.securityContext, found.config.User ?? '');
-    const { passwd, group } = needsUserFiles(request) ? await ctx.images.userFiles(found) : { passwd: '', group: '' };
-    state.user = resolveUser(request, passwd, group);
+    state.user = needsUserFiles(request) ? await ctx.images.lookUpUser(found, request) : resolveUser(request, '', '');
     row.user = { uid: state.user.uid, gid: state.user.gid, groups: state.user.additionalGids ?? [] };
   },
 };
@@ -73,7 +73,7 @@ export const volumes = {
     !row.config.mounts.some((mount) => mount.image) && Object.keys(image?.config.Volumes ?? {}).length === 0,
   async run(state: ContainerCreation): Promise<void> {
     const { ctx, row, sandbox } = state;
-    await mkdir(row.rootDir, { recursive: true, mode: 0o755 });
+    await mkdir(row.rootDir, { recursive: true, mode: 0o700 });
     state.imageVolumes = await imageVolumes(row, sandbox, ctx);
     row.volumes = await copyUp(row, required(state.image, 'image'), ctx);
   },

@@ -11,9 +11,10 @@ import { idMapped, usernsRootOwner } from '../../../node/oci/pod-userns.ts';
 import { buildSandboxSpec } from '../../../node/oci/sandbox.ts';
 import { podSysctls } from '../../../node/oci/sysctls.ts';
 import { userNamespace } from '../../../node/oci/userns.ts';
-import { needsUserFiles, resolveUser, sandboxUser } from '../../../node/oci/users.ts';
+import { needsUserFiles, sandboxUser } from '../../../node/oci/users.ts';
 import type { Shim } from '../../../node/shims/shims.ts';
 import type { SandboxRow } from '../../../node/store/sandbox.ts';
+import { resolveUser } from '../../../workers/image/users.ts';
 import { required } from '../../engine/stage.ts';
 import { featuresOf, type JobContext, type JobState } from '../context.ts';
 import { localhostSeccomp } from '../host-paths.ts';
@@ -153,14 +154,13 @@ export const spec = {
     const image = required(state.image, 'image');
     const context = row.config.linux?.securityContext;
     const request = sandboxUser(context, image.config.User ?? '');
-    const { passwd, group } = needsUserFiles(request) ? await ctx.images.userFiles(image) : { passwd: '', group: '' };
     const hostIpc = podNamespaceOptions(row.config)?.ipc === NamespaceMode.NODE;
     state.spec = encodeSpec(
       buildSandboxSpec({
         id: row.id,
         config: row.config,
         image: { reference: ctx.images.sandboxImage, config: image.config },
-        user: resolveUser(request, passwd, group),
+        user: needsUserFiles(request) ? await ctx.images.lookUpUser(image, request) : resolveUser(request, '', ''),
         netns: row.netns,
         userns: row.userns,
         shm: hostIpc ? '/dev/shm' : join(row.stateDir, 'shm'),
@@ -190,7 +190,10 @@ export const shim = {
   },
 };
 
-/** Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. The undo of `shim` ends it. */
+/**
+ * Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. Its undo ends task and shim, so that the
+ * snapshot, on which `create` is built too, is removed after what has it mounted.
+ */
 export const create = {
   skip: isPinned,
   async run({ ctx, row, runtime, shim, image }: PodLaunch): Promise<void> {
@@ -201,6 +204,7 @@ export const create = {
       runtime: runtimeOptions(ctx, runtime),
     });
   },
+  undo: endPodShim,
 };
 
 /** Task.Start: `runc start`. */

@@ -28,10 +28,10 @@ import {
 } from '../../../sys/rtnetlink.ts';
 import { isObject, type Json } from '../../json.ts';
 import type { CniResult } from '../types.ts';
-import { type Call, cniArg, type Work } from './call.ts';
+import { type Call, cniArg, type GcCall, type Work } from './call.ts';
 import { checkBridge, checkPod, checkPort, podInterfaceOf, resultToCheck } from './check.ts';
 import { COMMON, cniArgs, Fields, NotOurs } from './fields.ts';
-import { isMasqueraded, masquerade, release } from './firewall.ts';
+import { isMasqueraded, masquerade, release, releaseOthers } from './firewall.ts';
 import {
   addressesAtDel,
   dnsOf,
@@ -41,6 +41,7 @@ import {
   ipamCanWait,
   ipamCheck,
   ipamDel,
+  ipamGc,
   readIpam,
 } from './ipam.ts';
 import { configureInterface, enableForwarding, inPod, tryWriteSysctl } from './pod-interface.ts';
@@ -114,6 +115,7 @@ export const bridgeWork = (bridge: Bridge): Work => ({
   add: (call) => add(bridge, call),
   del: (call) => del(bridge, call),
   check: (call) => check(bridge, call),
+  gc: (call) => gc(bridge, call),
   heldLink: (call) => (ipamCanWait(bridge.ipam) ? hostEnd(call) : undefined),
 });
 
@@ -362,4 +364,9 @@ async function check(bridge: Bridge, call: Call): Promise<void> {
     if (isMasqueraded(nftables, network.name, attachment, mustPrefix(address))) continue;
     throw new Refusal(`${address} is not masqueraded any more`);
   }
+}
+
+async function gc(bridge: Bridge, call: GcCall): Promise<void> {
+  if (bridge.ipMasq) releaseOthers(nftablesSocket(), call.network.name, call.valid);
+  await ipamGc(bridge.ipam, call);
 }

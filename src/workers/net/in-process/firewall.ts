@@ -344,7 +344,7 @@ export const isMasqueraded = (socket: NetlinkSocket, network: string, owner: Own
 
 /** Deletes all that was made for a network. A kernel without tables, or without nf_tables, is fine. */
 export function removeTables(network: string): void {
-  using socket = openIfSupported();
+  const socket = openIfSupported();
   if (!socket) return;
   for (const family of families) {
     if (hasTable(socket, family, tableName(network))) commit(socket, [deleteTable(family, tableName(network))]);

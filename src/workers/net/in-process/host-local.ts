@@ -1,5 +1,5 @@
 /** host-local: an address for the pod from each range set of the configuration, kept in files (host-local-store.ts). */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Address, addressText, parseAddress, parsePrefix, prefixText } from '../../../sys/ip.ts';
 import { isObject, type Json } from '../../json.ts';
@@ -61,14 +61,29 @@ export async function hostLocalAdd(call: Call): Promise<IpamResult> {
 
 /** Gives the addresses back; `known` ones spare reading the whole folder. */
 export async function hostLocalDel(call: Call, known: readonly Address[]): Promise<void> {
-  const { folder } = settingsOf(call.network.name, call.conf, '');
+  const folder = folderAtDel(call);
+  if (folder === undefined) return;
   await withStore(folder, call.limitMs, (store) => store.release(ownerOf(call), known));
 }
 
 /** The addresses that the files name for this pod: those of an ADD that never finished too. */
 export async function hostLocalHolds(call: Call): Promise<Address[]> {
-  const { folder } = settingsOf(call.network.name, call.conf, '');
-  return withStore(folder, call.limitMs, (store) => store.addressesOf(ownerOf(call)));
+  const folder = folderAtDel(call);
+  return folder === undefined ? [] : withStore(folder, call.limitMs, (store) => store.addressesOf(ownerOf(call)));
+}
+
+/**
+ * The folder of addresses; undefined when nothing was ever put there, for DEL must not fail for ever: with a configuration that
+ * ADD refused, or where the folder can't even be made.
+ */
+function folderAtDel(call: Call): string | undefined {
+  try {
+    const { folder } = settingsOf(call.network.name, call.conf, '');
+    return existsSync(folder) ? folder : undefined;
+  } catch (error) {
+    if (error instanceof Refusal) return undefined;
+    throw error;
+  }
 }
 
 export async function hostLocalCheck(call: Call): Promise<void> {
@@ -77,6 +92,7 @@ export async function hostLocalCheck(call: Call): Promise<void> {
   }
 }
 
+/** Gives back the addresses that belong to none of the attachments. */
 export async function hostLocalGc({ network, conf, valid, limitMs }: GcCall): Promise<void> {
   const { folder } = settingsOf(network.name, conf, '');
   await withStore(folder, limitMs, (store) => store.releaseOthers(valid));

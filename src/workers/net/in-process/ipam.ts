@@ -3,13 +3,14 @@ import { type Address, parsePrefix } from '../../../sys/ip.ts';
 import type { Json } from '../../json.ts';
 import { parseResult } from '../result.ts';
 import type { CniResult } from '../types.ts';
-import type { Call } from './call.ts';
+import type { Call, GcCall } from './call.ts';
 import { Fields, NotOurs } from './fields.ts';
 import {
   familiesOf,
   hostLocalAdd,
   hostLocalCheck,
   hostLocalDel,
+  hostLocalGc,
   hostLocalHolds,
   type IpamResult,
   readHostLocal,
@@ -61,6 +62,11 @@ export async function ipamCheck({ type, inProcess }: Ipam, call: Call): Promise<
   if (type === '') return;
   if (inProcess) await hostLocalCheck(call);
   else await call.delegate(type, 'CHECK');
+}
+
+/** IPAM plugins that are processes are not called: the specification has no delegation of GC before 1.1, and few know the verb. */
+export async function ipamGc({ inProcess }: Ipam, call: GcCall): Promise<void> {
+  if (inProcess) await hostLocalGc(call);
 }
 
 /** The pod's addresses as far as they can be known at DEL: from the result of ADD, or where that never came, from the files. */

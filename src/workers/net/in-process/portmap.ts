@@ -8,7 +8,7 @@ import type { CniResult } from '../types.ts';
 import type { Call, Work } from './call.ts';
 import { resultToCheck } from './check.ts';
 import { COMMON, Fields, NotOurs } from './fields.ts';
-import { isMapped, mapPorts, type PortMapping, type Protocol, release } from './firewall.ts';
+import { isMapped, mapPorts, type PortMapping, type Protocol, release, releaseOthers } from './firewall.ts';
 import { writeSysctl } from './pod-interface.ts';
 import { during, Refusal } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
@@ -45,6 +45,7 @@ export const portmapWork = (portmap: Portmap): Work => ({
   add: (call) => add(portmap, call),
   del: (call) => del(portmap, call),
   check: (call) => check(portmap, call),
+  gc: async ({ network, valid }) => releaseOthers(nftablesSocket(), network.name, valid),
 });
 
 async function add(portmap: Portmap, call: Call) {

@@ -3,10 +3,10 @@ import { isSix, networkOf, type Prefix, parseAddress, parsePrefix } from '../../
 import { addAddress, addRoute, deleteRoute, SCOPE } from '../../../sys/rtnetlink.ts';
 import type { Json } from '../../json.ts';
 import type { CniResult } from '../types.ts';
-import type { Call, Work } from './call.ts';
+import type { Call, GcCall, Work } from './call.ts';
 import { checkPod, podInterfaceOf, resultToCheck } from './check.ts';
 import { COMMON, Fields, NotOurs } from './fields.ts';
-import { isMasqueraded, masquerade, release } from './firewall.ts';
+import { isMasqueraded, masquerade, release, releaseOthers } from './firewall.ts';
 import {
   addressesAtDel,
   dnsOf,
@@ -16,6 +16,7 @@ import {
   ipamCanWait,
   ipamCheck,
   ipamDel,
+  ipamGc,
   readIpam,
 } from './ipam.ts';
 import { configureInterface, enableForwarding, inPod } from './pod-interface.ts';
@@ -45,6 +46,7 @@ export const ptpWork = (ptp: Ptp): Work => ({
   add: (call) => add(ptp, call),
   del: (call) => del(ptp, call),
   check: (call) => check(ptp, call),
+  gc: (call) => gc(ptp, call),
   heldLink: (call) => (ipamCanWait(ptp.ipam) ? hostEnd(call) : undefined),
 });
 
@@ -105,7 +107,7 @@ async function connect(ptp: Ptp, call: Call, ipam: Awaited<ReturnType<typeof ipa
     );
     const [outcome] = host.exchange([
       addRoute(
-        { dst: { address: prefix.address, length: whole }, link: veth.index, scope: SCOPE.LINK },
+        { dst: { address: prefix.address, length: whole }, link: veth.index, scope: SCOPE.HOST },
         { another: false },
       ),
     ]);
@@ -167,4 +169,9 @@ async function check(ptp: Ptp, call: Call): Promise<void> {
     if (prefix && isMasqueraded(nftables, call.network.name, call.attachment, prefix)) continue;
     throw new Refusal(`${address} is not masqueraded any more`);
   }
+}
+
+async function gc(ptp: Ptp, call: GcCall): Promise<void> {
+  if (ptp.ipMasq) releaseOthers(nftablesSocket(), call.network.name, call.valid);
+  await ipamGc(ptp.ipam, call);
 }

@@ -3,7 +3,7 @@
 import { StrandedThread } from '../../../sys/netns.ts';
 import type { Json } from '../../json.ts';
 import { callPlugin, PluginFailure, pluginConf } from '../plugin.ts';
-import { inVersion, type ParsedResult } from '../result.ts';
+import { inVersion, type ParsedResult, parseResult } from '../result.ts';
 import type { CniAttachment, CniResult, NetworkConf, PluginConf, PluginRun } from '../types.ts';
 import type { Call, GcCall, Work } from './call.ts';
 import { INTERNAL, reasonOf } from './refusal.ts';
@@ -109,9 +109,9 @@ function callOf(step: Step, runs: PluginRun[]): Call {
 export const confOf = (plugin: PluginConf, network: NetworkConf, attachment?: CniAttachment): Json =>
   pluginConf({ command: 'ADD', plugin, network, attachment });
 
-/** A result that was made here is in the newest shape; one that was passed on is as it came. */
+/** A result that was made here, in the shape of the configuration's version and read like a process's; or one that was passed on. */
 function parsed(answer: CniResult | ParsedResult, version: string): ParsedResult {
   if ('raw' in answer) return answer;
   const made: ParsedResult = { version: answer.cniVersion, raw: answer as unknown as Json, result: answer };
-  return { version, raw: inVersion(made, version), result: answer };
+  return parseResult(JSON.stringify(inVersion(made, version)), version);
 }

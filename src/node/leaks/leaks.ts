@@ -1,0 +1,85 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { SluiceError } from '../../errors.ts';
+import { findResources, type Places, type Resource } from '../../workers/leaks/find.ts';
+import type { Config } from '../config/config.ts';
+import { daemonId } from '../network/daemon-id.ts';
+
+/** Milliseconds between two looks: a pod that is removed is still there in the first and has no row in the second. */
+const SECOND_LOOK_MS = 1000;
+
+/** What the rows of the store name. */
+export interface Owners {
+  /** Ids of pods and containers. */
+  ids: ReadonlySet<string>;
+  /** Paths of namespaces. */
+  netns: ReadonlySet<string>;
+}
+
+export function placesOf({ root, state, socket, cni, runtimes }: Config): Places {
+  const roots = Object.values(runtimes).map(({ runtime_root }) => join(runtime_root, 'k8s.io'));
+  return {
+    root,
+    state,
+    socket,
+    netnsDir: cni.netns_dir,
+    netnsPrefix: `cni-${daemonId(root)}-`,
+    cacheDir: cni.cache_dir,
+    runtimeRoots: [...new Set(roots)],
+  };
+}
+
+/**
+ * Resources of this daemon that no row names, in two looks. `look` lists all resources; `owners` reads the rows and is called
+ * after each look, so that a launch which begins meanwhile has its row.
+ */
+export async function findLeaks(
+  places: Places,
+  owners: () => Owners,
+  look: (places: Places) => Promise<Resource[]> = findResources,
+  pauseMs = SECOND_LOOK_MS,
+): Promise<Resource[]> {
+  const stray = async () => {
+    const resources = await look(places);
+    const { ids, netns } = owners();
+    return resources.filter((one) => !ids.has(one.owner) && !netns.has(one.owner));
+  };
+  const first = await stray();
+  if (first.length === 0) return [];
+  await sleep(pauseMs);
+  const before = new Set(first.map(nameOf));
+  return (await stray()).filter((one) => before.has(nameOf(one)));
+}
+
+/** What tells one resource from all others. */
+export function nameOf(resource: Resource): string {
+  return `${resource.kind} ${resource.kind === 'shim' ? `process ${resource.pid}` : resource.path}`;
+}
+
+/** The rows of a store, read beside a daemon that may be running. Throws INVALID_REQUEST when there is no store. */
+export function readOwners(root: string): Owners {
+  const path = join(root, 'sluice.db');
+  if (!existsSync(path))
+    throw new SluiceError('INVALID_REQUEST', `there is no store at ${path}: nothing can be compared`);
+  const db = new DatabaseSync(path, { readOnly: true });
+  try {
+    const rows = (table: string) =>
+      (db.prepare(`SELECT id, row FROM ${table}`).all() as { id: string; row: string }[]).map(({ id, row }) => ({
+        id,
+        ...(JSON.parse(row) as { netns?: string; userns?: string; shim?: { leader?: string } }),
+      }));
+    const sandboxes = rows('sandboxes');
+    return {
+      // The pod that a shared shim was started for may be gone.
+      ids: new Set([
+        ...[...sandboxes, ...rows('containers')].map(({ id }) => id),
+        ...sandboxes.flatMap(({ shim }) => shim?.leader ?? []),
+      ]),
+      netns: new Set(sandboxes.flatMap(({ netns, userns }) => [netns, userns].filter((one) => one !== undefined))),
+    };
+  } finally {
+    db.close();
+  }
+}

@@ -1,0 +1,28 @@
+import { accessSync, constants } from 'node:fs';
+import { explain } from '../errors.ts';
+import { findProgram } from './shim/program.ts';
+
+export interface NodeCheck {
+  /** Folders that the daemon writes to. */
+  folders: string[];
+  /** Programs that every launch runs, by what they are ("the shim"): absolute paths or names in PATH. */
+  programs: Record<string, string>;
+}
+
+/**
+ * Why the node cannot run pods, as far as files show it; empty when nothing is found. A full disk is no reason: stops go on, and the
+ * kubelet, which frees the disk, does not while the runtime is not ready. Answering at all shows that the pool's threads work.
+ */
+export function checkNode({ folders, programs }: NodeCheck): string[] {
+  const reasons: string[] = [];
+  const check = (look: () => void) => {
+    try {
+      look();
+    } catch (error) {
+      reasons.push(explain(error));
+    }
+  };
+  for (const folder of folders) check(() => accessSync(folder, constants.W_OK)); // EROFS for a file system that became read-only
+  for (const [what, program] of Object.entries(programs)) check(() => findProgram(program, what));
+  return reasons;
+}

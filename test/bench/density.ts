@@ -1,0 +1,211 @@
+/**
+ * A node that fills up: pinned pods of one container each, a hundred at a time, until there are many.
+ *
+ *   npm run bench:density [-- --pods 500] [--parallel 16] [--containerd 2.4.2|none] [--runtime PATH|NAME] [--svg FILE] [--json FILE]
+ *
+ * After each hundred: pods per second, CPU per pod, memory, p99 of List and Status, mounts. A straight line through all
+ * hundreds but the last is checked against the last one, and the line through all says what 1000 and 2500 pods would
+ * take. Ends with status 1 when a target is missed.
+ */
+import { rmSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
+import { COLOURS, drawChart, type Panel, round } from '../rig/chart.ts';
+import { removePods } from '../rig/cri.ts';
+import type { RigDaemon } from '../rig/daemon.ts';
+import { imageRegistry } from '../rig/images.ts';
+import { mountsBelow } from '../rig/leftovers.ts';
+import { findProgram, privateFolder, program } from '../rig/paths.ts';
+import { callTimes, favourClient, phase } from './load.ts';
+import { machine, otherWork } from './machine.ts';
+import { fit } from './model.ts';
+import { launchPodAndContainer, memoryOf, warmUp } from './pods.ts';
+import { type Common, startSide } from './sides.ts';
+import { MIB } from './streams.ts';
+
+const { values: options } = parseArgs({
+  options: {
+    pods: { type: 'string', default: '500' },
+    parallel: { type: 'string', default: '16' },
+    containerd: { type: 'string', default: '2.4.2' },
+    runtime: { type: 'string', default: 'runc' },
+    svg: { type: 'string' },
+    json: { type: 'string' },
+  },
+});
+const STEP = 100;
+const CALLS = 200;
+const FORECASTS = [1000, 2500];
+
+/** What is measured when this many pods run. */
+interface Sample {
+  pods: number;
+  podsPerSecond: number;
+  cpuMsPerPod: number;
+  listP99: number;
+  statusP99: number;
+  daemonMib: number;
+  shimsMib: number;
+  mountsPerPod: number;
+}
+
+async function fill(daemon: RigDaemon, pods: number, parallel: number): Promise<Sample[]> {
+  const samples: Sample[] = [];
+  const mountsBefore = mountsBelow(daemon.folder).length;
+  for (let have = 0; have < pods; have += STEP) {
+    const names = Array.from({ length: STEP }, (_, i) => `d${have + i}`);
+    const launched = await (async () => {
+      using _ahead = favourClient();
+      return phase(names, parallel, undefined, (name) => launchPodAndContainer(daemon, name));
+    })();
+    // The garbage of the launches is not what the pods cost.
+    await sleep(2000);
+    const count = have + STEP;
+    const ids = (await daemon.cri.listPodSandbox()).items.map(({ id }) => id);
+    const list = await callTimes(CALLS, () => daemon.cri.listPodSandbox());
+    const status = await callTimes(CALLS, (at) =>
+      daemon.cri.podSandboxStatus({ podSandboxId: ids[(at * 7) % ids.length] ?? '' }),
+    );
+    const memory = memoryOf(daemon);
+    samples.push({
+      pods: count,
+      podsPerSecond: launched.podsPerSecond,
+      cpuMsPerPod: launched.machineCpuMs,
+      listP99: list.p99,
+      statusP99: status.p99,
+      daemonMib: memory.daemon / MIB,
+      shimsMib: memory.shims / MIB,
+      mountsPerPod: (mountsBelow(daemon.folder).length - mountsBefore) / count,
+    });
+    process.stderr.write('.');
+  }
+  process.stderr.write('\n');
+  return samples;
+}
+
+/** Mounts that containerd makes for one such pod. */
+async function mountsOfContainerd(common: Common): Promise<number> {
+  const pods = 10;
+  await using daemon = await startSide('containerd', 1, common);
+  await warmUp(daemon, []);
+  await removePods(daemon.cri);
+  const before = mountsBelow(daemon.folder).length;
+  for (let i = 0; i < pods; i++) await launchPodAndContainer(daemon, `m${i}`);
+  return (mountsBelow(daemon.folder).length - before) / pods;
+}
+
+const COLUMNS: { name: string; unit: string; of: (sample: Sample) => number; modelled: boolean }[] = [
+  { name: 'pods per second', unit: '/s', of: (sample) => sample.podsPerSecond, modelled: false },
+  { name: 'CPU per pod', unit: 'ms', of: (sample) => sample.cpuMsPerPod, modelled: true },
+  { name: 'List p99', unit: 'ms', of: (sample) => sample.listP99, modelled: true },
+  { name: 'Status p99', unit: 'ms', of: (sample) => sample.statusP99, modelled: true },
+  { name: 'daemon PSS', unit: 'MiB', of: (sample) => sample.daemonMib, modelled: true },
+  { name: 'shims PSS', unit: 'MiB', of: (sample) => sample.shimsMib, modelled: true },
+  { name: 'mounts per pod', unit: '', of: (sample) => sample.mountsPerPod, modelled: false },
+];
+
+function table(samples: readonly Sample[]): string {
+  const row = (cells: string[]) => cells.map((cell, i) => (i === 0 ? cell.padEnd(8) : cell.padStart(16))).join('');
+  return [
+    row(['pods', ...COLUMNS.map(({ name, unit }) => (unit ? `${name}, ${unit}` : name))]),
+    ...samples.map((sample) => row([`${sample.pods}`, ...COLUMNS.map(({ of }) => of(sample).toFixed(2))])),
+  ].join('\n');
+}
+
+/** The line through all points but the last, checked against the last; the line through all, carried on. */
+function forecast(samples: readonly Sample[]): string[] {
+  const last = samples.at(-1);
+  if (!last || samples.length < 3) return ['too few hundreds for a model'];
+  return COLUMNS.filter(({ modelled }) => modelled).map(({ name, unit, of }) => {
+    const points = samples.map((sample) => ({ pods: sample.pods, value: of(sample) }));
+    const checked = fit(points.slice(0, -1)).at(last.pods);
+    const all = fit(points);
+    const ahead = FORECASTS.map((pods) => `${pods} pods: ${all.at(pods).toFixed(1)} ${unit}`);
+    const line = `${all.base.toFixed(2)} + ${all.perPod.toFixed(4)} per pod`;
+    const check = `at ${last.pods} foreseen ${checked.toFixed(2)}, measured ${of(last).toFixed(2)}`;
+    return `${name.padEnd(12)} ${line}; ${check}; ${ahead.join(', ')}`;
+  });
+}
+
+function picture(samples: readonly Sample[]): string {
+  const ticks = [0, ...samples.map(({ pods }) => pods)].map((x) => ({ x, label: `${x}` }));
+  const panels = COLUMNS.slice(0, 6).map(({ name, unit, of }, at): Panel => {
+    const last = samples.at(-1);
+    return {
+      name: `${name}, ${unit}`,
+      note: last ? `${round(of(last))} ${unit} at ${last.pods}` : '',
+      ticks,
+      lines: [
+        {
+          colour: COLOURS[at % COLOURS.length] ?? COLOURS[0],
+          points: samples.map((sample) => ({ x: sample.pods, y: of(sample) })),
+          dots: true,
+        },
+      ],
+    };
+  });
+  return drawChart(`${samples.at(-1)?.pods ?? 0} pinned pods of one container each, a hundred at a time`, panels);
+}
+
+async function main(): Promise<number> {
+  if (process.getuid?.() !== 0) throw new Error('needs root: it starts daemons');
+  const [pods, parallel] = [Number(options.pods), Number(options.parallel)];
+  if (!Number.isInteger(pods / STEP) || pods < STEP || pods > 1000) {
+    throw new Error(`--pods wants a multiple of ${STEP}, 1000 at most: a bridge has 1024 ports`);
+  }
+  const programs = CONTAINERDS[containerdVersion(options.containerd === 'none' ? '2.4.2' : options.containerd)];
+  const shim = await builtOrSystem(programs.shim);
+  if (!shim) throw new Error('there is neither Go to build the shim with nor one in PATH');
+  const containerd = options.containerd === 'none' ? undefined : await builtOrSystem(programs.daemon);
+  console.log(`${machine()}\nother work before: ${await otherWork()}`);
+  const folder = privateFolder('sluice-bench');
+  const registry = await imageRegistry(folder);
+  try {
+    const runc = findProgram(options.runtime) ?? program('runc');
+    const common: Common = { registry, shim, runc, containerd, sandboxImage: 'registry.k8s.io/pause:3.10' };
+    const theirs = containerd ? await mountsOfContainerd(common) : undefined;
+    await using daemon = await startSide('pinned', 0, common);
+    await warmUp(daemon, []);
+    await removePods(daemon.cri);
+    const samples = await fill(daemon, pods, parallel);
+    const [first, last] = [samples[0], samples.at(-1)];
+    if (!first || !last) throw new Error('nothing was measured');
+    const began = performance.now();
+    await removePods(daemon.cri, undefined, 16);
+    const seconds = (performance.now() - began) / 1000;
+    await daemon.assertNothingLeft(20_000);
+    const targets = [
+      {
+        name: 'rate of the last hundred by the first',
+        value: last.podsPerSecond / first.podsPerSecond,
+        at: 'least',
+        limit: 0.8,
+      },
+      { name: 'List p99, ms', value: last.listP99, at: 'most', limit: 10 },
+      { name: 'Status p99, ms', value: last.statusP99, at: 'most', limit: 10 },
+      { name: 'daemon PSS, MiB', value: last.daemonMib, at: 'most', limit: 200 },
+      ...(theirs === undefined
+        ? []
+        : [{ name: 'mounts per pod, containerd’s as the limit', value: last.mountsPerPod, at: 'most', limit: theirs }]),
+    ].map((target) => ({
+      ...target,
+      met: target.at === 'most' ? target.value <= target.limit : target.value >= target.limit,
+    }));
+    const words = targets.map(
+      ({ name, value, at, limit, met }) =>
+        `${name.padEnd(44)}${value.toFixed(2).padStart(9)}  ${at === 'most' ? '≤' : '≥'} ${limit}  ${met ? 'met' : 'MISSED'}`,
+    );
+    const model = forecast(samples);
+    console.log([`other work after: ${await otherWork()}`, table(samples), ...words, ...model].join('\n'));
+    console.log(`removed in ${seconds.toFixed(1)} s: ${(pods / seconds).toFixed(1)} pods/s`);
+    if (options.svg) writeFileSync(options.svg, picture(samples));
+    if (options.json) writeFileSync(options.json, `${JSON.stringify({ samples, targets, model }, undefined, 2)}\n`);
+    return targets.every(({ met }) => met) ? 0 : 1;
+  } finally {
+    await registry.stop();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+process.exitCode = await main();

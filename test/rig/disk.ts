@@ -1,0 +1,64 @@
+/** Disks of a test's own, and ways to fill them. */
+import assert from 'node:assert/strict';
+import { rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { privateFolder } from './paths.ts';
+import { run } from './proc.ts';
+
+const MIB = 2 ** 20;
+
+/** A file system that is mounted at `path`; disposal unmounts it and whatever is mounted over it. */
+export interface Disk extends AsyncDisposable {
+  path: string;
+}
+
+/** A tmpfs of this many MiB. */
+export async function smallTmpfs(mib: number): Promise<Disk> {
+  const path = privateFolder('sluice-tmpfs');
+  await run('mount', ['-t', 'tmpfs', '-o', `size=${mib}m,mode=711`, 'sluice-test', path]);
+  return disk(path, path);
+}
+
+/** An ext4 of this many MiB in a file, `image`. */
+export async function ext4InFile(mib: number): Promise<Disk & { image: string }> {
+  const folder = privateFolder('sluice-ext4');
+  const path = join(folder, 'mounted');
+  const image = join(folder, 'image');
+  await run('mkdir', [path]);
+  await run('truncate', ['-s', `${mib}M`, image]);
+  await run('mkfs.ext4', ['-q', image]);
+  await run('mount', ['-o', 'loop', image, path]);
+  return { image, ...disk(path, folder) };
+}
+
+function disk(path: string, folder: string): Disk {
+  return {
+    path,
+    async [Symbol.asyncDispose]() {
+      // Once for the disk, and once for what a test has mounted over it.
+      for (let n = 0; n < 2; n++) await run('umount', [path], { check: false });
+      await run('umount', ['-l', path], { check: false });
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Bytes that are free at `path`. */
+export function freeBytes(path: string): number {
+  const { bavail, bsize } = statfsSync(path);
+  return bavail * bsize;
+}
+
+/** Takes the last byte of the disk with a file of this path. */
+export function fill(path: string): void {
+  for (let size = 4 * MIB; size >= 1; size = Math.floor(size / 4)) {
+    for (;;) {
+      try {
+        writeFileSync(path, Buffer.alloc(size), { flag: 'a' });
+      } catch (error) {
+        assert.equal((error as NodeJS.ErrnoException).code, 'ENOSPC');
+        break;
+      }
+    }
+  }
+}

@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { cniConfigInfo, cniResultInfo } from '../../src/main/cri/cni-info.ts';
+import { Health } from '../../src/main/health.ts';
+import { checkNode } from '../../src/workers/alive.ts';
+import { waitFor } from '../rig/proc.ts';
+
+const config = {
+  root: '/',
+  state: '/',
+  default_runtime: 'runc',
+  runtimes: { runc: { binary: '/bin/sh', shim: 'sh' } },
+} as never;
+
+test('healthy: no reasons; each part that does not answer, or fails, is one', async () => {
+  const answers = { shim: async (): Promise<string[]> => [], net: async () => null, stdio: async () => ({}) };
+  const call = (name: 'shim' | 'net') => ({ call: () => answers[name]() }) as never;
+  const store: { trouble: string | undefined } = { trouble: undefined };
+  using health = new Health({
+    config,
+    store,
+    pools: { shim: call('shim'), net: call('net') },
+    stdio: { stats: () => answers.stdio() } as never,
+    intervalMs: 5,
+    answerMs: 20,
+  });
+  assert.deepEqual(health.problems, []);
+  store.trouble = 'SQLITE_FULL';
+  assert.deepEqual([health.reasons, health.problems], [[], ['the store cannot be written: SQLITE_FULL']]);
+  store.trouble = undefined;
+  answers.shim = async () => ['the shim x: there is no such program'];
+  await waitFor('the shim', 2000, () => health.reasons.length === 1 || undefined);
+  assert.deepEqual(health.reasons, ['the shim x: there is no such program']);
+  answers.shim = async () => [];
+  answers.net = () => new Promise(() => {});
+  answers.stdio = () => Promise.reject(new Error('it died'));
+  await waitFor('both', 2000, () => health.reasons.length === 2 || undefined);
+  assert.deepEqual(health.reasons, ['the network workers have not answered for 0.02 s', 'the stdio worker: it died']);
+  answers.net = async () => null;
+  answers.stdio = async () => ({});
+  await waitFor('health', 2000, () => health.reasons.length === 0 || undefined);
+});
+
+test('a node without a writable folder or without a program cannot run pods', () => {
+  assert.deepEqual(checkNode({ folders: ['/tmp'], programs: { 'the shim': 'sh' } }), []);
+  const reasons = checkNode({ folders: ['/proc/sys/nonesuch'], programs: { 'the runtime': '/nonesuch/runc' } });
+  assert.match(
+    reasons.join('\n'),
+    /ENOENT.*\/proc\/sys\/nonesuch.*\n.*the runtime \/nonesuch\/runc: there is no such program/,
+  );
+});
+
+test('CNI configurations and results in the shape that scripts read', () => {
+  const network = { name: 'net', cniVersion: '1.0.0', plugins: [{ type: 'bridge' }], source: '/etc/cni/net.d/1' };
+  const cni = { conf_dir: '/etc/cni/net.d', bin_dirs: ['/opt/cni/bin'] } as never;
+  const shown = cniConfigInfo(cni, network) as { Networks: { IFName: string; Config: { Name: string } }[] };
+  assert.deepEqual(
+    shown.Networks.map(({ IFName, Config }) => [IFName, Config.Name]),
+    [
+      ['lo', 'cni-loopback'],
+      ['eth0', 'net'],
+    ],
+  );
+  const result = cniResultInfo({
+    cniVersion: '1.1.0',
+    interfaces: [
+      { name: 'cni0', mac: 'a' },
+      { name: 'eth0', mac: 'b', sandbox: '/run/netns/x' },
+    ],
+    ips: [{ address: '10.1.2.3/24', gateway: '10.1.2.1', interface: 1 }, { address: 'fd00::3/64' }],
+    routes: [{ dst: '0.0.0.0/0' }],
+  });
+  assert.deepEqual(result, {
+    Interfaces: {
+      cni0: { IPConfigs: [], Mac: 'a', Sandbox: '', PciID: '', SocketPath: '' },
+      eth0: {
+        IPConfigs: [
+          { IP: '10.1.2.3', Gateway: '10.1.2.1' },
+          { IP: 'fd00::3', Gateway: '' },
+        ],
+        Mac: 'b',
+        Sandbox: '/run/netns/x',
+        PciID: '',
+        SocketPath: '',
+      },
+    },
+    DNS: [],
+    Routes: [{ dst: '0.0.0.0/0' }],
+  });
+});
