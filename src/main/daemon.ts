@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
-import { SluiceError } from '../errors.ts';
+import { explain, SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability, type Observability } from '../node/observe/observability.ts';
@@ -13,6 +13,7 @@ import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
 import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
+import { giveBackAfterStorms } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
 import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
@@ -79,6 +80,13 @@ export class Daemon {
     });
     if (unknown.length === 0) void sweepNetwork(services);
     resources.use(sweepRegularly(services));
+    resources.use(
+      giveBackAfterStorms({
+        admission: services.admission,
+        trim: () => services.pools.shim.call('trimMemory', undefined),
+        onError: (err) => log.warn({ err }, 'free memory could not be given back'),
+      }),
+    );
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,
@@ -134,9 +142,15 @@ export class Daemon {
   }
 }
 
-/** A caller's mistake is logged as information, a failure of the daemon as an error. */
+/**
+ * A caller's mistake is logged as information, without the stack, a failure of the daemon as an error with it. A refused job has a line
+ * of its own already: thousands may be refused in a second, and main writes the log.
+ */
 function logFailure(log: Log, method: string, error: unknown): void {
-  const expected = error instanceof SluiceError && error.code !== 'INTERNAL';
-  if (expected) log.info({ method, code: error.code, err: error }, 'call failed');
-  else log.error({ method, err: error }, 'call failed');
+  if (!(error instanceof SluiceError) || error.code === 'INTERNAL') log.error({ method, err: error }, 'call failed');
+  else
+    log[error.code === 'QUEUE_FULL' ? 'debug' : 'info'](
+      { method, code: error.code, reason: explain(error) },
+      'call failed',
+    );
 }

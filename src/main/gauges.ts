@@ -1,4 +1,4 @@
-import type { PodView } from '../node/observe/metrics.ts';
+import type { PendingCleanup, PodView } from '../node/observe/metrics.ts';
 import type { Services } from './services.ts';
 
 /**
@@ -20,6 +20,7 @@ export function readGauges(services: Services): void {
     images: () => store.images.size,
     imagePullsRunning: () => pulls.running,
     cleanupsPending: () => retries.pending,
+    cleanups: () => pendingCleanups(services),
     storePending: () => store.pendingWrites,
     networkReady: () => network.current() !== undefined,
     stdio: () => stdio.stats(),
@@ -27,6 +28,17 @@ export function readGauges(services: Services): void {
     refused: () => admission.refused,
     podViews: () => podViews(services),
   });
+}
+
+function pendingCleanups({ store }: Services): PendingCleanup[] {
+  const pods = [...store.sandboxes.values()].flatMap(({ id, cleanup, config: { metadata } }) =>
+    cleanup ? [{ what: `pod ${metadata?.namespace}/${metadata?.name}`, id, ...cleanup }] : [],
+  );
+  const containers = [...store.containers.values()].flatMap(({ id, cleanup, taskKept, config: { metadata } }) => {
+    const why = cleanup ?? (taskKept === undefined ? undefined : { failed: taskKept, attempts: 0 });
+    return why ? [{ what: `container ${metadata?.name}`, id, ...why }] : [];
+  });
+  return [...pods, ...containers];
 }
 
 function podViews({ store }: Services): PodView[] {

@@ -82,6 +82,7 @@ export const libc = {
   futimens: lib.func('int futimens(int fd, const void *times)'),
   utimensat: lib.func('int utimensat(int dir, const char *path, const void *times, int flags)'),
 
+  mallocTrim: lib.func('int malloc_trim(size_t pad)'),
   setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
   kill: lib.func('int kill(int pid, int signal)'),
   sigaddset: lib.func('int sigaddset(void *set, int signal)'),

@@ -2,6 +2,8 @@
  * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and short file work
  * for other parts of the daemon.
  */
+
+import { trimMemory } from '../sys/memory.ts';
 import { checkNode } from './alive.ts';
 import { removeCgroups } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
@@ -44,6 +46,7 @@ export const handlers = {
   installPause,
   ...hostPathHandlers,
   findResources,
+  trimMemory,
   ...statsHandlers,
 };
 

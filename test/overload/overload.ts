@@ -17,6 +17,7 @@ import type { Probed } from './probe.ts';
 export interface Overloaded {
   asked: number;
   accepted: number;
+  /** Refusals, of which one caller may have had several. */
   refused: number;
   /** What other calls failed with. */
   errors: string[];
@@ -33,8 +34,19 @@ export interface Overloaded {
 /** Milliseconds that the daemon is left alone before its memory is read again. */
 const REST_MS = 5000;
 
-/** Asks for `count` pods at once and removes those that it got. The daemon has one pod, `victim`, which is stopped meanwhile. */
-export async function overload(daemon: SluiceDaemon, count: number, victim: string): Promise<Overloaded> {
+/** Milliseconds, on average, after which who was refused asks again. */
+const AGAIN_MS = 2000;
+
+/**
+ * Asks for `count` pods at once and, for `pressureMs`, again for those that were refused; then removes those that it got. The daemon
+ * has one pod, `victim`, which is stopped meanwhile.
+ */
+export async function overload(
+  daemon: SluiceDaemon,
+  count: number,
+  victim: string,
+  pressureMs: number,
+): Promise<Overloaded> {
   const { cri, cgroupParent } = daemon;
   const memory = { before: pss(daemon.pid()), highest: 0, after: 0 };
   const watch = setInterval(() => {
@@ -45,16 +57,23 @@ export async function overload(daemon: SluiceDaemon, count: number, victim: stri
   const ids: string[] = [];
   const errors: string[] = [];
   let refused = 0;
-  const launches = Array.from({ length: count }, async (_, number) => {
+  const launch = async (number: number): Promise<void> => {
     const config = podConfig(`load-${number}`, { cgroupParent });
     try {
       ids.push((await cri.runPodSandbox({ config }, { timeoutMs: 300_000 })).podSandboxId);
     } catch (error) {
       const { code, details } = error as { code?: number; details?: string };
-      if (code === GRPC.RESOURCE_EXHAUSTED) refused++;
-      else errors.push(`${code}: ${details}`);
+      if (code !== GRPC.RESOURCE_EXHAUSTED) {
+        errors.push(`${code}: ${details}`);
+        return;
+      }
+      refused++;
+      if (performance.now() - began > pressureMs) return;
+      await sleep(AGAIN_MS * (0.5 + Math.random()));
+      await launch(number);
     }
-  });
+  };
+  const launches = Array.from({ length: count }, (_, number) => launch(number));
   await sleep(300);
   const stopped = performance.now();
   await cri.stopPodSandbox({ podSandboxId: victim });
@@ -114,7 +133,7 @@ if (import.meta.main) {
   });
   const config = podConfig('victim', { cgroupParent: daemon.cgroupParent });
   const { podSandboxId } = await daemon.cri.runPodSandbox({ config });
-  const result = await overload(daemon, Number(values.pods), podSandboxId);
+  const result = await overload(daemon, Number(values.pods), podSandboxId, 10_000);
   const { accepted, refused, errors, lists, refusals, stop, memory, seconds } = result;
   const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;
   const ms = ({ count, p50, p99, max }: Latencies) =>
@@ -125,6 +144,12 @@ if (import.meta.main) {
   console.log(`refusals: ${ms(refusals)}`);
   console.log(`lists: ${ms(lists)}`);
   console.log(`a stop took ${stop.ms.toFixed(0)} ms; ${stop.launchesBefore} launches had ended by then`);
+  const line = daemon
+    .log()
+    .split('\n')
+    .find((one) => one.includes('"job":"StopPodSandbox"') && one.includes(podSandboxId));
+  const { queue, stages } = JSON.parse(line ?? '{}') as { queue?: number; stages?: object };
+  console.log(`  of which it waited ${queue} ms for admission; its stages, in ms: ${JSON.stringify(stages)}`);
   console.log(`PSS ${mib(memory.before)}, at most ${mib(memory.highest)}, afterwards ${mib(memory.after)}`);
   const kept = errors.length === 0 && lists.p99 < 25 && refusals.p99 < 50 && stop.launchesBefore < accepted;
   console.log(kept ? 'every promise was kept' : 'a promise was not kept');

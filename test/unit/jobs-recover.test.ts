@@ -9,18 +9,20 @@ import { eventually, type JobLab, openJobLab } from './job-fixture.ts';
 /** What a daemon leaves in the store: rows alone, in these states; names and watches are gone. */
 async function left(lab: JobLab, sandboxState: SandboxState, containerState?: ContainerState) {
   const sandbox = await lab.launch();
-  const row = await lab.add(sandbox);
+  // Not started here: what an earlier daemon has started, this one does not watch.
+  const row = await lab.add(sandbox, undefined, { start: false });
   if (containerState === undefined) lab.ctx.store.containers.delete(row.id);
   else row.state = containerState;
   sandbox.state = sandboxState;
   const shim = lab.shims.get(sandbox.id) ?? assert.fail('no shim');
+  if (containerState === 'running') shim.tasks.set(row.id, { started: true, ended: Promise.withResolvers() });
   lab.ctx.sandboxNames.release(sandbox.name, sandbox.id);
   lab.ctx.containerNames.release(row.name, row.id);
   lab.calls.length = 0;
   return { sandbox, row, shim };
 }
 
-const start = (lab: JobLab) => recover(lab);
+const start = async (lab: JobLab) => (await recover(lab)).complete;
 const NONE = { alive: 0, dead: 0, unknown: 0, undone: 0 };
 
 test('a pod whose shim answers is there again, with its name, its containers and their ends', async () => {
@@ -50,7 +52,8 @@ test('a pod whose shim is dead is not ready, and what ran in it has ended with a
   shim.state = 'dead';
   assert.deepEqual(await start(lab), { ...NONE, dead: 1 });
   assert.equal(sandbox.state, 'notready');
-  assert.deepEqual([row.state, row.exitCode, row.reason], ['exited', 255, 'Unknown']);
+  await eventually(() => row.state === 'exited');
+  assert.deepEqual([row.exitCode, row.reason], [255, 'Unknown']);
   assert.ok(lab.calls.includes('shim.cleanupShim') && lab.calls.includes('stdio.removeIo'));
   assert.deepEqual(lab.counted, ['exits nonzero']);
 });
@@ -61,7 +64,8 @@ test('an end that was noted before the daemon died is recorded as it was, also w
   Object.assign(row, { exitCode: 7, reason: 'Error', finishedAt: 5n });
   shim.state = 'dead';
   await start(lab);
-  assert.deepEqual([row.state, row.exitCode, row.reason, row.finishedAt], ['exited', 7, 'Error', 5n]);
+  await eventually(() => row.state === 'exited');
+  assert.deepEqual([row.exitCode, row.reason, row.finishedAt], [7, 'Error', 5n]);
 });
 
 test('a pod that was not ready already is found dead without further words', async () => {
@@ -189,9 +193,10 @@ test('a container that cannot be recovered keeps neither the others nor the daem
     if ((input as { id: string }).id === row.id) throw new Error('the worker died');
   });
   assert.deepEqual(await start(lab), { ...NONE, dead: 1 });
-  assert.deepEqual([sandbox.state, row.state, second.state], ['notready', 'running', 'exited']);
+  await eventually(() => second.state === 'exited');
+  assert.deepEqual([sandbox.state, row.state], ['notready', 'running']);
   assert.ok(
-    lab.lines.some(({ level, message }) => level === 'error' && /container could not be recovered/.test(message)),
+    lab.lines.some(({ level, message }) => level === 'error' && /clean-up after a dead shim failed/.test(message)),
   );
 });
 

@@ -230,6 +230,7 @@ test('the view fits the terminal, whatever its size', () => {
     containers: {},
     refused: 0,
     cleanupsPending: 2,
+    cleanups: [],
     loopDelay: { p50: 0, p99: 0.001, max: 0.02 },
     residentBytes: 1e8,
     cpuSeconds: 3,

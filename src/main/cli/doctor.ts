@@ -41,17 +41,20 @@ function lines(findings: readonly Finding[]): string[] {
 
 /**
  * `sluice doctor --leaks [--fix]`: what the daemon of this configuration has made and no row of its store names, beside the daemon
- * or without it. `fix` takes it away, what uses a thing before the thing. Returns 1 when something is left.
+ * or without it. `fix` takes it away, what uses a thing before the thing; but nothing while a shim without a row runs, which may be
+ * a pod whose row was lost with the store, unless `kill` says that it may be ended. Returns 1 when something is left.
  */
 export async function doctorLeaks(
   config: Config,
   out: Out,
-  { fix, json }: { fix: boolean; json: boolean },
+  { fix, kill, json }: { fix: boolean; kill: boolean; json: boolean },
 ): Promise<number> {
   const leaks = await findLeaks(placesOf(config), () => readOwners(config.root));
+  const running = leaks.filter(({ kind }) => kind === 'shim');
+  const remove = fix && (kill || running.length === 0);
   const results: { leak: Resource; done: boolean; failed?: string }[] = [];
   for (const leak of leaks.toSorted((a, b) => rank(a) - rank(b))) {
-    if (!fix) {
+    if (!remove) {
       results.push({ leak, done: false });
       continue;
     }
@@ -79,6 +82,9 @@ export async function doctorLeaks(
       `${nameOf(leak)}: no row names ${leak.owner.slice(0, 64)}${done ? ', removed' : failed ? `, stays: ${failed}` : ''}\n`,
     );
   }
+  if (fix && !remove) {
+    out.write(`nothing is removed: ${running.length} shims without a row run, perhaps with pods; --kill ends them\n`);
+  }
   out.write(
     results.length === 0 ? 'nothing without an owner\n' : `${results.length} without an owner, ${left.length} left\n`,
   );
@@ -94,14 +100,19 @@ export const DOCTOR: Command = {
     'Looks at kernel features, cgroups, capabilities, plugins, runtimes, shims, sysctls and limits. Status 1 when pods cannot run. With --leaks: what the daemon made and no row of its store names; status 1 when something is left.',
   options: [
     { flags: '--leaks', description: 'search for what no row of the store names' },
-    { flags: '--fix', description: 'with --leaks: remove what is provably this daemon’s' },
+    {
+      flags: '--fix',
+      description: 'with --leaks: remove what is provably this daemon’s, unless shims without a row run',
+    },
+    { flags: '--kill', description: 'with --fix: end such shims, with their pods, and remove everything' },
     PEER_OPTIONS.config,
   ],
   json: true,
   run({ options, out }) {
     const config = loadConfig(typeof options.config === 'string' ? options.config : undefined);
     const json = options.json === true;
-    if (options.leaks) return doctorLeaks(config, out, { fix: options.fix === true, json });
+    if (options.leaks)
+      return doctorLeaks(config, out, { fix: options.fix === true, kill: options.kill === true, json });
     return doctor(config, out, json);
   },
 };

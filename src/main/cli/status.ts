@@ -30,6 +30,9 @@ export const STATUS: Command = {
     if (now) lines.push(...figures(now));
     else lines.push(['metrics', 'not served (metrics.listen is empty)']);
     for (const [name, text] of lines) call.out.write(`${`${name}:`.padEnd(12)}${text}\n`);
+    for (const { what, id, failed, attempts } of now?.cleanups ?? []) {
+      call.out.write(`  ${what} (${id.slice(0, 13)}), ${attempts} tries: ${failed}\n`);
+    }
     return ready ? EXIT.ok.status : EXIT.failed.status;
   },
 };
@@ -59,7 +62,7 @@ function figures(now: NowView): [string, string][] {
     ['pods', counts(now.pods)],
     ['containers', counts(now.containers)],
     ['jobs', lanes.join(', ')],
-    ['clean-ups', now.cleanupsPending === 0 ? 'none pending' : `${now.cleanupsPending} pending, see the log`],
+    ['clean-ups', now.cleanupsPending === 0 ? 'none pending' : `${now.cleanupsPending} pending`],
     ['memory', `${Math.round(now.residentBytes / 2 ** 20)} MiB`],
     ['event loop', `p99 ${duration(now.loopDelay.p99 * 1000)}, longest ${duration(now.loopDelay.max * 1000)}`],
   ];

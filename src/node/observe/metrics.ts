@@ -42,6 +42,16 @@ export interface PodView {
   cleanup?: { failed: string; attempts: number };
 }
 
+/** What could not be taken down, is recorded, and is tried again. */
+export interface PendingCleanup {
+  /** `pod namespace/name` or `container name`. */
+  what: string;
+  id: string;
+  /** Why the last try failed, or why there is something to clean up. */
+  failed: string;
+  attempts: number;
+}
+
 /** Functions that {@link Metrics} calls at each scrape. Each may be missing; its series are then 0. */
 interface MetricSources {
   stage?: (stage: StageName) => Use;
@@ -59,6 +69,7 @@ interface MetricSources {
   images?: () => number;
   imagePullsRunning?: () => number;
   cleanupsPending?: () => number;
+  cleanups?: () => PendingCleanup[];
   storePending?: () => number;
   networkReady?: () => boolean;
   eventSubscribers?: () => number;
@@ -85,6 +96,8 @@ export interface NowUse {
   pods: Partial<Record<string, number>>;
   containers: Partial<Record<string, number>>;
   cleanupsPending: number;
+  /** Those with a reason; further ones reopen the log of a recovered container. */
+  cleanups: PendingCleanup[];
   /** Jobs refused since the start, because the queue was full. */
   refused: number;
   /** In seconds, over the last 20 s. */
@@ -229,6 +242,7 @@ export class Metrics implements Disposable {
       pods: from.pods?.() ?? {},
       containers: from.containers?.() ?? {},
       cleanupsPending: from.cleanupsPending?.() ?? 0,
+      cleanups: from.cleanups?.() ?? [],
       refused: from.refused?.() ?? 0,
       loopDelay: this.#loop.recent(),
       residentBytes: process.memoryUsage.rss(),

@@ -32,6 +32,7 @@ export class Admission {
   #maxQueued: number;
   #refused = 0;
   #closed = false;
+  #admitted = 0;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
@@ -79,6 +80,7 @@ export class Admission {
       return await queue.add(
         async () => {
           abandoned?.removeEventListener('abort', drop);
+          this.#admitted++;
           verdict('admitted');
           return await work();
         },
@@ -94,6 +96,11 @@ export class Admission {
     } finally {
       abandoned?.removeEventListener('abort', drop);
     }
+  }
+
+  /** Jobs admitted so far. */
+  get admitted(): number {
+    return this.#admitted;
   }
 
   /** Jobs running and waiting, by lane. */

@@ -1,0 +1,37 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { giveBackAfterStorms } from '../../src/main/give-back.ts';
+import { trimMemory } from '../../src/sys/memory.ts';
+
+test('memory is given back once after each storm, when nothing runs', async () => {
+  const lane = { running: 0, queued: 0, limit: 1 };
+  const admission = { admitted: 0, use: { launch: lane, teardown: { ...lane }, image: { ...lane } } };
+  let trims = 0;
+  const trim = async () => {
+    trims++;
+    if (trims === 2) throw new Error('no more');
+  };
+  const errors: unknown[] = [];
+  using _watch = giveBackAfterStorms({ admission, trim, onError: (error) => errors.push(error), everyMs: 5 });
+  const later = () => sleep(40);
+
+  admission.admitted = 20;
+  await later();
+  assert.equal(trims, 0, 'a few jobs are no storm');
+  admission.admitted = 500;
+  lane.running = 1;
+  await later();
+  assert.equal(trims, 0, 'jobs run');
+  lane.running = 0;
+  await later();
+  assert.equal(trims, 1);
+  admission.admitted = 1000;
+  await later();
+  assert.equal(trims, 2);
+  assert.equal(errors.length, 1, 'a failure is reported');
+});
+
+test('what the allocator keeps goes back to the kernel', () => {
+  assert.equal(typeof trimMemory(), 'boolean');
+});
