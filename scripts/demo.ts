@@ -1,29 +1,27 @@
 /**
  * Launches pods in parallel through the CRI socket of a Sluice of its own, shows where the time went, looks at each pod
- * from outside, removes all and looks again. Needs no registry and no CNI configuration: image and network are the
- * built-in ones.
+ * from outside, removes all and looks again, and launches as many with containerd where it is installed. Needs no
+ * registry and no CNI configuration: image and network are the built-in ones.
  *
- *   npm run demo [-- --pods N] [--parallel P] [--mode pinned|pause]
+ *   npm run demo [-- --pods N] [--parallel P] [--mode pinned|pause] [--beside none] [--report FILE.html]
  *
+ * Says first what it does to the machine. Ctrl-C ends it early, with everything taken away as at the end.
  * Ends with status 1 when a pod is not what it should be or something is left.
  */
-import { existsSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSync, writeFileSync } from 'node:fs';
+import { availableParallelism, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { parseArgs } from 'node:util';
+import type { JobRecord, JobShape } from '../src/node/observe/job-record.ts';
 import { closeUplink } from '../src/workers/net/uplink.ts';
-import { phase } from '../test/bench/load.ts';
+import { launchWithContainerd } from '../test/bench/beside.ts';
+import { type Phase, phase } from '../test/bench/load.ts';
 import { latencies } from '../test/bench/statistics.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
 import { podConfig } from '../test/rig/messages.ts';
 import { processes, processesOf, run } from '../test/rig/proc.ts';
-
-/** What /debug/launches says of a launch; milliseconds since it was queued. */
-interface Launch {
-  ended?: number;
-  outcome?: string;
-  stages: { stage: string; pool: string; ready: number; started?: number; ended?: number }[];
-}
+import { type Report, reportPage } from './demo-report.ts';
 
 const NSFS = 0x6e736673; // NSFS_MAGIC of linux/magic.h
 
@@ -32,6 +30,8 @@ const { values } = parseArgs({
     pods: { type: 'string', default: '32' },
     parallel: { type: 'string', default: '8' },
     mode: { type: 'string', default: 'pinned' },
+    beside: { type: 'string', default: 'containerd' },
+    report: { type: 'string' },
   },
 });
 const pods = whole('pods', 1000);
@@ -39,6 +39,7 @@ const parallel = whole('parallel', 256);
 const { mode } = values;
 if (mode !== 'pinned' && mode !== 'pause') fail('--mode is pinned or pause');
 const pinned = mode === 'pinned';
+if (values.beside !== 'containerd' && values.beside !== 'none') fail('--beside is containerd or none');
 
 function whole(name: 'pods' | 'parallel', most: number): number {
   const value = Number(values[name]);
@@ -54,7 +55,10 @@ function fail(words: string): never {
 const say = (words: string) => console.log(words);
 const plural = (n: number, what: string) => `${n} ${what}${n === 1 ? '' : 's'}`;
 
-async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<string[]> {
+/** What the report has besides what was wrong. */
+let figures: Omit<Report, 'wrong'> | undefined;
+
+async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<{ wrong: string[]; launched: Phase }> {
   const { cri } = daemon;
   const { runtimeVersion } = await cri.version();
   say(`Sluice ${runtimeVersion}, pid ${daemon.pid()}, on ${daemon.socket}\n`);
@@ -72,6 +76,7 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<str
   );
   say(`${await stages(daemon)}\n`);
 
+  const { launches, shapes } = await records(daemon);
   const wrong = await lookAt(daemon, ids);
   if (wrong.length === 0) {
     say(
@@ -83,13 +88,44 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<str
     await cri.removePodSandbox({ podSandboxId: id }, { timeoutMs: 240_000 });
   });
   say(`Removed them in ${removed.seconds.toFixed(1)} s: ${removed.podsPerSecond.toFixed(1)} pods/s`);
-  return wrong;
+  figures = {
+    version: runtimeVersion,
+    machine: `${availableParallelism()} cores, Linux ${release()}`,
+    pods,
+    parallel,
+    launchSeconds: launched.seconds,
+    removeSeconds: removed.seconds,
+    launches,
+    shapes,
+  };
+  return { wrong, launched };
+}
+
+/** As many pods with containerd, once Sluice has ended, so that neither is in the other's way. */
+async function beside(own: Phase): Promise<void> {
+  const other = await launchWithContainerd(pods, parallel);
+  if (!other) {
+    say('containerd is not installed here: nothing to compare with');
+    return;
+  }
+  const { launched, version } = other;
+  say(
+    `containerd ${version}: ${launched.podsPerSecond.toFixed(1)} pods/s, p50 ${launched.calls.p50.toFixed(0)} ms; ` +
+      `Sluice (${mode}) launched ${(own.podsPerSecond / launched.podsPerSecond).toFixed(1)} times as many a second`,
+  );
+}
+
+/** The daemon's own records of the launches, and what needs what in them. */
+async function records(daemon: SluiceDaemon): Promise<{ launches: JobRecord[]; shapes: JobShape[] }> {
+  const ask = async (path: string) => (await fetch(`http://${daemon.metrics}${path}`)).json();
+  const { launches } = (await ask(`/debug/launches?job=RunPodSandbox&limit=${pods}`)) as { launches: JobRecord[] };
+  const { jobs } = (await ask('/debug/tables')) as { jobs: JobShape[] };
+  return { launches, shapes: jobs };
 }
 
 /** Queue wait and work of each stage, from the daemon's own records of the launches. */
 async function stages(daemon: SluiceDaemon): Promise<string> {
-  const url = `http://${daemon.metrics}/debug/launches?job=RunPodSandbox&limit=${pods}`;
-  const { launches } = (await (await fetch(url)).json()) as { launches: Launch[] };
+  const { launches } = await records(daemon);
   const byStage = new Map<string, { pool: string; waits: number[]; work: number[] }>();
   for (const { stages: records } of launches) {
     for (const { stage, pool, ready, started, ended } of records) {
@@ -168,29 +204,44 @@ const interrupt = new AbortController();
 process.once('SIGINT', () => interrupt.abort(new Error('interrupted')));
 process.once('SIGTERM', () => interrupt.abort(new Error('interrupted')));
 
+say(`What this does to the machine: it starts a daemon of its own, with its files in a new folder below ${tmpdir()} and its metrics on a free
+port of loopback, and makes ${plural(pods, 'pod')}: a network namespace and a pair of links each, one bridge, iptables rules that are named after
+that bridge, and cgroups below one of its own. All of it is taken away at the end, also after Ctrl-C. No containerd, docker or CNI
+configuration that is here is read or touched.
+`);
 const wrong: string[] = [];
+let bridgeGone = false;
 const daemon = await startSluice({
   builtinNetwork: true,
   config: { log: { level: 'info' }, runtimes: { runc: { sandbox_mode: mode } } },
 });
 try {
-  wrong.push(...(await demo(daemon, interrupt.signal)));
+  const shown = await demo(daemon, interrupt.signal);
+  wrong.push(...shown.wrong);
   await daemon.assertNothingLeft().catch((error: Error) => wrong.push(error.message));
   const status = await daemon.stop();
   if (status !== 0) wrong.push(`SIGTERM ended the daemon with ${status}, not with status 0`);
   wrong.push(...rowsLeft(daemon));
   await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+  bridgeGone = true;
   if (existsSync(`/sys/class/net/${daemon.network.bridge}`)) wrong.push(`the bridge ${daemon.network.bridge} is left`);
   const tables = (await run('iptables-save', [])).stdout.split('\n');
   for (const rule of tables) if (rule.includes(daemon.network.bridge)) wrong.push(`the rule ${rule} is left`);
   for (const p of processesOf(daemon.folder)) wrong.push(`process ${p.pid} is left: ${p.command}`);
   if (wrong.length === 0)
     say('Nothing left: namespaces, links, bridge, addresses, mounts, cgroups, processes, iptables rules, rows');
+  if (values.beside === 'containerd') await beside(shown.launched);
 } catch (error) {
   wrong.push(error instanceof Error ? error.message : String(error));
-  console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);
+  if (interrupt.signal.aborted) say('\nInterrupted: taking everything away');
+  else console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);
 } finally {
   await daemon[Symbol.asyncDispose]();
+  if (!bridgeGone) await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+}
+if (values.report !== undefined && figures) {
+  writeFileSync(values.report, reportPage({ ...figures, wrong }));
+  say(`The report is in ${values.report}`);
 }
 for (const line of wrong) console.error(`demo: ${line}`);
 process.exitCode = wrong.length > 0 ? 1 : 0;

@@ -81,7 +81,6 @@ export class Daemon {
       log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
     });
     if (unknown.length === 0) void sweepNetwork(services);
-    void importFolder(services);
     resources.use(sweepRegularly(services));
     resources.use(
       giveBackAfterStorms({
@@ -90,6 +89,7 @@ export class Daemon {
         onError: (err) => log.warn({ err }, 'free memory could not be given back'),
       }),
     );
+    void importFolder(services);
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,

@@ -191,9 +191,14 @@ function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Rep
     cni,
     root,
     pool: pools.net,
+    files: {
+      names: (path) => pools.shim.call('hostNames', { path }),
+      read: (path, maxBytes) => pools.shim.call('hostFile', { path, maxBytes }),
+    },
     onPlugin: ({ plugin, command, outcome, seconds, spawnSeconds }) => {
       metrics.cni(plugin, command, outcome, seconds);
-      metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
+      // A plugin that ran in process has started none.
+      if (spawnSeconds > 0) metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
     },
     onNote: (note) => log.warn(note),
     onChange: ({ network, problems }) => {

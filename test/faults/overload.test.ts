@@ -12,7 +12,13 @@ const QUEUED = 40;
 
 let lab: Lab;
 before(async () => {
-  if (!skip) lab = await openLab({ index: 33, config: { pipeline: { max_running: RUNNING, max_queued: QUEUED } } });
+  if (skip) return;
+  lab = await openLab({
+    index: 33,
+    config: { pipeline: { max_running: RUNNING, max_queued: QUEUED } },
+    // Many plugins at once, each of which starts Node.
+    prepare: async () => ({ cni: { timeout_seconds: 30 } }),
+  });
 });
 after(async () => lab?.[Symbol.asyncDispose]());
 

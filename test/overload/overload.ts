@@ -32,7 +32,7 @@ export interface Overloaded {
 }
 
 /** Milliseconds that the daemon is left alone before its memory is read again. */
-const REST_MS = 5000;
+const REST_MS = 30_000;
 
 /** Milliseconds, on average, after which who was refused asks again. */
 const AGAIN_MS = 2000;

@@ -39,7 +39,7 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
     log: createLog({ level: 'error' }),
     usedImages: async () => new Set(),
     diskUsage: (dir) => pools.shim.call('diskUsage', { folder: dir }),
-    lookUpUser: (input) => pools.shim.call('lookUpUser', input),
+    lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: options.onLayer ?? (() => {}),

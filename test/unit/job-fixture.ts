@@ -243,6 +243,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
         {
           startShim: async () => ({ ...startedShim, key: 'key', spawnSeconds: 0, seconds: 0 }),
           cleanupShim: async () => ({ killed: [], warnings: [] }),
+          killLeftovers: async () => [],
         },
         did,
       ),

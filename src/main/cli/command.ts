@@ -10,10 +10,10 @@ export interface Argument {
   name: string;
   description: string;
   optional?: boolean;
-  /** May be given several times. */
-  many?: boolean;
   /** Takes all that is left on the line, options of others included. */
   rest?: boolean;
+  /** Takes one or more words; options may follow. */
+  many?: boolean;
   complete?: Completion;
 }
 

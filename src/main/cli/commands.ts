@@ -1,5 +1,6 @@
 /** The one table of commands. Help, completion, the manual page and docs/operate/cli.md are made from it. */
-import type { Command } from './command.ts';
+import { VERSION } from '../../version.ts';
+import { type Command, EXIT, printJson } from './command.ts';
 import { completionOf } from './completion.ts';
 import { CONFIG_COMMANDS } from './config.ts';
 import { DOCTOR } from './doctor.ts';
@@ -17,9 +18,21 @@ import { TRACE } from './trace.ts';
 
 /** What the first word of commands of two words is about. */
 export const GROUPS: Record<string, string> = {
-  image: 'images: list, pull, inspect, remove, archives',
   config: 'the configuration: defaults, check, values, differences',
+  image: 'images on the node',
   network: 'the pod network',
+};
+
+const VERSION_COMMAND: Command = {
+  name: 'version',
+  summary: 'print the version of this tool',
+  description: 'sluice status has that of the daemon.',
+  json: true,
+  run({ options, out }) {
+    if (options.json) printJson(out, { version: VERSION });
+    else out.write(`sluice ${VERSION}\n`);
+    return EXIT.ok.status;
+  },
 };
 
 export const COMMANDS: readonly Command[] = [
@@ -32,8 +45,8 @@ export const COMMANDS: readonly Command[] = [
   LOGS,
   EXEC,
   STATS,
-  NETWORK_SHOW,
   ...IMAGE_COMMANDS,
+  NETWORK_SHOW,
   ...CONFIG_COMMANDS,
   LOG_LEVEL,
   SUPPORT_BUNDLE,
@@ -41,4 +54,5 @@ export const COMMANDS: readonly Command[] = [
     () => COMMANDS,
     () => GROUPS,
   ),
+  VERSION_COMMAND,
 ];

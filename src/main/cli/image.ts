@@ -1,5 +1,4 @@
-/** `sluice image …`: images on this node, pulls with progress, archives. */
-import { copyFileSync, createReadStream, createWriteStream, mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, createReadStream, createWriteStream, fstatSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -8,210 +7,198 @@ import { SluiceError } from '../../errors.ts';
 import { loadConfig } from '../../node/config/load.ts';
 import { storedAuth } from '../../node/images/credentials.ts';
 import { nameOf, parseReference } from '../../node/images/reference.ts';
-import type { SocketClient } from '../cri/image-client.ts';
 import type { ImageEvent } from '../cri/image-service.ts';
-import { type Call, type Command, EXIT, optionText, printJson, printTable } from './command.ts';
+import { connectSocket, type SocketClient } from '../cri/images-client.ts';
+import { type Argument, type Command, EXIT, type Option } from './command.ts';
 import { bytesText, LayerBars } from './layer-bars.ts';
 
-const IMAGES = { name: 'image', description: 'names, ids or their beginnings', many: true } as const;
-const QUIET = { flags: '-q, --quiet', description: 'no progress' };
-const SHORT_ID = 12;
-
-/** The client of `--socket`, else of the configuration's socket; gRPC is loaded here, since most commands do without. */
-async function connect(call: Call): Promise<SocketClient> {
-  const { connectSocket } = await import('../cri/image-client.ts');
-  return connectSocket(optionText(call, 'socket') ?? loadConfig(optionText(call, 'config')).socket);
+interface Options {
+  json?: boolean;
+  quiet?: boolean;
+  name?: string;
+  output?: string;
+  creds?: string;
+  config?: string;
+  socket?: string;
 }
 
-function namesIn({ arguments: all }: Call): string[] {
-  const names = all.filter((name) => name !== undefined);
-  if (names.length === 0) throw new SluiceError('INVALID_REQUEST', 'name an image');
-  return names;
+interface Work {
+  summary: string;
+  /** How the arguments are called; absent: there are none. */
+  names?: Argument;
+  options?: readonly Option[];
+  json?: boolean;
+  work: (client: SocketClient, names: string[], options: Options) => Promise<void>;
 }
 
-const LS: Command = {
-  name: 'image ls',
-  summary: 'list images',
-  peers: ['cri'],
-  json: true,
-  async run(call) {
-    using client = await connect(call);
-    const { images } = await client.cri.listImages({});
-    const rows = images.map(plain).sort((a, b) => a.name.localeCompare(b.name));
-    if (call.options.json) printJson(call.out, rows);
-    else {
-      const cells = rows.map(({ name, id, size, pinned }) => [
-        name,
-        id.replace('sha256:', '').slice(0, SHORT_ID),
-        bytesText(size),
-        pinned ? 'pinned' : '',
-      ]);
-      printTable(call.out, ['IMAGE', 'ID', 'SIZE', ''], cells);
-    }
-    return EXIT.ok.status;
+const IMAGES: Argument = { name: 'image', description: 'names, ids or beginnings of ids', many: true };
+const QUIET: Option = { flags: '-q, --quiet', description: 'no progress' };
+
+const WORKS: Record<string, Work> = {
+  ls: { summary: 'images on this node', json: true, work: list },
+  pull: {
+    summary: 'pull, with a bar for each layer',
+    names: IMAGES,
+    options: [QUIET, { flags: '--creds <user:password>', description: 'login; else that of images.credentials' }],
+    work: pull,
+  },
+  inspect: { summary: 'the record and configuration of an image, as JSON', names: IMAGES, work: inspect },
+  rm: { summary: 'remove images under all their names', names: IMAGES, work: remove },
+  gc: { summary: 'remove images that no pod, container or volume uses', work: collect },
+  import: {
+    summary: 'images of an OCI archive or of `docker save`, compressed or not',
+    names: { name: 'file', description: 'archives; - is standard input', many: true, complete: 'file' },
+    options: [QUIET, { flags: '--name <image>', description: 'name of an image whose archive has none' }],
+    work: importFile,
+  },
+  export: {
+    summary: 'write an archive that docker, containerd and Sluice import',
+    names: IMAGES,
+    options: [{ flags: '-o, --output <file>', description: 'default: standard output', complete: 'file' }],
+    work: exportFile,
   },
 };
 
+/** `sluice image ls`, `sluice image pull` and so on. */
+export const IMAGE_COMMANDS: readonly Command[] = Object.entries(WORKS).map(([name, { work, names, ...rest }]) => ({
+  name: `image ${name}`,
+  ...rest,
+  arguments: names && [names],
+  peers: ['cri'],
+  async run(call) {
+    const given = call.arguments.filter((one) => one !== undefined);
+    if (names && given.length === 0)
+      throw new SluiceError('INVALID_REQUEST', `image ${name}: no ${names.name} is given`);
+    const { socket, config } = call.options;
+    const path = typeof config === 'string' ? config : undefined;
+    using client = connectSocket(typeof socket === 'string' ? socket : loadConfig(path).socket);
+    await work(client, given, call.options as Options);
+    return EXIT.ok.status;
+  },
+}));
+
+const say = (text: string) => process.stdout.write(`${text}\n`);
+
+async function list({ cri }: SocketClient, _: string[], { json }: Options): Promise<void> {
+  const { images } = await cri.listImages({});
+  if (json) {
+    say(JSON.stringify(images.map(plain), undefined, 2));
+    return;
+  }
+  const rows = images.map(({ id, repoTags, repoDigests, size, pinned }) => [
+    repoTags[0] ?? repoDigests[0] ?? '-',
+    id.replace('sha256:', '').slice(0, 12),
+    bytesText(Number(size)),
+    pinned ? 'pinned' : '',
+  ]);
+  const table = [['IMAGE', 'ID', 'SIZE', ''], ...rows.sort((a, b) => (a[0] ?? '').localeCompare(b[0] ?? ''))];
+  const widths = [0, 1, 2].map((column) => Math.max(...table.map((row) => row[column]?.length ?? 0)));
+  for (const row of table)
+    say(
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    );
+}
+
 const plain = ({ id, repoTags, repoDigests, size, pinned }: Image) => ({
-  ...{ name: repoTags[0] ?? repoDigests[0] ?? id, id, repoTags, repoDigests, pinned },
+  ...{ id, repoTags, repoDigests, pinned },
   size: Number(size),
 });
 
-const PULL: Command = {
-  name: 'image pull',
-  summary: 'pull images, with a bar for each layer',
-  description: 'Credentials are those of --creds, else those of the file that images.credentials names.',
-  arguments: [IMAGES],
-  options: [{ flags: '--creds <user:password>', description: 'login for the registry' }, QUIET],
-  peers: ['cri'],
-  async run(call) {
-    using client = await connect(call);
-    for (const name of namesIn(call)) {
-      const auth = await authFor(name, call);
-      const [done] = await follow(client.images.pull({ image: name, auth }), name, call);
-      call.out.write(`${name} ${done?.id}\n`);
-    }
-    return EXIT.ok.status;
-  },
-};
+async function pull({ images }: SocketClient, names: string[], options: Options): Promise<void> {
+  for (const name of names) {
+    const auth = await authFor(name, options);
+    const done = await follow(images.pull({ image: name, auth }), name, options);
+    for (const { id = '' } of done) say(`${name} ${id}`);
+  }
+}
 
-async function authFor(name: string, call: Call): Promise<AuthConfig | undefined> {
-  const creds = optionText(call, 'creds');
+async function authFor(name: string, { creds, config }: Options): Promise<AuthConfig | undefined> {
   if (creds !== undefined) {
     const colon = creds.indexOf(':');
     if (colon < 0) throw new SluiceError('INVALID_REQUEST', '--creds must be USER:PASSWORD');
     const [username, password] = [creds.slice(0, colon), creds.slice(colon + 1)];
     return { username, password, auth: '', serverAddress: '', identityToken: '', registryToken: '' };
   }
-  const file = loadConfig(optionText(call, 'config')).images.credentials;
+  const file = loadConfig(config).images.credentials;
   return file === '' ? undefined : storedAuth(file, nameOf(parseReference(name)));
 }
 
-const INSPECT: Command = {
-  name: 'image inspect',
-  summary: 'print the record and the configuration of images as JSON',
-  arguments: [IMAGES],
-  peers: ['cri'],
-  async run(call) {
-    using client = await connect(call);
-    const found: object[] = [];
-    for (const name of namesIn(call)) {
-      const { image, info } = await client.cri.imageStatus({ image: spec(name), verbose: true });
-      if (!image) throw absent(name);
-      found.push({ ...plain(image), ...(JSON.parse(info.info ?? '{}') as object) });
-    }
-    printJson(call.out, found);
-    return EXIT.ok.status;
-  },
-};
+async function inspect({ cri }: SocketClient, names: string[]): Promise<void> {
+  const found: object[] = [];
+  for (const name of names) {
+    const { image: one, info } = await cri.imageStatus({ image: spec(name), verbose: true });
+    if (!one) throw new SluiceError('IMAGE_NOT_FOUND', `image ${name} is not on this node`);
+    found.push({ ...plain(one), ...(JSON.parse(info.info ?? '{}') as object) });
+  }
+  say(JSON.stringify(found, undefined, 2));
+}
 
 const spec = (name: string) => ({
   ...{ image: name, annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' },
 });
 
-const absent = (name: string) => new SluiceError('IMAGE_NOT_FOUND', `image ${name} is not on this node`);
+async function remove({ cri }: SocketClient, names: string[]): Promise<void> {
+  for (const name of names) {
+    const { image: one } = await cri.imageStatus({ image: spec(name) });
+    if (!one) throw new SluiceError('IMAGE_NOT_FOUND', `image ${name} is not on this node`);
+    await cri.removeImage({ image: spec(name) });
+    say(`removed ${[...one.repoTags, ...one.repoDigests].join(' ') || one.id}`);
+  }
+}
 
-const RM: Command = {
-  name: 'image rm',
-  summary: 'remove images under all their names',
-  arguments: [IMAGES],
-  peers: ['cri'],
-  async run(call) {
-    using client = await connect(call);
-    for (const name of namesIn(call)) {
-      const { image } = await client.cri.imageStatus({ image: spec(name) });
-      if (!image) throw absent(name);
-      await client.cri.removeImage({ image: spec(name) });
-      call.out.write(`removed ${[...image.repoTags, ...image.repoDigests].join(' ') || image.id}\n`);
+async function collect({ images }: SocketClient): Promise<void> {
+  const { images: removed, bytes } = await images.removeUnused({});
+  for (const { id, names } of removed) say(`removed ${names[0] ?? id}`);
+  say(`${removed.length} images, ${bytesText(bytes)} freed`);
+}
+
+async function importFile({ images }: SocketClient, [file = '-']: string[], options: Options): Promise<void> {
+  const folder = file === '-' ? mkdtempSync(join(tmpdir(), 'sluice-import-')) : undefined;
+  try {
+    const path = folder ? join(folder, 'archive') : resolve(file);
+    if (folder) await pipeline(process.stdin, createWriteStream(path, { mode: 0o600 }));
+    const done = await follow(images.import({ path: forDaemon(path), name: options.name }), file, options);
+    for (const { id = '', names } of done) say(`${names[0]} ${id}`);
+  } finally {
+    if (folder) rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function exportFile({ images }: SocketClient, names: string[], options: Options): Promise<void> {
+  const { output } = options;
+  if (output === undefined && process.stdout.isTTY)
+    throw new SluiceError('INVALID_REQUEST', 'an archive is not for a terminal: redirect it or name a file with -o');
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-export-'));
+  const path = join(folder, 'archive.tar');
+  try {
+    let remade = false;
+    for await (const event of images.export({ images: names, path: forDaemon(path) })) {
+      if (event.kind === 'layer' && !options.quiet)
+        process.stderr.write(`layer ${event.digest.slice(7, 19)} ${bytesText(event.size)}\n`);
+      if (event.kind === 'done') remade = event.images.some((one) => one.remade === true);
     }
-    return EXIT.ok.status;
-  },
-};
-
-const GC: Command = {
-  name: 'image gc',
-  summary: 'remove the images that no pod, container or volume uses',
-  description: 'The pinned image, which pods need to start, stays.',
-  peers: ['cri'],
-  async run(call) {
-    using client = await connect(call);
-    const { images: removed, bytes } = await client.images.removeUnused({});
-    for (const { id, names } of removed) call.out.write(`removed ${names[0] ?? id}\n`);
-    call.out.write(`${removed.length} images, ${bytesText(bytes)} freed\n`);
-    return EXIT.ok.status;
-  },
-};
-
-const IMPORT: Command = {
-  name: 'image import',
-  summary: 'import the images of an archive',
-  description: 'An OCI archive or one of `docker save`, compressed or not. "-" reads standard input.',
-  arguments: [{ name: 'file', description: 'the archive, or -', complete: 'file' }],
-  options: [{ flags: '--name <image>', description: 'name for an image that has none in the archive' }, QUIET],
-  peers: ['cri'],
-  async run(call) {
-    using client = await connect(call);
-    const file = call.arguments[0] ?? '-';
-    const folder = file === '-' ? mkdtempSync(join(tmpdir(), 'sluice-import-')) : undefined;
-    try {
-      const path = folder ? join(folder, 'archive') : resolve(file);
-      if (folder) await pipeline(process.stdin, createWriteStream(path, { mode: 0o600 }));
-      const work = client.images.import({ path: forDaemon(path), name: optionText(call, 'name') });
-      for (const { id, names } of await follow(work, file, call)) call.out.write(`${names[0]} ${id}\n`);
-    } finally {
-      if (folder) rmSync(folder, { recursive: true, force: true });
-    }
-    return EXIT.ok.status;
-  },
-};
-
-const EXPORT: Command = {
-  name: 'image export',
-  summary: 'write images to an archive',
-  description:
-    'docker, podman, containerd and Sluice import it. With images.keep_blobs it has the digests of the registry; else the layers are made anew.',
-  arguments: [IMAGES],
-  options: [
-    { flags: '-o, --output <file>', description: 'the file to write (default: standard output)', complete: 'file' },
-    QUIET,
-  ],
-  peers: ['cri'],
-  async run(call) {
-    const output = optionText(call, 'output');
-    if (output === undefined && call.out.isTTY)
-      throw new SluiceError('INVALID_REQUEST', 'an archive is not for a terminal: redirect it or name a file with -o');
-    using client = await connect(call);
-    const folder = mkdtempSync(join(tmpdir(), 'sluice-export-'));
-    const path = join(folder, 'archive.tar');
-    try {
-      let remade = false;
-      for await (const event of client.images.export({ images: namesIn(call), path: forDaemon(path) })) {
-        if (event.kind === 'layer' && !call.options.quiet)
-          process.stderr.write(`layer ${event.digest.slice(7, 7 + SHORT_ID)} ${bytesText(event.size)}\n`);
-        if (event.kind === 'done') remade = event.images.some((one) => one.remade === true);
-      }
-      if (remade)
-        process.stderr.write(
-          'layers were made anew: their digests are not the registry’s (images.keep_blobs keeps those)\n',
-        );
-      if (output === undefined) await pipeline(createReadStream(path), call.out, { end: false });
-      else copyFileSync(path, resolve(output));
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
-    return EXIT.ok.status;
-  },
-};
-
-/** A path of this process as the daemon reaches it, which may have another /tmp (systemd's PrivateTmp). */
-const forDaemon = (path: string) => `/proc/${process.pid}/root${path}`;
-
-type Done = Extract<ImageEvent, { kind: 'done' }>['images'];
+    if (remade)
+      process.stderr.write(
+        'layers were made anew: their digests are not the registry’s (images.keep_blobs keeps those)\n',
+      );
+    if (output === undefined) await pipeline(createReadStream(path), process.stdout, { end: false });
+    else copyFileSync(path, resolve(output));
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
 
 /** Draws bars for the layers of a call until it is done, and returns its images. */
-async function follow(events: AsyncIterable<ImageEvent>, title: string, { options }: Call): Promise<Done> {
-  const bars = new LayerBars(process.stderr, options.quiet !== true && process.stderr.isTTY === true);
-  let done: Done = [];
+async function follow(
+  events: AsyncIterable<ImageEvent>,
+  title: string,
+  { quiet }: Options,
+): Promise<Extract<ImageEvent, { kind: 'done' }>['images']> {
+  const bars = new LayerBars(process.stderr, quiet !== true && isTerminal(process.stderr.fd));
+  let done: Extract<ImageEvent, { kind: 'done' }>['images'] = [];
   try {
     for await (const event of events) {
       if (event.kind === 'layers') bars.draw(title, event.layers);
@@ -223,4 +210,7 @@ async function follow(events: AsyncIterable<ImageEvent>, title: string, { option
   return done;
 }
 
-export const IMAGE_COMMANDS: readonly Command[] = [LS, PULL, INSPECT, RM, GC, IMPORT, EXPORT];
+/** A path of this process as the daemon reaches it, which may have another /tmp (systemd's PrivateTmp). */
+const forDaemon = (path: string) => `/proc/${process.pid}/root${path}`;
+
+const isTerminal = (fd: number) => fstatSync(fd).isCharacterDevice() && process.stderr.isTTY === true;

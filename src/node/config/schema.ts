@@ -179,6 +179,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'A hostPath that does not exist is made, as a folder with mode 0755, unless it is one of these paths or below one: then the container fails. For mount points whose disk may be absent at boot.',
     check: check.each(check.absolute),
+    live: true,
   },
   ...runtimes,
   'cni.conf_dir': {

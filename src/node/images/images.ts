@@ -56,10 +56,10 @@ export interface ImagesOptions extends ImageSurroundings {
 
 /** How often images that were removed while in use are examined. */
 const SWEEP_MS = 60_000;
-/** RemoveImage waits so long for the layers' folders to go: kubelet measures the disk again after it. */
-const REMOVE_MS = 10_000;
 /** Users that are kept, the latest ones. */
 const KEPT_USERS = 1000;
+/** RemoveImage waits so long for the layers' folders to go: kubelet measures the disk again after it. */
+const REMOVE_MS = 10_000;
 
 /** The images on the node and their layers. */
 export class Images {
@@ -303,8 +303,8 @@ export class Images {
   }
 
   /**
-   * Removes all names of an image, and its layers unless a container needs them; waits until their folders are gone, 10 s at most. The
-   * built-in pause image keeps its name: no registry has it, and pods would not start any more.
+   * Removes all names of an image, and its layers unless a container needs them; waits until their folders are gone,
+   * 10 s at most. The built-in pause image keeps its name: no registry has it, and pods would not start any more.
    */
   async remove(row: ImageRow): Promise<void> {
     this.#names.removeAll(row);

@@ -261,7 +261,7 @@ export class Layers {
     await Promise.all(unused.map((row) => this.#remove(row)));
   }
 
-  /** After a start: removes unfinished layers of a dead daemon, and folders without a record. */
+  /** After a start: removes unfinished layers of a dead daemon, and folders without a record unless `keepUnknown`. */
   async recover(used: ReadonlySet<string>, { keepUnknown = false } = {}): Promise<void> {
     const { rows, log } = this.#options;
     await mkdir(this.folder, { recursive: true, mode: 0o700 });

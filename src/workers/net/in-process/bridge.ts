@@ -186,8 +186,7 @@ async function connect(
     routes,
     detectDuplicates: bridge.detectDuplicates,
     announce: true,
-    // biome-ignore lint/suspicious/noThenProperty: no promise, and never awaited
-    then: (_, pod) => {
+    finish: (_, pod) => {
       podMac = pod.mac;
     },
   });

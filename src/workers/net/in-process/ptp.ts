@@ -91,8 +91,7 @@ async function connect(ptp: Ptp, call: Call, ipam: Awaited<ReturnType<typeof ipa
     ifName,
     ips,
     routes,
-    // biome-ignore lint/suspicious/noThenProperty: no promise, and never awaited
-    then: (socket, link) => {
+    finish: (socket, link) => {
       mac = link.mac;
       for (const address of addresses) {
         for (const request of throughGateway(address, link.index))

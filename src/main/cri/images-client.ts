@@ -20,10 +20,7 @@ export interface SocketClient extends Disposable {
   images: Calls<typeof ImagesDefinition>;
 }
 
-/**
- * Connects to the socket of a daemon. Calls throw NOT_READY when no daemon answers there, IMAGE_NOT_FOUND, and INTERNAL for all
- * else, with the daemon's words.
- */
+/** Connects to the socket of a daemon; calls throw NOT_READY when no daemon answers there, else INVALID_REQUEST with its words. */
 export function connectSocket(socket: string): SocketClient {
   const client = new Client(`unix:${socket}`, credentials.createInsecure(), {
     'grpc.max_receive_message_length': MAX_MESSAGE,
@@ -90,6 +87,5 @@ function failure(socket: string, error: ServiceError | null): SluiceError {
   const isAbsent =
     error?.code === status.UNAVAILABLE && /No connection established|ENOENT|ECONNREFUSED/.test(error.details);
   if (isAbsent) return new SluiceError('NOT_READY', `no daemon answers at ${socket}`);
-  const code = error?.code === status.NOT_FOUND ? 'IMAGE_NOT_FOUND' : 'INTERNAL';
-  return new SluiceError(code, error?.details ?? 'the daemon has sent nothing');
+  return new SluiceError('INVALID_REQUEST', error?.details ?? 'the daemon has sent nothing');
 }
