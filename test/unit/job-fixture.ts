@@ -282,7 +282,11 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
       lookUpUser: async () => ({ uid: 0, gid: 0, additionalGids: [0] }),
       pullKey: (reference) => reference,
       resolve: async (reference) => (await did('images.resolve', reference)) as Awaited<ReturnType<Images['resolve']>>,
-      fetchLayers: async () => ((await did('images.fetchLayers')) as string[] | undefined) ?? [],
+      async fetchLayers(_, { signal }) {
+        const gone = Promise.withResolvers<never>();
+        signal?.addEventListener('abort', () => gone.reject(new SluiceError('CALLER_GONE', 'cancelled')));
+        return ((await Promise.race([did('images.fetchLayers'), gone.promise])) as string[] | undefined) ?? [];
+      },
       async commit() {
         calls.push('images.commit');
         return image('pulled:1');
