@@ -14,6 +14,8 @@ export async function shrinkHeap(): Promise<void> {
   if (!collect) {
     setFlagsFromString('--expose-gc'); // for contexts that are made from now on
     collect = runInNewContext('gc') as Collect;
+    // Compiled code is only taken from a cache that was written with the same flags: threads that start later need it.
+    setFlagsFromString('--no-expose-gc');
   }
   await collect({ type: 'major', execution: 'async', flavor: 'last-resort' });
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { cachedDataVersionTag } from 'node:v8';
 import { giveBackAfterStorms } from '../../src/main/give-back.ts';
 import { shrinkHeap, trimMemory } from '../../src/sys/memory.ts';
 
@@ -36,9 +37,11 @@ test('the heap of an idle thread shrinks', async () => {
   let junk: unknown[] = Array.from({ length: 300_000 }, (_, at) => ({ at, text: `item ${at}` }));
   assert.equal(junk.length, 300_000);
   junk = [];
+  const tag = cachedDataVersionTag();
   const before = process.memoryUsage().heapTotal;
   await shrinkHeap();
   const after = process.memoryUsage().heapTotal;
+  assert.equal(cachedDataVersionTag(), tag, 'compiled code in caches stays valid');
   assert.ok(after < before - (10 << 20), `${before} → ${after}, ${junk.length}`);
 });
 
