@@ -53,7 +53,14 @@ const PARTS: readonly Part[] = [
   { name: 'pods.json', about: 'pods', read: cri((client) => client.listPodSandbox()) },
   { name: 'containers.json', about: 'containers', read: cri((client) => client.listContainers()) },
   { name: 'images.json', about: 'images', read: cri((client) => client.listImages()) },
-  { name: 'doctor.json', about: 'sluice doctor', read: () => ownCommand('doctor', '--json') },
+  {
+    name: 'doctor.json',
+    about: 'sluice doctor',
+    read(call) {
+      const config = optionText(call, 'config');
+      return ownCommand('doctor', '--json', ...(config === undefined ? [] : ['--config', config]));
+    },
+  },
   { name: 'machine.txt', about: 'kernel, distribution, cgroups', read: machine },
   { name: 'mounts.txt', about: 'mounts of the daemon', read: () => readFileSync('/proc/self/mountinfo', 'utf8') },
   { name: 'runc.txt', about: 'version of runc', read: program('runc', '--version') },
