@@ -1,9 +1,9 @@
 /**
  * Launches pods in parallel through the CRI socket of a Sluice of its own, shows where the time went, looks at each pod
- * from outside, removes all and looks again. Needs no registry and no CNI configuration: image and network are the
- * built-in ones.
+ * from outside, removes all and looks again, and launches as many with containerd where it is installed. Needs no
+ * registry and no CNI configuration: image and network are the built-in ones.
  *
- *   npm run demo [-- --pods N] [--parallel P] [--mode pinned|pause] [--report FILE.html]
+ *   npm run demo [-- --pods N] [--parallel P] [--mode pinned|pause] [--beside none] [--report FILE.html]
  *
  * Says first what it does to the machine. Ctrl-C ends it early, with everything taken away as at the end.
  * Ends with status 1 when a pod is not what it should be or something is left.
@@ -15,7 +15,8 @@ import { DatabaseSync } from 'node:sqlite';
 import { parseArgs } from 'node:util';
 import type { JobRecord, JobShape } from '../src/node/observe/job-record.ts';
 import { closeUplink } from '../src/workers/net/uplink.ts';
-import { phase } from '../test/bench/load.ts';
+import { launchWithContainerd } from '../test/bench/beside.ts';
+import { type Phase, phase } from '../test/bench/load.ts';
 import { latencies } from '../test/bench/statistics.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
 import { podConfig } from '../test/rig/messages.ts';
@@ -29,6 +30,7 @@ const { values } = parseArgs({
     pods: { type: 'string', default: '32' },
     parallel: { type: 'string', default: '8' },
     mode: { type: 'string', default: 'pinned' },
+    beside: { type: 'string', default: 'containerd' },
     report: { type: 'string' },
   },
 });
@@ -37,6 +39,7 @@ const parallel = whole('parallel', 256);
 const { mode } = values;
 if (mode !== 'pinned' && mode !== 'pause') fail('--mode is pinned or pause');
 const pinned = mode === 'pinned';
+if (values.beside !== 'containerd' && values.beside !== 'none') fail('--beside is containerd or none');
 
 function whole(name: 'pods' | 'parallel', most: number): number {
   const value = Number(values[name]);
@@ -55,7 +58,7 @@ const plural = (n: number, what: string) => `${n} ${what}${n === 1 ? '' : 's'}`;
 /** What the report has besides what was wrong. */
 let figures: Omit<Report, 'wrong'> | undefined;
 
-async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<string[]> {
+async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<{ wrong: string[]; launched: Phase }> {
   const { cri } = daemon;
   const { runtimeVersion } = await cri.version();
   say(`Sluice ${runtimeVersion}, pid ${daemon.pid()}, on ${daemon.socket}\n`);
@@ -95,7 +98,21 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<str
     launches,
     shapes,
   };
-  return wrong;
+  return { wrong, launched };
+}
+
+/** As many pods with containerd, once Sluice has ended, so that neither is in the other's way. */
+async function beside(own: Phase): Promise<void> {
+  const other = await launchWithContainerd(pods, parallel);
+  if (!other) {
+    say('containerd is not installed here: nothing to compare with');
+    return;
+  }
+  const { launched, version } = other;
+  say(
+    `containerd ${version}: ${launched.podsPerSecond.toFixed(1)} pods/s, p50 ${launched.calls.p50.toFixed(0)} ms; ` +
+      `Sluice (${mode}) launched ${(own.podsPerSecond / launched.podsPerSecond).toFixed(1)} times as many a second`,
+  );
 }
 
 /** The daemon's own records of the launches, and what needs what in them. */
@@ -199,7 +216,8 @@ const daemon = await startSluice({
   config: { log: { level: 'info' }, runtimes: { runc: { sandbox_mode: mode } } },
 });
 try {
-  wrong.push(...(await demo(daemon, interrupt.signal)));
+  const shown = await demo(daemon, interrupt.signal);
+  wrong.push(...shown.wrong);
   await daemon.assertNothingLeft().catch((error: Error) => wrong.push(error.message));
   const status = await daemon.stop();
   if (status !== 0) wrong.push(`SIGTERM ended the daemon with ${status}, not with status 0`);
@@ -212,6 +230,7 @@ try {
   for (const p of processesOf(daemon.folder)) wrong.push(`process ${p.pid} is left: ${p.command}`);
   if (wrong.length === 0)
     say('Nothing left: namespaces, links, bridge, addresses, mounts, cgroups, processes, iptables rules, rows');
+  if (values.beside === 'containerd') await beside(shown.launched);
 } catch (error) {
   wrong.push(error instanceof Error ? error.message : String(error));
   if (interrupt.signal.aborted) say('\nInterrupted: taking everything away');

@@ -80,7 +80,7 @@ export const images = board({
         lines({
           title: 'Phase p99',
           description:
-            'resolve: manifest and config from the registry. layer: one layer downloaded, verified and unpacked in one pass. commit: records.',
+            'resolve: manifest and config from the registry. layer: one layer downloaded, verified and unpacked in one pass; of it download (waiting for the registry) and unpack (the rest). sync: syncfs of the layers. commit: records.',
           unit: 's',
           logarithmic: true,
           targets: [{ expr: quantile(0.99, 'imagePhase', ['phase']), legend: legend('phase') }],
@@ -99,14 +99,23 @@ export const images = board({
           targets: [{ expr: rate('imageLayers', ['result']), legend: legend('result') }],
         }),
         lines({
-          title: 'Joined and retried',
-          description: 'Pulls that joined one in flight, and requests to registries that had to be tried again.',
+          title: 'Joined, retried, cancelled',
+          description:
+            'Pulls that joined one in flight, requests to registries that were tried again, and pulls that were dropped because their last caller had left.',
           unit: 'short',
           bars: true,
           targets: [
             { expr: increase('imageJoined'), legend: 'joined' },
             { expr: increase('imageRetries'), legend: 'retries' },
+            { expr: increase('imageCancelled'), legend: 'cancelled' },
           ],
+        }),
+        lines({
+          title: 'Failures by cause',
+          description: 'Pulls that failed, by the code of the error; what each means is in docs/operate/errors.',
+          unit: 'short',
+          bars: true,
+          targets: [{ expr: increase('imageFailures', ['cause']), legend: legend('cause') }],
         }),
         lines({
           title: 'Waiting for images in launches',

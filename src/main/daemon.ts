@@ -4,16 +4,18 @@ import { explain, SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability, type Observability } from '../node/observe/observability.ts';
+import { importFolder } from '../pipeline/jobs/import-folder.ts';
 import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
 import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
+import { ImagesDefinition, imagesVerbs } from './cri/image-service.ts';
 import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
 import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
-import { giveBackAfterStorms } from './give-back.ts';
+import { giveBack, giveBackAfterStorms } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
 import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
@@ -83,10 +85,11 @@ export class Daemon {
     resources.use(
       giveBackAfterStorms({
         admission: services.admission,
-        trim: () => services.pools.shim.call('trimMemory', undefined),
+        giveBack: () => giveBack(services),
         onError: (err) => log.warn({ err }, 'free memory could not be given back'),
       }),
     );
+    void importFolder(services);
     readGauges(services);
     const server = new CriServer({
       socket: config.socket,
@@ -94,6 +97,7 @@ export class Daemon {
       services: [
         { definition: RuntimeServiceDefinition, verbs: runtimeVerbs(services) },
         { definition: ImageServiceDefinition, verbs: imageVerbs(services) },
+        { definition: ImagesDefinition, verbs: imagesVerbs(services) },
       ],
       onCall: (method, code, seconds) => metrics.grpc(method, code, seconds),
       onError: (method, error) => logFailure(log, method, error),

@@ -1,5 +1,5 @@
 /** Who may enter what the daemon makes: its file mode mask and its top folders. */
-import { chmodSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
@@ -27,11 +27,16 @@ export function setUmask(): void {
 export function makeFolders({ root, state }: Pick<Config, 'root' | 'state'>): void {
   for (const folder of [root, state]) {
     if (mkdirSync(folder, { recursive: true, mode: 0o700 }) === undefined) requireOwn(folder);
-    chmodSync(folder, 0o700);
+    setMode(folder, 0o700);
   }
   const bundles = usernsBundles(state);
   mkdirSync(bundles, { recursive: true, mode: 0o711 });
-  chmodSync(bundles, 0o711);
+  setMode(bundles, 0o711);
+}
+
+/** The daemon starts on a read-only file system too, where a chmod fails even if it would change nothing. */
+function setMode(folder: string, mode: number): void {
+  if ((statSync(folder).mode & 0o777) !== mode) chmodSync(folder, mode);
 }
 
 /** A socket that systemd has bound there, or the lost+found of a file system, is fine in a folder that no daemon has used yet. */

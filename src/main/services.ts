@@ -191,9 +191,14 @@ function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Rep
     cni,
     root,
     pool: pools.net,
+    files: {
+      names: (path) => pools.shim.call('hostNames', { path }),
+      read: (path, maxBytes) => pools.shim.call('hostFile', { path, maxBytes }),
+    },
     onPlugin: ({ plugin, command, outcome, seconds, spawnSeconds }) => {
       metrics.cni(plugin, command, outcome, seconds);
-      metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
+      // A plugin that ran in process has started none.
+      if (spawnSeconds > 0) metrics.observe('spawn', { kind: 'cni' }, spawnSeconds);
     },
     onNote: (note) => log.warn(note),
     onChange: ({ network, problems }) => {
@@ -220,11 +225,17 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),
-    onFetched: ({ seconds, error, downloaded, unpacked }) => {
-      metrics.observe('imagePhase', { phase: 'layer', outcome: error ? 'error' : 'ok' }, seconds);
+    onFetched: ({ seconds, waited, error, downloaded, unpacked }) => {
+      const outcome = error ? 'error' : 'ok';
+      metrics.observe('imagePhase', { phase: 'layer', outcome }, seconds);
+      if (!error) {
+        metrics.observe('imagePhase', { phase: 'download', outcome }, waited);
+        metrics.observe('imagePhase', { phase: 'unpack', outcome }, seconds - waited);
+      }
       metrics.inc('imageBytes', { kind: 'downloaded' }, downloaded);
       metrics.inc('imageBytes', { kind: 'unpacked' }, unpacked);
     },
+    onSynced: (seconds) => metrics.observe('imagePhase', { phase: 'sync', outcome: 'ok' }, seconds),
     onRetry: () => metrics.inc('imageRetries', {}),
   });
 }

@@ -8,6 +8,8 @@ const AT_FDCWD = -100;
 const AT_SYMLINK_NOFOLLOW = 0x100;
 const ENODATA = 61;
 const ENOTSUP = 95;
+/** XATTR_LIST_MAX of the kernel. */
+const MAX_XATTR_LIST = 65_536;
 
 /** Seconds since the epoch (negative before it), and nanoseconds that are added to them. */
 export interface TimeSpec {
@@ -54,6 +56,20 @@ export function getXattr(path: BytePath, name: string, limit: number): Buffer | 
   const code = errno();
   if (code === ENODATA || code === ENOTSUP) return undefined;
   throw new SysError('lgetxattr', code, `${name} ${shown(path)}`);
+}
+
+/** The names of the attributes of what is at `path` itself, one byte per character. */
+export function listXattrs(path: BytePath): string[] {
+  const names = Buffer.alloc(MAX_XATTR_LIST);
+  const size = Number(libc.llistxattr(terminated(path), names, names.length));
+  if (size >= 0)
+    return names
+      .toString('latin1', 0, size)
+      .split('\0')
+      .filter((name) => name !== '');
+  const code = errno();
+  if (code === ENOTSUP) return [];
+  throw new SysError('llistxattr', code, shown(path));
 }
 
 /** Makes a device node or FIFO; `mode` contains the type (S_IF*) and is subject to the umask. */

@@ -57,6 +57,7 @@ export const libc = {
   ioctl: lib.func('int ioctl(int fd, ulong request, void *arg)'),
   flock: lib.func('int flock(int fd, int operation)'),
   fcntl: lib.func('int fcntl(int fd, int command, long argument)'),
+  syncfs: lib.func('int syncfs(int fd)'),
 
   unshare: lib.func('int unshare(int flags)'),
   setns: lib.func('int setns(int fd, int nstype)'),
@@ -79,6 +80,7 @@ export const libc = {
   mkfifo: lib.func('int mkfifo(const char *path, uint mode)'),
   lsetxattr: lib.func('int lsetxattr(const char *path, const char *name, const void *value, size_t size, int flags)'),
   lgetxattr: lib.func('long lgetxattr(const char *path, const char *name, void *value, size_t size)'),
+  llistxattr: lib.func('long llistxattr(const char *path, void *list, size_t size)'),
   futimens: lib.func('int futimens(int fd, const void *times)'),
   utimensat: lib.func('int utimensat(int dir, const char *path, const void *times, int flags)'),
 

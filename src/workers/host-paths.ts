@@ -1,12 +1,13 @@
 /**
- * Handlers for paths that a request or an operator names. Each may lead to a file system that hangs, so none is touched on the main thread
- * or in libuv's pool: local file systems are touched here, others by short-lived processes with a time limit.
+ * Handlers for paths that a request or an operator names. Each may lead to a file system that hangs, so none is touched
+ * on the main thread or in libuv's pool: local file systems are touched here, others by short-lived processes with a
+ * time limit.
  */
 import { codeOf, SluiceError } from '../errors.ts';
 import { isUnder, type MountPoint } from '../sys/mountinfo.ts';
 import { type HostDevice, readDevices } from './host-paths/devices.ts';
 import { HostMounts } from './host-paths/host-mounts.ts';
-import { readHostFile, readHostFolder } from './host-paths/read-file.ts';
+import { listHostFolder, readHostFile, readHostFolder } from './host-paths/read-file.ts';
 import { makeRemoteFolder, realRemotePath } from './host-paths/remote.ts';
 import { makeFolders, resolve } from './host-paths/resolve.ts';
 import type { Handlers } from './serve.ts';
@@ -26,9 +27,9 @@ export interface ResolvedHostPaths {
 }
 
 /**
- * Where host paths really lead. CRI (Mount.host_path): the real destination of a symbolic link is mounted, and a path that does not exist
- * is an error; containerd and CRI-O make a folder instead, which hostPath volumes of type "" rely on (kubernetes issue 61460). Throws
- * INVALID_REQUEST, DISK_FULL, and TIMED_OUT for a mount that hangs.
+ * Where host paths really lead. CRI (Mount.host_path): the real destination of a symbolic link is mounted, and a path
+ * that does not exist is an error; containerd and CRI-O make a folder instead, which hostPath volumes of type "" rely
+ * on (kubernetes issue 61460). Throws INVALID_REQUEST, DISK_FULL, and TIMED_OUT for a mount that hangs.
  */
 async function resolveHostPaths({ paths, refuse }: ResolveHostPaths): Promise<ResolvedHostPaths> {
   const table = new HostMounts();
@@ -86,6 +87,8 @@ export const hostPathHandlers = {
     readDevices(hostPath, containerPath),
   /** See {@link readHostFile}. */
   hostFile: ({ path, maxBytes }: { path: string; maxBytes: number }): Promise<string> => readHostFile(path, maxBytes),
+  /** See {@link listHostFolder}. */
+  hostNames: ({ path }: { path: string }): Promise<string[] | undefined> => listHostFolder(path),
   /** See {@link readHostFolder}; `names` is the source of a regular expression. */
   hostFolder: ({ path, names, maxBytes }: { path: string; names: string; maxBytes: number }) =>
     readHostFolder(path, new RegExp(names), maxBytes),

@@ -1,8 +1,8 @@
 /**
- * The `registry` pool: small questions to registries and token servers. Not main, which would stand still while authorities are read;
- * not the image pool, whose threads are busy with layers.
+ * The `registry` pool: small requests to registries and token servers. Main does not send them because reading the certificate
+ * authorities blocks a thread, and the image pool does not because its threads are busy with layers.
  */
-import { ask } from './image/ask.ts';
+import { ask } from './http/ask.ts';
 import { serve } from './serve.ts';
 
 export const handlers = { ask };

@@ -2,10 +2,10 @@
  * Sluice beside containerd, like for like: one shim, one runc, the same CNI plugins and settings, the same images, in
  * turns A B A B.
  *
- *   npm run bench [-- --rounds N] [--rows REGEX] [--quick] [--containerd 2.4.2|2.3.4] [--sides plugins,pause,pinned,containerd]
+ *   npm run bench [-- --rounds N] [--rows REGEX] [--quick] [--containerd 2.4.2|2.3.4] [--sides plugins,pause,pinned,shared,containerd]
  *     [--runtime PATH|NAME] [--crun PATH|NAME] [--json FILE] [--markdown FILE]
  *
- * Sluice runs in three configurations (sides.ts). For each row the median over the rounds of both, and the ratio of the
+ * Sluice runs in four configurations (sides.ts). For each row the median over the rounds of both, and the ratio of the
  * medians beside the target, with the lowest and the highest ratio of a round. containerd is built from Go modules, or
  * Debian's where Go is absent. Ends with status 1 when a target is missed; rows whose calls a daemon lacks say so and
  * count as open.

@@ -1,7 +1,7 @@
 /**
  * A node that fills up: pinned pods of one container each, a hundred at a time, until there are many.
  *
- *   npm run bench:density [-- --pods 500] [--parallel 16] [--containerd 2.4.2|none] [--runtime PATH|NAME] [--svg FILE] [--json FILE]
+ *   npm run bench:density [-- --pods 500] [--parallel 16] [--containerd 2.4.2|none] [--runtime PATH|NAME] [--shared] [--svg FILE] [--json FILE]
  *
  * After each hundred: pods per second, CPU per pod, memory, p99 of List and Status, mounts. A straight line through all
  * hundreds but the last is checked against the last one, and the line through all says what 1000 and 2500 pods would
@@ -30,6 +30,7 @@ const { values: options } = parseArgs({
     parallel: { type: 'string', default: '16' },
     containerd: { type: 'string', default: '2.4.2' },
     runtime: { type: 'string', default: 'runc' },
+    shared: { type: 'boolean', default: false },
     svg: { type: 'string' },
     json: { type: 'string' },
   },
@@ -145,7 +146,10 @@ function picture(samples: readonly Sample[]): string {
       ],
     };
   });
-  return drawChart(`${samples.at(-1)?.pods ?? 0} pinned pods of one container each, a hundred at a time`, panels);
+  return drawChart(
+    `${samples.at(-1)?.pods ?? 0} pinned pods of one container each, ${options.shared ? '16 of them per shim' : 'a shim each'}, a hundred at a time`,
+    panels,
+  );
 }
 
 async function main(): Promise<number> {
@@ -165,7 +169,7 @@ async function main(): Promise<number> {
     const runc = findProgram(options.runtime) ?? program('runc');
     const common: Common = { registry, shim, runc, containerd, sandboxImage: 'registry.k8s.io/pause:3.10' };
     const theirs = containerd ? await mountsOfContainerd(common) : undefined;
-    await using daemon = await startSide('pinned', 0, common);
+    await using daemon = await startSide(options.shared ? 'shared' : 'pinned', 0, common);
     await warmUp(daemon, []);
     await removePods(daemon.cri);
     const samples = await fill(daemon, pods, parallel);

@@ -1,14 +1,18 @@
-/** The daemons that `npm run bench` compares: Sluice in three configurations, and containerd. */
+/** The daemons that `npm run bench` compares: Sluice in four configurations, and containerd. */
 import { startContainerd } from '../rig/containerd.ts';
 import { type RigDaemon, startSluice } from '../rig/daemon.ts';
 import type { Registry } from '../rig/registry.ts';
 
 /** `meaning` is what a table calls it. */
 export const SIDES = {
-  plugins: { meaning: 'pause, plugins as processes', sandboxMode: 'pause', inProcess: false },
-  pause: { meaning: 'pause, networks in process', sandboxMode: 'pause', inProcess: true },
-  pinned: { meaning: 'pinned, networks in process', sandboxMode: 'pinned', inProcess: true },
-} as const satisfies Record<string, { meaning: string; sandboxMode: 'pause' | 'pinned'; inProcess: boolean }>;
+  plugins: { meaning: 'pause, plugins as processes', sandboxMode: 'pause', inProcess: false, podsPerShim: 1 },
+  pause: { meaning: 'pause, networks in process', sandboxMode: 'pause', inProcess: true, podsPerShim: 1 },
+  pinned: { meaning: 'pinned, networks in process', sandboxMode: 'pinned', inProcess: true, podsPerShim: 1 },
+  shared: { meaning: 'the same, 16 pods per shim', sandboxMode: 'pinned', inProcess: true, podsPerShim: 16 },
+} as const satisfies Record<
+  string,
+  { meaning: string; sandboxMode: 'pause' | 'pinned'; inProcess: boolean; podsPerShim: number }
+>;
 
 export type SluiceSide = keyof typeof SIDES;
 export type Side = SluiceSide | 'containerd';
@@ -36,8 +40,8 @@ export async function startSide(side: Side, index: number, common: Common): Prom
     const { containerd } = common;
     return startContainerd({ registry, index, stateInMemory: true, containerd, shim, runc, crun, sandboxImage });
   }
-  const { sandboxMode, inProcess } = SIDES[side];
-  const runtime = (binary: string) => ({ binary, shim, sandbox_mode: sandboxMode });
+  const { sandboxMode, inProcess, podsPerShim } = SIDES[side];
+  const runtime = (binary: string) => ({ binary, shim, sandbox_mode: sandboxMode, pods_per_shim: podsPerShim });
   return startSluice({
     registry,
     index,

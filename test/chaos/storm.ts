@@ -191,6 +191,8 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
     }
     outcome.restarts.push(round.restart);
     outcome.problems.push(...round.problems.map((problem) => `round ${round.number}, ${round.how}: ${problem}`));
+    // At once, for whoever ends the storm early.
+    if (round.problems.length > 0) keepLog(daemon, options.seed);
     options.onRound?.(round);
   }
   await clearAway(daemon, env);
@@ -198,11 +200,15 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
   outcome.left = await leftOver(daemon, before);
   outcome.pssBytes = pss(daemon.pid());
   if (outcome.problems.length + outcome.left.length > 0) {
-    const kept = `${LOG_KEPT}-${options.seed}.log`;
-    cpSync(join(daemon.folder, 'log'), kept);
-    outcome.problems.push(`the daemon's log is in ${kept}`);
+    outcome.problems.push(`the daemon's log is in ${keepLog(daemon, options.seed)}`);
   }
   return outcome;
+}
+
+function keepLog({ folder }: SluiceDaemon, seed: number): string {
+  const kept = `${LOG_KEPT}-${seed}.log`;
+  cpSync(join(folder, 'log'), kept);
+  return kept;
 }
 
 const nameOf = ({ job, stage, moment, after }: KillPoint) => `${job} ${stage} ${moment} (${after + 1}.)`;

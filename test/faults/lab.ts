@@ -222,9 +222,9 @@ export function inventory(daemon: SluiceDaemon): string[] {
 function rows(path: string): string[] {
   const db = new DatabaseSync(path, { readOnly: true });
   try {
-    const tables = db.prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").all() as {
-      name: string;
-    }[];
+    // The table `about` is the store's own: who wrote it, and when its copies were complete.
+    const query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'about' ORDER BY name";
+    const tables = db.prepare(query).all() as { name: string }[];
     return tables.map(({ name }) => {
       const { n } = db.prepare(`SELECT count(*) AS n FROM "${name}"`).get() as { n: number };
       return `table ${name}: ${n} rows`;

@@ -12,7 +12,13 @@ const QUEUED = 40;
 
 let lab: Lab;
 before(async () => {
-  if (!skip) lab = await openLab({ index: 33, config: { pipeline: { max_running: RUNNING, max_queued: QUEUED } } });
+  if (skip) return;
+  lab = await openLab({
+    index: 33,
+    config: { pipeline: { max_running: RUNNING, max_queued: QUEUED } },
+    // Many plugins at once, each of which starts Node.
+    prepare: async () => ({ cni: { timeout_seconds: 30 } }),
+  });
 });
 after(async () => lab?.[Symbol.asyncDispose]());
 
@@ -29,7 +35,7 @@ test('300 launches at once: refused at once or carried out, lists and stops go o
   timeout: 180_000,
 }, async () => {
   const victim = await lab.launch('victim');
-  const result = await overload(lab.daemon, 300, victim, 4000);
+  const result = await overload(lab.daemon, { count: 300, victim, pressureMs: 4000, restMs: 0 });
   const { accepted, refused, errors, stop, lists, refusals, memory } = result;
   assert.deepEqual(errors, []);
   assert.ok(refused > 200, `${refused} refusals`);

@@ -58,7 +58,7 @@ test('after a power cut at any moment the store is whole, and has the rows of a 
   skip,
   timeout: 300_000,
 }, () => {
-  const found = cut(events, 1500);
+  const found = cut(events, 1000);
   assert.deepEqual(found.broken, []);
   assert.ok(found.restarts >= 5, `the WAL has started anew ${found.restarts} times`);
   assert.ok(found.lossy > 100, `${found.lossy} of the states have lost changes: else nothing was cut`);
@@ -66,7 +66,7 @@ test('after a power cut at any moment the store is whole, and has the rows of a 
 
 test('the simulation finds the corruption of a WAL whose new header is not synced', { skip, timeout: 300_000 }, () => {
   // As with synchronous = OFF: no sync but those of the checkpoints, which are the ones before and after writes of the database.
-  const found = cut(withoutHeaderSyncs(events), 1500);
+  const found = cut(withoutHeaderSyncs(events), 700);
   assert.ok(found.broken.length > 0, 'a simulation that cannot find this one proves nothing');
 });
 
@@ -77,7 +77,7 @@ test('main waits for no sync', { skip }, () => {
   assert.ok(checkpoints >= 10, `${checkpoints} checkpoints`);
   // Making the store syncs. Later a write can come between a checkpoint and the worker's own write; here it hardly ever does.
   const later = syncs.filter((event) => events.indexOf(event) > events.length / 10);
-  assert.ok(later.length <= 2, `main has synced ${later.length} times`);
+  assert.ok(later.length <= checkpoints / 4, `main has synced ${later.length} times`);
 });
 
 test('an ext4 that loses its power', { skip: noExt4, timeout: 300_000 }, async () => {

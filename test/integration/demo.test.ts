@@ -18,14 +18,28 @@ test('the demo launches, looks at, and takes away its pods', { skip, timeout: 12
   assert.equal(code, 0, stderr);
   assert.match(stdout, /^Launched 8 pods/m);
   assert.match(stdout, /^network +net /m);
-  assert.match(stdout, /^Seen from outside: 8 namespaces, 8 answers to ping, 8 shims$/m);
+  assert.match(stdout, /^Seen from outside: 8 namespaces, 8 answers to ping, 0 shims$/m);
   assert.match(stdout, /^Nothing left/m);
+  assert.match(
+    stdout,
+    /^containerd [\w.~-]+: [\d.]+ pods\/s, p50 \d+ ms; Sluice \(pinned\) launched [\d.]+ times as many a second$/m,
+  );
   assert.ok(stdout.indexOf('What this does to the machine') < stdout.indexOf('Launched'), 'it says first what it does');
   const page = readFileSync(report, 'utf8');
   assert.match(page, /<h1>8 pods, 8 at once<\/h1>/);
   assert.equal(page.match(/<svg /g)?.length, 4, 'a histogram and three charts');
   assert.doesNotMatch(page, /(?:src|href)=/, 'it needs no other file');
   rmSync(folder, { recursive: true });
+});
+
+test('the demo shows pods with a pause process, too', { skip, timeout: 120_000 }, async () => {
+  const options = ['--pods', '2', '--parallel', '2', '--mode', 'pause', '--beside', 'none'];
+  const { code, stdout, stderr } = await run(process.execPath, [join(ROOT, 'scripts/demo.ts'), ...options], {
+    check: false,
+  });
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^Seen from outside: 2 namespaces, 2 answers to ping, 2 shims$/m);
+  assert.doesNotMatch(stdout, /^containerd/m);
 });
 
 test('Ctrl-C ends the demo early, with everything taken away', { skip, timeout: 120_000 }, async () => {

@@ -54,6 +54,10 @@ before(async () => {
         registry_config: at('certs.d'),
         max_downloads: 4,
         progress_timeout_seconds: 10,
+        credentials: '',
+        volatile: false,
+        keep_blobs: false,
+        import_folder: '',
       },
     },
     pool: pools.image,
@@ -68,6 +72,7 @@ before(async () => {
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: () => {},
     onFetched: () => {},
+    onSynced: () => {},
     onRetry: () => {},
   });
   await images.recover();
@@ -125,7 +130,7 @@ async function pull(reference: string): Promise<void> {
   const held: string[] = [];
   try {
     const resolved = await images.resolve(reference, undefined);
-    const row = images.commit(resolved, await images.fetchLayers(resolved, (id) => held.push(id)));
+    const row = await images.commit(resolved, await images.fetchLayers(resolved, { onHold: (id) => held.push(id) }));
     assert.equal(row.id, IMAGE.id);
     const lower = images.viewMounts(row)[0]?.source ?? '';
     assert.equal(readFileSync(join(lower, 'hello'), 'utf8'), 'over TLS');
@@ -155,7 +160,7 @@ test('without them: an unknown authority, no client certificate, files that are 
   await refused('none.io/app', 'REGISTRY_UNAVAILABLE', /127\.0\.0\.1:\d+ does not answer: .*certificate/);
   await refused('ca.io/private/app', 'REGISTRY_DENIED', /403.*who are you/);
   await refused('skip.io/private/app', 'REGISTRY_DENIED', /403/);
-  await refused('broken.io/app', 'CONFIG_INVALID', /broken.io.hosts.toml: there is no certificate in .*names/);
+  await refused('broken.io/app', 'CONFIG_INVALID', /broken.io.hosts.toml: .*names does not hold a certificate/);
 });
 
 test('no authorities are read on the main thread, which would stand still for a tenth of a second', {

@@ -7,8 +7,8 @@ import { GRPC } from '../../src/errors.ts';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
 import { imageSpec } from '../rig/messages.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
-import { privateFolder } from '../rig/paths.ts';
-import { waitFor } from '../rig/proc.ts';
+import { privateFolder, ROOT } from '../rig/paths.ts';
+import { run, waitFor } from '../rig/proc.ts';
 import { architecture, pushImage, pushIndex } from '../rig/push.ts';
 import { type Registry, startRegistry } from '../rig/registry.ts';
 import { Rootfs } from '../rig/rootfs.ts';
@@ -73,7 +73,9 @@ test('an index leads to the image of this machine, and its digest is what names 
   ]);
   assert.equal(await pull('reg.io/multi'), own.id);
   assert.deepEqual((await status('reg.io/multi'))?.repoDigests, [`reg.io/multi@${digest}`]);
-  await assert.rejects(pull('reg.io/multi:alien'), /s390x/);
+  // A lone manifest is taken as it is: many are mislabelled, and the other runtimes take them.
+  assert.equal(await pull('reg.io/multi:alien'), alien.id);
+  await remove('reg.io/multi:alien');
   const none = await pushIndex(registry.address, 'multi:none', [
     { digest: alien.digest, platform: { os: 'linux', architecture: 's390x' } },
   ]);
@@ -136,7 +138,7 @@ test('many pulls at once: one download of each image', { skip }, async () => {
   assert.deepEqual(await tags(), [PAUSE]);
 });
 
-test('a client that leaves: the pull goes on', { skip }, async () => {
+test('a client that leaves: its pull is cancelled, and the next one succeeds', { skip }, async () => {
   const pushed = await pushImage(registry.address, 'slow:1', { layers: [layer('slow')] });
   await assert.rejects(daemon.cri.pullImage({ image: imageSpec('reg.io/slow:1') }, { timeoutMs: 1 }));
   assert.equal(await pull('reg.io/slow:1'), pushed.id);
@@ -157,4 +159,27 @@ test('lists, filters and streams', { skip }, async () => {
   assert.equal((await status(PAUSE))?.pinned, true);
   for (const call of ['pullImage', 'imageStatus', 'removeImage'] as const)
     await assert.rejects(daemon.cri[call]({ image: undefined }), { code: GRPC.INVALID_ARGUMENT });
+});
+
+test('sluice image: pull, ls, inspect, export, rm, import, gc', { skip }, async () => {
+  const pushed = await pushImage(registry.address, 'cli:1', { layers: [layer('cli/a'), layer('cli/b')] });
+  const sluice = async (...args: string[]) =>
+    (await run('/bin/sh', [join(ROOT, 'bin/sluice'), 'image', ...args, '--config', daemon.configFile])).stdout;
+  assert.equal(await sluice('pull', 'reg.io/cli:1'), `reg.io/cli:1 ${pushed.id}\n`);
+  assert.match(await sluice('ls'), /^IMAGE +ID +SIZE\nreg\.io\/cli:1 +[0-9a-f]{12} +[\d.]+ (?:B|KiB)\n/);
+  const [inspected] = JSON.parse(await sluice('inspect', 'reg.io/cli:1'));
+  assert.equal(inspected.id, pushed.id);
+  assert.equal(inspected.imageSpec.rootfs.diff_ids.length, 2);
+  const archive = join(folder, 'cli.tar');
+  await sluice('export', 'reg.io/cli:1', '-o', archive);
+  assert.match(await sluice('rm', 'reg.io/cli:1'), /^removed reg\.io\/cli:1/);
+  await assert.rejects(sluice('rm', 'reg.io/cli:1'), /not on this node/);
+  assert.match(await sluice('import', archive), /^reg\.io\/cli:1 sha256:/);
+  const piped = `cat ${archive} | /bin/sh ${join(ROOT, 'bin/sluice')} image import - --config ${daemon.configFile}`;
+  assert.match((await run('/bin/sh', ['-c', piped])).stdout, /^reg\.io\/cli:1 sha256:/);
+  assert.match(await sluice('gc'), /^(?:.*\n)*removed reg\.io\/cli:1\n(?:.*\n)*\d+ images, .* freed\n$/);
+  assert.deepEqual(await tags(), [PAUSE]);
+  await assert.rejects(sluice('pull', 'reg.io/absent:1'), /not found/);
+  const nobody = ['--socket', join(folder, 'none.sock')];
+  await assert.rejects(run('/bin/sh', [join(ROOT, 'bin/sluice'), 'image', 'ls', ...nobody]), /no daemon answers/);
 });

@@ -31,6 +31,7 @@ import { C, check, libc } from '../../src/sys/libc.ts';
 import { setLink } from '../../src/sys/link.ts';
 import { netnsExists } from '../../src/sys/netns.ts';
 import { run } from '../../src/sys/spawn.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 import type { CniAttachment, CniResult, PluginRun } from '../../src/workers/net/types.ts';
 import { closeUplink } from '../../src/workers/net/uplink.ts';
 import type { NetHandlers } from '../../src/workers/net.ts';
@@ -96,7 +97,7 @@ async function rig(t: TestContext, { inProcess, subnet = '10.232.0.0/16', conf }
     builtin_subnet: subnet,
     ip_ranges_annotation: false,
   };
-  const network = await Network.start({ cni, root, pool, onPlugin: (each) => runs.push(each) });
+  const network = await Network.start({ cni, root, pool, files: hostFiles, onPlugin: (each) => runs.push(each) });
   const made: CniAttachment[] = [];
   const down = async (pod: CniAttachment) => {
     await network.del(pod);

@@ -105,7 +105,11 @@ test('the errors are those of the plugins, word for word, and nothing is left', 
     string,
     { conf: PluginConf[]; before?: () => void; after?: () => void; args?: [string, string][] }
   > = {
-    'a range that is used up': { conf: plugins(lab, {}, '10.70.0.0/30') },
+    'a range that is used up': {
+      conf: plugins(lab, {
+        ipam: lab.ipam([[{ subnet: '10.70.0.0/24', rangeStart: '10.70.0.2', rangeEnd: '10.70.0.2' }]]),
+      }),
+    },
     'a bridge with another address': { conf: plugins(lab, {}, '10.71.0.0/24') },
     'a bridge that is none': { conf: plugins(lab, { bridge: 'dummy7' }, '10.72.0.0/24') },
     'hairpin and promiscuous mode': { conf: plugins(lab, { hairpinMode: true, promiscMode: true }) },
@@ -126,7 +130,7 @@ test('the errors are those of the plugins, word for word, and nothing is left', 
     'tuning before there is anything': { conf: [{ type: 'tuning', sysctl: {} }] },
     'portmap before there is anything': { conf: [{ type: 'portmap', capabilities: { portMappings: true } }] },
   };
-  const holder = await lab.pod(plugins(lab, {}, '10.70.0.0/30'));
+  const holder = await lab.pod(plugins(lab));
   await handlers.cniAdd(holder.call);
   for (const [name, { conf }] of Object.entries(cases)) {
     const said: string[] = [];
@@ -149,7 +153,8 @@ test('the errors are those of the plugins, word for word, and nothing is left', 
     const [plugin, own] = said;
     assert.match(plugin ?? '', /failed/, name);
     // What the kernel adds to its errno is ours alone.
-    assert.equal(own?.replaceAll(/ \((?!CNI)[^()]*\)(?= \(CNI)/g, ''), plugin, name);
+    const bare = own?.replaceAll(/ \((?!CNI)[^()]*\)(?= \(CNI)/g, '');
+    assert.equal(own === plugin ? own : bare, plugin, name);
     assert.deepEqual(lab.leases(), ['10.70.0.2'], `${name}: the address of the pod that was there`);
   }
   assert.doesNotMatch(await rulesOfPods('share'), /share(?!1\/)\d+\/|CNI-/);
@@ -266,7 +271,7 @@ test('only reference plugins are taken over, and only with keys that are known',
   copyFileSync('/usr/lib/cni/ptp', join(bin, 'portmap'));
   assert.deepEqual(await ran([{ type: 'loopback' }, ...plugins(lab).slice(0, 1)], { binDirs: dirs }), []);
   rmSync(join(bin, 'portmap'));
-  assert.deepEqual(await ran(plugins(lab, { fancy: true }), {}), ['bridge'], 'a key that nobody here knows');
+  assert.deepEqual(await ran(plugins(lab, { fancy: true }), {}), ['bridge'], 'an unknown key');
   assert.deepEqual(await ran(plugins(lab, { IPMASQ: false }), {}), ['bridge'], 'Go takes keys in any case');
   assert.deepEqual(await ran(plugins(lab, { ipam: { ...lab.ipam([[{ subnet: '10.70.0.0/24' }]]), more: 1 } }), {}), [
     'bridge',
@@ -369,4 +374,80 @@ test('GC gives back what belongs to no attachment, and nothing else', async (t) 
   // Processes are asked since 1.1; those of 1.1.1 do not know the verb.
   await gc(false);
   await gc(false, { ...attachment.network, cniVersion: '1.1.0' });
+});
+
+test('flannel: the bridge gets the subnet that flanneld has leased, and DEL goes by what ADD went by', async (t) => {
+  const lab = openLab(t, 'share');
+  const subnetFile = join(lab.dir, 'subnet.env');
+  const conf: PluginConf[] = [
+    {
+      type: 'flannel',
+      subnetFile,
+      dataDir: join(lab.dir, 'flannel'),
+      delegate: { bridge: 'share0', hairpinMode: true, isDefaultGateway: true },
+      ipam: { dataDir: join(lab.dir, 'ipam') },
+    },
+  ];
+  const early = await lab.pod(conf);
+  assert.match(
+    await failure(handlers.cniAdd(early.call)),
+    /plugin flannel \(ADD.*subnet\.env: no such file or directory/,
+  );
+  await lab.remove(early);
+  const lease = (subnet: string) =>
+    writeFileSync(
+      subnetFile,
+      `FLANNEL_NETWORK=10.74.0.0/16\nFLANNEL_SUBNET=${subnet}\nFLANNEL_MTU=1410\nFLANNEL_IPMASQ=false\n`,
+    );
+  lease('10.74.3.1/24');
+  const pod = await lab.pod(conf);
+  const { result } = await handlers.cniAdd(pod.call);
+  assert.equal(result.ips?.[0]?.address, '10.74.3.2/24');
+  assert.match(await sh('ip link show eth0', pod.netns), /mtu 1410/);
+  assert.match(await sh('ip route', pod.netns), /10\.74\.0\.0\/16 via 10\.74\.3\.1 dev eth0/);
+  assert.match(await rulesOfPods('share'), /10\.74\.3\.2/, 'flanneld does not masquerade: the bridge does');
+  await handlers.cniCheck(pod.call);
+  lease('10.74.9.1/24');
+  await lab.remove(pod);
+  assert.deepEqual([lab.leases(), lab.records(), await rulesOfPods('share')], [[], [], '']);
+  assert.equal(await sh(`ls ${lab.dir}/flannel`), '');
+});
+
+test('a namespace that belongs to a user namespace gets its network too', async (t) => {
+  const lab = openLab(t, 'share');
+  const pod = await lab.pod(plugins(lab));
+  await handlers.removeNetns({ path: pod.netns });
+  const ids = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
+  const userns = join(lab.dir, 'userns');
+  await handlers.createNetns({ path: pod.netns, loopback: true, userns: { path: userns, uids: ids, gids: ids } });
+  lab.onClose(async () => void (await handlers.removeNetns({ path: pod.netns, userns })));
+  const { result } = await handlers.cniAdd(pod.call);
+  assert.match(await sh('ip -br addr show eth0', pod.netns), new RegExp(result.ips?.[0]?.address ?? 'none'));
+  await handlers.cniCheck(pod.call);
+});
+
+test('DEL that is left to the end of the namespace: the address is taken until the link is gone', async (t) => {
+  const lab = openLab(t, 'share');
+  const pod = await lab.pod(plugins(lab), ports(9900));
+  await handlers.cniAdd(pod.call);
+  const { deferred } = await handlers.cniDel({ ...pod.call, lazy: true });
+  assert.ok(deferred);
+  assert.doesNotMatch(await rulesOfPods('share'), /9900/, 'the host port is free at once');
+  const release = { call: pod.call, deferred, force: false };
+  assert.deepEqual((await handlers.cniRelease({ releases: [release] })).left, [0]);
+  assert.deepEqual([lab.leases().length, lab.records().length], [1, 1]);
+  await handlers.removeNetns({ path: pod.netns });
+  for (let waited = 0; (await handlers.cniRelease({ releases: [release] })).left.length > 0; waited += 10) {
+    assert.ok(waited < 3000, 'the link stays');
+    await sleep(10);
+  }
+  assert.deepEqual([lab.leases(), lab.records(), await rulesOfPods('share')], [[], [], '']);
+
+  // A namespace that somebody keeps: the link is deleted after all.
+  const kept = await lab.pod(plugins(lab));
+  await handlers.cniAdd(kept.call);
+  const held = await handlers.cniDel({ ...kept.call, lazy: true });
+  assert.ok(held.deferred);
+  await handlers.cniRelease({ releases: [{ call: kept.call, deferred: held.deferred, force: true }] });
+  assert.deepEqual([lab.leases(), await sh('ip -br link show eth0 2>/dev/null || true', kept.netns)], [[], '']);
 });

@@ -2,6 +2,8 @@
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { daemonId } from '../../src/node/network/daemon-id.ts';
+import { FAMILY, listElements, openNftables } from '../../src/sys/nftables.ts';
+import { removeTables, tableName } from '../../src/workers/net/in-process/firewall.ts';
 import { closeUplink } from '../../src/workers/net/uplink.ts';
 import { cniBinDirs } from './paths.ts';
 import { run } from './proc.ts';
@@ -74,11 +76,15 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
     return stdout.split('\n').filter((line) => line.includes(name) || inSubnet.test(line));
   };
   // The built-in network has rules with its name, which also exist without pods.
-  const rules = async () => (await allRules()).filter((rule) => !(builtinOf && rule.includes(`"${bridge}: `)));
+  const rules = async () => [
+    ...(await allRules()).filter((rule) => !(builtinOf && rule.includes(`"${bridge}: `))),
+    ...ownElements(name),
+  ];
   const remove = async () => {
     if (builtinOf) await closeUplink({ bridge, subnets: [subnet] });
     for (const veth of await veths()) await run('ip', ['link', 'del', veth], { check: false });
     await run('ip', ['link', 'del', bridge], { check: false });
+    removeTables(name);
     const chains = new Set<string>();
     for (const rule of await allRules()) {
       if (!rule.startsWith('-A ')) continue;
@@ -111,6 +117,16 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
     remove,
     [Symbol.asyncDispose]: remove,
   };
+}
+
+/** What pods have in the network's tables of nf_tables, where their plugins run without processes. */
+function ownElements(network: string): string[] {
+  using socket = openNftables();
+  return [FAMILY.IPV4, FAMILY.IPV6].flatMap((family) =>
+    ['pods', 'ports', 'ports_at'].flatMap((set) =>
+      listElements(socket, { family, table: tableName(network), set }).map(({ comment }) => `${set} ${comment}`),
+    ),
+  );
 }
 
 /** A /22 inside 10.128.0.0/9 to which this machine has no route. */

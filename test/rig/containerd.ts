@@ -15,7 +15,8 @@ import type { Registry } from './registry.ts';
 import { tidyAtSignal } from './tidy.ts';
 
 export interface ContainerdOptions {
-  registry: Registry;
+  /** Without one, images are imported. */
+  registry?: Registry;
   /** Absolute paths. */
   containerd: string;
   shim: string;
@@ -125,7 +126,7 @@ function pluginsOf2(options: ContainerdOptions, network: Network, state: string)
     'io.containerd.cri.v1.images': {
       snapshotter: 'overlayfs',
       pinned_images: { sandbox: options.sandboxImage ?? 'registry.k8s.io/pause:3.10' },
-      registry: { config_path: options.registry.certsDir },
+      ...(options.registry ? { registry: { config_path: options.registry.certsDir } } : {}),
     },
     'io.containerd.cri.v1.runtime': {
       ...runtime(options, state),
@@ -147,7 +148,7 @@ function pluginsOf1(options: ContainerdOptions, network: Network, state: string)
       stream_server_address: '127.0.0.1',
       stream_server_port: '0',
       netns_mounts_under_state_dir: true,
-      registry: { config_path: options.registry.certsDir },
+      ...(options.registry ? { registry: { config_path: options.registry.certsDir } } : {}),
       cni: { bin_dir: network.binDirs[0], conf_dir: network.confDir },
     },
     'io.containerd.internal.v1.opt': { path: join(network.confDir, '../opt') },

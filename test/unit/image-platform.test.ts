@@ -1,13 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import {
-  checkPlatform,
-  choosePlatform,
-  type Descriptor,
-  parseConfig,
-  parseManifest,
-  platformsOf,
-} from '../../src/node/images/platform.ts';
+import { parseConfig } from '../../src/node/images/image-file.ts';
+import { type Descriptor, parseManifest } from '../../src/node/images/manifest.ts';
+import { candidates, fits, noMatch, platformsOf } from '../../src/node/images/platform.ts';
 
 const DIGEST = `sha256:${'a'.repeat(64)}`;
 const OCI = 'application/vnd.oci.image.manifest.v1+json';
@@ -51,25 +46,69 @@ test('manifests that cannot be run say why', () => {
   assert.throws(() => read({}, schema1), invalid(/schema 1/));
   assert.throws(() => read(manifest(`${LAYER}+encrypted`)), invalid(/encrypted/));
   assert.throws(() => read(manifest('text/plain')), invalid(/unknown type text\/plain/));
-  assert.throws(
-    () => read({ config: of('application/vnd.cncf.helm.config.v1+json'), layers: [] }),
-    invalid(/artifact.*helm/),
-  );
-  assert.throws(() => read(Buffer.from('<html>')), invalid(/manifest is no JSON/));
-  assert.throws(() => read([]), invalid(/no JSON object/));
+  assert.throws(() => read(Buffer.from('<html>')), invalid(/manifest is not JSON.*<html>/));
+  assert.throws(() => read([]), invalid(/not a JSON object/));
   assert.throws(() => read({}), invalid(/neither/));
   assert.throws(() => read({ config: of(CONFIG, -1), layers: [] }), invalid(/size/));
   assert.throws(() => read({ config: { ...of(CONFIG), digest: '../../etc' }, layers: [] }), invalid(/digest/));
-  assert.throws(() => read({ config: of(CONFIG), layers: {} }), invalid(/no list/));
+  assert.throws(() => read({ config: of(CONFIG), layers: {} }), invalid(/not a list/));
   assert.throws(() => read(manifest(...Array<string>(501).fill(LAYER))), invalid(/501 layers/));
+});
+
+test('a text that is both an image and an index is refused (CVE-2021-41190)', () => {
+  const both = json({ config: of(CONFIG), layers: [of(LAYER)], manifests: [of(OCI)] });
+  for (const type of [OCI, 'application/vnd.oci.image.index.v1+json', ''])
+    assert.throws(() => parseManifest(both, type), invalid(/image and of an index/));
+});
+
+test('an artifact is a list of files, whose names stay inside', () => {
+  const file = (title?: string) => ({
+    ...of('application/octet-stream'),
+    annotations: title === undefined ? {} : { 'org.opencontainers.image.title': title },
+  });
+  const artifact = (...titles: (string | undefined)[]) =>
+    parseManifest(json({ artifactType: 'a/model', config: of('x/empty'), layers: titles.map(file) }), OCI);
+  const found = artifact('weights/model.bin', undefined);
+  assert.ok(found.kind === 'artifact');
+  assert.equal(found.type, 'a/model');
+  assert.deepEqual(
+    found.files.map(({ name }) => name),
+    ['weights/model.bin', DIGEST.replace(':', '-')],
+  );
+  for (const name of ['../x', '/etc/passwd', 'a//b', '', 'a/..', '.'])
+    assert.throws(() => artifact(name), invalid(/has a file with the name/), name);
+  assert.equal(artifact().kind, 'artifact', 'an artifact without files');
+});
+
+test('fields of the config that would run something else are refused, odd ones that do not matter are not', () => {
+  const read = (config: unknown, top = {}) => parseConfig(json({ config, ...top }), []);
+  for (const [config, words] of [
+    [{ Entrypoint: '/bin/sh' }, /Entrypoint.*list of strings/],
+    [{ Cmd: 'sh' }, /Cmd.*list of strings/],
+    [{ Cmd: ['sh', 1] }, /Cmd/],
+    [{ Env: { A: 'b' } }, /Env/],
+    [{ Volumes: ['/data'] }, /Volumes.*object/],
+    [{ Labels: 'x' }, /Labels/],
+    [{ User: 0 }, /User.*string/],
+    [{ WorkingDir: ['/'] }, /WorkingDir/],
+    ['sh', /config.*object/],
+  ] as const)
+    assert.throws(() => read(config), invalid(words));
+  const odd = { Entrypoint: null, Cmd: null, Env: null, Volumes: null, User: null, Healthcheck: 7 };
+  assert.equal(read(odd, { created: 1700000000, history: null }).created, undefined);
+  assert.equal(read(undefined).config, null);
+  // Go finds fields in any case of letters, and tools have been written against that.
+  assert.deepEqual(parseConfig(json({ Config: { entrypoint: ['/x'] }, RootFS: { Diff_IDs: [] } }), []).config, {
+    Entrypoint: ['/x'],
+  });
 });
 
 test('the config must fit the manifest', () => {
   const layers = [of(LAYER)];
   assert.throws(() => parseConfig(json({ rootfs: { diff_ids: [] } }), layers), invalid(/1 layers and the config 0/));
-  assert.throws(() => parseConfig(json({ rootfs: { diff_ids: ['x'] } }), layers), invalid(/no list of digests/));
+  assert.throws(() => parseConfig(json({ rootfs: { diff_ids: ['x'] } }), layers), invalid(/not a list of digests/));
   assert.throws(() => parseConfig(json({}), layers), invalid(/diffIDs/));
-  assert.throws(() => parseConfig(json('x'), layers), invalid(/no JSON object/));
+  assert.throws(() => parseConfig(json('x'), layers), invalid(/not a JSON object/));
   assert.deepEqual(parseConfig(json({ rootfs: { diff_ids: [DIGEST] } }), layers).rootfs.diff_ids, [DIGEST]);
 });
 
@@ -78,7 +117,7 @@ const entry = (name: string): Descriptor => {
   return { mediaType: OCI, digest: name, size: 1, platform: name === '' ? undefined : { os, architecture, variant } };
 };
 const choose = (host: ReturnType<typeof platformsOf>, ...names: string[]) =>
-  choosePlatform(names.map(entry), host).digest;
+  candidates(names.map(entry), host)[0]?.digest;
 
 test('the best manifest of an index for the machine', () => {
   const plain = platformsOf('x64', 'flags : fpu');
@@ -96,15 +135,15 @@ test('the best manifest of an index for the machine', () => {
   assert.equal(choose(arm, 'linux/arm/v6', 'linux/arm'), 'linux/arm');
   assert.equal(choose(arm, 'linux/aarch64'), 'linux/aarch64');
   assert.equal(choose(plain, ''), '');
-  assert.throws(() => choose(plain, ...attested), invalid(/no match for platform.*linux\/amd64.*linux\/arm64/));
+  assert.equal(choose(plain, ...attested), undefined);
+  assert.match(noMatch(attested.map(entry), plain).message, /no match for platform.*linux\/amd64.*linux\/arm64/);
 });
 
 test('a lone image for another machine', () => {
   const host = platformsOf('x64', '');
   const file = (os?: string, architecture?: string) => ({ os, architecture, rootfs: { type: 'layers', diff_ids: [] } });
-  checkPlatform(file('linux', 'amd64'), host);
-  checkPlatform(file(), host);
-  checkPlatform(file('linux', '386'), host);
-  assert.throws(() => checkPlatform(file('windows', 'amd64'), host), invalid(/windows/));
-  assert.throws(() => checkPlatform(file('linux', 's390x'), host), invalid(/s390x/));
+  for (const [os, architecture] of [['linux', 'amd64'], [], ['linux', '386'], ['Linux', 'AMD64'], ['', 'x86_64']])
+    assert.equal(fits(file(os, architecture), host), 'yes', `${os} ${architecture}`);
+  assert.equal(fits(file('windows', 'amd64'), host), 'no');
+  assert.equal(fits(file('linux', 's390x'), host), 'other');
 });

@@ -7,12 +7,13 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { AuthConfig } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../../src/errors.ts';
-import { credentialsFor, parseChallenges } from '../../src/node/images/auth.ts';
+import { credentialsFor } from '../../src/node/images/credentials.ts';
 import { parseReference } from '../../src/node/images/reference.ts';
 import { Registry } from '../../src/node/images/registry.ts';
 import { resolveImage } from '../../src/node/images/resolve.ts';
 import type { ImageRow } from '../../src/node/images/rows.ts';
-import { ask } from '../../src/workers/image/ask.ts';
+import { parseChallenges } from '../../src/node/images/tokens.ts';
+import { ask } from '../../src/workers/http/ask.ts';
 import { buildImage, digestOf, MANIFEST } from '../rig/push.ts';
 
 const auth = (fields: Partial<AuthConfig>): AuthConfig => ({ ...AuthConfig.decode(new Uint8Array()), ...fields });
@@ -119,7 +120,7 @@ test('a registry on this machine needs no hosts.toml: plain http when it speaks 
   const own = new Registry({ config: '/nonexistent', ask, backOffMs: 1 });
   const repository = await own.open(parseReference(`${registry.address}/app`), undefined);
   assert.equal((await repository.resolve()).digest, MANIFEST_DIGEST);
-  const source = await repository.layer('sha256:x', async ({ url }) => url);
+  const source = await repository.layer({ digest: 'sha256:x' }, async ({ url }) => url);
   assert.equal(source, `http://${registry.address}/v2/app/blobs/sha256:x`);
 });
 
@@ -150,19 +151,16 @@ test('a token is asked for once, kept, and renewed when the registry refuses it'
   await resolve('reg.io/app', login);
   assert.equal(given, 2, 'the refused token was not renewed');
 
-  // The same for a layer, whose refusal a worker tells of.
+  // The same for a layer, whose worker asks for a new token.
   const repository = await own.open(parseReference('reg.io/app'), login);
   valid = 'three';
   const tokens: unknown[] = [];
-  await repository.layer('sha256:x', async ({ headers }) => {
-    tokens.push(headers.authorization);
-    if (headers.authorization === `Bearer ${valid}`) return;
-    const refusal = new SluiceError('REGISTRY_DENIED', '401');
-    refusal.details = {
-      status: 401,
-      challenge: `Bearer realm="http://${registry.address}/token",service="s",scope="repository:app:pull"`,
-    };
-    throw refusal;
+  const origin = `http://${registry.address}`;
+  await repository.layer({ digest: 'sha256:x' }, async ({ authorizations }, renew) => {
+    tokens.push(authorizations[origin]);
+    const challenge = `Bearer realm="${origin}/token",service="s",scope="repository:app:pull"`;
+    const renewed = await renew({ status: 401, challenge, url: `${origin}/v2/app/blobs/sha256:x` });
+    tokens.push(renewed?.[origin]);
   });
   assert.deepEqual(tokens, ['Bearer two', 'Bearer three']);
   assert.equal(given, 3);

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
 import { Images } from '../../src/node/images/images.ts';
-import type { Descriptor } from '../../src/node/images/platform.ts';
+import type { Descriptor } from '../../src/node/images/manifest.ts';
 import { parseReference } from '../../src/node/images/reference.ts';
 import type { Repository } from '../../src/node/images/registry.ts';
 import type { Resolved } from '../../src/node/images/resolve.ts';
@@ -26,6 +26,7 @@ interface Fetch {
 
 /** Stands for the image workers: makes folders, and fails or waits as it is told. */
 class Worker {
+  readonly use = { threads: 1 };
   readonly calls: { op: string; input: Fetch & { folders?: string[] } }[] = [];
   fetch: (input: Fetch) => Promise<{ implied?: string[] } | undefined> = async () => undefined;
 
@@ -34,7 +35,7 @@ class Worker {
     if (op !== 'fetchLayer') return undefined;
     const result = await this.fetch(input);
     mkdirSync(join(input.dir, 'fs'), { recursive: true });
-    return { bytes: 100, inodes: 2, implied: [], downloadSeconds: 0, unpackSeconds: 0, ...result };
+    return { bytes: 100, inodes: 2, implied: [], lowerLinks: [], downloadSeconds: 0, unpackSeconds: 0, ...result };
   }
 
   of(op: string) {
@@ -59,6 +60,10 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
           registry_config: '/nonexistent',
           max_downloads: options.maxDownloads ?? 4,
           progress_timeout_seconds: 1,
+          credentials: '',
+          volatile: false,
+          keep_blobs: false,
+          import_folder: '',
         },
       },
       // biome-ignore lint/suspicious/noExplicitAny: a stand-in for the pool
@@ -76,6 +81,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
       },
       onLayer: () => {},
       onFetched: () => {},
+      onSynced: () => {},
       onRetry: () => {},
     });
     await images.recover();
@@ -98,7 +104,10 @@ function resolved(reference: string, manifest: string, id: string, diffIds: stri
     reference: parseReference(reference),
     repository,
     digest: digest(manifest),
-    image: { id, config: {}, file, layers, diffIds, size: 7 * layers.length },
+    image: {
+      ...{ id, config: {}, file, layers, diffIds, size: 7 * layers.length },
+      ...{ manifests: [], configBody: Buffer.alloc(0) },
+    },
   };
 }
 
@@ -106,7 +115,7 @@ function resolved(reference: string, manifest: string, id: string, diffIds: stri
 async function pull(images: Images, what: Resolved): Promise<ImageRow> {
   const held: string[] = [];
   try {
-    return images.commit(what, await images.fetchLayers(what, (id) => held.push(id)));
+    return await images.commit(what, await images.fetchLayers(what, { onHold: (id) => held.push(id) }));
   } finally {
     images.release(held);
     await images.sweep();
@@ -294,9 +303,9 @@ test('implied folders are dressed once the layers below are there, and then fit 
     return diffId === implied ? { implied: ['tmp'] } : undefined;
   };
   const one = await pull(images, resolved('one', 'c', ID.a, [digest('1'), implied]));
-  const [dress] = worker.of('dressFolders');
-  assert.deepEqual(dress?.folders, ['tmp']);
-  assert.deepEqual(dress?.parentDirs, [images.layers.dirOf(one.layers[0] ?? '')]);
+  const [inherit] = worker.of('inheritAttributes');
+  assert.deepEqual(inherit?.folders, ['tmp']);
+  assert.deepEqual(inherit?.parentDirs, [images.layers.dirOf(one.layers[0] ?? '')]);
   const two = await pull(images, resolved('two', 'd', ID.b, [digest('2'), implied]));
   assert.notEqual(two.layers[1], one.layers[1]);
   const three = await pull(images, resolved('three', 'e', digest('f'), [digest('1'), implied]));
@@ -336,9 +345,9 @@ test('pulls of bound layers on each other, in any order and at once, all end', a
   // Each was dressed by what lies below it in its own image.
   for (const row of rows) {
     for (const [i, id] of row.layers.entries()) {
-      const dress = worker.of('dressFolders').find(({ dir }) => images.layers.dirOf(id) === join(dir, 'fs'));
+      const inherit = worker.of('inheritAttributes').find(({ dir }) => images.layers.dirOf(id) === join(dir, 'fs'));
       assert.deepEqual(
-        dress?.parentDirs,
+        inherit?.parentDirs,
         row.layers
           .slice(0, i)
           .toReversed()
@@ -362,7 +371,7 @@ test('a lower layer that failed for another pull does not fail the layers above 
   const two = pull(images, resolved('two', 'd', ID.b, [digest('1'), digest('9')]));
   await assert.rejects(one, { code: 'REGISTRY_DENIED' });
   const row = await two;
-  assert.deepEqual(worker.of('dressFolders')[0]?.parentDirs, [images.layers.dirOf(row.layers[0] ?? '')]);
+  assert.deepEqual(worker.of('inheritAttributes')[0]?.parentDirs, [images.layers.dirOf(row.layers[0] ?? '')]);
 });
 
 test('after a crash: half layers, stray folders and rows without folders are gone, the rest is as it was', async (t) => {
@@ -412,10 +421,13 @@ test('mounts: topmost layer first, one layer is bound, none is an empty folder, 
 });
 
 test('disk use: layers and snapshots, the pause image is pinned', async (t) => {
-  const { images } = await setup(t);
+  const { images, root } = await setup(t);
   const row = await pull(images, resolved('app', 'c', ID.a, [digest('1'), digest('2')]));
   const usage = await images.fsInfo();
-  assert.deepEqual(usage.image, { bytes: 260n, inodes: 11n });
+  // The folders above the layers count as du counts them.
+  const own = ['layers', 'layers/_', 'layers/_/fs'].map((name) => statSync(join(root, name)).blocks * 512);
+  const bytes = 260 + own.reduce((sum, one) => sum + one, 0);
+  assert.deepEqual(usage.image, { bytes: BigInt(bytes), inodes: 14n });
   assert.deepEqual(usage.containers, { bytes: 50n, inodes: 5n });
   assert.equal(images.isPinned(row), false);
   assert.equal(images.isPinned(images.find(images.sandboxImage) ?? row), true);

@@ -243,6 +243,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
         {
           startShim: async () => ({ ...startedShim, key: 'key', spawnSeconds: 0, seconds: 0 }),
           cleanupShim: async () => ({ killed: [], warnings: [] }),
+          killLeftovers: async () => [],
         },
         did,
       ),
@@ -282,7 +283,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
       pullKey: (reference) => reference,
       resolve: async (reference) => (await did('images.resolve', reference)) as Awaited<ReturnType<Images['resolve']>>,
       fetchLayers: async () => ((await did('images.fetchLayers')) as string[] | undefined) ?? [],
-      commit() {
+      async commit() {
         calls.push('images.commit');
         return image('pulled:1');
       },

@@ -22,6 +22,7 @@ async function left(lab: JobLab, sandboxState: SandboxState, containerState?: Co
   return { sandbox, row, shim };
 }
 
+/** Resolves when every pod was looked for; the daemon serves before. */
 const start = async (lab: JobLab) => (await recover(lab)).complete;
 const NONE = { alive: 0, dead: 0, unknown: 0, undone: 0 };
 
@@ -52,9 +53,12 @@ test('a pod whose shim is dead is not ready, and what ran in it has ended with a
   shim.state = 'dead';
   assert.deepEqual(await start(lab), { ...NONE, dead: 1 });
   assert.equal(sandbox.state, 'notready');
+  assert.equal(row.state, 'running', 'it is cleaned up in the background');
   await eventually(() => row.state === 'exited');
   assert.deepEqual([row.exitCode, row.reason], [255, 'Unknown']);
-  assert.ok(lab.calls.includes('shim.cleanupShim') && lab.calls.includes('stdio.removeIo'));
+  for (const call of ['shim.killLeftovers', 'shim.cleanupShim', 'stdio.drain', 'stdio.removeIo']) {
+    assert.ok(lab.calls.includes(call), call);
+  }
   assert.deepEqual(lab.counted, ['exits nonzero']);
 });
 
@@ -183,21 +187,52 @@ test('a container whose log cannot be opened is watched all the same; opening it
   assert.ok(lab.lines.some(({ level, message }) => level === 'warn' && /cannot be opened yet/.test(message)));
 });
 
-test('a container that cannot be recovered keeps neither the others nor the daemon from going on', async () => {
+test('a container of a dead shim that cannot be cleaned up keeps no other from it, and is tried again', async () => {
   using lab = openJobLab();
   const { sandbox, row, shim } = await left(lab, 'ready', 'running');
   const second = { ...row, id: 'second', name: 'second' };
   lab.ctx.store.containers.put(second);
   shim.state = 'dead';
+  let fails = true;
   lab.hooks.set('shim.cleanupShim', (input) => {
-    if ((input as { id: string }).id === row.id) throw new Error('the worker died');
+    if (fails && (input as { id: string }).id === row.id) throw new Error('the worker died');
   });
   assert.deepEqual(await start(lab), { ...NONE, dead: 1 });
   await eventually(() => second.state === 'exited');
   assert.deepEqual([sandbox.state, row.state], ['notready', 'running']);
-  assert.ok(
-    lab.lines.some(({ level, message }) => level === 'error' && /clean-up after a dead shim failed/.test(message)),
-  );
+  assert.equal(lab.calls.filter((call) => call === 'shim.killLeftovers').length, 1, 'one scan for both');
+  assert.ok(lab.lines.some(({ level, message }) => level === 'error' && /it is tried again/.test(message)));
+  fails = false;
+  await eventually(() => row.state === 'exited');
+});
+
+test('a stop of a container of a dead shim waits until that is clean', async () => {
+  using lab = openJobLab();
+  const { row, shim } = await left(lab, 'ready', 'running');
+  shim.state = 'dead';
+  const { promise: cleaning, resolve: clean } = Promise.withResolvers<void>();
+  lab.hooks.set('shim.cleanupShim', () => cleaning);
+  await start(lab);
+  let stopped = false;
+  const stop = lab.containers.stop(row.id, 0, {}).then(() => {
+    stopped = true;
+  });
+  await eventually(() => lab.calls.includes('shim.cleanupShim'));
+  assert.equal(stopped, false);
+  clean();
+  await stop;
+  assert.equal(row.state, 'exited');
+});
+
+test('the daemon serves while the shim of a pod does not answer yet', async () => {
+  using lab = openJobLab();
+  const { sandbox } = await left(lab, 'ready');
+  const { promise: answers, resolve: answer } = Promise.withResolvers<void>();
+  lab.hooks.set('shims.reattach', () => answers);
+  const { complete } = await recover(lab);
+  assert.equal(sandbox.state, 'ready');
+  answer();
+  assert.deepEqual(await complete, { ...NONE, alive: 1 });
 });
 
 test('a pod that a later start finds again is stopped and removed like any other', async () => {
@@ -218,10 +253,14 @@ test('strays in the network are released and counted, addresses before namespace
     const { hasSandbox, hasNetns } = known as { hasSandbox(id: string): boolean; hasNetns(path: string): boolean };
     assert.deepEqual([hasSandbox(sandbox.id), hasSandbox('gone')], [true, false]);
     assert.deepEqual([hasNetns(sandbox.netns), hasNetns('/run/netns/x')], [true, false]);
-    return { attachments: [attachment], netns: ['/run/netns/x', '/run/netns/y'] };
+    return {
+      attachments: [attachment],
+      unreleased: [{ ...attachment, containerId: 'deleted' }],
+      netns: ['/run/netns/x', '/run/netns/y'],
+    };
   });
   await sweepNetwork(lab.ctx);
-  assert.deepEqual(lab.calls, ['network.strays', 'network.del', 'net.removeNetns', 'net.removeNetns']);
+  assert.deepEqual(lab.calls, ['network.strays', 'network.del', 'network.del', 'net.removeNetns', 'net.removeNetns']);
   assert.deepEqual(lab.counted, ['leaks address', 'leaks netns', 'leaks netns']);
 });
 

@@ -3,7 +3,11 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { loadFolder } from '../../src/node/network/conf.ts';
+import { SluiceError } from '../../src/errors.ts';
+import * as conf from '../../src/node/network/conf.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
+
+const loadFolder = (folder: string) => conf.loadFolder(folder, hostFiles);
 
 function folder(t: TestContext, files: Record<string, unknown>): string {
   const dir = mkdtempSync(join(tmpdir(), 'sluice-conf-'));
@@ -113,4 +117,11 @@ test('plugins from files beside the list follow its own, unless loadOnlyInlinedP
   assert.deepEqual(await types({}), ['bridge', 'portmap', 'one', 'two']);
   assert.deepEqual(await types({ plugins: undefined }), ['one', 'two']);
   assert.deepEqual(await types({ loadOnlyInlinedPlugins: true }), ['bridge', 'portmap']);
+});
+
+test('a folder on a mount that hangs is neither empty nor broken: the caller keeps what it has', async (t) => {
+  const dir = folder(t, { 'a.conflist': list('x') });
+  const hangs = () => Promise.reject(new SluiceError('TIMED_OUT', 'the nfs mount /x did not answer'));
+  await assert.rejects(conf.loadFolder(dir, { ...hostFiles, names: hangs }), { code: 'TIMED_OUT' });
+  await assert.rejects(conf.loadFolder(dir, { ...hostFiles, read: hangs }), { code: 'TIMED_OUT' });
 });

@@ -8,6 +8,7 @@ import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../../src/errors.ts';
 import { daemonId, isOwnNetns, netnsPath } from '../../src/node/network/daemon-id.ts';
 import { type Loaded, type NetPool, Network, type NetworkOptions } from '../../src/node/network/network.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 import type { NetworkConf, PluginRun } from '../../src/workers/net/types.ts';
 import { podConfig } from '../rig/messages.ts';
 
@@ -56,6 +57,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
     },
     root: join(dir, 'root'),
     pool: { call } as NetPool,
+    files: hostFiles,
     onPlugin: (run) => runs.push(run),
     onChange: (loaded) => changes.push(loaded),
   };
@@ -290,6 +292,7 @@ test('strays: resources with the daemon’s id that the store does not have; nev
   const network = await start();
   assert.deepEqual(await network.strays({ hasSandbox: () => false, hasNetns: () => false }), {
     attachments: [],
+    unreleased: [],
     netns: [],
   });
 
@@ -298,7 +301,7 @@ test('strays: resources with the daemon’s id that the store does not have; nev
   mkdirSync(join(dir, 'netns'));
   mkdirSync(join(dir, 'cache', 'results'), { recursive: true });
   for (const path of [known, lost, foreign]) writeFileSync(path, '');
-  const record = (containerId: string, netns: string | undefined) =>
+  const record = (containerId: string, netns: string | undefined, more = {}) =>
     writeFileSync(
       join(dir, 'cache', 'results', `net-${containerId}-eth0`),
       JSON.stringify({
@@ -309,12 +312,14 @@ test('strays: resources with the daemon’s id that the store does not have; nev
         networkName: 'net',
         config: Buffer.from(JSON.stringify(conf('net'))).toString('base64'),
         cniArgs: [['K8S_POD_NAME', containerId]],
+        ...more,
       }),
     );
   record('known', known);
   record('lost', lost);
   record('foreign', foreign);
   record('containerd', undefined);
+  record('deleted', known, { deleted: true });
   writeFileSync(join(dir, 'cache', 'results', 'garbage'), '{');
 
   const strays = await network.strays({ hasSandbox: (id) => id === 'known', hasNetns: (path) => path === known });
@@ -327,6 +332,16 @@ test('strays: resources with the daemon’s id that the store does not have; nev
         netns: lost,
         ifName: 'eth0',
         args: [['K8S_POD_NAME', 'lost']],
+        capabilityArgs: {},
+      },
+    ],
+    unreleased: [
+      {
+        network: { ...conf('net'), source: join(dir, 'cache', 'results') },
+        containerId: 'deleted',
+        netns: known,
+        ifName: 'eth0',
+        args: [['K8S_POD_NAME', 'deleted']],
         capabilityArgs: {},
       },
     ],

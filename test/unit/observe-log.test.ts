@@ -119,3 +119,25 @@ test('the journal is recognised by device and inode of standard output', () => {
   assert.equal(toJournal({ JOURNAL_STREAM: `${dev}:${ino + 1}` }), false);
   assert.equal(toJournal({}), false);
 });
+
+test('standard output that takes nothing, as a file on a full disk, does not end the daemon', () => {
+  const script = `
+    import { createLog } from ${JSON.stringify(new URL('../../src/node/observe/log.ts', import.meta.url).href)};
+    const log = createLog({ level: 'info' });
+    for (let n = 0; n < 1000; n++) log.info({ n }, 'a line that cannot be written anywhere');
+    setTimeout(() => {
+      log.info('another');
+      log.flush();
+      console.error('alive');
+    }, 600);
+  `;
+  const child = spawnSync(
+    '/bin/sh',
+    ['-c', 'exec "$0" --input-type=module-typescript -e "$1" >/dev/full', process.execPath, script],
+    {
+      encoding: 'utf8',
+    },
+  );
+  assert.match(child.stderr, /alive/);
+  assert.equal(child.status, 0, child.stderr);
+});

@@ -166,3 +166,25 @@ test('disposal ends all retries', async (t) => {
   await pass(10_000);
   assert.equal(work.tries, 0);
 });
+
+test('a failure that cannot be noted is reported, and the work is tried again', async (t) => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  t.after(() => mock.timers.reset());
+  const problems: string[] = [];
+  using queue = new RetryQueue({
+    firstDelayMs: 100,
+    lastDelayMs: 400,
+    onProblem: (id, error) => void problems.push(`${id}: ${(error as Error).message}`),
+  });
+  const work = flaky(1);
+  queue.add('pod', work, () => {
+    throw new Error('the row cannot be written');
+  });
+  for (const ms of [100, 200]) {
+    mock.timers.tick(ms);
+    await turn();
+  }
+  assert.deepEqual(problems, ['pod: the row cannot be written']);
+  assert.equal(work.tries, 2);
+  assert.equal(queue.pending, 0);
+});

@@ -12,6 +12,8 @@ export interface Argument {
   optional?: boolean;
   /** Takes all that is left on the line, options of others included. */
   rest?: boolean;
+  /** Takes one or more words; options may follow. */
+  many?: boolean;
   complete?: Completion;
 }
 

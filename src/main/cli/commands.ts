@@ -5,6 +5,7 @@ import { completionOf } from './completion.ts';
 import { CONFIG_COMMANDS } from './config.ts';
 import { DOCTOR } from './doctor.ts';
 import { EXEC } from './exec.ts';
+import { IMAGE_COMMANDS } from './image.ts';
 import { LOG_LEVEL } from './log-level.ts';
 import { LOGS } from './logs.ts';
 import { NETWORK_SHOW } from './network.ts';
@@ -18,6 +19,7 @@ import { TRACE } from './trace.ts';
 /** What the first word of commands of two words is about. */
 export const GROUPS: Record<string, string> = {
   config: 'the configuration: defaults, check, values, differences',
+  image: 'images on the node',
   network: 'the pod network',
 };
 
@@ -43,6 +45,7 @@ export const COMMANDS: readonly Command[] = [
   LOGS,
   EXEC,
   STATS,
+  ...IMAGE_COMMANDS,
   NETWORK_SHOW,
   ...CONFIG_COMMANDS,
   LOG_LEVEL,

@@ -126,7 +126,8 @@ function zshCompletion(commands: readonly Command[], groups: Record<string, stri
       }),
     );
     const args = (command.arguments ?? []).map(
-      ({ name, complete, rest, optional }) => `'${rest ? '*' : ''}:${optional ? ':' : ''}${name}:${action(complete)}'`,
+      ({ name, complete, rest, many, optional }) =>
+        `'${rest || many ? '*' : ''}:${optional ? ':' : ''}${name}:${action(complete)}'`,
     );
     return `      _arguments ${[...options, ...args].join(' ')}`;
   };

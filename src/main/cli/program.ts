@@ -118,8 +118,8 @@ function toCommander({ flags, description, complete }: Option): CommanderOption 
 }
 
 /** `<pod>`, `[file]`, `[arguments...]`. */
-export function syntax({ name, optional, rest }: Argument): string {
-  const inner = rest ? `${name}...` : name;
+export function syntax({ name, optional, rest, many }: Argument): string {
+  const inner = rest || many ? `${name}...` : name;
   return optional ? `[${inner}]` : `<${inner}>`;
 }
 

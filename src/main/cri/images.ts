@@ -1,7 +1,7 @@
 /** The verbs of images: all of ImageService. */
 import type { FilesystemUsage, ImageFilter, ImageSpec } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
-import { chainIdOf } from '../../node/images/chain.ts';
+import { chainIdOf } from '../../node/images/digest.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { batches, type ImageVerbs, noInfo } from './call.ts';
 import type { CriServices } from './services.ts';
@@ -25,8 +25,9 @@ export const imageVerbs = ({ images, pulls }: Pick<CriServices, 'images' | 'pull
   },
 
   /** Answers with the image's id, by which all verbs name images. */
-  async pullImage({ image, auth }, call) {
-    return { imageRef: (await pulls.pull({ image: nameIn(image), auth }, call)).id };
+  async pullImage({ image, auth, sandboxConfig }, call) {
+    const namespace = sandboxConfig?.metadata?.namespace;
+    return { imageRef: (await pulls.pull({ image: nameIn(image), auth, namespace }, call)).id };
   },
 
   /** Removes an image under all its names, whichever one was given. An unknown one is removed already. */

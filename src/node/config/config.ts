@@ -42,6 +42,12 @@ export interface Config {
     registry_config: string;
     max_downloads: number;
     progress_timeout_seconds: number;
+    volatile: boolean;
+    keep_blobs: boolean;
+    /** Archives in it are imported at each start; "": none. */
+    import_folder: string;
+    /** A file in docker's config.json format; "": none. */
+    credentials: string;
   };
   streaming: {
     /** host:port; port 0 means any free port. */

@@ -263,9 +263,36 @@ export const SCHEMA: Record<KeyPath, Key> = {
   'images.progress_timeout_seconds': {
     type: 'number',
     default: 300,
-    comment: 'Seconds without a new byte after which a pull fails.',
+    comment:
+      'Seconds without a new byte, or with less than 1 KiB for each of them, after which the download of a layer fails.',
     check: check.positive,
     live: true,
+  },
+  'images.volatile': {
+    type: 'boolean',
+    default: true,
+    comment:
+      'Syncs of containers to their own writable layer do nothing (overlayfs option volatile, Linux 5.10): they end faster. A container’s layer does not outlive a power cut in any case; volumes are not concerned.',
+  },
+  'images.keep_blobs': {
+    type: 'boolean',
+    default: false,
+    comment:
+      'Keep the blobs of images besides their unpacked layers, under <root>/blobs: `sluice image export` then gives the digests of the registry. Costs the size of the compressed images.',
+  },
+  'images.import_folder': {
+    type: 'string',
+    default: '',
+    comment:
+      'Folder whose image archives (*.tar, *.tar.gz, *.tar.zst) are imported at each start, for nodes without a registry.',
+    check: check.optional(check.absolute),
+  },
+  'images.credentials': {
+    type: 'string',
+    default: '',
+    comment:
+      'File with logins in docker’s config.json format (auths, credHelpers, credsStore), for the sandbox image and `sluice image pull`. The kubelet sends its own.',
+    check: check.optional(check.absolute),
   },
   'streaming.listen': {
     type: 'string',

@@ -3,6 +3,7 @@ import { existsSync, statfsSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { explain } from '../../errors.ts';
 import { run } from '../../sys/spawn.ts';
+import { hostFiles } from '../../workers/host-paths/read-file.ts';
 import { findProgram as findTool } from '../../workers/net/programs.ts';
 import { environment, findProgram } from '../../workers/shim/program.ts';
 import type { Config } from '../config/config.ts';
@@ -78,7 +79,7 @@ async function runtimeFindings({ runtimes, default_runtime: preferred }: Config)
 }
 
 async function networkFindings({ cni }: Config): Promise<Finding[]> {
-  const { network, files, problems } = await loadFolder(cni.conf_dir);
+  const { network, files, problems } = await loadFolder(cni.conf_dir, hostFiles);
   const builtin = files === 0 && cni.builtin_subnet !== '';
   const conf = finding('network', 'configuration', network !== undefined || builtin, {
     found: network

@@ -1,12 +1,12 @@
 /**
- * Where a registry's images are fetched from: hosts.toml files in containerd's layout (its docs/hosts.md), read anew at each pull so
- * that a change needs no restart.
+ * The hosts that a registry's images are fetched from: hosts.toml files in containerd's layout (its docs/hosts.md), read anew at each
+ * pull so that a change needs no restart.
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { parse } from 'smol-toml';
 import { explain, SluiceError } from '../../errors.ts';
-import type { Tls } from '../../workers/image/secure.ts';
+import type { Tls } from '../../workers/http/tls.ts';
 import { isObject } from '../../workers/json.ts';
 
 export type Capability = 'pull' | 'resolve' | 'push' | 'referrers';
@@ -23,9 +23,9 @@ export interface RegistryHost {
   headers: Record<string, string>;
   /** Milliseconds to get a connection. */
   dialTimeoutMs: number;
-  /** The registry's name, told to a mirror as `?ns=`; undefined for the registry itself. */
+  /** The registry's name, which a mirror gets as `?ns=`; undefined for the registry itself. */
   namespace?: string;
-  /** No scheme was given and the host is this machine: plain http is tried when TLS fails. */
+  /** The configuration gives no scheme and the host is this machine: plain http is tried when TLS fails. */
   plainFallback: boolean;
 }
 
@@ -58,7 +58,7 @@ async function readHosts(registry: string, folder: string, file: Toml): Promise<
   }
   const server = stringAt(file, 'server') ?? upstream(registry);
   const own = hostOf(registry, { server, table: file, tls: await readTls(folder, file) });
-  // A server that is listed as a host for the same things would only fail twice.
+  // A server that is also listed as a host is not asked a second time.
   const wanted = (['pull', 'resolve'] as const).filter((capability) => own.capabilities.has(capability));
   const listed = hosts.some(
     ({ base, capabilities }) => base === own.base && wanted.every((capability) => capabilities.has(capability)),
@@ -72,7 +72,7 @@ function hostOf(registry: string, { server, table, tls }: { server: string; tabl
   const schemeGiven = /^[a-z][a-z0-9+.-]*:\/\//i.test(server);
   const url = new URL(schemeGiven ? server : `https://${server}`);
   if (url.protocol !== 'http:' && url.protocol !== 'https:')
-    throw new Error(`${server}: only http and https are known`);
+    throw new Error(`${server}: the scheme must be http or https`);
   let path = url.pathname.replace(/\/+$/, '');
   if (table.override_path !== true && !path.endsWith('/v2')) path += '/v2';
   const mirror = url.host !== new URL(`https://${upstream(registry)}`).host;
@@ -92,7 +92,7 @@ function isThisMachine(hostname: string): boolean {
   return hostname === 'localhost' || hostname === '[::1]' || /^127(?:\.\d+){3}$/.test(hostname);
 }
 
-/** In each folder of the list: host_port_, host:port, _default; the first that exists. */
+/** The first folder that exists of host_port_, host:port and _default, in each folder of the list. */
 async function hostFolder(registryConfig: string, registry: string): Promise<string | undefined> {
   const port = /:(\d+)$/.exec(registry)?.[1];
   const names = port ? [`${registry.slice(0, -port.length - 1)}_${port}_`, registry] : [registry];
@@ -125,7 +125,7 @@ async function readIfThere(path: string): Promise<string | undefined> {
 
 const isAbsent = (error: unknown) => ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '');
 
-/** Docker's layout, where there is no hosts.toml: *.crt are authorities, NAME.cert and NAME.key a pair. */
+/** Docker's layout, for folders without a hosts.toml: *.crt are authorities, NAME.cert and NAME.key a client's pair. */
 async function dockerCerts(folder: string): Promise<Tls> {
   const files = (await readdir(folder)).sort();
   const ca = await readAll(files.filter((file) => file.endsWith('.crt')).map((file) => join(folder, file)));
@@ -142,14 +142,14 @@ async function readTls(folder: string, table: Toml): Promise<Tls> {
   if (table.skip_verify === true) tls.rejectUnauthorized = false;
   const files = strings(table.ca, 'ca').map(at);
   const authorities = await readAll(files);
-  // OpenSSL passes over such a text, and the registry then seems to have a bad certificate.
+  // OpenSSL ignores such a file, and the registry's certificate would be blamed.
   const useless = files.find((_, index) => !authorities[index]?.includes('CERTIFICATE-----'));
-  if (useless !== undefined) throw new Error(`there is no certificate in ${useless}`);
+  if (useless !== undefined) throw new Error(`${useless} does not hold a certificate`);
   if (authorities.length > 0) tls.ca = authorities;
   const pairs = clientPairs(table.client);
   if (pairs.length > 0) {
     const certs = await readAll(pairs.map(([cert]) => at(cert)));
-    // A file alone holds both.
+    // A single file holds both.
     const keys = await readAll(pairs.map(([cert, key]) => at(key ?? cert)));
     tls.cert = certs.join('\n');
     tls.key = keys[0];
@@ -177,7 +177,7 @@ function capabilitiesOf(table: Toml): readonly Capability[] {
   if (table.capabilities === undefined) return ALL;
   return strings(table.capabilities, 'capabilities').map((name) => {
     const capability = ALL.find((known) => known === name);
-    if (!capability) throw new Error(`"${name}" is no capability`);
+    if (!capability) throw new Error(`"${name}" is not a capability`);
     return capability;
   });
 }

@@ -1,3 +1,7 @@
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
 import type { LookUpUser } from '../../workers/image/look-up-user.ts';
@@ -9,17 +13,20 @@ import type { Config } from '../config/config.ts';
 import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
 import type { Pool } from '../threads/pool.ts';
-import { authKey } from './auth.ts';
+import { type ExportedImage, type ExportOptions, exportImages } from './archive-export.ts';
+import { imagesIn } from './archive-import.ts';
+import { BlobStore } from './blob-store.ts';
+import { authKey, storedAuth } from './credentials.ts';
 import { FsInfo, type FsUsage } from './fs-info.ts';
-import type { Ask } from './http.ts';
-import { Layers } from './layers.ts';
+import { type FetchOptions, Layers, type LayersOptions } from './layers.ts';
 import { type LayerMount, layerMounts, viewOf } from './mounts.ts';
 import { ImageNames } from './names.ts';
 import { BUILT_IN_PAUSE, pauseImage } from './pause-image.ts';
-import { digestName, fullName, parseReference, tagName } from './reference.ts';
-import { Registry } from './registry.ts';
-import { type Resolved, readImage, resolveImage } from './resolve.ts';
+import { digestName, fullName, nameOf, parseReference, tagName } from './reference.ts';
+import { Registry, type Repository } from './registry.ts';
+import { type Resolved, type ResolvedImage, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
+import type { Ask } from './tokens.ts';
 
 /** What images use of other services of the node. */
 export interface ImageSurroundings {
@@ -31,29 +38,33 @@ export interface ImageSurroundings {
   removeLayer: (dir: string) => Promise<void>;
   installPause: (dir: string) => Promise<Usage>;
   onLayer: (how: 'pulled' | 'present' | 'joined') => void;
-  onFetched: (result: { seconds: number; error?: unknown; downloaded: number; unpacked: number }) => void;
+  onFetched: NonNullable<LayersOptions['onFetched']>;
+  onSynced: (seconds: number) => void;
   onRetry: () => void;
 }
 
 export interface ImagesOptions extends ImageSurroundings {
   config: Pick<Config, 'root' | 'images'>;
   pool: Pool<typeof handlers>;
-  /** Puts a question to a registry, not on this thread. */
+  /** Sends a small request to a registry, in a worker. */
   ask: Ask;
   images: Table<ImageRow>;
   layers: Table<LayerRow>;
   log: Log;
 }
 
-/** Images that were removed while in use are looked at so often. */
+/** How often images that were removed while in use are examined. */
 const SWEEP_MS = 60_000;
 /** Users that are kept, the latest ones. */
 const KEPT_USERS = 1000;
+/** RemoveImage waits so long for the layers' folders to go: kubelet measures the disk again after it. */
+const REMOVE_MS = 10_000;
 
 /** The images on the node and their layers. */
 export class Images {
   /** Reference of the pause process's image. */
   readonly sandboxImage: string;
+  readonly #sandboxName: string;
   /** Where the file system of images and writable layers is found. */
   readonly mountpoint: string;
   readonly layers: Layers;
@@ -61,6 +72,9 @@ export class Images {
   readonly #names: ImageNames;
   readonly #registry: Registry;
   readonly #fsInfo: FsInfo;
+  readonly #blobs: BlobStore;
+  /** Pulls and imports in flight: blobs that no record names yet may be theirs. */
+  #busy = 0;
   /** Users that were looked up, by image and request; an id names one content. */
   readonly #users = new Map<string, Promise<FoundUser>>();
   /** Id of the built-in pause image, when it is the one that is used. */
@@ -71,7 +85,9 @@ export class Images {
     const { config, pool, ask, layers, images, log } = options;
     this.#options = options;
     this.sandboxImage = config.images.sandbox_image || BUILT_IN_PAUSE;
+    this.#sandboxName = fullName(parseReference(this.sandboxImage));
     this.mountpoint = config.root;
+    this.#blobs = new BlobStore(config.root);
     this.#names = new ImageNames(images);
     this.#registry = new Registry({
       get config() {
@@ -84,6 +100,7 @@ export class Images {
       root: config.root,
       pool,
       removeLayer: options.removeLayer,
+      measure: options.diskUsage,
       rows: layers,
       maxDownloads: config.images.max_downloads,
       get progressTimeoutMs() {
@@ -92,10 +109,13 @@ export class Images {
       log,
       onFetched: options.onFetched,
       onLayer: options.onLayer,
+      onSynced: options.onSynced,
+      keepBlob: (digest) => (config.images.keep_blobs ? this.#blobs.pathOf(digest) : undefined),
     });
     this.#fsInfo = new FsInfo({
       root: config.root,
       layers: () => this.layers.usage,
+      blobs: () => this.#blobs.usage(),
       walk: options.diskUsage,
       onProblem: (folder, err) => log.warn({ folder, err }, 'the size of the snapshots is not known'),
     });
@@ -118,8 +138,10 @@ export class Images {
       if (!row.layers.every((id) => this.layers.has(id))) images.delete(row.id);
     }
     this.#names.rebuild();
+    await rm(this.#scratch, { recursive: true, force: true });
+    if (config.images.keep_blobs) await this.#blobs.prepare();
     if (config.images.sandbox_image === '') await this.#installPause();
-    await this.sweep();
+    this.sweep().catch((err) => log.error({ err }, 'layers of no image could not be removed'));
   }
 
   /**
@@ -152,33 +174,44 @@ export class Images {
     return `${fullName(parseReference(text))} ${authKey(auth)}`;
   }
 
-  /** First stage of a pull: what the reference stands for, and the image's config. */
+  /**
+   * First stage of a pull: what the reference stands for, and the image's config. The sandbox image is pulled with the node's own
+   * credentials where the caller has none.
+   */
   async resolve(text: string, auth: AuthConfig | undefined): Promise<Resolved> {
     const reference = parseReference(text);
-    const repository = await this.#registry.open(reference, auth);
+    this.layers.warm();
+    const { credentials } = this.#options.config.images;
+    const isSandbox = fullName(reference) === this.#sandboxName;
+    const own = isSandbox && authKey(auth) === '' && credentials !== '';
+    const login = own ? await storedAuth(credentials, nameOf(reference)) : auth;
+    const repository = await this.#registry.open(reference, login);
     return resolveImage(repository, (digest) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest));
   }
 
-  /**
-   * Second stage: all layers on the disk, held until {@link release}. `onHold` hears of each before it is there.
-   * Returns their ids, bottom first.
-   */
-  async fetchLayers(resolved: Resolved, onHold: (id: string) => void): Promise<string[]> {
+  /** Second stage: all layers on the disk, held until {@link release}. Returns their ids, bottom first. */
+  async fetchLayers(resolved: Resolved, options: FetchOptions): Promise<string[]> {
     const { present, repository, digest } = resolved;
     if (present) {
-      if (this.#options.images.get(present.id) === present && this.layers.hold(present.layers, onHold))
+      if (this.#options.images.get(present.id) === present && this.layers.hold(present.layers, options.onHold))
         return present.layers;
       // Removed since the first stage.
       resolved.present = undefined;
     }
     resolved.image ??= await readImage(repository, digest);
     const { layers, diffIds } = resolved.image;
-    const wanted = layers.map((blob, index) => ({ blob, diffId: diffIds[index] ?? '', repository }));
-    return (await this.layers.fetchAll(wanted, onHold)).map(({ id }) => id);
+    const wanted = layers.map((blob, index) => ({ blob, diffId: diffIds[index] ?? '', name: blob.name, repository }));
+    this.#busy++;
+    try {
+      return (await this.layers.fetchAll(wanted, options)).map(({ id }) => id);
+    } finally {
+      this.#busy--;
+    }
   }
 
   /** Last stage: the image under its names, which older images lose. */
-  commit({ reference, digest, image, present }: Resolved, layers: string[]): ImageRow {
+  async commit({ reference, digest, image, present }: Resolved, layers: string[]): Promise<ImageRow> {
+    if (image) await this.#keepTexts(image);
     const names = [tagName(reference) ?? '', digestName(reference, digest)].filter((name) => name !== '');
     const id = present?.id ?? image?.id ?? '';
     const old = this.#options.images.get(id);
@@ -188,19 +221,90 @@ export class Images {
     return row;
   }
 
+  /**
+   * Puts the images of an archive file on the node, each under the names that it has there; `name` is for one without any. Throws
+   * IMAGE_INVALID, INVALID_REQUEST, DISK_FULL.
+   */
+  async import(path: string, { name, ...options }: FetchOptions & { name?: string }): Promise<ImageRow[]> {
+    const folder = join(this.#scratch, crypto.randomUUID());
+    this.#busy++;
+    try {
+      const archive = await this.#options.pool.call('readArchive', { path, folder });
+      const rows: ImageRow[] = [];
+      for (const { names, digest, image, files } of await imagesIn(archive, name)) {
+        const wanted = image.layers.map((blob, index) => ({
+          blob,
+          diffId: image.diffIds[index] ?? '',
+          name: blob.name,
+          repository: localLayer(files[index] ?? ''),
+        }));
+        const layers = await this.layers.fetchAll(wanted, options);
+        await this.#keepTexts(image);
+        const row = {
+          names: [],
+          ...this.#options.images.get(image.id),
+          ...rowOf(
+            image,
+            layers.map(({ id }) => id),
+          ),
+        };
+        const byDigest =
+          digest === undefined ? [] : names.map((tag) => `${tag.slice(0, tag.lastIndexOf(':'))}@${digest}`);
+        this.#names.give(row, [...names, ...byDigest]);
+        rows.push(row);
+      }
+      return rows;
+    } finally {
+      this.#busy--;
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+
+  /** Writes images to an archive file (an OCI layout that docker reads too). Throws DISK_FULL. */
+  export(rows: readonly ImageRow[], path: string, onLayer?: ExportOptions['onLayer']): Promise<ExportedImage[]> {
+    const scratch = join(this.#scratch, crypto.randomUUID());
+    const layerFolder = (id: string) => join(this.layers.folder, id);
+    const { pool } = this.#options;
+    return mkdir(scratch, { recursive: true, mode: 0o700 }).then(() =>
+      exportImages(rows, { pool, blobs: this.#blobs, scratch, layerFolder, path, onLayer }),
+    );
+  }
+
+  /** Removes the images that no pod, container or image volume uses, but for the pinned one; returns them with the bytes that they freed. */
+  async removeUnused(): Promise<{ images: ImageRow[]; bytes: number }> {
+    const used = await this.#options.usedImages();
+    const unused = this.list().filter((row) => !used.has(row.id) && !this.isPinned(row));
+    const removed = unused.map((row) => ({ ...row, names: [...row.names] }));
+    const before = this.layers.usage.bytes;
+    for (const row of unused) this.#names.removeAll(row);
+    await this.sweep();
+    return { images: removed, bytes: before - this.layers.usage.bytes };
+  }
+
+  get #scratch(): string {
+    return join(this.#options.config.root, 'tmp-images');
+  }
+
+  /** Keeps manifest and config where layers are kept. */
+  async #keepTexts({ id, manifests, configBody }: ResolvedImage): Promise<void> {
+    if (!this.#options.config.images.keep_blobs) return;
+    for (const { digest, body } of manifests) await this.#blobs.put(digest, body);
+    if (configBody.length > 0) await this.#blobs.put(id, configBody);
+  }
+
   /** A pull is over, in whatever way: layers that no image took are not kept for it any longer. */
   release(layers: readonly string[]): void {
     this.layers.release(layers);
   }
 
   /**
-   * Removes all names of an image; its layers go as soon as no container needs them. The built-in pause image keeps its
-   * own: no registry has it, and pods would not start any more.
+   * Removes all names of an image, and its layers unless a container needs them; waits until their folders are gone,
+   * 10 s at most. The built-in pause image keeps its name: no registry has it, and pods would not start any more.
    */
   async remove(row: ImageRow): Promise<void> {
     this.#names.removeAll(row);
     if (row.id === this.#builtIn) this.#names.give(row, [BUILT_IN_PAUSE]);
-    await this.sweep();
+    await Promise.race([this.sweep(), sleep(REMOVE_MS, undefined, { ref: false })]);
   }
 
   /** Removes images without names that nobody uses, and layers of no image. */
@@ -214,11 +318,18 @@ export class Images {
         images.delete(row.id);
       }
     }
-    this.layers.sweep(this.#usedLayers());
+    const removed = Promise.all([this.layers.sweep(this.#usedLayers()), this.#sweepBlobs()]);
     clearTimeout(this.#sweeping);
-    if (nameless().length === 0) return;
+    if (nameless().length === 0) return void (await removed);
     const again = () => this.sweep().catch((err) => log.error({ err }, 'removed images could not be swept'));
     this.#sweeping = setTimeout(again, SWEEP_MS).unref();
+    await removed;
+  }
+
+  async #sweepBlobs(): Promise<void> {
+    const rows = [...this.#options.images.values()];
+    const used = rows.flatMap(({ blobs }) => (blobs ? [blobs.manifest, blobs.config, ...blobs.layers] : []));
+    await this.#blobs.sweep(new Set(used.map(({ digest }) => digest)), this.#busy > 0);
   }
 
   /**
@@ -242,7 +353,7 @@ export class Images {
 
   /** A container's root: its writable snapshot on top of the image. */
   rootfsMounts(row: ImageRow, snapshot: string): LayerMount[] {
-    return layerMounts(this.#dirs(row), snapshot);
+    return layerMounts(this.#dirs(row), snapshot, this.#options.config.images.volatile);
   }
 
   /** The image alone, read-only. */
@@ -286,6 +397,24 @@ export class Images {
   }
 }
 
-function rowOf({ id, config, file, size }: NonNullable<Resolved['image']>, layers: string[]): Omit<ImageRow, 'names'> {
-  return { id, config, file, layers, size };
+function rowOf(image: NonNullable<Resolved['image']>, layers: string[]): Omit<ImageRow, 'names'> {
+  const { id, config, file, size, artifact } = image;
+  return { id, config, file, layers, size, blobs: blobsOf(image), ...(artifact !== undefined && { artifact }) };
+}
+
+function blobsOf({ id, manifests, configBody, layers }: ResolvedImage): ImageRow['blobs'] {
+  const own = manifests.at(-1);
+  if (!own || configBody.length === 0) return undefined;
+  const { digest, mediaType, body } = own;
+  return {
+    manifest: { digest, mediaType, size: body.length },
+    config: { digest: id, mediaType: 'application/vnd.oci.image.config.v1+json', size: configBody.length },
+    layers: layers.map((layer) => ({ digest: layer.digest, size: layer.size, mediaType: layer.mediaType })),
+  };
+}
+
+/** Stands for a registry where a blob is a file on this machine. */
+function localLayer(file: string): Pick<Repository, 'layer'> {
+  const source = { url: pathToFileURL(file).href, headers: {}, authorizations: {}, tls: {}, dialTimeoutMs: 1000 };
+  return { layer: (_, fetch) => fetch(source, async () => undefined) };
 }

@@ -1,19 +1,34 @@
+import { release } from 'node:os';
 import { join } from 'node:path';
 import type { MountSpec } from '../../workers/shim/rootfs.ts';
 
-/** As the shim's task API and the workers both take it. */
+/** A mount in the form that both the shim's task API and the workers take. */
 export type LayerMount = Required<MountSpec>;
 
-/** As containerd mounts it: without an index, since containers share layers and none of them is ever exported. */
+/** As containerd mounts: no index, because containers share layers and no mount is exported over NFS. */
 const NO_INDEX = 'index=off';
 
-/** An overlay of a writable snapshot (its `fs` and `work`) on top of the layers' folders, topmost first. */
-export function layerMounts(dirs: readonly string[], snapshot: string): LayerMount[] {
-  const writable = [`upperdir=${join(snapshot, 'fs')}`, `workdir=${join(snapshot, 'work')}`];
-  return [overlay([NO_INDEX, lower(dirs), ...writable])];
+/**
+ * Syncs of a container's own layer do nothing (overlayfs.rst, "Volatile mount"): a container does not survive a power cut, and the kernel
+ * would write everything to the disk when the mount goes. Linux has the option from 5.10 on.
+ */
+const VOLATILE = isAtLeast(release(), 5, 10) ? ['volatile'] : [];
+
+function isAtLeast(kernel: string, major: number, minor: number): boolean {
+  const [own = 0, ownMinor = 0] = kernel.split('.').map(Number);
+  return own > major || (own === major && ownMinor >= minor);
 }
 
-/** Layers alone, read-only; one needs no overlay, which wants two at least. */
+/**
+ * An overlay of a writable snapshot (its `fs` and `work`) on top of the layers' folders, topmost first. `volatile` must be false for a
+ * snapshot that may be mounted a second time.
+ */
+export function layerMounts(dirs: readonly string[], snapshot: string, volatile: boolean): LayerMount[] {
+  const writable = [`upperdir=${join(snapshot, 'fs')}`, `workdir=${join(snapshot, 'work')}`];
+  return [overlay([NO_INDEX, ...(volatile ? VOLATILE : []), lower(dirs), ...writable])];
+}
+
+/** Layers alone, read-only. A single layer is a bind mount: an overlay without an upper folder needs two. */
 export function viewOf(dirs: readonly string[]): LayerMount[] {
   const [only = '', ...more] = dirs;
   if (more.length > 0) return [overlay(['ro', NO_INDEX, lower(dirs)])];
@@ -22,7 +37,7 @@ export function viewOf(dirs: readonly string[]): LayerMount[] {
 
 const overlay = (options: string[]): LayerMount => ({ type: 'overlay', source: 'overlay', target: '', options });
 
-/** ":" separates layers, so one in a name is escaped (overlayfs.rst of the kernel). */
+/** ":" separates layers, and is escaped in a name (overlayfs.rst of the kernel). */
 function lower(dirs: readonly string[]): string {
   return `lowerdir=${dirs.map((dir) => dir.replace(/[\\:]/g, '\\$&')).join(':')}`;
 }

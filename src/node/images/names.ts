@@ -1,9 +1,10 @@
 import { SluiceError } from '../../errors.ts';
 import type { Table } from '../store/table.ts';
-import { digestName, isDigest, parseReference, tagName } from './reference.ts';
+import { isDigest } from './digest.ts';
+import { digestName, parseReference, tagName } from './reference.ts';
 import type { ImageRow } from './rows.ts';
 
-/** Which image has which name. A name belongs to one image; a tag that moves leaves the old image with its digests. */
+/** The names of images. A name belongs to one image; a tag that moves leaves the old image with its digests. */
 export class ImageNames {
   readonly #images: Table<ImageRow>;
   readonly #owners = new Map<string, string>();
@@ -18,7 +19,7 @@ export class ImageNames {
     for (const { id, names } of this.#images.values()) for (const name of names) this.#owners.set(name, id);
   }
 
-  /** Gives an image these names besides those it has, and writes it. */
+  /** Adds names to an image, takes them from other images, and stores both. */
   give(row: ImageRow, names: readonly string[]): void {
     for (const name of names) {
       const owner = this.#images.get(this.#owners.get(name) ?? '');
@@ -41,7 +42,8 @@ export class ImageNames {
   }
 
   /**
-   * By name, completed; else by id or its unique beginning, with or without "sha256:"; else by the digest of a manifest.
+   * Finds an image by its name (completed), else by its id or a unique beginning of it, with or without "sha256:", else by the digest
+   * of a manifest.
    * Throws INVALID_REQUEST when several ids begin so.
    */
   find(text: string): ImageRow | undefined {
@@ -55,7 +57,7 @@ export class ImageNames {
       const reference = parseReference(text);
       names = reference.digest === undefined ? [tagName(reference)] : [digestName(reference, reference.digest)];
     } catch {
-      return undefined; // an id, or nothing that an image could have for a name
+      return undefined; // an id, or a text that cannot be a name
     }
     return this.#images.get(this.#owners.get(names[0] ?? '') ?? '');
   }

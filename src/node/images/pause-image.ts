@@ -1,12 +1,13 @@
 import { VERSION } from '../../version.ts';
+import { digestOf } from './digest.ts';
 import { hostPlatforms } from './platform.ts';
-import { digestOf } from './registry.ts';
+
 import type { ImageRow } from './rows.ts';
 
-/** Name of the pause image that comes with Sluice. */
+/** Name of the pause image that is part of Sluice. */
 export const BUILT_IN_PAUSE = 'sluice.local/pause:1';
 
-/** Its config, as if it came from a registry. The layer is made by the program, so its "digest" is that of the version. */
+/** Its config, as a registry would give it. The program makes the layer itself, so the diffID is derived from the version. */
 export function pauseImage(): Pick<ImageRow, 'id' | 'config' | 'file'> & { diffId: string } {
   const diffId = digestOf(Buffer.from(`sluice pause ${VERSION}`));
   const config = { Entrypoint: ['/pause'] };

@@ -1,11 +1,12 @@
 /**
- * Image references as Docker reads them (the grammar of distribution's `reference` package): what is left out is completed, so
- * that "busybox" and "docker.io/library/busybox:latest" are one image.
+ * Image references as Docker reads them (the grammar of distribution's `reference` package). Missing parts are completed, so that
+ * "busybox" and "docker.io/library/busybox:latest" are one image.
  */
 import { SluiceError } from '../../errors.ts';
+import { isDigest } from './digest.ts';
 
 export interface Reference {
-  /** Registry as it is written, "docker.io" when it is not: host or host:port. */
+  /** The registry as written, host or host:port; "docker.io" when it is missing. */
   registry: string;
   /** Repository in that registry, for example library/busybox. */
   repository: string;
@@ -23,26 +24,23 @@ const REPOSITORY = new RegExp(`^${COMPONENT}(?:/${COMPONENT})*$`);
 const TAG = /^\w[\w.-]{0,127}$/;
 const HEX_ID = /^[0-9a-f]{64}$/;
 const MAX_NAME = 255;
-const DIGEST = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
 
-export const isDigest = (text: string): boolean => DIGEST.test(text);
-
-/** Reads and completes a reference: no registry is docker.io, no tag and no digest is "latest". Throws INVALID_REQUEST. */
+/** Parses a reference; a missing registry becomes docker.io, and "latest" the tag where there is neither tag nor digest. Throws INVALID_REQUEST. */
 export function parseReference(text: string): Reference {
-  const wrong = (why: string) => new SluiceError('INVALID_REQUEST', `"${text}" is no image reference: ${why}`);
+  const wrong = (why: string) => new SluiceError('INVALID_REQUEST', `"${text}" is not an image reference: ${why}`);
   const [beforeDigest = '', digest, ...more] = text.split('@');
-  if (more.length > 0 || (digest !== undefined && !isDigest(digest))) throw wrong('what follows "@" is no digest');
+  if (more.length > 0 || (digest !== undefined && !isDigest(digest))) throw wrong('what follows "@" is not a digest');
   const colon = beforeDigest.lastIndexOf(':');
   const hasTag = colon > beforeDigest.lastIndexOf('/');
   const name = hasTag ? beforeDigest.slice(0, colon) : beforeDigest;
   const tag = hasTag ? beforeDigest.slice(colon + 1) : undefined;
-  if (tag !== undefined && !TAG.test(tag)) throw wrong(`"${tag}" is no tag`);
+  if (tag !== undefined && !TAG.test(tag)) throw wrong(`"${tag}" is not a tag`);
   if (HEX_ID.test(name)) throw wrong('64 hex digits are an id');
   const { registry, repository } = split(name);
-  if (!REGISTRY.test(registry)) throw wrong(`"${registry}" is no registry`);
+  if (!REGISTRY.test(registry)) throw wrong(`"${registry}" is not a registry`);
   if (repository !== repository.toLowerCase()) throw wrong('a repository has lower-case letters only');
   if (!REPOSITORY.test(repository))
-    throw wrong(repository === '' ? 'it has no name' : `"${repository}" is no repository`);
+    throw wrong(repository === '' ? 'it has no name' : `"${repository}" is not a repository`);
   if (registry.length + 1 + repository.length > MAX_NAME) throw wrong(`its name is longer than ${MAX_NAME} characters`);
   return { registry, repository, tag: tag ?? (digest === undefined ? 'latest' : undefined), digest };
 }
@@ -50,17 +48,17 @@ export function parseReference(text: string): Reference {
 /** registry/repository. */
 export const nameOf = ({ registry, repository }: Reference): string => `${registry}/${repository}`;
 
-/** registry/repository:tag; undefined without a tag, or with a digest, since that is what counts then. */
+/** registry/repository:tag; undefined without a tag, and with a digest, which then decides. */
 export const tagName = (reference: Reference): string | undefined =>
   reference.tag === undefined || reference.digest !== undefined ? undefined : `${nameOf(reference)}:${reference.tag}`;
 
 export const digestName = (reference: Reference, digest: string): string => `${nameOf(reference)}@${digest}`;
 
-/** The whole reference, completed: the name under which pulls are joined. */
+/** The whole reference, completed; pulls are joined by it. */
 export const fullName = (reference: Reference): string =>
   reference.digest === undefined ? `${nameOf(reference)}:${reference.tag}` : digestName(reference, reference.digest);
 
-/** The first part is a registry only when it looks like a host; else the whole is a repository of Docker Hub. */
+/** The first part is a registry only when it has the form of a host; otherwise the whole is a repository of Docker Hub. */
 function split(name: string): { registry: string; repository: string } {
   const slash = name.indexOf('/');
   const first = slash < 0 ? '' : name.slice(0, slash);

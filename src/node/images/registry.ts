@@ -1,22 +1,19 @@
 /** The registry protocol (OCI distribution spec 1.1, docker registry v2) as a client that pulls. */
-import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
-import type { Tls } from '../../workers/image/secure.ts';
-import { authKey, type Challenge, credentialsFor, parseChallenges, Tokens } from './auth.ts';
+import { VERSION } from '../../version.ts';
+import type { Reply } from '../../workers/http/ask.ts';
+import { unansweredDetails } from '../../workers/http/exchange.ts';
+import { backOffMs, retryAfterMs } from '../../workers/http/retry.ts';
+import { reasonIn } from '../../workers/http/said.ts';
+import type { BlobSource, Renew } from '../../workers/image/blob-source.ts';
+import { authKey, credentialsFor } from './credentials.ts';
+import { digestOf, isDigest, verify } from './digest.ts';
 import { type Capability, type RegistryHost, registryHosts } from './hosts.ts';
-import { type Ask, HttpClient, NoAnswer, type Response, USER_AGENT } from './http.ts';
-import { MANIFEST_TYPES } from './platform.ts';
-import { isDigest, nameOf, type Reference } from './reference.ts';
-
-/** How one layer is asked for at one host. */
-export interface BlobSource {
-  url: string;
-  headers: Record<string, string>;
-  tls: Tls;
-  dialTimeoutMs: number;
-}
+import { MANIFEST_TYPES } from './manifest.ts';
+import { nameOf, type Reference } from './reference.ts';
+import { type Ask, type Challenge, parseChallenges, Tokens } from './tokens.ts';
 
 export interface Content {
   digest: string;
@@ -24,19 +21,26 @@ export interface Content {
   body: Buffer;
 }
 
+const USER_AGENT = `sluice/${VERSION}`;
 /** Bytes of a manifest, as other runtimes limit it. */
 const MANIFEST_LIMIT = 4 << 20;
 const CONFIG_LIMIT = 8 << 20;
-/** A mirror that did not answer is asked last for so long. */
+/** Milliseconds during which a mirror that did not answer is asked last. */
 const DEAD_MS = 30_000;
 const ATTEMPTS = 5;
-/** Milliseconds to the first further try, doubled each time; where a server says how long, that counts, up to the limit. */
+/** Tries for a connection that ends under the request, and for a server in trouble when no other host is left. */
+const TROUBLE_ATTEMPTS = 3;
+/** Milliseconds before the second try. */
 const BACK_OFF_MS = 250;
-const MAX_WAIT_MS = 30_000;
-/** 408 and 429 say "again"; the others are worth one more try where there is no other host. */
-const AGAIN = new Set([408, 429]);
+/** Refusals that ask for another try; those of {@link SERVER_TROUBLE} get one only at the last host. */
+const AGAIN = new Set([408, 425, 429]);
 const SERVER_TROUBLE = new Set([500, 502, 503, 504]);
+/** Failures that another host does not mend. */
+const FINAL = new Set(['DISK_FULL', 'INVALID_REQUEST', 'INTERNAL', 'CALLER_GONE']);
+const MAX_LOGINS = 2;
+const MAX_HINTS = 1000;
 const ACCEPT = [...MANIFEST_TYPES, '*/*'].join(', ');
+const FOREIGN_DIAL_MS = 30_000;
 
 export interface RegistryOptions {
   /** Folders of hosts.toml files, separated by ":". */
@@ -47,22 +51,21 @@ export interface RegistryOptions {
   backOffMs?: number;
 }
 
-/** What pulls share: tokens, and which hosts do not answer. */
+/** What all pulls share: tokens, which hosts do not answer, and how hosts wanted to be logged in to. */
 export class Registry {
-  readonly http: HttpClient;
+  readonly ask: Ask;
   readonly tokens: Tokens;
   readonly options: RegistryOptions;
   readonly #dead = new Map<string, number>();
-  /** How a host wanted to be spoken to when a login last used it: spares each pull the first 401. */
   readonly #challenges = new Map<string, Challenge[]>();
 
   constructor(options: RegistryOptions) {
     this.options = options;
-    this.http = new HttpClient(options.ask);
-    this.tokens = new Tokens(this.http);
+    this.ask = options.ask;
+    this.tokens = new Tokens(options.ask);
   }
 
-  /** A repository as a pull sees it, with its hosts read anew. Throws CONFIG_INVALID. */
+  /** A repository for one pull; its hosts are read anew. Throws CONFIG_INVALID. */
   async open(reference: Reference, auth: AuthConfig | undefined): Promise<Repository> {
     return new Repository(this, reference, auth, await registryHosts(this.options.config, reference.registry));
   }
@@ -73,30 +76,42 @@ export class Registry {
     return until >= performance.now();
   }
 
-  heard(base: string, answered: boolean): void {
+  recordAnswer(base: string, answered: boolean): void {
     if (answered) this.#dead.delete(base);
     else this.#dead.set(base, performance.now() + DEAD_MS);
   }
 
-  /** `who` is an {@link authKey}. */
+  /** The challenges with which `base` answered this login ({@link authKey}) before: they save each pull the first 401. */
   challengesOf(base: string, who: string): Challenge[] | undefined {
     return this.#challenges.get(`${base} ${who}`);
   }
 
-  challenged(base: string, who: string, challenges: Challenge[]): void {
-    if (this.#challenges.size > 1000) this.#challenges.clear();
-    // The scope is that of one repository; the next one asks for its own.
+  recordChallenges(base: string, who: string, challenges: Challenge[]): void {
+    if (this.#challenges.size > MAX_HINTS) this.#challenges.clear();
+    // The scope is that of one repository; each other one has its own.
     const general = challenges.map(({ scheme, parameters: { scope: _, ...rest } }) => ({ scheme, parameters: rest }));
     this.#challenges.set(`${base} ${who}`, general);
   }
 }
 
+/** One host during one pull. */
 interface HostState {
   host: RegistryHost;
   /** host.base, or its plain form once TLS has failed on this machine. */
   base: string;
-  authorization?: string;
-  challenges?: Challenge[];
+  /** Authorization headers by origin: the host's own, and those of hosts that it redirects to. */
+  authorizations: Record<string, string>;
+  /** The challenges of the host were tried, with or without success. */
+  challenged: boolean;
+}
+
+interface Request {
+  method: 'GET' | 'HEAD';
+  path: string;
+  accept: string;
+  /** No other host is left. */
+  last: boolean;
+  limit?: number;
 }
 
 /** One repository during one pull. */
@@ -112,19 +127,22 @@ export class Repository {
     this.auth = auth;
     this.#registry = registry;
     this.#who = authKey(auth);
-    this.#hosts = hosts.map((host) => ({ host, base: host.base }));
+    this.#hosts = hosts.map((host) => ({ host, base: host.base, authorizations: {}, challenged: false }));
   }
 
-  /** The digest that the reference stands for now, when the registry gives it to whoever asks. Throws IMAGE_NOT_FOUND, REGISTRY_DENIED, REGISTRY_UNAVAILABLE. */
+  /**
+   * The digest that the reference stands for now, when the registry gives it to this login. Throws IMAGE_NOT_FOUND,
+   * REGISTRY_DENIED, REGISTRY_UNAVAILABLE.
+   */
   async resolve(): Promise<{ digest: string; content?: Content }> {
     const { digest, tag } = this.reference;
     const path = `/manifests/${digest ?? tag}`;
     return this.#tryHosts(digest === undefined ? 'resolve' : 'pull', async (state, last) => {
-      const head = await this.#ask(state, { method: 'HEAD', path, accept: ACCEPT, last });
-      const told = digest ?? head.headers['docker-content-digest'];
-      if (head.status === 200 && told !== undefined && isDigest(told)) return { digest: told };
-      // No digest, or a registry without HEAD, or a refusal whose reason only GET gives.
-      if (![200, 400, 403, 405].includes(head.status)) throw failure(state, `HEAD ${path}`, head);
+      const head = await this.#send(state, { method: 'HEAD', path, accept: ACCEPT, last });
+      const found = digest ?? head.headers['docker-content-digest'];
+      if (head.status === 200 && found !== undefined && isDigest(found)) return { digest: found };
+      if (AGAIN.has(head.status) || SERVER_TROUBLE.has(head.status)) throw failure(state, `HEAD ${path}`, head);
+      // No digest, a registry without HEAD, or a refusal: only the answer to GET says why.
       const content = await this.#manifestAt(state, path, digest, last);
       return { digest: content.digest, content };
     });
@@ -139,38 +157,63 @@ export class Repository {
   async blob(digest: string): Promise<Buffer> {
     const path = `/blobs/${digest}`;
     return this.#tryHosts('pull', async (state, last) => {
-      const answer = await this.#ask(state, { method: 'GET', path, accept: '*/*', last, limit: CONFIG_LIMIT });
-      if (answer.status !== 200) throw failure(state, `GET ${path}`, answer);
+      const answer = await this.#send(state, { method: 'GET', path, accept: '*/*', last, limit: CONFIG_LIMIT });
+      if (answer.status !== 200 && answer.status !== 206) throw failure(state, `GET ${path}`, answer);
       verify(answer.body, digest, `the blob from ${state.host.host}`);
-      return answer.body;
+      return Buffer.from(answer.body);
     });
   }
 
   /**
-   * Runs `fetch` for a layer with one host after the other until it succeeds. A refused token (REGISTRY_DENIED with details
-   * {status: 401, challenge}) is renewed once for each host.
+   * Calls `fetch` for a layer with one host after the other until one succeeds, then with the URLs that the image itself names (foreign
+   * layers). `renew` exchanges a refused authorization for a new one.
    */
-  async layer<T>(digest: string, fetch: (source: BlobSource) => Promise<T>): Promise<T> {
-    const path = `/blobs/${digest}`;
-    return this.#tryHosts('pull', async (state) => {
-      await this.#authorizeEarly(state);
-      const { tls, dialTimeoutMs } = state.host;
-      const attempt = () => fetch({ url: this.#url(state, path), headers: this.#headers(state), tls, dialTimeoutMs });
+  async layer<T>(
+    { digest, urls = [] }: { digest: string; urls?: readonly string[] },
+    fetch: (source: BlobSource, renew: Renew) => Promise<T>,
+  ): Promise<T> {
+    try {
+      return await this.#tryHosts('pull', async (state) => {
+        await this.#authorizeEarly(state);
+        const { tls, dialTimeoutMs } = state.host;
+        const { authorizations } = state;
+        const url = this.#url(state, `/blobs/${digest}`);
+        const source = { url, headers: this.#headers(state), authorizations, tls, dialTimeoutMs };
+        return fetch(source, async ({ challenge, url: from }) => {
+          this.#registry.options.onRetry?.();
+          return (await this.#login(state, challenge, from)) ? state.authorizations : undefined;
+        });
+      });
+    } catch (error) {
+      const usable = urls.filter((url) => /^https?:\/\//.test(url) && URL.canParse(url));
+      if (FINAL.has(codeOf(error)) || usable.length === 0) throw error;
+      return await this.#foreign(usable, fetch, error);
+    }
+  }
+
+  async #foreign<T>(
+    urls: readonly string[],
+    fetch: (source: BlobSource, renew: Renew) => Promise<T>,
+    first: unknown,
+  ): Promise<T> {
+    const failures = [first];
+    for (const url of urls) {
+      const headers = { 'user-agent': USER_AGENT };
+      const source = { url, headers, authorizations: {}, tls: {}, dialTimeoutMs: FOREIGN_DIAL_MS, foreign: true };
       try {
-        return await attempt();
+        return await fetch(source, async () => undefined);
       } catch (error) {
-        const refused = refusalOf(error);
-        if (refused?.status !== 401) throw error;
-        const used = state.authorization;
-        if (refused.challenge) state.challenges = parseChallenges(refused.challenge);
-        if (!(await this.#login(state, used !== undefined)) || state.authorization === used) throw error;
-        this.#registry.options.onRetry?.();
-        return attempt();
+        if (FINAL.has(codeOf(error))) throw error;
+        failures.push(error);
       }
+    }
+    const words = failures.map(explain).join('; ');
+    throw new SluiceError(codeOf(failures.at(-1)), 'neither the registry nor the URLs of the layer have it', {
+      cause: new Error(words),
     });
   }
 
-  /** Asks one host after the other: those that are known not to answer come last. */
+  /** Asks one host after the other; those that lately did not answer come last. */
   async #tryHosts<T>(capability: Capability, ask: (state: HostState, last: boolean) => Promise<T>): Promise<T> {
     const able = this.#hosts.filter(({ host }) => host.capabilities.has(capability));
     const isDead = (state: HostState) => this.#registry.isDead(state.base);
@@ -180,112 +223,121 @@ export class Repository {
       try {
         return await this.#withFallback(state, () => ask(state, index === hosts.length - 1));
       } catch (error) {
-        if (['DISK_FULL', 'INVALID_REQUEST', 'INTERNAL'].includes(codeOf(error))) throw error;
+        if (FINAL.has(codeOf(error))) throw error;
         failures.push(error);
         if (index < hosts.length - 1) this.#registry.options.onRetry?.();
       }
     }
-    const name = nameOf(this.reference);
     if (failures.length === 0)
       throw new SluiceError('REGISTRY_UNAVAILABLE', `no host of ${this.reference.registry} may ${capability}`);
-    // What the registry itself says weighs more than its mirrors' troubles; a clear "no" more than silence.
-    const codes = failures.map(codeOf);
-    const own = codes[hosts.findIndex(({ host }) => host.namespace === undefined)] ?? codes.at(-1);
-    const code = own ?? 'REGISTRY_UNAVAILABLE';
-    throw new SluiceError(code, name, { cause: new Error(failures.map(explain).join('; ')) });
+    // What the registry itself answers decides the code, before its mirrors' failures.
+    const own = hosts.findIndex(({ host }) => host.namespace === undefined);
+    const code = codeOf(failures[own] ?? failures.at(-1));
+    throw new SluiceError(code, nameOf(this.reference), { cause: new Error(failures.map(explain).join('; ')) });
   }
 
-  /** Plain http for a registry on this machine that speaks no TLS. */
+  /** Plain http for a registry on this machine that does not speak TLS. */
   async #withFallback<T>(state: HostState, ask: () => Promise<T>): Promise<T> {
     try {
       return await ask();
     } catch (error) {
-      const plain = state.host.plainFallback && state.base.startsWith('https:') && error instanceof NoAnswer;
-      if (!plain) throw error;
+      const isPlain = state.host.plainFallback && state.base.startsWith('https:') && unansweredDetails(error);
+      if (!isPlain) throw error;
       state.base = state.base.replace(/^https:/, 'http:');
       return ask();
     }
   }
 
   async #manifestAt(state: HostState, path: string, digest: string | undefined, last: boolean): Promise<Content> {
-    const answer = await this.#ask(state, { method: 'GET', path, accept: ACCEPT, last, limit: MANIFEST_LIMIT });
+    const answer = await this.#send(state, { method: 'GET', path, accept: ACCEPT, last, limit: MANIFEST_LIMIT });
     if (answer.status !== 200) throw failure(state, `GET ${path}`, answer);
     const algorithm = digest?.startsWith('sha512:') ? 'sha512' : 'sha256';
     if (digest !== undefined) verify(answer.body, digest, `the manifest from ${state.host.host}`);
     const mediaType = (answer.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
-    return { digest: digest ?? digestOf(answer.body, algorithm), mediaType, body: answer.body };
+    return { digest: digest ?? digestOf(answer.body, algorithm), mediaType, body: Buffer.from(answer.body) };
   }
 
-  /** One question to one host, with login, and again where the answer says so. */
-  async #ask(
-    state: HostState,
-    ask: { method: 'GET' | 'HEAD'; path: string; accept: string; last: boolean; limit?: number },
-  ): Promise<Response> {
-    const { tls, dialTimeoutMs } = state.host;
+  /** One request to one host: logs in where the host wants it, and tries again where the answer asks for it. */
+  async #send(state: HostState, request: Request): Promise<Reply> {
     await this.#authorizeEarly(state);
     let logins = 0;
     for (let attempt = 1; ; attempt++) {
-      const used = state.authorization;
-      let answer: Response;
-      try {
-        answer = await this.#registry.http.request({
-          method: ask.method,
-          url: this.#url(state, ask.path),
-          headers: { ...this.#headers(state), accept: ask.accept },
-          tls,
-          dialTimeoutMs,
-          limit: ask.limit ?? MANIFEST_LIMIT,
-        });
-      } catch (error) {
-        if (error instanceof NoAnswer && BROKEN.has(error.reason) && attempt < 3) {
-          this.#registry.options.onRetry?.();
-          continue;
-        }
-        if (error instanceof NoAnswer) this.#registry.heard(state.base, false);
-        throw error;
-      }
-      this.#registry.heard(state.base, true);
-      if (answer.status === 401 && logins < 2) {
+      const answer = await this.#once(state, request, attempt);
+      if (answer?.status === 401 && logins < MAX_LOGINS) {
         logins++;
-        state.challenges = parseChallenges(answer.headers['www-authenticate']);
-        this.#registry.challenged(state.base, this.#who, state.challenges);
-        if (!(await this.#login(state, used !== undefined)) || state.authorization === used) return answer;
-      } else if (attempt < ATTEMPTS && AGAIN.has(answer.status)) {
-        await this.#pause(attempt, answer.headers['retry-after']);
-      } else if (attempt < 3 && SERVER_TROUBLE.has(answer.status) && ask.last) {
-        await this.#pause(attempt, answer.headers['retry-after']);
-      } else {
-        return answer;
+        if (!(await this.#login(state, answer.headers['www-authenticate'], answer.url))) return answer;
+      } else if (answer) {
+        const isBusy = attempt < ATTEMPTS && AGAIN.has(answer.status);
+        const inTrouble = attempt < TROUBLE_ATTEMPTS && SERVER_TROUBLE.has(answer.status) && request.last;
+        if (!isBusy && !inTrouble) return answer;
+        const first = this.#registry.options.backOffMs ?? BACK_OFF_MS;
+        await sleep(backOffMs(attempt, first, retryAfterMs(answer.headers['retry-after'])));
       }
       this.#registry.options.onRetry?.();
     }
   }
 
-  /** Logs in before the first question when it is known from earlier pulls how. */
-  async #authorizeEarly(state: HostState): Promise<void> {
-    if (state.authorization !== undefined || state.challenges) return;
-    const known = this.#registry.challengesOf(state.base, this.#who);
-    if (!known) return;
-    state.challenges = known;
-    await this.#login(state, false);
+  /** Undefined when the connection ended under the request and another try is left. */
+  async #once(state: HostState, { method, path, accept, limit }: Request, attempt: number): Promise<Reply | undefined> {
+    const { tls, dialTimeoutMs } = state.host;
+    try {
+      const answer = await this.#registry.ask({
+        method,
+        url: this.#url(state, path),
+        headers: { ...this.#headers(state), accept },
+        authorizations: state.authorizations,
+        tls,
+        dialTimeoutMs,
+        limit: limit ?? MANIFEST_LIMIT,
+      });
+      this.#registry.recordAnswer(state.base, true);
+      return answer;
+    } catch (error) {
+      const why = unansweredDetails(error);
+      if (why?.broken && attempt < TROUBLE_ATTEMPTS) return undefined;
+      if (why) this.#registry.recordAnswer(state.base, false);
+      throw error;
+    }
   }
 
-  async #login(state: HostState, fresh: boolean): Promise<boolean> {
-    const { host, challenges = [] } = state;
-    state.authorization = await this.#registry.tokens.authorize({
+  /** Logs in before the first request when earlier pulls have recorded how the host wants it. */
+  async #authorizeEarly(state: HostState): Promise<void> {
+    if (state.challenged) return;
+    const known = this.#registry.challengesOf(state.base, this.#who);
+    if (known) await this.#answer(state, known, state.base);
+  }
+
+  /**
+   * Answers the challenge of the host at `url`, which is another one where the registry has redirected the request. False when no
+   * other authorization can be had than the one that was refused.
+   */
+  async #login(state: HostState, challenge: string | undefined, url: string): Promise<boolean> {
+    const challenges = parseChallenges(challenge);
+    if (challenges.length === 0) return false;
+    if (new URL(url).origin === new URL(state.base).origin)
+      this.#registry.recordChallenges(state.base, this.#who, challenges);
+    const before = state.authorizations[new URL(url).origin];
+    return (await this.#answer(state, challenges, url)) !== before;
+  }
+
+  async #answer(state: HostState, challenges: Challenge[], url: string): Promise<string | undefined> {
+    const { host, authorizations } = state;
+    const { origin, host: from } = new URL(url);
+    const isOwn = from === host.host;
+    state.challenged ||= isOwn;
+    // A login that names no server is for the registry; another host gets only a login that names it.
+    const auth = isOwn || (this.auth && this.auth.serverAddress !== '') ? this.auth : undefined;
+    const header = await this.#registry.tokens.authorize({
       challenges,
-      credentials: credentialsFor(this.auth, host.host),
+      credentials: credentialsFor(auth, from),
       repository: this.reference.repository,
       tls: host.tls,
       dialTimeoutMs: host.dialTimeoutMs,
-      fresh,
+      fresh: authorizations[origin] !== undefined,
     });
-    return state.authorization !== undefined;
-  }
-
-  async #pause(attempt: number, retryAfter: string | undefined): Promise<void> {
-    const backOff = (this.#registry.options.backOffMs ?? BACK_OFF_MS) * 2 ** (attempt - 1);
-    await sleep(Math.min(MAX_WAIT_MS, retryAfterMs(retryAfter) ?? backOff));
+    const { [origin]: _, ...others } = authorizations;
+    state.authorizations = header === undefined ? others : { ...others, [origin]: header };
+    return header;
   }
 
   #url(state: HostState, path: string): string {
@@ -294,58 +346,17 @@ export class Repository {
     return `${state.base}/${this.reference.repository}${path}${query}`;
   }
 
-  #headers({ host, authorization }: HostState): Record<string, string> {
-    return { 'user-agent': USER_AGENT, ...host.headers, ...(authorization === undefined ? {} : { authorization }) };
+  #headers({ host }: HostState): Record<string, string> {
+    return { 'user-agent': USER_AGENT, ...host.headers };
   }
 }
 
-/** Connections that ended under a request: a kept one may have been closed at the other end meanwhile. */
-const BROKEN = new Set(['ECONNRESET', 'EPIPE', 'the answer ended early']);
-
-/** Seconds, or a date (RFC 9110 10.2.3); in milliseconds. */
-function retryAfterMs(value: string | undefined): number | undefined {
-  if (value === undefined) return undefined;
-  if (/^\d+$/.test(value)) return Number(value) * 1000;
-  const date = Date.parse(value);
-  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now());
-}
-
-export function digestOf(data: Uint8Array, algorithm: 'sha256' | 'sha512' = 'sha256'): string {
-  return `${algorithm}:${createHash(algorithm).update(data).digest('hex')}`;
-}
-
-/** Throws IMAGE_INVALID unless the data is what the digest says. */
-export function verify(data: Uint8Array, digest: string, what: string): void {
-  const found = digestOf(data, digest.startsWith('sha512:') ? 'sha512' : 'sha256');
-  if (found !== digest) throw new SluiceError('IMAGE_INVALID', `${what} has the digest ${found} instead of ${digest}`);
-}
-
-/** What a worker tells of a refusal. */
-function refusalOf(error: unknown): { status?: number; challenge?: string } | undefined {
-  return error instanceof SluiceError && typeof error.details === 'object' && error.details !== null
-    ? error.details
-    : undefined;
-}
-
-function failure({ base, host }: HostState, what: string, { status, body }: Response): SluiceError {
-  const words = `${host.host}: ${what} answers ${status}${reasonIn(body)}`;
-  if (status === 404) return new SluiceError('IMAGE_NOT_FOUND', words);
+function failure({ base, host }: HostState, what: string, { status, body }: Reply): SluiceError {
+  const reason = reasonIn(body);
+  const words = `${host.host}: ${what} answers ${status}${reason === '' ? '' : `: ${reason}`}`;
+  if (status === 404) return new SluiceError('IMAGE_NOT_FOUND', `${words} (not found)`);
   if (status === 401 || status === 403) {
     return new SluiceError('REGISTRY_DENIED', `${words} (wrong or missing credentials, or no such image at ${base})`);
   }
   return new SluiceError('REGISTRY_UNAVAILABLE', words);
-}
-
-/** The registry's own words (distribution spec, error codes), or the start of what it says. */
-function reasonIn(body: Buffer): string {
-  const text = body.toString('utf8').trim();
-  if (text === '') return '';
-  try {
-    const { errors } = JSON.parse(text) as { errors?: { code?: string; message?: string }[] };
-    const words = errors?.map(({ code, message }) => [code, message].filter(Boolean).join(': ')).join('; ');
-    if (words) return `: ${words}`;
-  } catch {
-    // no JSON: the text itself
-  }
-  return `: ${text.replace(/\s+/g, ' ').slice(0, 200)}`;
 }

@@ -1,9 +1,9 @@
 import type { ImageConfig } from '../oci/image-config.ts';
-import type { ImageFile } from './platform.ts';
+import type { ImageFile } from './image-file.ts';
 
-/** An image on the node. Without any name it has been removed and is only kept for the containers that run from it. */
+/** An image on the node. One without any name has been removed, and is only kept for the containers that run from it. */
 export interface ImageRow {
-  /** Digest of the image's config, for example sha256:2f…: what CRI calls the image's id. */
+  /** Digest of the image's config (of an artifact: of its manifest), for example sha256:2f…. CRI calls it the image's id. */
   id: string;
   /** registry/repository:tag, then registry/repository@digest (the digest of the index, where the tag leads to one). */
   names: string[];
@@ -15,6 +15,17 @@ export interface ImageRow {
   layers: string[];
   /** Bytes of manifests, config and layers as the registry sends them. */
   size: number;
+  /** What the registry sent, for an export with the original digests; absent for images of older versions. */
+  blobs?: { manifest: BlobRow; config: BlobRow; layers: BlobRow[] };
+  /** The type of an OCI artifact, whose layers are files; absent for container images. */
+  artifact?: string;
+}
+
+/** A blob of an image, as its manifest describes it. */
+export interface BlobRow {
+  digest: string;
+  size: number;
+  mediaType: string;
 }
 
 /** A layer, unpacked in <root>/layers/<id>/fs. */
@@ -27,13 +38,13 @@ export interface LayerRow {
   digest: string;
   size: number;
   /**
-   * "" when the archive brings all of its folders. Else it has taken some folders' owners and modes from the layers below it, of
-   * which this is the chainID ("bottom" where there are none), and fits on no others.
+   * "" when the archive brings all of its folders. Otherwise some folders have inherited owner and mode from the layers below,
+   * whose chainID this is ("bottom" when there are none), and the layer can be used on no others.
    */
   base: string;
-  /** What it takes on the disk. */
+  /** What it occupies on the disk. */
   bytes: number;
   inodes: number;
-  /** False while it is fetched and while it is removed; such a row is removed by the next start. */
+  /** False while it is fetched and while it is removed; the next start removes such a row. */
   ready: boolean;
 }

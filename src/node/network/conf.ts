@@ -2,9 +2,8 @@
  * CNI configurations, found as libcni does: files ending in .conflist, .conf and .json in the byte order of their
  * names; the first valid one is the pod network.
  */
-import { readdir, readFile } from 'node:fs/promises';
 import { basename, dirname, extname, join } from 'node:path';
-import { SluiceError } from '../../errors.ts';
+import { codeOf, SluiceError } from '../../errors.ts';
 import { isObject, type Json } from '../../workers/json.ts';
 import { CNI_VERSIONS, DEFAULT_VERSION, isKnownVersion } from '../../workers/net/cni-version.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
@@ -24,24 +23,37 @@ export interface FolderConf {
   problems: string[];
 }
 
-/** Reads a folder. Never throws: a folder that cannot be read is a problem, an absent one has no files. */
-export async function loadFolder(folder: string): Promise<FolderConf> {
+/** Reads files and folders in a worker, since an operator may have them on a mount that hangs. */
+export interface HostFiles {
+  /** Names of a folder's entries that are no folders, sorted by their bytes; undefined when it does not exist. */
+  names: (folder: string) => Promise<string[] | undefined>;
+  /** The beginning of a file. */
+  read: (path: string, maxBytes: number) => Promise<string>;
+}
+
+/** Above any real configuration; a larger file is cut off and is no JSON then. */
+const MAX_BYTES = 1 << 20;
+
+/**
+ * Reads a folder. A folder that cannot be read is a problem, an absent one has no files. Throws TIMED_OUT alone, for a mount that hangs: then
+ * nothing is known of what the folder contains.
+ */
+export async function loadFolder(folder: string, host: HostFiles): Promise<FolderConf> {
   let names: string[];
   try {
-    const entries = await readdir(folder, { withFileTypes: true });
-    names = entries
-      .filter((entry) => !entry.isDirectory() && EXTENSIONS.includes(extname(entry.name)))
-      .map((entry) => entry.name)
-      .sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
+    const all = await host.names(folder);
+    if (!all) return { files: 0, problems: [] };
+    names = all.filter((name) => EXTENSIONS.includes(extname(name)));
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { files: 0, problems: [] };
+    if (codeOf(error) === 'TIMED_OUT') throw error;
     return { files: 1, problems: [`${folder} cannot be read: ${(error as Error).message}`] };
   }
   const problems: string[] = [];
   for (const name of names) {
     try {
-      return { network: await loadFile(join(folder, name)), files: names.length, problems };
+      return { network: await loadFile(join(folder, name), host), files: names.length, problems };
     } catch (error) {
+      if (codeOf(error) === 'TIMED_OUT') throw error;
       problems.push((error as Error).message);
     }
   }
@@ -51,15 +63,16 @@ export async function loadFolder(folder: string): Promise<FolderConf> {
 /**
  * Reads one file and the plugin files of specification 1.1 beside it. Throws NETWORK_NOT_READY with path and reason.
  */
-async function loadFile(path: string): Promise<NetworkConf> {
+async function loadFile(path: string, host: HostFiles): Promise<NetworkConf> {
   try {
-    const text = await readFile(path, 'utf8');
+    const text = await host.read(path, MAX_BYTES);
     if (extname(path) !== '.conflist') return parseSingle(text, path);
     const { network, onlyInlined } = parseList(text, path);
-    if (!onlyInlined) network.plugins.push(...(await loadPlugins(join(dirname(path), network.name))));
+    if (!onlyInlined) network.plugins.push(...(await loadPlugins(join(dirname(path), network.name), host)));
     if (network.plugins.length === 0) throw new Error('it has no plugins');
     return network;
   } catch (cause) {
+    if (codeOf(cause) === 'TIMED_OUT') throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new SluiceError('NETWORK_NOT_READY', `${path}: ${reason}`, { cause });
   }
@@ -95,18 +108,11 @@ function parseSingle(text: string, source: string): NetworkConf {
 }
 
 /** Reads <conf_dir>/<network>/*.conf (specification 1.1, loadOnlyInlinedPlugins). */
-async function loadPlugins(folder: string): Promise<PluginConf[]> {
-  let names: string[];
-  try {
-    names = await readdir(folder);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT' || code === 'ENOTDIR') return [];
-    throw error;
-  }
+async function loadPlugins(folder: string, host: HostFiles): Promise<PluginConf[]> {
+  const names = (await host.names(folder)) ?? [];
   const files = names.filter((name) => extname(name) === '.conf').sort();
   return Promise.all(
-    files.map(async (name) => checkPlugin(parseObject(await readFile(join(folder, name), 'utf8')), name)),
+    files.map(async (name) => checkPlugin(parseObject(await host.read(join(folder, name), MAX_BYTES)), name)),
   );
 }
 

@@ -1,12 +1,17 @@
 import { type FSWatcher, statSync, watch } from 'node:fs';
 import { dirname } from 'node:path';
+import { HostMounts } from '../../workers/host-paths/host-mounts.ts';
+import { resolve } from '../../workers/host-paths/resolve.ts';
 
 /** Quiet time after an event before the change is reported, so that one burst is one report. */
 const SETTLE_MS = 150;
 const POLL_MS = 2000;
+/** In place of an identity: the folder is not to be touched on this thread. */
+const REMOTE = 'on a mount that may hang';
 
 /**
- * Reports changes in a folder by inotify. The folder may be absent, appear, vanish and be replaced: while it is absent,
+ * Reports changes in a folder by inotify. On a mount that may hang (NFS, FUSE), where inotify misses what other machines change and adding a
+ * watch may block, it reports a possible change every two seconds. The folder may be absent, appear, vanish and be replaced: while it is absent,
  * its nearest existing ancestor is watched. When inotify fails (ENOSPC: no watch left), it reports a possible change
  * every two seconds. Never throws and keeps no process alive.
  */
@@ -29,7 +34,7 @@ export class FolderWatch implements Disposable {
 
   /** Checks that the watched folder is still at the path. inotify reports neither a rename nor a mount above it. */
   verify(): void {
-    if (!this.#closed && nearest(this.#folder).identity !== this.#watched) this.#settle();
+    if (!this.#closed && this.#watched !== REMOTE && nearest(this.#folder).identity !== this.#watched) this.#settle();
   }
 
   [Symbol.dispose](): void {
@@ -40,6 +45,11 @@ export class FolderWatch implements Disposable {
   }
 
   #arm(): void {
+    if (mayHang(this.#folder)) {
+      this.#watched = REMOTE;
+      this.#poll();
+      return;
+    }
     const { path, identity } = nearest(this.#folder);
     if (this.#watcher && identity === this.#watched) return;
     this.#watcher?.close();
@@ -68,6 +78,14 @@ export class FolderWatch implements Disposable {
       this.#arm();
       this.#onChange();
     }, SETTLE_MS).unref();
+  }
+}
+
+function mayHang(folder: string): boolean {
+  try {
+    return resolve(folder, new HostMounts()).kind === 'remote';
+  } catch {
+    return false; // a broken link, or a file in its place: `nearest` finds what there is
   }
 }
 

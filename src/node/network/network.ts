@@ -8,7 +8,7 @@ import type { Config } from '../config/config.ts';
 import type { Pool } from '../threads/pool.ts';
 import { BUILT_IN, type Builtin, builtinNetwork, forPod } from './builtin.ts';
 import { capabilityArgs } from './capabilities.ts';
-import { loadFolder } from './conf.ts';
+import { type FolderConf, type HostFiles, loadFolder } from './conf.ts';
 import { daemonId, netnsPath } from './daemon-id.ts';
 import { FolderWatch } from './folder-watch.ts';
 import { Releases } from './releases.ts';
@@ -22,6 +22,8 @@ export interface NetworkOptions {
   /** The daemon's root folder; the daemon's id is derived from it. */
   root: string;
   pool: NetPool;
+  /** Reads the configuration folder. */
+  files: HostFiles;
   /** Called after each run of a plugin, failed or not. */
   onPlugin?: (run: PluginRun) => void;
   /** Called with each distinct note of the workers about a network, for the log. */
@@ -275,8 +277,15 @@ export class Network implements AsyncDisposable {
   }
 
   async #read(): Promise<Loaded> {
-    const { cni } = this.#options;
-    const { network, files, problems } = await loadFolder(cni.conf_dir);
+    const { cni, files: host } = this.#options;
+    let folder: FolderConf;
+    try {
+      folder = await loadFolder(cni.conf_dir, host);
+    } catch (error) {
+      // The folder's mount hangs: what was read before still holds.
+      return { network: this.#loaded.network, problems: [`${cni.conf_dir} cannot be read: ${explain(error)}`] };
+    }
+    const { network, files, problems } = folder;
     if (files > 0) this.#sawFiles = true;
     if (network) return { network, problems };
     if (files > 0) return { problems };

@@ -8,6 +8,11 @@ import { isOwnNetns } from './daemon-id.ts';
 export interface Strays {
   /** Attachments to DEL, read from libcni's cache. The caller deletes these first, because DEL uses the namespace. */
   attachments: CniAttachment[];
+  /**
+   * Attachments whose DEL an earlier daemon called, without the release of the address that follows the end of the namespace. They
+   * are to be deleted again, and are no leaks. Rows of their sandboxes may exist.
+   */
+  unreleased: CniAttachment[];
   /** Paths of pinned namespaces to remove. */
   netns: string[];
 }
@@ -30,13 +35,13 @@ export async function findStrays(options: StrayOptions): Promise<Strays> {
   const netns = pinned
     .map((name) => join(netnsDir, name))
     .filter((path) => isOwnNetns(path, daemon) && !hasNetns(path));
-  const attachments = records.flatMap((record) => {
-    const ours = typeof record.netns === 'string' && isOwnNetns(record.netns, daemon);
-    if (!ours || hasSandbox(record.containerId)) return [];
-    const attachment = attachmentOf(record, results);
-    return attachment ? [attachment] : [];
-  });
-  return { attachments, netns };
+  const ours = records.filter((record) => typeof record.netns === 'string' && isOwnNetns(record.netns, daemon));
+  const attachmentsOf = (some: CniRecord[]) => some.flatMap((record) => attachmentOf(record, results) ?? []);
+  return {
+    attachments: attachmentsOf(ours.filter(({ deleted, containerId }) => !deleted && !hasSandbox(containerId))),
+    unreleased: attachmentsOf(ours.filter(({ deleted }) => deleted)),
+    netns,
+  };
 }
 
 async function readRecords(folder: string): Promise<CniRecord[]> {

@@ -1,3 +1,4 @@
+import { EventEmitter } from 'node:events';
 import { fstatSync } from 'node:fs';
 import { type DestinationStream, destination, type Logger, type LoggerOptions, pino } from 'pino';
 import { redact, redactText } from './redact.ts';
@@ -75,9 +76,7 @@ export function createLog({ level: configured, stream, journal = toJournal() }: 
   };
   const out =
     stream ?? destination({ fd: 1, sync: false, minLength: 4096, periodicFlush: 250, maxLength: MAX_WAITING });
-  // Standard output may be a file on a full disk, or a pipe whose reader has ended. Without a listener its `error` event ends the process;
-  // what could not be written is tried again with the next line.
-  if ('on' in out && typeof out.on === 'function') out.on('error', () => {});
+  if (out instanceof EventEmitter) surviveFailures(out as unknown as LogFile);
   const setLevel = (wanted: LogLevel) => {
     if (!LOG_LEVELS.includes(wanted))
       throw new RangeError(`unknown log level "${wanted}"; the levels are ${LOG_LEVELS.join(', ')}`);
@@ -90,11 +89,28 @@ export function createLog({ level: configured, stream, journal = toJournal() }: 
     setLevel,
     toggleDebug: () => setLevel(level === 'debug' ? configured : 'debug'),
     flush() {
-      try {
-        if ('flushSync' in out && typeof out.flushSync === 'function') out.flushSync();
-      } catch {
-        // Nobody is left to be informed that the log cannot be written.
-      }
+      if ('flushSync' in out && typeof out.flushSync === 'function') out.flushSync();
     },
   }) as Log;
+}
+
+/** What pino's destination is, and what of it its types leave out. */
+type LogFile = EventEmitter & { flushSync(): void };
+
+/**
+ * Standard output may be a file on a full disk. Without a listener its `error` event ends the process; what could not be written is
+ * tried again with the next line. A flush is left out then: sonic-boom's, also at the exit of the process, tries for ever.
+ */
+function surviveFailures(out: LogFile): void {
+  let failing = false;
+  out.on('error', () => {
+    failing = true;
+  });
+  out.on('write', () => {
+    failing = false;
+  });
+  const flush = out.flushSync.bind(out);
+  out.flushSync = () => {
+    if (!failing) flush();
+  };
 }

@@ -277,9 +277,9 @@ export const METRICS = {
   imagePhase: {
     name: 'sluice_image_phase_duration_seconds',
     type: 'histogram',
-    help: 'A phase of a pull: resolve (manifest and config), layer (one layer downloaded, verified and unpacked in one pass), commit (records).',
+    help: 'A phase of a pull: resolve (manifest and config), layer (one layer downloaded, verified and unpacked in one pass; of it download, the waiting for the registry, and unpack, the rest), sync (syncfs of the layers), commit (records).',
     group: 'images',
-    labels: { phase: ['resolve', 'layer', 'commit'], outcome: OUTCOMES },
+    labels: { phase: ['resolve', 'layer', 'download', 'unpack', 'sync', 'commit'], outcome: OUTCOMES },
     buckets: LATENCY_BUCKETS,
   },
   imageBytes: {
@@ -302,6 +302,32 @@ export const METRICS = {
     help: 'Pulls that waited for the same image in flight instead of downloading it again.',
     group: 'images',
     labels: {},
+  },
+  imageCancelled: {
+    name: 'sluice_image_pulls_cancelled_total',
+    type: 'counter',
+    help: 'Pulls that were dropped because their last caller had left.',
+    group: 'images',
+    labels: {},
+  },
+  imageFailures: {
+    name: 'sluice_image_pull_failures_total',
+    type: 'counter',
+    help: 'Pulls that failed, by the code of the error (docs/errors).',
+    group: 'images',
+    labels: {
+      cause: [
+        'INVALID_REQUEST',
+        'IMAGE_NOT_FOUND',
+        'IMAGE_INVALID',
+        'REGISTRY_DENIED',
+        'REGISTRY_UNAVAILABLE',
+        'CONFIG_INVALID',
+        'DISK_FULL',
+        'TIMED_OUT',
+        'other',
+      ],
+    },
   },
   imageRetries: {
     name: 'sluice_image_retries_total',

@@ -84,6 +84,16 @@ export class Connection implements Disposable {
     for (const { id, row } of rows) this.put(table, id, row);
   }
 
+  /** Runs `work`, in which no write waits for another connection's lock. */
+  withoutWaiting(work: () => void): void {
+    this.#db.exec('PRAGMA busy_timeout = 0');
+    try {
+      work();
+    } finally {
+      this.#db.exec(`PRAGMA busy_timeout = ${BUSY_MS}`);
+    }
+  }
+
   /** All of what `work` writes, or nothing of it. */
   transaction<T>(work: () => T): T {
     this.#db.exec('BEGIN IMMEDIATE');

@@ -54,8 +54,10 @@ export class Copies implements AsyncDisposable {
 
   /** Makes the files agree with the rows of a table: after a start, when a killed daemon has not written its last changes. */
   async sync(table: string, rows: Iterable<StoredRow>): Promise<void> {
-    const copies = [...rows].map(({ id, row }) => ({ name: nameOf(id), text: this.#encode(row) }));
-    await this.#attempt(() => this.#options.writer.syncCopies({ folder: this.#folder(table), copies }));
+    await this.#attempt(() => {
+      const copies = [...rows].map(({ id, row }) => ({ name: nameOf(id), text: this.#encode(row) }));
+      return this.#options.writer.syncCopies({ folder: this.#folder(table), copies });
+    });
   }
 
   /** Writes what waits. */
@@ -86,8 +88,10 @@ export class Copies implements AsyncDisposable {
     const changes = [...this.#changes].flatMap(([table, rows]) => [...rows].map(([id, row]) => ({ table, id, row })));
     this.#changes.clear();
     if (changes.length > 0) {
-      const files = changes.map(({ table, id, row }) => this.#file(table, id, row));
-      const written = await this.#attempt(() => this.#options.writer.writeCopies({ changes: files }));
+      const written = await this.#attempt(() => {
+        const files = changes.map(({ table, id, row }) => this.#file(table, id, row));
+        return this.#options.writer.writeCopies({ changes: files });
+      });
       // What has changed again meanwhile is newer.
       const newer = ({ table, id }: { table: string; id: string }) => this.#changes.get(table)?.has(id);
       if (!written) for (const change of changes) if (!newer(change)) this.note(change.table, change.id, change.row);

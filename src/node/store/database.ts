@@ -186,8 +186,10 @@ export class Database implements Disposable {
   #writePending(rows: readonly { table: string; id: string }[]): void {
     try {
       this.#withBallast(() => {
-        if (this.#connection) this.#connection.transaction(() => this.#writeRows(rows));
-        else this.#connection = this.#openForAll();
+        const connection = this.#connection;
+        if (!connection) this.#connection = this.#openForAll();
+        // Whoever holds the lock has held it for a second already: waiting again would hold up main, and the next retry comes soon.
+        else connection.withoutWaiting(() => connection.transaction(() => this.#writeRows(rows)));
       });
     } catch (error) {
       if (!keepsConnection(error)) this.#disconnect();

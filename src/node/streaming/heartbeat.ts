@@ -12,9 +12,10 @@ export interface HeartbeatOptions {
 }
 
 /**
- * Finds out whether a worker still serves its event loop. The time to answer counts from a ping, never from the last message: a process
- * that stood still (SIGSTOP, a frozen cgroup, a suspended machine) finds a long silence that is nobody's fault. A look that is late by
- * more than an interval shows such a pause, and the worker gets a new ping with the whole time to answer it.
+ * Finds out whether a worker still serves its event loop. The time to answer counts from a ping, never from the last
+ * message: a process that stood still (SIGSTOP, a frozen cgroup, a suspended machine) finds a long silence that is
+ * nobody's fault. A look that is late by more than an interval shows such a pause, and the worker gets a new ping with
+ * the whole time to answer it.
  */
 export class Heartbeat implements Disposable {
   readonly #options: HeartbeatOptions;

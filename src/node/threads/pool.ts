@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import type { Transferable } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { fromPlain, SluiceError } from '../../errors.ts';
 import type { PoolName } from '../../stages.ts';
@@ -55,12 +56,19 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
     });
   }
 
-  /** Runs one of the worker's functions. Rejects with a {@link SluiceError}, also when the thread died under it. */
-  async call<K extends keyof T & string>(op: K, input: Parameters<T[K]>[0]): Promise<Awaited<ReturnType<T[K]>>> {
+  /**
+   * Runs one of the worker's functions; the objects in `transferList` (ports in `input`) move to the worker. Rejects with a
+   * {@link SluiceError}, also when the thread died under it.
+   */
+  async call<K extends keyof T & string>(
+    op: K,
+    input: Parameters<T[K]>[0],
+    transferList?: Transferable[],
+  ): Promise<Awaited<ReturnType<T[K]>>> {
     this.#running++;
     let reply: Reply;
     try {
-      reply = await this.#piscina.run({ op, input });
+      reply = await this.#piscina.run({ op, input }, { transferList });
     } catch (cause) {
       throw new SluiceError('INTERNAL', `the ${this.name} worker failed in ${op}`, { cause });
     } finally {

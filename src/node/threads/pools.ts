@@ -19,7 +19,8 @@ export interface Pools extends AsyncDisposable {
 /**
  * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding
  * a thread and serve many calls each; the image pool, which decompresses, has a thread per core while there is
- * something to pull, and the questions to registries have one beside it. The store has one for what waits for the disk.
+ * something to pull, and two layers on each, of which one may wait for its registry; the small requests to registries
+ * have a thread beside it. The store has one for what waits for the disk.
  */
 export function startPools(onError?: (pool: PoolName, error: Error) => void): Pools {
   const net = new Pool<typeof netHandlers>({
@@ -46,7 +47,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
     file: workerEntry('image'),
     minThreads: 0,
     maxThreads: 4,
-    callsPerThread: 1,
+    callsPerThread: 2,
     maxQueue: 10_000,
   });
   const registry = new Pool<typeof registryHandlers>({

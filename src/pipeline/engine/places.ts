@@ -8,9 +8,9 @@ export interface PlacesOptions {
   /** How many hold a place at once. */
   limit: number;
   /**
-   * Milliseconds after which work that still runs gives its place back and goes on without one. A place stands for a share of the CPU and
-   * of locks; what takes many times its usual time waits for something that hangs, and must not keep the others waiting as well. Left
-   * out: never.
+   * Milliseconds after which work that still runs gives its place back and goes on without one. A place stands for a
+   * share of the CPU and of locks; what takes many times its usual time waits for something that hangs, and must not
+   * keep the others waiting as well. Left out: never.
    */
   leaseMs?: number;
 }
@@ -28,8 +28,8 @@ export class Places {
   }
 
   /**
-   * Runs `work` when its turn comes (higher priorities first, equal ones in their order) and settles as it does. Rejects with the signal's
-   * reason when that aborts before.
+   * Runs `work` when its turn comes (higher priorities first, equal ones in their order) and settles as it does.
+   * Rejects with the signal's reason when that aborts before.
    */
   add<T>(work: () => Promise<T>, { priority, signal }: { priority: number; signal?: AbortSignal }): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();

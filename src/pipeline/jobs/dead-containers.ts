@@ -21,6 +21,7 @@ const DRAIN_MS = { quietMs: 0, maxMs: 1000 };
 export class DeadContainers {
   readonly #services: JobServices;
   readonly #cleaning = new PQueue({ concurrency: AT_ONCE });
+  readonly #waiting = new Set<string>();
   #gathered: ContainerRow[] = [];
   #sweeping: Promise<void> | undefined;
 
@@ -31,13 +32,15 @@ export class DeadContainers {
   /** Takes a container that its row has as running. A stop or removal of it waits until it is clean. */
   add(row: ContainerRow): void {
     const { ctx, retries } = this.#services;
-    if (ctx.exits.watches(row.id)) return;
+    if (this.#waiting.has(row.id)) return;
+    this.#waiting.add(row.id);
     const swept = this.#sweep(row);
     const { promise: ended, resolve } = Promise.withResolvers<void>();
     ctx.exits.watchEnd(row.id, ended);
     const clean = async () => {
       await swept;
       await this.#cleaning.add(() => this.#clean(row));
+      this.#waiting.delete(row.id);
       resolve();
     };
     const onFailure = (reason: string, attempts: number) =>

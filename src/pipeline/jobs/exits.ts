@@ -55,8 +55,8 @@ export class ExitWatch implements Exits {
   }
 
   watchEnd(id: string, ended: Promise<void>): void {
-    const forget = ended.finally(() => this.#containers.delete(id));
-    this.#containers.set(id, { ended: forget, stopSignalled: false, killed: false, outOfMemory: false });
+    const forgotten = ended.finally(() => this.#containers.delete(id));
+    this.#containers.set(id, { ended: forgotten, stopSignalled: false, killed: false, outOfMemory: false });
   }
 
   watches(id: string): boolean {

@@ -32,7 +32,9 @@ export function namesHostPaths(config: ContainerConfig): boolean {
   );
 }
 
-/** Looks at all of them, in a worker. Throws INVALID_REQUEST, DISK_FULL, and TIMED_OUT for a path on a mount that hangs. */
+/**
+ * Looks at all of them, in a worker. Throws INVALID_REQUEST, DISK_FULL, and TIMED_OUT for a path on a mount that hangs.
+ */
 export async function lookUpHostPaths(config: ContainerConfig, ctx: LookupContext): Promise<HostLookups> {
   const { shim } = ctx.pools;
   const paths = hostPathsOf(config);
@@ -48,7 +50,10 @@ export async function lookUpHostPaths(config: ContainerConfig, ctx: LookupContex
   };
 }
 
-/** The parsed Localhost profile of a request; undefined when it has none. Throws INVALID_REQUEST, and TIMED_OUT for a mount that hangs. */
+/**
+ * The parsed Localhost profile of a request; undefined when it has none. Throws INVALID_REQUEST, and TIMED_OUT for a
+ * mount that hangs.
+ */
 export function localhostSeccomp(
   context: Pick<LinuxContainerSecurityContext, 'seccomp' | 'seccompProfilePath' | 'privileged'> | undefined,
   { pools }: Pick<JobContext, 'pools'>,

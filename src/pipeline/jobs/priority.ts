@@ -6,6 +6,7 @@ export const PRIORITY = { teardown: 20, system: 10, normal: 0 } as const;
 
 const SYSTEM_NAMESPACE = 'kube-system';
 
-export function launchPriority(namespace: string): number {
+/** The priority of a pod's launch, and of a pull for it, by the pod's namespace (undefined where it is not known). */
+export function launchPriority(namespace: string | undefined): number {
   return namespace === SYSTEM_NAMESPACE ? PRIORITY.system : PRIORITY.normal;
 }

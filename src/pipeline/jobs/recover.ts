@@ -13,7 +13,10 @@ const REATTACH_MS = 2000;
 const LOOK_AGAIN_MS = 5000;
 /** Milliseconds that plugins of the dead daemon get to end by themselves. */
 const ABANDONED_MS = 2000;
-/** Milliseconds after which the daemon serves, while those that answer late are still being found: a hung shim takes all of its two seconds. */
+/**
+ * Milliseconds after which the daemon serves, while those that answer late are still being found: a hung shim takes all
+ * of its two seconds.
+ */
 const SERVE_AFTER_MS = 500;
 
 export interface Recovered {
@@ -34,11 +37,11 @@ interface Parts {
 }
 
 /**
- * Finds the pods of an earlier daemon again, all at once and two seconds each at most. What it had half made, or half removed,
- * is undone by the same functions that undo a failed launch. No failure here keeps the daemon from starting.
+ * Finds the pods of an earlier daemon again, all at once and two seconds each at most. What it had half made, or half
+ * removed, is undone by the same functions that undo a failed launch. No failure here keeps the daemon from starting.
  *
- * Resolves after half a second at the latest, with the rest going on: lists answer from the rows, and a job on a pod whose shim was not
- * found yet looks for it itself. `complete` resolves when every pod was looked for.
+ * Resolves after half a second at the latest, with the rest going on: lists answer from the rows, and a job on a pod
+ * whose shim was not found yet looks for it itself. `complete` resolves when every pod was looked for.
  */
 export async function recover(parts: Parts): Promise<{ complete: Promise<Recovered> }> {
   const { ctx, pods, containers } = parts;
@@ -64,8 +67,8 @@ export async function recover(parts: Parts): Promise<{ complete: Promise<Recover
 }
 
 /**
- * Ids of bundles without a row: of pods and containers that run on although the store and its copies were lost. What they use (layers,
- * namespaces, addresses) has no row either, and must not be taken for a leftover.
+ * Ids of bundles without a row: of pods and containers that run on although the store and its copies were lost. What
+ * they use (layers, namespaces, addresses) has no row either, and must not be taken for a leftover.
  */
 export async function unknownBundles({ config, store }: Pick<JobContext, 'config' | 'store'>): Promise<string[]> {
   const known = (id: string) => store.sandboxes.get(id) ?? store.containers.get(id);
@@ -83,8 +86,8 @@ async function list(folder: string): Promise<string[]> {
 }
 
 /**
- * Releases addresses and namespaces that carry this daemon's mark but that no row names. Rows are written first, so there should be
- * none, and each one counts as a leak. A failure is logged; the next start tries again.
+ * Releases addresses and namespaces that carry this daemon's mark but that no row names. Rows are written first, so
+ * there should be none, and each one counts as a leak. A failure is logged; the next start tries again.
  */
 export async function sweepNetwork(ctx: JobContext): Promise<void> {
   const rows = () => [...ctx.store.sandboxes.values()];
@@ -93,6 +96,10 @@ export async function sweepNetwork(ctx: JobContext): Promise<void> {
       hasSandbox: (id) => ctx.store.sandboxes.get(id) !== undefined,
       hasNetns: (path) => rows().some((row) => row.netns === path || row.userns === path),
     });
+    for (const attachment of strays.unreleased) {
+      // A row that still has its network is undone by its own job.
+      if (!ctx.store.sandboxes.get(attachment.containerId)?.network) await ctx.network.del(attachment);
+    }
     for (const attachment of strays.attachments) {
       await ctx.network.del(attachment);
       ctx.metrics.inc('leaks', { kind: 'address' });
@@ -109,8 +116,8 @@ export async function sweepNetwork(ctx: JobContext): Promise<void> {
 }
 
 /**
- * Ends what the dead daemon left running for these pods. A plugin that finished its ADD after the DEL of the recovery would leave
- * an address and rules that nothing names. Never rejects: DEL waits for the record's lock besides.
+ * Ends what the dead daemon left running for these pods. A plugin that finished its ADD after the DEL of the recovery
+ * would leave an address and rules that nothing names. Never rejects: DEL waits for the record's lock besides.
  */
 async function endAbandoned(rows: readonly SandboxRow[], ctx: JobContext): Promise<void> {
   if (rows.length === 0) return;
@@ -146,7 +153,8 @@ async function find(row: SandboxRow, parts: Parts): Promise<'alive' | 'dead' | '
 }
 
 /**
- * A pinned sandbox is ready as long as its namespaces exist, whatever has become of its shim: the next container starts another.
+ * A pinned sandbox is ready as long as its namespaces exist, whatever has become of its shim: the next container starts
+ * another.
  */
 async function findPinned(row: SandboxRow, pinned: PinnedSandbox, parts: Parts): Promise<'alive' | 'dead' | 'unknown'> {
   const { ctx, containers } = parts;

@@ -19,8 +19,8 @@ const SKIPPED = new Set(['pts', 'shm', 'fd', 'mqueue', 'console', '.udev', '.lxc
 
 /**
  * The device nodes at `hostPath`: the node itself, or all nodes below a folder without following symlinks. `path` of
- * each is below `containerPath`. Empty when `hostPath` is neither a device nor a folder with devices. Device nodes are not looked for on
- * file systems that may hang. Throws the error of the file system.
+ * each is below `containerPath`. Empty when `hostPath` is neither a device nor a folder with devices. Device nodes are
+ * not looked for on file systems that may hang. Throws the error of the file system.
  */
 export function readDevices(hostPath: string, containerPath: string, mounts = new HostMounts()): HostDevice[] {
   const place = resolve(hostPath, mounts);

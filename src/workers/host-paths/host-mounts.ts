@@ -3,8 +3,8 @@ import { dirname } from 'node:path';
 import { type MountPoint, parseMountinfo } from '../../sys/mountinfo.ts';
 
 /**
- * File systems that answer without another machine or process. Any other type (nfs, cifs, fuse, ceph, 9p, autofs, ...) may keep whoever
- * touches it in uninterruptible sleep for ever.
+ * File systems that answer without another machine or process. Any other type (nfs, cifs, fuse, ceph, 9p, autofs, ...)
+ * may keep whoever touches it in uninterruptible sleep for ever.
  */
 const LOCAL = new Set(
   `ext2 ext3 ext4 xfs btrfs bcachefs zfs f2fs jfs nilfs2 vfat msdos exfat ntfs3 iso9660 udf squashfs erofs overlay
@@ -12,7 +12,10 @@ const LOCAL = new Set(
   pstore efivarfs fusectl binfmt_misc selinuxfs nsfs`.split(/\s+/),
 );
 
-/** The mount table, as it is at construction, by mount point. A line is parsed when it is asked for: there are thousands on a full node. */
+/**
+ * The mount table, as it is at construction, by mount point. A line is parsed when it is asked for: there are thousands
+ * on a full node.
+ */
 export class HostMounts {
   readonly #lines = new Map<string, string>();
 

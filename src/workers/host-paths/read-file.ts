@@ -2,12 +2,12 @@ import { constants, lstatSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { openFd } from '../../sys/fd.ts';
 import { HostMounts } from './host-mounts.ts';
-import { readRemoteFile } from './remote.ts';
+import { listRemoteFolder, readRemoteFile } from './remote.ts';
 import { resolve } from './resolve.ts';
 
 /**
- * The beginning of a file of the host, at most `maxBytes`. Throws the error of the file system, TIMED_OUT for a mount that hangs, and
- * an Error for what is no regular file.
+ * The beginning of a file of the host, at most `maxBytes`. Throws the error of the file system, TIMED_OUT for a mount
+ * that hangs, and an Error for what is no regular file.
  */
 export async function readHostFile(path: string, maxBytes: number, mounts = new HostMounts()): Promise<string> {
   const place = resolve(path, mounts);
@@ -29,17 +29,27 @@ export async function readHostFile(path: string, maxBytes: number, mounts = new 
   return Buffer.concat(chunks).toString();
 }
 
-/** Names in a folder of the host, sorted; none when it does not exist. Throws for a folder on a file system that may hang. */
-export function listHostFolder(path: string, mounts = new HostMounts()): string[] {
-  const place = resolve(path, mounts);
-  if (place.kind === 'missing') return [];
-  if (place.kind === 'remote') {
-    throw new Error(`${path} lies on the ${place.mount.type} mount ${place.mount.mountPoint}, which may hang`);
+/**
+ * Names of a folder's entries that are no folders, sorted by their bytes; undefined when it does not exist. Throws the
+ * error of the file system, and TIMED_OUT for a mount that hangs.
+ */
+export async function listHostFolder(path: string, mounts = new HostMounts()): Promise<string[] | undefined> {
+  let names: string[];
+  try {
+    const place = resolve(path, mounts);
+    if (place.kind === 'missing') return undefined;
+    names =
+      place.kind === 'remote'
+        ? await listRemoteFolder(place.path, place.mount)
+        : readdirSync(place.path, { withFileTypes: true }).flatMap((one) => (one.isDirectory() ? [] : [one.name]));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
   }
-  return readdirSync(place.path).sort();
+  return names.sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
 }
 
-/** Reads the files of a folder whose names match. See {@link readHostFile}. */
+/** Reads the files of a folder whose names match; none when it does not exist. See {@link readHostFile}. */
 export async function readHostFolder(
   folder: string,
   names: RegExp,
@@ -47,10 +57,16 @@ export async function readHostFolder(
   mounts = new HostMounts(),
 ): Promise<{ path: string; text: string }[]> {
   const files: { path: string; text: string }[] = [];
-  for (const name of listHostFolder(folder, mounts)) {
+  for (const name of (await listHostFolder(folder, mounts)) ?? []) {
     if (!names.test(name)) continue;
     const path = join(folder, name);
     files.push({ path, text: await readHostFile(path, maxBytes, mounts) });
   }
   return files;
 }
+
+/** Both for callers that may wait for a mount that hangs: a command of the command line, a test. */
+export const hostFiles = {
+  names: (path: string): Promise<string[] | undefined> => listHostFolder(path),
+  read: (path: string, maxBytes: number): Promise<string> => readHostFile(path, maxBytes),
+};

@@ -1,6 +1,6 @@
 /**
- * Access to file systems that may hang, by short-lived processes: one in uninterruptible sleep can be left behind, where a thread would
- * be lost to its pool and would keep the daemon itself from ending.
+ * Access to file systems that may hang, by short-lived processes: one in uninterruptible sleep can be left behind,
+ * where a thread would be lost to its pool and would keep the daemon itself from ending.
  */
 import { SluiceError } from '../../errors.ts';
 import type { MountPoint } from '../../sys/mountinfo.ts';
@@ -30,6 +30,13 @@ export async function makeRemoteFile(path: string, mount: MountPoint): Promise<v
 /** The beginning of a file, at most `maxBytes`. Throws as {@link realRemotePath} does. */
 export function readRemoteFile(path: string, mount: MountPoint, maxBytes: number): Promise<Buffer> {
   return onMount(mount, path, `exec head -c ${maxBytes} -- "$1"`, maxBytes);
+}
+
+/** Names of a folder's entries that are no folders. Throws as {@link realRemotePath} does. */
+export async function listRemoteFolder(path: string, mount: MountPoint): Promise<string[]> {
+  const script = `exec find "$1" -mindepth 1 -maxdepth 1 ! -type d -printf '%f\\0'`;
+  const names = await onMount(mount, path, script, 1 << 20);
+  return names.toString().split('\0').slice(0, -1);
 }
 
 async function onMount(mount: MountPoint, path: string, script: string, maxOutput: number): Promise<Buffer> {

@@ -15,8 +15,9 @@ export type Place =
   | { kind: 'remote'; path: string; mount: MountPoint };
 
 /**
- * Resolves a path as realpath(3) does, but looks at each component's mount before it touches the component, so that it never waits for
- * another machine. Throws ENOENT for a link to nothing, ELOOP after 40 links, and other errors of the file system.
+ * Resolves a path as realpath(3) does, but looks at each component's mount before it touches the component, so that it
+ * never waits for another machine. Throws ENOENT for a link to nothing, ELOOP after 40 links, and other errors of the
+ * file system.
  */
 export function resolve(path: string, mounts: HostMounts): Place {
   const todo = path.split('/').filter((name) => name !== '' && name !== '.');

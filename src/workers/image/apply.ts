@@ -1,9 +1,9 @@
 /**
- * Puts the entries of a layer's archive into a folder that becomes an overlayfs layer. Everything is synchronous: a small file
- * costs six system calls, and waiting for a thread pool between them costs more than they do.
+ * Unpacks the entries of a layer's archive into a folder that becomes an overlayfs layer. All calls are synchronous: a small file
+ * costs a few system calls, and a thread pool would cost more than they do.
  *
- * Rules: OCI image-spec layer.md (whiteouts, and that they never hide what this layer itself brings), overlayfs.rst of the
- * kernel (how a whiteout and an opaque folder look), containerd's pkg/archive for what layers in the wild rely on.
+ * Rules: OCI image-spec layer.md (whiteouts, which never hide what this layer itself brings), overlayfs.rst of the kernel (the form
+ * of a whiteout and an opaque folder), containerd's pkg/archive for what layers in the wild rely on.
  */
 import {
   chmodSync,
@@ -32,11 +32,22 @@ const WHITEOUT = '.wh.';
 const OPAQUE_MARK = '.wh..wh..opq';
 const AUFS_OWN = '.wh..wh.';
 
+/** What lsetxattr(2) answers for names and values that no file can have. */
+const XATTR_FAULTS = new Set(['ERANGE', 'E2BIG', 'EINVAL', 'EPERM', 'EACCES']);
+const LARGE_XATTR = 1024;
+/** A file up to this size has few extents, which fit into its inode (ext4: four). */
+const MANY_EXTENTS = 1 << 20;
+const MAX_SCANNED = 50_000_000;
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
 
-/** System errors that say something about the archive, not about this machine. */
+/** System errors whose cause is the archive, not this machine. */
 const IMAGE_FAULTS = new Set(['ENAMETOOLONG', 'ELOOP', 'ENOTDIR', 'EISDIR', 'EMLINK', 'EEXIST', 'ENOENT', 'EINVAL']);
+
+/** New files belong to the daemon's user. */
+const OWN_UID = process.geteuid?.() ?? 0;
+const OWN_GID = process.getegid?.() ?? 0;
+const SETGID = 0o2000;
 
 interface Target {
   /** Cleaned, relative to the root, after symbolic links in the folders above. */
@@ -47,12 +58,21 @@ interface Target {
 
 export class Applier implements TarSink {
   readonly #root: Root;
-  /** Folders that no entry has brought so far, only names below them: they shall look as they do in the layers below. */
+  /** Folders that no entry has brought so far, only names below them: they inherit their attributes from the layers below. */
   readonly implied = new Set<string>();
-  /** Folder times are set last, since every file that goes into a folder changes them. */
+  /** Hard links to files of layers below: by the name of the link. */
+  readonly lowerLinks = new Map<string, string>();
+  /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
-  #file: { fd: number; entry: TarEntry; path: string; written: number } | undefined;
+  /** The file that is being written: up to `written`, of which `bytes` are data and the rest holes. */
+  #file: { fd: number; entry: TarEntry; path: string; written: number; bytes: number } | undefined;
   #name = '';
+  /** Some file may get blocks for its map of extents when it is written to the disk: its size on the disk is final only then. */
+  growsWhenWritten = false;
+  /** Some folder has setgid, and passes its group on to new files. */
+  #inherits = false;
+  /** Records of folders examined because a folder was replaced; an archive made for it could ask for billions. */
+  #scanned = 0;
 
   /** `root` is an empty folder, its path with one byte per character. */
   constructor(root: string) {
@@ -66,10 +86,11 @@ export class Applier implements TarSink {
 
   data(piece: Buffer, offset: number): void {
     const file = this.#file;
-    if (!file) return; // a file that is skipped: a whiteout, or aufs' own
+    if (!file) return; // a whiteout, or a record of aufs
     this.#guard(() => {
       for (let at = 0; at < piece.length; ) at += writeSync(file.fd, piece, at, piece.length - at, offset + at);
       file.written = offset + piece.length;
+      file.bytes += piece.length;
     });
   }
 
@@ -79,7 +100,8 @@ export class Applier implements TarSink {
     this.#guard(() => {
       const { entry, fd, path } = file;
       if (file.written < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
-      fchownSync(fd, entry.uid, entry.gid);
+      this.growsWhenWritten ||= file.bytes < entry.size || entry.size > MANY_EXTENTS;
+      if (entry.uid !== OWN_UID || entry.gid !== OWN_GID || this.#inherits) fchownSync(fd, entry.uid, entry.gid);
       fchmodSync(fd, entry.mode); // after chown, which clears setuid
       setXattrs(path, entry);
       const { atime, mtime } = times(entry);
@@ -88,7 +110,7 @@ export class Applier implements TarSink {
     this.close();
   }
 
-  /** After the last entry: the folders' times, deepest first. */
+  /** Called after the last entry: sets the folders' times, deepest first. */
   finish(): void {
     this.#guard(() => {
       for (const [relative, { atime, mtime }] of [...this.#folders].reverse()) {
@@ -98,7 +120,7 @@ export class Applier implements TarSink {
     });
   }
 
-  /** Closes the file that is being written; for the way out after an error, too. */
+  /** Closes the file that is being written, also after an error. */
   close(): void {
     if (!this.#file) return;
     closeSync(this.#file.fd);
@@ -110,10 +132,10 @@ export class Applier implements TarSink {
     const base = parts.pop();
     if (base === undefined) {
       if (entry.type !== 'directory') throw invalid(`the root of the layer is a ${entry.type}`);
-      this.#dress('', this.#root.path, entry);
+      this.#setAttributes('', this.#root.path, entry);
       return;
     }
-    // aufs keeps its own records beside the files: folders like `.wh..wh.plnk` and all below them.
+    // aufs keeps records of its own beside the files: folders like `.wh..wh.plnk`, with all below them.
     if (base !== OPAQUE_MARK && [...parts, base].some((part) => part.startsWith(AUFS_OWN))) return;
     if (base.startsWith(WHITEOUT)) {
       if (base === OPAQUE_MARK) makeOpaque(this.#root.at(this.#root.folder(parts)));
@@ -121,12 +143,13 @@ export class Applier implements TarSink {
       return;
     }
     const target = this.#target(parts, base);
+    this.lowerLinks.delete(target.relative); // an entry replaces what has its name
     switch (entry.type) {
       case 'directory':
         this.#directory(target, entry);
         return;
       case 'file':
-        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0 };
+        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0, bytes: 0 };
         return;
       case 'hardlink':
         this.#hardlink(target, entry);
@@ -139,7 +162,7 @@ export class Applier implements TarSink {
         this.#clear(target);
         makeNode(native(target.path), KIND[entry.type] | 0o600, entry.major, entry.minor);
     }
-    this.#dress(target.relative, target.path, entry);
+    this.#setAttributes(target.relative, target.path, entry);
   }
 
   #target(parts: readonly string[], base: string): Target {
@@ -153,10 +176,10 @@ export class Applier implements TarSink {
     if (!there?.isDirectory()) {
       if (there) this.#remove(target, there);
       makeFolder(target.path);
-      // A whiteout beside it says that the folder of the layer below is gone; only this one counts.
+      // The whiteout said that the folder of the layers below is gone.
       if (there && isWhiteout(there)) makeOpaque(target.path);
     }
-    this.#dress(target.relative, target.path, entry);
+    this.#setAttributes(target.relative, target.path, entry);
   }
 
   #create(target: Target): number {
@@ -175,8 +198,13 @@ export class Applier implements TarSink {
     if (base === undefined) throw invalid(`${printable(entry.path)}: a hard link to the root of the layer`);
     const source = this.#target(parts, base);
     const there = look(source.path);
-    if (!there || isWhiteout(there)) {
-      throw invalid(`${printable(entry.path)}: hard link to ${printable(entry.link)}, which is not in the layer`);
+    if (there && isWhiteout(there))
+      throw invalid(`${printable(entry.path)}: hard link to ${printable(entry.link)}, which the layer removes`);
+    if (!there) {
+      // The file is in a layer below, if anywhere: overlayfs copies it up for link(2), and so does copyUp() later.
+      this.#clear(target);
+      this.lowerLinks.set(target.relative, this.lowerLinks.get(source.relative) ?? source.relative);
+      return;
     }
     if (there.isDirectory())
       throw invalid(`${printable(entry.path)}: hard link to the folder ${printable(entry.link)}`);
@@ -185,10 +213,11 @@ export class Applier implements TarSink {
     linkSync(native(source.path), native(target.path)); // link(2) does not follow a symbolic link
   }
 
-  /** `NAME` is gone from the layers below. What this layer itself has under the name stays. */
+  /** Hides `NAME` in the layers below; what this layer itself has under the name stays. */
   #whiteout(parts: readonly string[], base: string): void {
     if (base === '' || base === '.' || base === '..') throw invalid(`a whiteout of ${JSON.stringify(base)}`);
-    const { path } = this.#target(parts, base);
+    const { path, relative } = this.#target(parts, base);
+    if (this.lowerLinks.has(relative)) return;
     const there = look(path);
     if (there?.isDirectory()) makeOpaque(path);
     else if (!there) this.#makeWhiteout(path);
@@ -198,18 +227,18 @@ export class Applier implements TarSink {
     makeNode(native(path), constants.S_IFCHR);
   }
 
-  /** A folder that a name needs and no entry has brought: root's with 0755 for now. */
+  /** Makes a folder that a name needs and no entry has brought: root's with 0755, until attributes are inherited. */
   #implied(folder: string, found: Stats | undefined): void {
     const path = this.#root.at(folder);
-    if (found && !isWhiteout(found)) throw invalid(`${printable(folder)} is needed as a folder and is none`);
+    if (found && !isWhiteout(found)) throw invalid(`${printable(folder)} must be a folder and is something else`);
     if (found) unlinkSync(native(path));
     makeFolder(path);
-    chmodSync(native(path), 0o755); // the daemon's umask has no say
+    chmodSync(native(path), 0o755); // whatever the daemon's umask is
     if (found) makeOpaque(path);
     else this.implied.add(folder);
   }
 
-  /** Removes what is under the name, of whatever kind. */
+  /** Removes whatever has the name. */
   #clear(target: Target): void {
     const there = look(target.path);
     if (there) this.#remove(target, there);
@@ -218,8 +247,10 @@ export class Applier implements TarSink {
   #remove(target: Target, there: Stats): void {
     if (there.isDirectory()) {
       removeTreeSync(target.path);
+      this.#scanned += this.#folders.size + this.implied.size;
+      if (this.#scanned > MAX_SCANNED) throw invalid('the layer replaces folders too often');
       const below = `${target.relative}/`;
-      for (const folders of [this.#folders, this.implied]) {
+      for (const folders of [this.#folders, this.implied, this.lowerLinks]) {
         for (const folder of folders.keys()) {
           if (folder === target.relative || folder.startsWith(below)) folders.delete(folder);
         }
@@ -228,14 +259,15 @@ export class Applier implements TarSink {
     if (there.isDirectory() || there.isSymbolicLink()) this.#root.forget();
   }
 
-  /** Owner, mode, xattrs and times of all that is no regular file, in the order in which each survives the next. */
-  #dress(relative: string, path: string, entry: TarEntry): void {
+  /** Sets owner, mode, xattrs and times of everything but regular files; chown clears setuid and security.capability, so it is first. */
+  #setAttributes(relative: string, path: string, entry: TarEntry): void {
     lchownSync(native(path), entry.uid, entry.gid);
     if (entry.type !== 'symlink') chmodSync(native(path), entry.mode);
     setXattrs(path, entry);
     if (entry.type === 'directory') {
+      this.#inherits ||= (entry.mode & SETGID) !== 0;
       this.implied.delete(relative);
-      this.#folders.delete(relative); // the last entry counts, and comes last in order
+      this.#folders.delete(relative); // the last entry for a folder counts, and determines its place in the order
       this.#folders.set(relative, times(entry));
     } else {
       const { atime, mtime } = times(entry);
@@ -257,18 +289,25 @@ export class Applier implements TarSink {
 }
 
 /**
- * security.capability goes away with chown, so this comes after it. trusted.* would let an image forge overlayfs' own marks, and user.*
- * can be had by files and folders only (xattr(7)).
+ * Called after chown, which removes security.capability. trusted.* is left out because an image could forge overlayfs' own marks with
+ * it; user.* exists on files and folders only (xattr(7)).
  */
 function setXattrs(path: string, { type, xattrs }: TarEntry): void {
   const keepsUser = type === 'file' || type === 'directory';
   for (const [name, value] of xattrs) {
     if (name.startsWith('trusted.') || (name.startsWith('user.') && !keepsUser)) continue;
-    setXattr(native(path), native(name), value);
+    try {
+      setXattr(native(path), native(name), value);
+    } catch (error) {
+      const { code = '' } = error as NodeJS.ErrnoException;
+      // ext4 answers ENOSPC for a value that does not fit into an inode's block, with any amount of free space.
+      if (!XATTR_FAULTS.has(code) && !(code === 'ENOSPC' && value.length > LARGE_XATTR)) throw error;
+      throw invalid(`the attribute ${JSON.stringify(name)} cannot be set: ${(error as Error).message}`, error);
+    }
   }
 }
 
-/** Times before 1970 are brought to it, as no file system keeps all of them. */
+/** Times before 1970 become 1970, because not all file systems can store them. */
 function times({ atime, mtime }: TarEntry): { atime: TimeSpec; mtime: TimeSpec } {
   const kept = (time: TimeSpec) => (time.seconds < 0 ? { seconds: 0, nanoseconds: 0 } : time);
   return { atime: kept(atime ?? mtime), mtime: kept(mtime) };

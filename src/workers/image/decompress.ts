@@ -3,18 +3,18 @@ import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { invalid } from './invalid.ts';
 import { ZstdFrames } from './zstd-frames.ts';
 
-/** Decoded pieces are this long at most: large enough that few turns of the event loop go by, small enough to stay in the cache. */
+/** Bytes of a decoded piece at most: large enough for few turns of the event loop, small enough to stay in the CPU's cache. */
 const PIECE = 128 << 10;
 const MAGIC_LENGTH = 4;
 
-/** A blob's bytes, and the decoder they have to go through (none when they are a plain archive). */
+/** A blob's bytes, and the decoder that they have to pass (none for a plain archive). */
 export interface Compressed {
   format: 'gzip' | 'zstd' | 'tar';
   pieces: AsyncIterable<Buffer>;
   decoder: Transform | undefined;
 }
 
-/** Looks at the first bytes, whatever the media type says: registries are full of layers whose label is wrong. */
+/** Recognises the format by the first bytes and not by the media type, which is wrong for many layers. */
 export async function detect(source: AsyncIterable<Buffer>): Promise<Compressed> {
   const pieces = source[Symbol.asyncIterator]();
   let head: Buffer = Buffer.alloc(0);
@@ -34,7 +34,7 @@ export async function detect(source: AsyncIterable<Buffer>): Promise<Compressed>
   return { format: 'tar', pieces: all, decoder: undefined };
 }
 
-/** An error of a decoder, which knows nothing but its number, as one about the image. */
+/** Turns an error of a decoder into IMAGE_INVALID; returns others as they are. */
 export function decodeError(format: string, error: unknown): unknown {
   const code = (error as NodeJS.ErrnoException).code ?? '';
   if (!/^(Z_|ZSTD_|ERR_ZLIB|ERR_TRAILING_JUNK)/.test(code)) return error;

@@ -1,146 +1,220 @@
-import type { IncomingMessage } from 'node:http';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { createReadStream } from 'node:fs';
 import { SluiceError } from '../../errors.ts';
+import type { BlobSource, Renew } from './blob-source.ts';
 import { invalid } from './invalid.ts';
-import { bodyStart, type Get, get, host, stalled, Transient, unavailable } from './request.ts';
+import { Patience } from './patience.ts';
+import { type Blob, hostOf, RangesIgnored, readRange, type Span } from './range.ts';
 
-const MAX_RETRIES = 5;
-const MAX_WAIT_MS = 30_000;
-
-export interface DownloadOptions extends Omit<Get, 'patienceMs'> {
+export interface DownloadOptions {
+  source: BlobSource;
   /** Bytes the blob must have. */
   size: number;
-  /** The first pause between tries, which doubles each time. Default 250 ms. */
+  /** Milliseconds of waiting for the registry without a byte, or with hardly any, after which the download fails. */
+  progressTimeoutMs: number;
+  signal: AbortSignal;
+  /** The first pause between tries, doubled each time. Default 250 ms. */
   retryDelayMs?: number;
+  renew?: Renew;
+  /** Fetch everything over one connection. */
+  noRanges?: boolean;
+  /** For tests: bytes of a part. */
+  partBytes?: number;
 }
 
+/** Parts at work at once, and the bytes of each: together the most that a layer holds in memory ahead of its reader. */
+const PARTS = 6;
+const PART_BYTES = 4 << 20;
+/** Parts are used once this long has shown that the registry is the slower side: more than half of the time went by waiting. */
+const TRIAL_MS = 200;
+const SLOW_SHARE = 0.5;
+/** A download as a whole may take this long, and longer in proportion to its size: no registry keeps a thread for ever. */
+const FILE_PIECE = 256 << 10;
+const TOTAL_MS = 30 * 60_000;
+const TOTAL_BYTES_PER_SECOND = 50_000;
+
 /**
- * The bytes of a blob, from the first to the last, once: broken connections, 429 and 5xx are tried again up to five times, from
- * the byte that was reached. The reader's own pace holds the connection back; only waiting for the registry counts as a stall. A
- * connection that falls silent is given a third of that time, then a new one goes on where it stood: the old one may have died on the way.
- * Throws what {@link get} throws but Transient, IMAGE_INVALID for a wrong length, REGISTRY_UNAVAILABLE when the tries are used up.
+ * The bytes of a blob, from the first to the last, once. One connection brings them as long as the reader is the slower side; from a
+ * registry that limits each connection, several fetch parts ahead of the reader. Failures are handled by {@link readRange}.
  */
 export class Download {
-  readonly #options: DownloadOptions;
-  /** Time that went by waiting for the registry. */
+  /** Seconds that the reader spent waiting for bytes. */
   seconds = 0;
-  /** Milliseconds of waiting since the last new byte, before the connection that is in use. */
-  #silentMs = 0;
-  /** The last answer came to an end that was no accident. */
-  #whole = false;
+  readonly blob: Blob;
+  readonly #options: DownloadOptions;
+  #parts: Part[] = [];
+  /** Where the next part begins. */
+  #next = 0;
+  #trial: 'waiting' | 'asked' | 'over' = 'waiting';
 
   constructor(options: DownloadOptions) {
+    const { source, size, signal, retryDelayMs = 250, renew, noRanges = false } = options;
     this.#options = options;
+    this.blob = { source, size, signal, retryDelayMs, renew, noRanges, joined: false, received: 0 };
+    if (noRanges) this.#trial = 'over';
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
-    const { size, retryDelayMs = 250, signal, url } = this.#options;
-    let at = 0;
-    let tries = 0;
-    for (let failures = 0; at < size || size === 0; ) {
-      try {
-        for await (const chunk of this.#from(at)) {
-          at += chunk.length;
-          this.#silentMs = 0;
-          if (at > size) throw invalid(`the layer has more than the ${size} bytes that its descriptor says`);
-          yield chunk;
-        }
-        if (at < size && this.#whole) throw invalid(`the layer has ${at} bytes, its descriptor says ${size}`);
-        if (at < size) throw new Transient(`${host(url)} closed the connection after ${at} of ${size} bytes`);
-        return;
-      } catch (error) {
-        if (!(error instanceof Transient)) throw error;
-        failures += error.weight;
-        tries++;
-        if (failures > MAX_RETRIES) throw unavailable(`${error.message}, after ${tries} tries`, error);
-        const own = retryDelayMs * 2 ** (tries - 1) * (0.75 + Math.random() / 2);
-        await sleep(Math.min(Math.max(own, error.retryAfterMs ?? 0), MAX_WAIT_MS), undefined, { signal });
-      }
-    }
-  }
-
-  /** One try: the bytes from `at` to the end. */
-  async *#from(at: number): AsyncGenerator<Buffer> {
-    const { headers, size, progressTimeoutMs } = this.#options;
-    const range: Record<string, string> = at > 0 ? { range: `bytes=${at}-` } : {};
-    this.#whole = false;
     const began = performance.now();
-    let response: IncomingMessage;
+    const totalMs = TOTAL_MS + (this.#options.size / TOTAL_BYTES_PER_SECOND) * 1000;
     try {
-      response = await get({
-        ...this.#options,
-        patienceMs: progressTimeoutMs - this.#silentMs,
-        headers: { 'accept-encoding': 'identity', ...headers, ...range },
-      });
-    } finally {
-      this.seconds += (performance.now() - began) / 1000;
-    }
-    try {
-      const start = bodyStart(response, at);
-      const length = response.headers['content-length'];
-      if (length !== undefined && start + Number(length) !== size) {
-        throw invalid(`the layer has ${start + Number(length)} bytes, its descriptor says ${size}`);
-      }
-      let skip = at - start; // the server does not know ranges, and sends all of it again
-      for await (const chunk of this.#body(response)) {
-        if (skip >= chunk.length) skip -= chunk.length;
-        else {
-          yield skip > 0 ? chunk.subarray(skip) : chunk;
-          skip = 0;
+      for await (const chunk of this.#timed(this.#inOrder(began))) {
+        if (performance.now() - began > totalMs) {
+          const words = `${hostOf(this.blob.source.url)} has not sent the layer within ${Math.round(totalMs / 60_000)} min`;
+          throw new SluiceError('TIMED_OUT', words);
         }
+        yield chunk;
       }
-      const chunked = response.headers['transfer-encoding'] !== undefined;
-      // With neither, the end of the body is the end of the connection, and may be an accident.
-      if (chunked || length !== undefined) this.#whole = true;
     } finally {
-      response.destroy();
+      for (const part of this.#parts) part.drop();
     }
   }
 
-  async *#body(response: IncomingMessage): AsyncGenerator<Buffer> {
-    const { progressTimeoutMs, url, signal } = this.#options;
-    const allowedMs = Math.min(progressTimeoutMs / 3, progressTimeoutMs - this.#silentMs);
-    const pieces = response[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
-    let waiting = false;
-    let seen = 0;
-    const timer = setTimeout(() => {
-      if (!waiting) {
-        timer.refresh();
-        return;
-      }
-      // When this thread was busy for long, bytes may be there that nobody has read: look once more before giving up.
-      const before = seen;
-      setImmediate(() =>
-        setImmediate(() => {
-          if (waiting && seen === before) response.destroy(this.#stall(allowedMs));
-          else timer.refresh();
-        }),
-      );
-    }, allowedMs);
+  async *#timed(chunks: AsyncGenerator<Buffer>): AsyncGenerator<Buffer> {
     try {
       for (;;) {
         const began = performance.now();
-        waiting = true;
-        timer.refresh();
-        const next = await pieces.next();
-        waiting = false;
-        seen++;
+        const next = await chunks.next();
         this.seconds += (performance.now() - began) / 1000;
         if (next.done) return;
         yield next.value;
       }
-    } catch (error) {
-      if (error instanceof SluiceError || error instanceof Transient || signal.aborted) throw error;
-      throw new Transient(`${host(url)}: ${(error as Error).message}`, { cause: error });
     } finally {
-      clearTimeout(timer);
+      await chunks.return(undefined);
     }
   }
 
-  #stall(ms: number): Error {
-    const { progressTimeoutMs, url } = this.#options;
-    this.#silentMs += ms;
-    if (this.#silentMs > 0.99 * progressTimeoutMs) return stalled(url, progressTimeoutMs);
-    return new Transient(`${host(url)} has sent nothing for ${ms / 1000} s`);
+  async *#inOrder(began: number): AsyncGenerator<Buffer> {
+    const { size, progressTimeoutMs, source } = this.#options;
+    if (source.url.startsWith('file:')) {
+      yield* this.#fromFile(source.url);
+      return;
+    }
+    const lead: Span = { at: 0, to: size };
+    for await (const chunk of readRange(this.blob, lead, { patience: new Patience(progressTimeoutMs) })) {
+      yield chunk;
+      const elapsed = (performance.now() - began) / 1000;
+      if (this.#trial === 'waiting' && elapsed > TRIAL_MS / 1000 && this.seconds > elapsed * SLOW_SHARE)
+        this.#tryParts(lead);
+    }
+    let at = lead.at;
+    try {
+      for (let part = this.#parts[0]; part; part = this.#parts[0]) {
+        for await (const chunk of part.read()) {
+          at += chunk.length;
+          yield chunk;
+        }
+        this.#parts.shift();
+        this.#fill();
+      }
+    } catch (error) {
+      if (!(error instanceof RangesIgnored)) throw error;
+      // One of several servers behind one name does not do ranges: the rest comes over one connection.
+      this.blob.noRanges = true;
+      for (const part of this.#parts) part.drop();
+      yield* readRange(this.blob, { at, to: size }, { patience: new Patience(progressTimeoutMs) });
+    }
+  }
+
+  /** A blob that main has put on the disk: one of an imported archive. */
+  async *#fromFile(url: string): AsyncGenerator<Buffer> {
+    const { size, signal } = this.#options;
+    for await (const chunk of createReadStream(new URL(url), { highWaterMark: FILE_PIECE, signal })) {
+      this.blob.received += chunk.length;
+      if (this.blob.received > size) throw invalid(`the layer has more than ${size} bytes`);
+      yield chunk;
+    }
+    if (this.blob.received < size) throw invalid(`the layer has ${this.blob.received} bytes, and not ${size}`);
+  }
+
+  /** Asks for one part; once the server has accepted that, the first connection ends where the part begins and more parts follow. */
+  #tryParts(lead: Span): void {
+    const { size, partBytes = PART_BYTES } = this.#options;
+    const from = lead.at + partBytes;
+    this.#trial = 'over';
+    if (this.blob.noRanges || size - from < partBytes) return;
+    const part = this.#part(from, () => {
+      if (lead.at > from || lead.to !== size) {
+        part.drop();
+        return;
+      }
+      lead.to = from;
+      this.#parts = [part];
+      this.#next = part.to;
+      this.#fill();
+    });
+    part.failed.catch((error: unknown) => {
+      if (error instanceof RangesIgnored) this.blob.noRanges = true;
+    });
+  }
+
+  #fill(): void {
+    while (this.#parts.length < PARTS && this.#next < this.#options.size) {
+      const part = this.#part(this.#next);
+      this.#next = part.to;
+      this.#parts.push(part);
+    }
+  }
+
+  #part(from: number, onAccepted?: () => void): Part {
+    const { size, progressTimeoutMs, partBytes = PART_BYTES } = this.#options;
+    const to = Math.min(from + partBytes, size);
+    const patience = new Patience(progressTimeoutMs);
+    return new Part(to, readRange(this.blob, { at: from, to }, { patience, closed: true, onAccepted }));
+  }
+}
+
+/** A part that is fetched ahead of its reader; it is never larger than {@link PART_BYTES}. */
+class Part {
+  readonly to: number;
+  /** Settles when the part has been fetched; rejects with the reason why not. */
+  readonly failed: Promise<void>;
+  readonly #source: AsyncGenerator<Buffer>;
+  readonly #chunks: Buffer[] = [];
+  #wake = Promise.withResolvers<void>();
+  #done = false;
+  #error: unknown;
+  #dropped = false;
+
+  constructor(to: number, source: AsyncGenerator<Buffer>) {
+    this.to = to;
+    this.#source = source;
+    this.failed = this.#fetch();
+    this.failed.catch(() => {}); // the reader throws it
+  }
+
+  async *read(): AsyncGenerator<Buffer> {
+    for (;;) {
+      for (let chunk = this.#chunks.shift(); chunk; chunk = this.#chunks.shift()) yield chunk;
+      if (this.#error !== undefined) throw this.#error;
+      if (this.#done) return;
+      await this.#wake.promise;
+    }
+  }
+
+  /** Its bytes are not wanted any more. */
+  drop(): void {
+    this.#dropped = true;
+    this.#chunks.length = 0;
+  }
+
+  async #fetch(): Promise<void> {
+    try {
+      for await (const chunk of this.#source) {
+        if (this.#dropped) return;
+        this.#chunks.push(chunk);
+        this.#signal();
+      }
+    } catch (error) {
+      this.#error = error;
+      throw error;
+    } finally {
+      this.#done = true;
+      this.#signal();
+    }
+  }
+
+  #signal(): void {
+    this.#wake.resolve();
+    this.#wake = Promise.withResolvers();
   }
 }

@@ -1,89 +1,164 @@
 import { createHash } from 'node:crypto';
-import { chmodSync, mkdirSync, renameSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import type { MessagePort } from 'node:worker_threads';
 import { SluiceError } from '../../errors.ts';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { Applier } from './apply.ts';
+import type { BlobSource } from './blob-source.ts';
 import { decodeError, detect } from './decompress.ts';
 import { Download } from './download.ts';
 import { invalid } from './invalid.ts';
+import { LayerLine } from './line.ts';
 import { toBytes } from './names.ts';
-import type { Tls } from './secure.ts';
 import { TarReader } from './tar.ts';
 import { removeTree } from './tree.ts';
+import { YoungGarbage } from './young-garbage.ts';
 
-/** The rest of a blob that is known to be bad is read only to say why: milliseconds for all of it, and without a byte. */
+/**
+ * The rest of a blob whose archive is bad is read only to learn whether its digest is wrong as well. Milliseconds for all of it, and
+ * between two pieces.
+ */
 const REST_MS = 10_000;
 const REST_SILENCE_MS = 1000;
+/** A layer may decompress to 4 GiB in any case, and to so many times its size beyond that: more is a bomb. */
+const MAX_UNPACKED = 4 * 2 ** 30;
+const MAX_RATIO = 200;
 
 export interface FetchLayer {
-  url: string;
-  headers: Record<string, string>;
-  tls: Tls;
-  /** Milliseconds to get a connection. */
-  dialTimeoutMs: number;
-  /** Of the blob as the registry has it: `sha256:…`, and its bytes. */
+  source: BlobSource;
+  /** Of the blob as the registry has it: `sha256:…` or `sha512:…`, and its bytes. */
   digest: string;
   size: number;
   /** Of the archive once it is decompressed. */
   diffId: string;
-  /** Only for messages: the format is told by the first bytes. */
+  /** The blob is the file of an artifact, and is stored as it is under this path; `diffId` does not count. */
+  name?: string;
+  /** Only for messages: the first bytes decide about the format. */
   mediaType: string;
   /** What shall be the layer's folder; the files come into its `fs`. A folder that is there already stays. */
   dir: string;
   progressTimeoutMs: number;
   /** First pause before a retry, doubled each time. Default 250 ms. */
   retryDelayMs?: number;
+  /** Where the blob is kept under its digest; absent: nowhere. */
+  keep?: string;
+  /** Inode numbers of folders of layers that were removed lately: their neighbourhood is slow to make files in. */
+  avoid?: readonly number[];
+  /** For cancelling, new authorizations and progress (see line.ts). Without it, none of these. */
+  port?: MessagePort;
 }
 
 export interface FetchedLayer extends Usage {
-  /** Time spent waiting for the registry, and all the rest: together the whole time. */
+  /** Seconds spent waiting for the registry, and all other seconds. */
   downloadSeconds: number;
   unpackSeconds: number;
   /**
-   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring: root's with 0755 until
-   * dressFolders has given them the looks that they have below. Nearly always empty: builders write folders.
+   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring: they belong to root with 0755
+   * until inheritAttributes has copied owner and mode from the layers below. Rare, since builders write all folders.
    */
   implied: string[];
+  /** Hard links to files of layers below, as names in the layer (one byte per character): inheritAttributes makes them. */
+  lowerLinks: { path: string; target: string }[];
+  /** Bytes and inodes must be measured again once the layer is on the disk. */
+  growsWhenWritten: boolean;
 }
 
 /**
- * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass: no byte is stored but the files themselves,
- * and they get their name only when both digests are right. Anything else leaves nothing behind (but after a crash
- * `DIR.tmp-…`, for removeLayer).
+ * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass. Nothing is stored but the files themselves, and they
+ * get their final name only when both digests are right. A failure leaves nothing behind; a crash may leave `DIR.tmp-…`, which
+ * removeLayer removes. When bytes of several answers were put together and the result is wrong, the registry may have lied about
+ * its ranges: the layer is then fetched once more over one connection.
  *
- * Throws IMAGE_INVALID, REGISTRY_DENIED (details `{status, challenge}`: a 401 asks for a new token and another call),
- * IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT, DISK_FULL.
+ * Throws IMAGE_INVALID, REGISTRY_DENIED (details: {@link Refusal}), IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT, DISK_FULL, and
+ * CALLER_GONE when main has cancelled it.
  */
 export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
-  const began = performance.now();
-  const temporary = temporaryBeside(layer.dir);
-  const abort = new AbortController();
-  const download = new Download({ ...layer, signal: abort.signal });
+  let download: Download | undefined;
+  using line = new LayerLine(layer.port, () => download?.blob.received ?? 0);
+  const fetch = (noRanges: boolean) => fetchInto(layer, line, noRanges, (made) => (download = made));
   try {
-    mkdirSync(dirname(temporary), { recursive: true, mode: 0o700 });
-    mkdirSync(temporary, { mode: 0o700 });
-    mkdirSync(`${temporary}/fs`, { mode: 0o755 });
-    chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
-    const implied = await unpack(layer, download, `${temporary}/fs`, abort);
-    const used = await measureTree(temporary);
-    await settle(temporary, layer.dir);
-    const downloadSeconds = download.seconds;
-    return { ...used, implied, downloadSeconds, unpackSeconds: (performance.now() - began) / 1000 - downloadSeconds };
+    try {
+      return await fetch(false);
+    } catch (error) {
+      if (!isInvalid(error) || !download?.blob.joined) throw error;
+      return await fetch(true);
+    }
   } catch (error) {
-    await removeTree(toBytes(temporary));
-    throw named(error, layer);
+    if (line.signal.aborted) throw new SluiceError('CALLER_GONE', `layer ${layer.digest}: the pull was cancelled`);
+    throw withLayer(error, layer);
   }
 }
 
-/** A name beside `dir` that tells everybody, after a crash too, that nothing in it counts. */
+const isInvalid = (error: unknown) => error instanceof SluiceError && error.code === 'IMAGE_INVALID';
+
+async function fetchInto(
+  layer: FetchLayer,
+  line: LayerLine,
+  noRanges: boolean,
+  onDownload: (download: Download) => void,
+): Promise<FetchedLayer> {
+  const began = performance.now();
+  mkdirSync(dirname(layer.dir), { recursive: true, mode: 0o700 });
+  const temporary = makeTemporary(layer.dir, layer.avoid ?? []);
+  const abort = new AbortController();
+  const signal = AbortSignal.any([abort.signal, line.signal]);
+  const download = new Download({ ...layer, signal, noRanges, renew: line.renew });
+  onDownload(download);
+  try {
+    mkdirSync(`${temporary}/fs`, { mode: 0o755 });
+    chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
+    const unpacked = await unpack(layer, download, `${temporary}/fs`, abort);
+    const used = await measureTree(temporary);
+    await settle(temporary, layer.dir);
+    const downloadSeconds = download.seconds;
+    const unpackSeconds = (performance.now() - began) / 1000 - downloadSeconds;
+    return { ...used, ...unpacked, downloadSeconds, unpackSeconds };
+  } catch (error) {
+    await removeTree(toBytes(temporary));
+    throw error;
+  }
+}
+
+/** Inodes of a flex group of ext4, as mke2fs makes it: 16 groups of 8192. */
+const FLEX_GROUP = 16 * 8192;
+const MAX_TRIES = 8;
+
+/**
+ * Makes the folder for an unfinished layer. ext4 chooses its block group by a hash of the name; where that is the group of a layer that
+ * was just removed, another name gets another one (src/node/images/layers.ts says why).
+ */
+function makeTemporary(dir: string, avoid: readonly number[]): string {
+  for (let tries = 1; ; tries++) {
+    const temporary = temporaryBeside(dir);
+    mkdirSync(temporary, { mode: 0o711 });
+    if (avoid.length === 0 || tries === MAX_TRIES) return temporary;
+    const group = flexGroup(lstatSync(temporary).ino);
+    if (!avoid.some((ino) => flexGroup(ino) === group)) return temporary;
+    rmdirSync(temporary);
+  }
+}
+
+const flexGroup = (ino: number) => Math.floor((ino - 1) / FLEX_GROUP);
+
+/** A name beside `dir` that marks its content as unfinished, after a crash too. */
 export function temporaryBeside(dir: string): string {
   return `${dir}.tmp-${crypto.randomUUID().slice(0, 8)}`;
 }
 
-/** Gives a finished layer its name. Two may have made the same one: the first stays. */
+/** Renames a finished layer to its final name. When another call has made the same layer, the first one stays. */
 export async function settle(temporary: string, dir: string): Promise<void> {
   try {
     renameSync(temporary, dir);
@@ -94,16 +169,30 @@ export async function settle(temporary: string, dir: string): Promise<void> {
   }
 }
 
-async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<string[]> {
+type Unpacked = Pick<FetchedLayer, 'implied' | 'lowerLinks' | 'growsWhenWritten'>;
+
+function resultOf({ implied, lowerLinks, growsWhenWritten }: Applier): Unpacked {
+  const links = [...lowerLinks].map(([path, target]) => ({ path, target }));
+  return { implied: [...implied], lowerLinks: links, growsWhenWritten: growsWhenWritten || links.length > 0 };
+}
+
+async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<Unpacked> {
+  if (layer.name !== undefined) return storeFile(layer, layer.name, download, { root, abort });
   const applier = new Applier(toBytes(root));
   const reader = new TarReader(applier);
-  const archive = createHash('sha256');
-  await using blob = new Blob(download, abort);
+  const archive = createHash(algorithmOf('diffID', layer.diffId));
+  await using blob = new Source(download, layer, abort);
   let format = 'tar';
   let failed = false;
+  let unpacked = 0;
+  const garbage = new YoungGarbage();
   const consume = async (pieces: AsyncIterable<Buffer>) => {
     for await (const piece of pieces) {
       if (failed) return;
+      unpacked += piece.length;
+      garbage.add(piece.length);
+      if (unpacked > MAX_UNPACKED && unpacked > layer.size * MAX_RATIO)
+        throw invalid(`the layer decompresses to more than ${MAX_RATIO} times its ${layer.size} bytes`);
       archive.update(piece);
       reader.write(piece);
     }
@@ -113,24 +202,52 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
     format = found.format;
     if (found.decoder) await decode(found.pieces, found.decoder, consume);
     else await consume(found.pieces);
-    // A decoder may be content before the end; the rest of the blob still counts for its digest.
-    blob.check(layer.digest);
+    // A decoder may stop before the end of the blob; the rest still counts for the blob's digest.
+    blob.check();
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
-    return [...applier.implied];
+    return resultOf(applier);
   } catch (cause) {
     failed = true;
     const error = decodeError(format, cause);
-    // Bytes that came to harm on the way look like a bad archive: the digest tells the two apart.
-    if (error instanceof SluiceError && error.code === 'IMAGE_INVALID') await blob.checkRest(layer.digest, error);
+    // Bytes damaged on the way look like a bad archive: the digest of the whole blob tells the two apart.
+    if (isInvalid(error)) await blob.checkRest(error as SluiceError);
     throw error;
   } finally {
     applier.close();
   }
 }
 
-/** A pipeline that fails at once, also while its source still waits for a byte. */
+/** Stores a blob as one file, readable by everybody. */
+async function storeFile(
+  layer: FetchLayer,
+  name: string,
+  download: Download,
+  { root, abort }: { root: string; abort: AbortController },
+): Promise<Unpacked> {
+  const applier = new Applier(toBytes(root));
+  await using blob = new Source(download, layer, abort);
+  const now = { seconds: 0, nanoseconds: 0 };
+  const owner = { uid: 0, gid: 0, major: 0, minor: 0, xattrs: [] };
+  try {
+    applier.entry({ ...owner, path: toBytes(name), link: '', type: 'file', size: layer.size, mode: 0o644, mtime: now });
+    let offset = 0;
+    for await (const piece of blob.pieces) {
+      applier.data(piece, offset);
+      offset += piece.length;
+    }
+    applier.end();
+    blob.check();
+    applier.finish();
+    // Its folders belong to root, whatever lies below.
+    return { ...resultOf(applier), implied: [] };
+  } finally {
+    applier.close();
+  }
+}
+
+/** A pipeline that fails at once, also while its source waits for a byte. */
 async function decode(
   pieces: AsyncIterable<Buffer>,
   decoder: Transform,
@@ -146,32 +263,70 @@ async function decode(
   await Promise.race([whole, first]);
 }
 
+/** A blob that is kept as it came; it gets its name with {@link settle}. */
+class KeptBlob implements Disposable {
+  readonly #path: string;
+  readonly #temporary: string;
+  readonly #fd: number;
+  #open = true;
+
+  constructor(path: string) {
+    this.#path = path;
+    this.#temporary = temporaryBeside(path);
+    this.#fd = openSync(this.#temporary, 'wx', 0o600);
+  }
+
+  write(piece: Buffer): void {
+    for (let at = 0; at < piece.length; ) at += writeSync(this.#fd, piece, at, piece.length - at);
+  }
+
+  settle(): void {
+    this.#open = false;
+    closeSync(this.#fd);
+    renameSync(this.#temporary, this.#path);
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.#open) return;
+    this.#open = false;
+    closeSync(this.#fd);
+    rmSync(this.#temporary, { force: true });
+  }
+}
+
 /** A download's pieces, and the digest of all of them. */
-class Blob implements AsyncDisposable {
-  /** The reader may leave early without ending the download. */
+class Source implements AsyncDisposable {
+  /** A reader that stops early does not end the download. */
   readonly pieces: AsyncIterable<Buffer>;
-  readonly #source: AsyncGenerator<Buffer>;
-  readonly #hash = createHash('sha256');
+  readonly #download: AsyncGenerator<Buffer>;
+  readonly #digest: string;
+  readonly #hash: ReturnType<typeof createHash>;
   readonly #abort: AbortController;
+  readonly #garbage = new YoungGarbage();
+  readonly #kept: KeptBlob | undefined;
   #whole = false;
   #failed = false;
+  #isRight = false;
 
-  constructor(download: Download, abort: AbortController) {
-    this.#source = download[Symbol.asyncIterator]();
+  constructor(download: Download, { digest, keep }: Pick<FetchLayer, 'digest' | 'keep'>, abort: AbortController) {
+    this.#download = download[Symbol.asyncIterator]();
+    this.#digest = digest;
+    this.#kept = keep === undefined ? undefined : new KeptBlob(keep);
+    this.#hash = createHash(algorithmOf('digest', digest));
     this.#abort = abort;
     this.pieces = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
   }
 
-  check(expected: string): void {
-    compare('digest', expected, this.#hash.digest('hex'));
+  /** Throws IMAGE_INVALID unless the whole blob has come and has its digest. */
+  check(): void {
+    compare('digest', this.#digest, this.#hash.digest('hex'));
+    this.#isRight = true;
+    this.#kept?.settle();
   }
 
-  /**
-   * After `error`: reads what is left, and throws when the digest is wrong as well. A download that fails or stops meanwhile leaves it
-   * at the first error.
-   */
-  async checkRest(expected: string, error: SluiceError): Promise<void> {
-    if (this.#failed) return;
+  /** After `error`: reads the rest, and throws when the digest is wrong as well. A download that fails meanwhile leaves `error` standing. */
+  async checkRest(error: SluiceError): Promise<void> {
+    if (this.#failed || this.#isRight) return;
     const silence = setTimeout(() => this.#abort.abort(), REST_SILENCE_MS);
     const end = setTimeout(() => this.#abort.abort(), REST_MS);
     try {
@@ -179,29 +334,36 @@ class Blob implements AsyncDisposable {
         await this.#next();
         silence.refresh();
       }
-    } catch {
-      return; // the first error is the one that counts
+    } catch (cause) {
+      // A length that is wrong says more than what was made of the bytes; else the caller throws the first error.
+      if (isInvalid(cause)) throw invalid(`${(cause as Error).message}; ${error.message}`, error.cause);
+      return;
     } finally {
       clearTimeout(silence);
       clearTimeout(end);
     }
     try {
-      this.check(expected);
+      this.check();
     } catch (cause) {
       throw invalid(`${(cause as Error).message}; ${error.message}`, error.cause);
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#abort.abort(); // it may be waiting for a byte that nobody wants any more
-    await this.#source.return(undefined);
+    this.#abort.abort(); // it may wait for a byte that nobody wants any more
+    this.#kept?.[Symbol.dispose]();
+    await this.#download.return(undefined);
   }
 
   async #next(): Promise<IteratorResult<Buffer>> {
     try {
-      const next = await this.#source.next();
+      const next = await this.#download.next();
       if (next.done) this.#whole = true;
-      else this.#hash.update(next.value);
+      else {
+        this.#hash.update(next.value);
+        this.#garbage.add(next.value.length);
+        this.#kept?.write(next.value);
+      }
       return next;
     } catch (error) {
       this.#failed = true;
@@ -210,21 +372,25 @@ class Blob implements AsyncDisposable {
   }
 }
 
-function compare(what: string, expected: string, hex: string): void {
-  if (!/^sha256:[0-9a-f]{64}$/.test(expected)) throw invalid(`the ${what} ${expected} is no sha256 digest`);
-  if (expected !== `sha256:${hex}`) throw invalid(`the ${what} should be ${expected} and is sha256:${hex}`);
+/** Throws IMAGE_INVALID for a digest of another form. */
+function algorithmOf(what: string, digest: string): 'sha256' | 'sha512' {
+  if (/^sha256:[0-9a-f]{64}$/.test(digest)) return 'sha256';
+  if (/^sha512:[0-9a-f]{128}$/.test(digest)) return 'sha512';
+  throw invalid(`the ${what} ${digest} is not a sha256 or sha512 digest`);
 }
 
-/** The error, with the layer it is about. */
-function named(error: unknown, { digest, mediaType }: FetchLayer): SluiceError {
-  const what = `layer ${digest}`;
+function compare(what: string, expected: string, hex: string): void {
+  const found = `${algorithmOf(what, expected)}:${hex}`;
+  if (expected !== found) throw invalid(`the ${what} should be ${expected} and is ${found}`);
+}
+
+/** The error with the layer that it is about. */
+function withLayer(error: unknown, { digest, mediaType }: FetchLayer): SluiceError {
   if (!(error instanceof SluiceError))
-    return new SluiceError(isFull(error) ? 'DISK_FULL' : 'INTERNAL', what, { cause: error });
-  // kubelet reads the beginning of these.
-  if (error.code === 'REGISTRY_UNAVAILABLE') return error;
-  const again = new SluiceError(error.code, `${what} (${mediaType}): ${error.message}`, { cause: error.cause });
-  again.details = error.details;
-  return again;
+    return new SluiceError(isFull(error) ? 'DISK_FULL' : 'INTERNAL', `layer ${digest}`, { cause: error });
+  const named = new SluiceError(error.code, `layer ${digest} (${mediaType}): ${error.message}`, { cause: error.cause });
+  named.details = error.details;
+  return named;
 }
 
 function isFull(error: unknown): boolean {

@@ -1,6 +1,6 @@
 import { SluiceError } from '../../errors.ts';
 
-/** The image is at fault, not this machine: pulling it again fails alike. */
+/** The error for a fault of the image itself, which another pull would meet again. */
 export function invalid(message: string, cause?: unknown): SluiceError {
   return new SluiceError('IMAGE_INVALID', message, { cause });
 }

@@ -1,14 +1,15 @@
 import { readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { measureTree, type Usage } from '../measure-tree.ts';
-import { temporaryBeside } from './fetch-layer.ts';
+import { copyUp } from './copy-up.ts';
+import { type FetchedLayer, temporaryBeside } from './fetch-layer.ts';
 import { toBytes } from './names.ts';
-import { dressAsBelow } from './root.ts';
+import { inheritFromTrees } from './root.ts';
 import { removeTree } from './tree.ts';
 
 /**
- * Removes a layer's folder and what crashes left of it (`DIR.tmp-…`); what is not there is fine. The folder loses its name first,
- * so that no crash leaves half a layer that looks like a whole one.
+ * Removes a layer's folder and what crashes left of it (`DIR.tmp-…`), as far as they exist. The folder is renamed first, so that a
+ * crash does not leave half a layer that looks like a whole one.
  */
 export async function removeLayer({ dir }: { dir: string }): Promise<void> {
   try {
@@ -37,18 +38,22 @@ export function measure({ dir }: { dir: string }): Promise<Usage> {
 }
 
 /**
- * Gives the folders that fetchLayer called `implied` the owner and mode that the layers below have for them. Bottom layer first,
- * when several layers of an image have such folders.
+ * Copies owner and mode to the folders that fetchLayer returned as `implied`, from the topmost layer below that has each of them.
+ * Then copies up the files of layers below that hard links of this layer lead to. When several layers of an image need this, the
+ * lower ones come first. Throws IMAGE_INVALID when no layer has such a file.
  */
-export function dressFolders({
+export function inheritAttributes({
   dir,
   folders,
+  links = [],
   parentDirs,
 }: {
   dir: string;
   folders: string[];
+  links?: FetchedLayer['lowerLinks'];
   parentDirs: string[];
 }): void {
   const trees = parentDirs.map(toBytes);
-  for (const folder of folders) dressAsBelow(`${toBytes(dir)}/fs/${folder}`, folder, trees);
+  copyUp(`${toBytes(dir)}/fs`, links, trees);
+  for (const folder of folders) inheritFromTrees(`${toBytes(dir)}/fs/${folder}`, folder, trees);
 }

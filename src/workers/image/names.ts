@@ -1,20 +1,20 @@
 /**
- * File names are bytes on Linux, and an archive may hold any. Inside this folder a path is a string with one byte per character
- * (latin1); `native` makes of it what Node's fs and sys/attributes.ts take.
+ * File names on Linux are bytes, and an archive may hold any. In this folder a path is a string with one byte per character (latin1);
+ * `native` converts it to what Node's fs and sys/attributes.ts take.
  */
 
-/** The plain string when it is ASCII (by far the fastest), else its bytes. */
+/** The string itself when it is ASCII, which is the fastest, else its bytes. */
 export function native(path: string): string | Buffer {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: a test for ASCII
   return /^[\x00-\x7f]*$/.test(path) ? path : Buffer.from(path, 'latin1');
 }
 
-/** A normal string (UTF-16, as main gives paths) with one byte per character. */
+/** Converts a string as main gives it (UTF-16) to one byte per character. */
 export function toBytes(path: string): string {
   return Buffer.from(path, 'utf8').toString('latin1');
 }
 
-/** The components of a path, cleaned as text: no empty ones, no `.`, and `..` never above the start. */
+/** The components of a path, cleaned as text: without empty ones and `.`; `..` does not lead above the start. */
 export function components(path: string): string[] {
   const parts: string[] = [];
   for (const part of path.split('/')) {

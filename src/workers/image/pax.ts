@@ -3,11 +3,11 @@ import { invalid } from './invalid.ts';
 
 export interface PaxRecord {
   key: string;
-  /** Bytes: xattr values are no text. */
+  /** Bytes, because xattr values are not text. */
   value: Buffer;
 }
 
-/** The records of a PAX header, in order: `LENGTH KEY=VALUE\n`, where the length counts the whole record. */
+/** The records of a PAX header, in order: `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record. Throws IMAGE_INVALID. */
 export function paxRecords(data: Buffer): PaxRecord[] {
   const records: PaxRecord[] = [];
   for (let at = 0; at < data.length; ) {
@@ -25,7 +25,7 @@ export function paxRecords(data: Buffer): PaxRecord[] {
   return records;
 }
 
-/** A whole number of a PAX header, when it is there. */
+/** An integer of a PAX header; undefined when it is absent. Throws IMAGE_INVALID. */
 export function paxInteger(pax: Map<string, Buffer>, key: string): number | undefined {
   const text = pax.get(key)?.toString('latin1');
   if (text === undefined) return undefined;
@@ -36,7 +36,7 @@ export function paxInteger(pax: Map<string, Buffer>, key: string): number | unde
   return value;
 }
 
-/** Seconds with a fraction, of which nanoseconds are kept. */
+/** A time of a PAX header: seconds with a fraction, cut to nanoseconds; undefined when it is absent. Throws IMAGE_INVALID. */
 export function paxTime(pax: Map<string, Buffer>, key: string): TimeSpec | undefined {
   const text = pax.get(key)?.toString('latin1');
   if (text === undefined) return undefined;
@@ -46,7 +46,7 @@ export function paxTime(pax: Map<string, Buffer>, key: string): TimeSpec | undef
     throw invalid(`the PAX record ${key} is ${JSON.stringify(text)}, not a time`);
   }
   if (sign !== '-') return { seconds, nanoseconds };
-  // Nanoseconds count upwards: -0.25 is -1 and three quarters.
+  // Nanoseconds count upwards also before 1970: -0.25 s is -1 s and 750 ms.
   if (nanoseconds === 0) return { seconds: 0 - seconds, nanoseconds };
   return { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds };
 }

@@ -1,4 +1,4 @@
-/** Looks into a stack of layers without mounting it: what overlayfs would show under a path. */
+/** Reads files of a stack of layers without mounting it, as overlayfs would show them. */
 import { closeSync, constants, fstatSync, openSync, readlinkSync, readSync } from 'node:fs';
 import { walkInRoot } from '../../sys/in-root.ts';
 import { isWhiteout } from './apply.ts';
@@ -16,16 +16,16 @@ export interface ReadFileInLayers {
 }
 
 /**
- * A regular file's text (UTF-8) as a container of these layers would see it; undefined when there is none, or something else
- * has the name. Throws IMAGE_INVALID when it is longer than `maxBytes` or its links go in a circle.
+ * The text (UTF-8) of a regular file as a container of these layers sees it; undefined when the name does not exist or is something
+ * else. Throws IMAGE_INVALID when the file is longer than `maxBytes` or its symbolic links form a circle.
  */
 export function readFileInLayers({ dirs, path, maxBytes }: ReadFileInLayers): string | undefined {
-  const file = find(dirs.map(toBytes), toBytes(path));
+  const file = findInLayers(dirs.map(toBytes), toBytes(path));
   if (file === undefined) return undefined;
   const fd = openSync(native(file), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
     const { size } = fstatSync(fd);
-    if (size > maxBytes) throw invalid(`${path} of the image has ${size} bytes; only ${maxBytes} are read`);
+    if (size > maxBytes) throw invalid(`${path} of the image has ${size} bytes; at most ${maxBytes} are read`);
     const data = Buffer.alloc(size);
     let at = 0;
     for (let got = -1; got !== 0 && at < size; at += got) got = readSync(fd, data, at, size - at, at);
@@ -35,9 +35,9 @@ export function readFileInLayers({ dirs, path, maxBytes }: ReadFileInLayers): st
   }
 }
 
-/** Where the regular file lies on disk. */
-function find(layers: string[], path: string): string | undefined {
-  // The folders from the root down to where we are, each as the real folders that are merged in it, topmost first.
+/** The path on the disk of the regular file that has this path in the image. */
+export function findInLayers(layers: string[], path: string): string | undefined {
+  // The folders from the root to the present one, each as the real folders that overlayfs merges in it, topmost first.
   let trail: string[][] = [layers];
   let found: string | undefined;
   walkInRoot(path.split('/'), {
@@ -52,7 +52,7 @@ function find(layers: string[], path: string): string | undefined {
           if (isOpaque(here)) break;
           continue;
         }
-        // A whiteout hides all below it; so does a file, which counts only when no folder lies above it.
+        // A whiteout hides the layers below it, and so does a file, which is visible only if no folder lies above it.
         if (merged.length > 0 || isWhiteout(stats)) break;
         if (stats.isSymbolicLink()) return { link: readlinkSync(native(here), 'latin1') };
         if (stats.isFile() && rest.every((part) => part === '' || part === '.')) found = here;

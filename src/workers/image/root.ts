@@ -5,16 +5,16 @@ import { components, native } from './names.ts';
 import { printable } from './tar.ts';
 
 /**
- * Finds the folders of an archive's names below one root. Every component is looked at without following it; symbolic links
- * are then followed as chroot would, so that no name leads out. Folders that were seen to be real are remembered until
- * {@link forget}, which whoever replaces a folder or a link must call.
+ * Finds the folders of an archive's names below one root. Every component is examined with lstat; symbolic links are then resolved
+ * as chroot would, so that no name leads out. Folders are cached until {@link forget}, which must be called when a folder or a link
+ * is replaced.
  */
 export class Root {
   readonly path: string;
   readonly #known = new Map<string, string>();
   readonly #make: (folder: string, found: Stats | undefined) => void;
 
-  /** `make` is asked to make `folder` (relative to the root) when a name needs it and `found`, which is no folder, is there instead. */
+  /** `make` is called for each `folder` (relative to the root) that a name needs and that does not exist or, as `found`, is something else. */
   constructor(path: string, make: (folder: string, found: Stats | undefined) => void) {
     this.path = path;
     this.#make = make;
@@ -70,10 +70,10 @@ export function look(path: string): Stats | undefined {
 }
 
 /**
- * Gives the folder at `path` the owner and mode of the one named `relative` in the topmost of these trees that has it; false when
- * none has. A tree that is not there counts as empty.
+ * Copies owner and mode to the folder at `path` from the one called `relative` in the first of these trees that has it; returns false
+ * when none has. A tree that does not exist counts as empty.
  */
-export function dressAsBelow(path: string, relative: string, trees: readonly string[]): boolean {
+export function inheritFromTrees(path: string, relative: string, trees: readonly string[]): boolean {
   for (const tree of trees) {
     const root = new Root(tree, () => {
       throw missing;

@@ -1,4 +1,4 @@
-/** The four encodings of sparse files ("GNU tar manual: Storing Sparse Files"), all brought to one list of extents. */
+/** The four encodings of sparse files ("GNU tar manual: Storing Sparse Files"), all read into one list of extents. */
 import { invalid } from './invalid.ts';
 import { type PaxRecord, paxInteger } from './pax.ts';
 import { tarNumber } from './tar-fields.ts';
@@ -16,10 +16,11 @@ export interface SparseMap {
   more?: 'header' | 'map';
 }
 
-/** More pieces than any real file has; what is over that is there to eat memory. */
+/** More pieces than any real file has. */
 const MAX_EXTENTS = 100_000;
+const MAX_DIGITS = 16;
 
-/** Old GNU: four extents in the header, or, given the map so far, the 21 of a block behind it. */
+/** Old GNU: the four extents of the header, or, when the map so far is given, the 21 of a block behind it. */
 export function gnuExtents(block: Buffer, map?: SparseMap): SparseMap {
   const [at, count, flag] = map ? [0, 21, 504] : [386, 4, 482];
   map ??= { size: tarNumber(block, 483, 12, 'real size'), extents: [] };
@@ -33,7 +34,7 @@ export function gnuExtents(block: Buffer, map?: SparseMap): SparseMap {
   return map;
 }
 
-/** PAX 0.0, 0.1 and 1.0, told apart by their records; undefined when the file is not sparse. */
+/** PAX 0.0, 0.1 and 1.0, which differ in their records; undefined when the file is not sparse. */
 export function paxExtents(pax: Map<string, Buffer>, records: readonly PaxRecord[]): SparseMap | undefined {
   const real = paxInteger(pax, 'GNU.sparse.realsize');
   const size = real ?? paxInteger(pax, 'GNU.sparse.size');
@@ -47,7 +48,7 @@ export function paxExtents(pax: Map<string, Buffer>, records: readonly PaxRecord
   const map: SparseMap = { size, extents: [] };
   const numbers: number[] = [];
   if (line !== undefined) for (const part of line.split(',')) numbers.push(decimal(part));
-  // 0.0 repeats its two keys, so the order of the records counts.
+  // PAX 0.0 repeats its two keys, so the order of the records counts.
   else {
     for (const { key, value } of records) {
       if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') numbers.push(decimal(value.toString('latin1')));
@@ -58,20 +59,29 @@ export function paxExtents(pax: Map<string, Buffer>, records: readonly PaxRecord
   return map;
 }
 
-/** Reads the map of PAX 1.0 (count, then offset and size, one number a line) into `map`; false while it is not all there. */
-export function mapFromText(text: string, map: SparseMap): boolean {
-  const first = text.indexOf('\n');
-  if (first < 0) return false;
-  const count = decimal(text.slice(0, first));
-  if (count > MAX_EXTENTS) throw invalid(`a sparse file has ${count} pieces`);
-  // Cheap enough to count each time: most maps are one block.
-  let newlines = 0;
-  for (let at = first; at >= 0; at = text.indexOf('\n', at + 1)) newlines++;
-  if (newlines < 1 + 2 * count) return false;
-  const lines = text.split('\n', 1 + 2 * count);
-  for (let i = 1; i < lines.length; i += 2) add(map, decimal(lines[i] ?? ''), decimal(lines[i + 1] ?? ''));
-  map.more = undefined;
-  return true;
+/** The map of PAX 1.0 at the start of a file's body: a count, then offset and size of each extent, one number a line. */
+export class MapReader {
+  /** The numbers read so far, the count first, and the digits of a line that is not complete. */
+  readonly #numbers: number[] = [];
+  #line = '';
+
+  /** Reads the next block of the body into `map`; false while the map goes on behind it. Throws IMAGE_INVALID. */
+  add(block: Buffer, map: SparseMap): boolean {
+    const lines = (this.#line + block.toString('latin1')).split('\n');
+    const rest = lines.pop() ?? '';
+    for (const line of lines) {
+      this.#numbers.push(decimal(line));
+      const [count = 0] = this.#numbers;
+      if (count > MAX_EXTENTS) throw invalid(`a sparse file has ${count} pieces`);
+      if (this.#numbers.length < 1 + 2 * count) continue;
+      for (let i = 1; i <= 2 * count; i += 2) add(map, this.#numbers[i] ?? 0, this.#numbers[i + 1] ?? 0);
+      map.more = undefined;
+      return true;
+    }
+    if (rest.length > MAX_DIGITS) throw invalid('the map of a sparse file has a line that is not a number');
+    this.#line = rest;
+    return false;
+  }
 }
 
 function add(map: SparseMap, offset: number, size: number): void {

@@ -1,12 +1,12 @@
 import { invalid } from './invalid.ts';
 
-/** A text field: up to the first NUL, one byte per character. */
+/** A text field up to its first NUL, one byte per character. */
 export function tarText(block: Buffer, at: number, length: number): string {
   const end = block.indexOf(0, at);
   return block.toString('latin1', at, end < 0 || end > at + length ? at + length : end);
 }
 
-/** A number field: octal text, or base-256 when the top bit of the first byte is set (GNU; two's complement). */
+/** A number field: octal digits, or base-256 in two's complement when the top bit of the first byte is set (GNU). Throws IMAGE_INVALID. */
 export function tarNumber(block: Buffer, at: number, length: number, what: string): number {
   const first = block[at] ?? 0;
   if (first & 0x80) {

@@ -1,17 +1,20 @@
 /**
- * A tar reader for layers, fed with pieces of any size: POSIX ustar and PAX, GNU long names and base-256 numbers, sparse files
- * in all four encodings, old v7 and star headers. Names, link targets and xattr values are bytes, not text: strings here hold
- * one byte per character (latin1). Rules: POSIX pax(1), "GNU tar manual: Basic Tar Format" and "Storing Sparse Files".
+ * A tar reader for layers that takes pieces of any size: POSIX ustar and PAX, GNU long names and base-256 numbers, sparse files in all
+ * four encodings, v7 and star headers. Names, link targets and xattr values are bytes, not text: strings here hold one byte per
+ * character (latin1). Rules: POSIX pax(1), "GNU tar manual: Basic Tar Format" and "Storing Sparse Files"; where these leave a choice,
+ * Go's archive/tar, which builders, scanners and the other runtimes use.
  */
 import type { TimeSpec } from '../../sys/attributes.ts';
 import { invalid } from './invalid.ts';
 import { type PaxRecord, paxInteger, paxRecords, paxTime } from './pax.ts';
-import { type Extent, gnuExtents, mapFromText, paxExtents, type SparseMap } from './sparse.ts';
+import { type Extent, gnuExtents, MapReader, paxExtents, type SparseMap } from './sparse.ts';
 import { tarNumber, tarText } from './tar-fields.ts';
 
 export const BLOCK = 512;
-/** A PAX or GNU long-name header may be this long; the same limit as Go's reader has, which all layers were made for. */
+/** Bytes of a PAX or GNU long-name header, limited as in Go's reader. */
 const MAX_META = 1 << 20;
+/** More entries than any real layer has. */
+const MAX_ENTRIES = 5_000_000;
 
 export type TarType = 'file' | 'hardlink' | 'symlink' | 'char' | 'block' | 'directory' | 'fifo';
 
@@ -21,7 +24,7 @@ export interface TarEntry {
   /** Target of a symbolic or hard link, as written. */
   link: string;
   type: TarType;
-  /** Length of the file once it is unpacked, holes included; 0 for all that is no file. */
+  /** Length of the unpacked file, holes included; 0 for everything else. */
   size: number;
   /** Permission bits with setuid, setgid and sticky. */
   mode: number;
@@ -35,7 +38,7 @@ export interface TarEntry {
   xattrs: [name: string, value: Buffer][];
 }
 
-/** Where the entries go. All calls are synchronous: the archive's order is the order of things on disk. */
+/** Receives the entries. All calls are synchronous, so that things get to the disk in the order of the archive. */
 export interface TarSink {
   entry(entry: TarEntry): void;
   /** A piece of the current file, which belongs at `offset`. Valid only during the call. */
@@ -62,14 +65,14 @@ type State = 'header' | 'meta' | 'sparse-header' | 'sparse-map' | 'body' | 'skip
 export class TarReader {
   readonly #sink: TarSink;
   #state: State = 'header';
-  /** A block that came in pieces. */
+  /** A block whose bytes are not complete yet. */
   readonly #block = Buffer.alloc(BLOCK);
   #filled = 0;
   #sawZeroBlock = false;
+  #entries = 0;
 
   /** The PAX or GNU header that is being collected. */
   #meta: { type: string; data: Buffer; filled: number } | undefined;
-  readonly #global = new Map<string, Buffer>();
   #records: PaxRecord[] = [];
   #longName: string | undefined;
   #longLink: string | undefined;
@@ -77,11 +80,11 @@ export class TarReader {
   /** The entry that is being read. */
   #path = '';
   #sparse: SparseMap | undefined;
-  #mapText = '';
+  #map = new MapReader();
   #extents: Extent[] = [];
   #extent = 0;
   #done = 0;
-  /** Bytes of the body in the archive, and of the padding behind it, that are still to come. */
+  /** Bytes of the body in the archive, and of the padding behind it, that have not come yet. */
   #left = 0;
   #padding = 0;
   /** The padding is that of a PAX or GNU header. */
@@ -91,14 +94,14 @@ export class TarReader {
     this.#sink = sink;
   }
 
-  /** Takes the next piece of the archive. Throws IMAGE_INVALID, and what the sink throws. */
+  /** Reads the next piece of the archive. Throws IMAGE_INVALID, and what the sink throws. */
   write(chunk: Buffer): void {
     let at = 0;
     while (at < chunk.length) {
       const left = chunk.length - at;
       switch (this.#state) {
         case 'drain':
-          return; // what follows the end marker is only hashed
+          return; // bytes behind the end marker only count for the digest
         case 'skip': {
           const take = Math.min(left, this.#padding);
           this.#padding -= take;
@@ -141,7 +144,7 @@ export class TarReader {
     }
   }
 
-  /** The archive is over. Throws IMAGE_INVALID when it stopped inside an entry; a missing end marker is accepted, as Go does. */
+  /** Ends the archive. Throws IMAGE_INVALID when it stops inside an entry; Go accepts a missing end marker, and so does this. */
   end(): void {
     if (this.#state === 'drain' || (this.#state === 'skip' && !this.#skipsMeta)) return;
     if (this.#state === 'header' && this.#filled === 0 && !this.#pending()) return;
@@ -197,7 +200,7 @@ export class TarReader {
     if (type === 'L') this.#longName = tarText(data, 0, data.length);
     else if (type === 'K') this.#longLink = tarText(data, 0, data.length);
     else if (type === 'x') this.#records = paxRecords(data);
-    else for (const { key, value } of paxRecords(data)) this.#global.set(key, value);
+    else paxRecords(data); // Go checks global headers and applies them to no entry; they would accumulate without bound
     this.#state = this.#padding > 0 ? 'skip' : 'header';
   }
 
@@ -208,8 +211,8 @@ export class TarReader {
   }
 
   #entry(block: Buffer, flag: string, headerSize: number): void {
-    const pax = new Map(this.#global);
-    for (const { key, value } of this.#records) pax.set(key, value);
+    if (++this.#entries > MAX_ENTRIES) throw invalid(`the layer has more than ${MAX_ENTRIES} entries`);
+    const pax = new Map(this.#records.map(({ key, value }) => [key, value]));
     for (const [key, value] of pax) if (value.length === 0 && !key.startsWith('SCHILY.xattr.')) pax.delete(key);
     const name = this.#longName ?? ownName(block);
     const path = text(pax, 'GNU.sparse.name') ?? text(pax, 'path') ?? name;
@@ -227,7 +230,7 @@ export class TarReader {
     // Before POSIX a folder was a file whose name ends in a slash.
     if (flag === '\0' && path.endsWith('/')) type = 'directory';
 
-    // Only files have a body; some writers give the links' sizes too (and no body), so Go's reader ignores them.
+    // Only files have a body. Some writers give sizes of links, without a body: Go's reader ignores them.
     const stored = type === 'file' ? (paxInteger(pax, 'size') ?? headerSize) : 0;
     if (stored < 0) throw invalid(`${printable(path)}: the size is ${stored}`);
     this.#left = stored;
@@ -258,7 +261,7 @@ export class TarReader {
       this.#startBody();
     } else if (this.#sparse.more === 'header') this.#state = 'sparse-header';
     else if (this.#sparse.more === 'map') {
-      this.#mapText = '';
+      this.#map = new MapReader();
       this.#state = 'sparse-map';
     } else this.#sparseReady(this.#sparse);
   }
@@ -275,13 +278,9 @@ export class TarReader {
   #sparseMap(block: Buffer): void {
     const sparse = this.#sparse;
     if (!sparse) throw new Error('no sparse file is being read');
-    this.#mapText += block.toString('latin1', 0, BLOCK);
     this.#left -= BLOCK;
     if (this.#left < 0) throw invalid(`${printable(this.#path)}: the map of the sparse file is longer than the file`);
-    if (this.#mapText.length > MAX_META)
-      throw invalid(`${printable(this.#path)}: the map of the sparse file is too long`);
-    if (!mapFromText(this.#mapText, sparse)) return;
-    this.#mapText = '';
+    if (!this.#map.add(block, sparse)) return;
     this.#sparseReady(sparse);
   }
 
@@ -333,7 +332,7 @@ export class TarReader {
   }
 }
 
-/** Both sums that exist in the wild: of unsigned bytes (the standard) and of signed ones (old Suns). */
+/** Accepts the sum of unsigned bytes (the standard) and that of signed ones (old Suns). */
 function checkSum(block: Buffer): void {
   let unsigned = 8 * 32; // the field itself counts as spaces
   let signed = unsigned;
@@ -343,8 +342,9 @@ function checkSum(block: Buffer): void {
     unsigned += byte;
     signed += byte > 127 ? byte - 256 : byte;
   }
-  const told = tarNumber(block, 148, 8, 'checksum');
-  if (told !== unsigned && told !== signed) throw invalid(`a tar header has the checksum ${told} and not ${unsigned}`);
+  const found = tarNumber(block, 148, 8, 'checksum');
+  if (found !== unsigned && found !== signed)
+    throw invalid(`a tar header has the checksum ${found} and not ${unsigned}`);
 }
 
 function isZero(block: Buffer): boolean {
@@ -352,7 +352,7 @@ function isZero(block: Buffer): boolean {
   return true;
 }
 
-/** The name fields of the header. GNU's magic ("ustar  ") uses the prefix for other things; star's prefix is shorter. */
+/** The name fields of the header. With GNU's magic ("ustar  ") the prefix holds other fields; star's prefix is shorter. */
 function ownName(block: Buffer): string {
   const name = tarText(block, 0, 100);
   if (block.toString('latin1', 257, 263) !== 'ustar\0') return name;
@@ -367,8 +367,8 @@ function text(pax: Map<string, Buffer>, key: string): string | undefined {
 }
 
 function owner(id: number, path: string): number {
-  // 2^32 - 1 would mean "leave it" to chown.
-  if (id < 0 || id >= 0xffff_ffff) throw invalid(`${printable(path)}: the owner ${id} cannot be`);
+  // chown takes 2^32 - 1 for "unchanged".
+  if (id < 0 || id >= 0xffff_ffff) throw invalid(`${printable(path)}: the owner ${id} is impossible`);
   return id;
 }
 
@@ -380,7 +380,7 @@ function xattrs(pax: Map<string, Buffer>): [string, Buffer][] {
   return found;
 }
 
-/** A name for a message: what is no printable ASCII is written as \xNN. */
+/** A name for a message: bytes other than printable ASCII are written as \xNN. */
 export function printable(path: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
   return path.replace(/[\x00-\x1f\x7f-\xff\\]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}`);

@@ -1,12 +1,12 @@
-/** Walks over whole trees whose names may be any bytes, never following a symbolic link. */
+/** Removes trees whose names may be any bytes; symbolic links are not followed. */
 import { lstatSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import { native } from './names.ts';
 
-/** Between so many files other calls of this thread get their turn. */
+/** Files after which other calls of this thread get their turn. */
 const SLICE = 2000;
 
-/** Removes a tree; one that is not there is fine. */
+/** Removes a tree, if it exists. */
 export async function removeTree(root: string): Promise<void> {
   let seen = 0;
   for (const _ of removing(root)) if (++seen % SLICE === 0) await turn();
@@ -23,7 +23,7 @@ function* removing(root: string): Generator<undefined> {
     unlinkSync(native(root));
     return;
   }
-  // Each folder is met twice: to empty it of files, and, once its folders are gone, to remove it.
+  // Each folder is visited twice: to remove its files, and, once its subfolders are gone, to remove it.
   const todo: { path: string; emptied: boolean }[] = [{ path: root, emptied: false }];
   for (let folder = todo.at(-1); folder; folder = todo.at(-1)) {
     if (folder.emptied) {

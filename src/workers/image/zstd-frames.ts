@@ -2,31 +2,31 @@ import { invalid } from './invalid.ts';
 
 const MAGIC = 0xfd2fb528;
 const SKIPPABLE = 0x184d2a50; // ..5f
-/** Magic, descriptor, window, dictionary id, content size: the longest that a frame's header gets. */
+/** Magic, descriptor, window, dictionary id, content size: the length of the longest frame header. */
 const MAX_HEADER = 18;
 
 /**
- * Cuts a zstd stream into pieces that never reach over the end of a frame, and leaves skippable frames out. Node's decoder
- * stops at the end of the first frame of a write and loses the rest of that write without an error (nodejs/node 64741);
- * layers of pzstd and zstd:chunked have many frames. Format: RFC 8878 section 3.1.
+ * Cuts a zstd stream into pieces that end at the end of a frame at the latest, and leaves out skippable frames. Node's decoder stops at
+ * the end of the first frame of a write and drops the rest of that write without an error (nodejs/node 64741); layers of pzstd and
+ * zstd:chunked have many frames. Format: RFC 8878 section 3.1.
  */
 export class ZstdFrames {
-  /** What is to come next; the bytes of `passing` and `skipping` need no look. */
+  /** What comes next; the bytes of `passing` and `skipping` are not parsed. */
   #state: 'frame' | 'block' | 'passing' | 'skipping' = 'frame';
   #left = 0;
   /** What follows the bytes that are passing. */
   #then: 'frame' | 'block' | 'checksum' = 'frame';
   #checksum = false;
-  /** A header that came in pieces. */
+  /** A header whose bytes are not complete yet. */
   #held: Buffer = Buffer.alloc(0);
 
-  /** The pieces of this chunk that go to the decoder, each in a write of its own. Throws IMAGE_INVALID. */
+  /** The pieces of this chunk for the decoder, each for a write of its own. Throws IMAGE_INVALID. */
   *split(chunk: Buffer): Generator<Buffer> {
     const input = this.#held.length > 0 ? Buffer.concat([this.#held, chunk]) : chunk;
     this.#held = Buffer.alloc(0);
     let start = 0; // of the piece that is not handed on yet
     let at = 0;
-    // A block or skippable frame may be empty, and is then over although no byte follows.
+    // An empty block or skippable frame ends although no byte of it follows.
     while (at < input.length || (this.#left === 0 && (this.#state === 'passing' || this.#state === 'skipping'))) {
       if (this.#state === 'passing' || this.#state === 'skipping') {
         const take = Math.min(this.#left, input.length - at);
@@ -43,16 +43,16 @@ export class ZstdFrames {
         continue;
       }
       const length = this.#header(input, at);
-      if (length === 0) break; // the header is not all there
+      if (length === 0) break; // the header is incomplete
       at += length;
       if (this.#skips()) start = at;
     }
-    // An unfinished header waits for the rest; all before it goes.
+    // An incomplete header is held until the rest comes.
     if (at > start) yield input.subarray(start, at);
     if (at < input.length) this.#held = Buffer.from(input.subarray(at));
   }
 
-  /** The stream is over. Throws IMAGE_INVALID when it stopped inside a frame. */
+  /** Ends the stream. Throws IMAGE_INVALID when it stops inside a frame. */
   end(): void {
     if (this.#state !== 'frame' || this.#held.length > 0) throw invalid('the zstd stream ends inside a frame');
   }
@@ -75,7 +75,7 @@ export class ZstdFrames {
     return this.#checksum ? 'checksum' : 'frame';
   }
 
-  /** Reads a frame's header; its length, or 0 when more bytes are needed. */
+  /** Reads a frame's header; returns its length, or 0 when more bytes are needed. */
   #frame(input: Buffer, at: number): number {
     if (input.length - at < 5) return 0;
     const magic = input.readUInt32LE(at);
@@ -99,14 +99,14 @@ export class ZstdFrames {
     return length;
   }
 
-  /** Reads a block's header, 3 bytes; 0 when more are needed. */
+  /** Reads a block's header; returns its length, 3, or 0 when more bytes are needed. */
   #block(input: Buffer, at: number): number {
     if (input.length - at < 3) return 0;
     const header = input.readUIntLE(at, 3);
     const last = (header & 1) !== 0;
     const type = (header >> 1) & 3;
     if (type === 3) throw invalid('a zstd block has the reserved type');
-    const size = type === 1 ? 1 : header >> 3; // a run is one byte, however long it gets
+    const size = type === 1 ? 1 : header >> 3; // a run is stored as one byte
     this.#pass(size, last ? this.#afterBlocks() : 'block');
     return 3;
   }

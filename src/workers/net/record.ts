@@ -32,6 +32,8 @@ export interface CniRecord {
   result?: Json;
   /** Types of the plugins that ADD has run without a process; their DEL runs without one too. libcni ignores this key. */
   inProcess?: string[];
+  /** DEL was called and has left the release of the address to the end of the namespace (release.ts). */
+  deleted?: true;
 }
 
 function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttachment): string {
@@ -42,7 +44,7 @@ function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttac
 export function writeRecord(
   cacheDir: string,
   attachment: CniAttachment,
-  more: Pick<CniRecord, 'result' | 'inProcess'> = {},
+  more: Pick<CniRecord, 'result' | 'inProcess' | 'deleted'> = {},
 ): void {
   if (cacheDir === '') return;
   const { source: _, ...network } = attachment.network;

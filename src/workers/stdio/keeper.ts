@@ -2,8 +2,9 @@
  * Keeps containers' output while no daemon runs. The kernel discards a FIFO's contents when the last process closes it,
  * and a container that ends closes the shim's ends: its last output, which usually gives the reason, would be lost in a
  * restart of the daemon. So a process that only sleeps keeps the read ends open and outlives the daemon, also a killed
- * one. There is one for all containers. Descriptors of a further container are sent to it over a unix socket, in whose queue they stay
- * (it receives nothing); half a second later it is replaced by one that inherits those that are wanted then.
+ * one. There is one for all containers. Descriptors of a further container are sent to it over a unix socket, in whose
+ * queue they stay (it receives nothing); half a second later it is replaced by one that inherits those that are wanted
+ * then.
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -60,8 +61,8 @@ export class Keeper {
   }
 
   /**
-   * Resolves when these descriptors are kept, with all others that are wanted now. Before a container starts: its last output may follow
-   * within milliseconds.
+   * Resolves when these descriptors are kept, with all others that are wanted now. Before a container starts: its last
+   * output may follow within milliseconds.
    */
   async hold(descriptors: number[]): Promise<void> {
     this.#since.push(...descriptors);

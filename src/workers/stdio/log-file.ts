@@ -28,8 +28,8 @@ export interface LogFileEvents {
  *
  * Usually they are written at once, on this thread: the page cache takes them in microseconds, and a daemon that is
  * killed loses nothing that it has read. When the kernel makes the writer wait (dirty pages over the limit, a slow
- * disk), the file is written in libuv's pool for a while: then only that container's log waits. A log on a mount that may hang is
- * written by a process (log-target.ts).
+ * disk), the file is written in libuv's pool for a while: then only that container's log waits. A log on a mount that
+ * may hang is written by a process (log-target.ts).
  */
 export class LogFile implements LineSink {
   readonly path: string;
@@ -89,7 +89,10 @@ export class LogFile implements LineSink {
     if (now - began > SLOW_MS) this.#slowUntil = now + SLOW_FOR_MS;
   }
 
-  /** Resolves when everything buffered so far is in the file (or was dropped), or after 5 s with a file that takes no more. */
+  /**
+   * Resolves when everything buffered so far is in the file (or was dropped), or after 5 s with a file that takes no
+   * more.
+   */
   async settled(): Promise<void> {
     const until = performance.now() + SETTLE_MS;
     const left = () => Math.max(1, until - performance.now());

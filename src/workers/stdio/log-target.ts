@@ -1,4 +1,7 @@
-/** Where a container's log is written: a file that this thread has open, or, on a mount that may hang, a process that has it open. */
+/**
+ * Where a container's log is written: a file that this thread has open, or, on a mount that may hang, a process that
+ * has it open.
+ */
 import { close, fstatSync, ftruncateSync, mkdirSync, open, write, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { dirname } from 'node:path';
@@ -14,7 +17,9 @@ import { resolve } from '../host-paths/resolve.ts';
 const closeFile = promisify(close);
 const openFile = promisify(open);
 
-/** The mount table is read again when it is older (milliseconds): hundreds of logs are opened together after a restart. */
+/**
+ * The mount table is read again when it is older (milliseconds): hundreds of logs are opened together after a restart.
+ */
 const MOUNTS_MS = 1000;
 const ENV = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin' };
 /** Between two looks at a process whose end is waited for, in milliseconds; doubled up to the second. */
@@ -36,8 +41,8 @@ export interface LogTarget {
 let mounts: { table: HostMounts; readAt: number } | undefined;
 
 /**
- * Opens a log for appending; makes it (0640) and the folders above it (0755). Throws the error of the file system, and TIMED_OUT when its
- * mount hangs.
+ * Opens a log for appending; makes it (0640) and the folders above it (0755). Throws the error of the file system, and
+ * TIMED_OUT when its mount hangs.
  */
 export async function openLogTarget(path: string): Promise<LogTarget> {
   const now = performance.now();
@@ -92,8 +97,8 @@ class LocalLog implements LogTarget {
 }
 
 /**
- * A log on a mount that may hang. `cat` has it open and copies to it from a pipe, so that neither this thread nor one of libuv's ever
- * waits for the mount: while it hangs the pipe is full, and only this container waits.
+ * A log on a mount that may hang. `cat` has it open and copies to it from a pipe, so that neither this thread nor one
+ * of libuv's ever waits for the mount: while it hangs the pipe is full, and only this container waits.
  */
 class RemoteLog implements LogTarget {
   readonly #path: string;

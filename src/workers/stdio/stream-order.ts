@@ -1,14 +1,18 @@
 /**
- * The order of stdout and stderr. They come through two FIFOs, so what a container writes to both within microseconds has no order any
- * more when it arrives: the shim copies each stream in a goroutine of its own, and Go's scheduler wakes the one that became ready last
- * first. A program that prints a result and then an error would have its error first in most logs.
+ * The order of stdout and stderr. They come through two FIFOs, so what a container writes to both within microseconds
+ * has no order any more when it arrives: the shim copies each stream in a goroutine of its own, and Go's scheduler
+ * wakes the one that became ready last first. A program that prints a result and then an error would have its error
+ * first in most logs.
  */
 
-/** Milliseconds that stderr is held back for; well below the one millisecond from which on the order of writes must hold. */
+/**
+ * Milliseconds that stderr is held back for; well below the one millisecond from which on the order of writes must
+ * hold.
+ */
 const HOLD_MS = 0.4;
 /**
- * A loop that works for more than this share of its time serves events late, and the order of its wake-ups is the best that is known of
- * the order of arrival.
+ * A loop that works for more than this share of its time serves events late, and the order of its wake-ups is the best
+ * that is known of the order of arrival.
  */
 const BUSY = 0.5;
 /** Milliseconds over which that share is taken, at least. */

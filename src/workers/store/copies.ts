@@ -42,10 +42,12 @@ function writeCopy(path: string, text: string): void {
   const temporary = `${path}.new`;
   try {
     writeFileSync(temporary, text, { mode: 0o600 });
+    renameSync(temporary, path);
   } catch (error) {
+    rmSync(temporary, { force: true }); // on a full disk it is there, and empty
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     writeFileSync(temporary, text, { mode: 0o600 });
+    renameSync(temporary, path);
   }
-  renameSync(temporary, path);
 }

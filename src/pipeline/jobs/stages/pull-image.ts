@@ -1,4 +1,5 @@
 import type { AuthConfig } from '../../../../proto/gen/cri.ts';
+import type { LayerProgress } from '../../../node/images/layers.ts';
 import type { Resolved } from '../../../node/images/resolve.ts';
 import type { ImageRow } from '../../../node/images/rows.ts';
 import { required } from '../../engine/stage.ts';
@@ -16,6 +17,11 @@ export interface PullRow {
 
 export interface PullState extends JobState<PullRow> {
   auth: AuthConfig | undefined;
+  /** Aborts when the last caller has left: layers that only this pull wants are dropped. */
+  signal: AbortSignal;
+  /** The pod is in kube-system. */
+  urgent: boolean;
+  progress: LayerProgress[];
   resolved?: Resolved;
   /** Ids, bottom first. */
   layers?: string[];
@@ -32,7 +38,12 @@ export const resolve = {
 export const layers = {
   async run(state: PullState): Promise<void> {
     const { ctx, row } = state;
-    state.layers = await ctx.images.fetchLayers(required(state.resolved, 'resolution'), (id) => row.held.push(id));
+    state.layers = await ctx.images.fetchLayers(required(state.resolved, 'resolution'), {
+      onHold: (id) => row.held.push(id),
+      signal: state.signal,
+      urgent: state.urgent,
+      progress: state.progress,
+    });
   },
   async undo(row: PullRow, ctx: JobContext): Promise<void> {
     ctx.images.release(row.held.splice(0));

@@ -7,7 +7,7 @@ import { bridgeWork, readBridge } from './bridge.ts';
 import type { Call, Work } from './call.ts';
 import { COMMON, Fields, NotOurs } from './fields.ts';
 import type { IsOurs } from './ipam.ts';
-import { during, Refusal } from './refusal.ts';
+import { during, Refusal, reasonOf } from './refusal.ts';
 
 const KEYS = [...COMMON, 'subnetFile', 'dataDir', 'delegate'];
 const SUBNET_FILE = '/run/flannel/subnet.env';
@@ -61,13 +61,21 @@ export const flannelWork = (flannel: Flannel): Work => ({
       mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
       writeFileSync(path, JSON.stringify(sorted(conf)), { mode: 0o600 });
     });
-    return delegated(flannel, call, conf).add(delegatedCall(call, conf));
+    try {
+      return await delegated(flannel, call, conf).add(delegatedCall(call, conf));
+    } catch (cause) {
+      throw new Refusal(`failed to delegate add: ${reasonOf(cause)}`, { cause });
+    }
   },
   async del(call) {
     const conf = readScratch(flannel, call);
     if (!conf) return; // DEL of something that was never added, or was deleted before
     await delegated(flannel, call, conf).del(delegatedCall(call, conf));
     rmSync(scratchPath(flannel, call), { force: true });
+  },
+  heldLink(call) {
+    const conf = readScratch(flannel, call);
+    return conf && delegated(flannel, call, conf).heldLink?.(delegatedCall(call, conf));
   },
   async check(call) {
     const conf = readScratch(flannel, call);
@@ -99,7 +107,6 @@ function readScratch(flannel: Flannel, call: Call): Json | undefined {
 function delegateConf(flannel: Flannel, lease: Lease, network: { name: string; cniVersion: string }): Json {
   const { delegate, ipam } = flannel;
   const routes = Array.isArray(ipam.routes) ? ipam.routes : [];
-  const ranges = Array.isArray(ipam.ranges) ? ipam.ranges : [];
   return {
     ...delegate,
     name: network.name,
@@ -112,7 +119,7 @@ function delegateConf(flannel: Flannel, lease: Lease, network: { name: string; c
     ipam: {
       ...ipam,
       type: 'host-local',
-      ranges: [...ranges, ...lease.subnets.map((subnet) => [{ subnet: networkText(subnet) }])],
+      ranges: lease.subnets.map((subnet) => [{ subnet: networkText(subnet) }]),
       routes: [...routes, ...lease.networks.map((dst) => ({ dst }))],
     },
   };
@@ -138,8 +145,8 @@ function readLease(path: string): Lease {
   const mtu = values.get('FLANNEL_MTU');
   const masquerades = values.get('FLANNEL_IPMASQ');
   const missing = [
-    ...(networks.length === 0 ? ['FLANNEL_NETWORK'] : []),
-    ...(subnets.length === 0 ? ['FLANNEL_SUBNET'] : []),
+    ...(networks.length === 0 ? ['FLANNEL_NETWORK', 'FLANNEL_IPV6_NETWORK'] : []),
+    ...(subnets.length === 0 ? ['FLANNEL_SUBNET', 'FLANNEL_IPV6_SUBNET'] : []),
     ...(mtu === undefined ? ['FLANNEL_MTU'] : []),
     ...(masquerades === undefined ? ['FLANNEL_IPMASQ'] : []),
   ];

@@ -40,7 +40,7 @@ export interface PodInterface {
   /** Says to the neighbours that the address has moved, when the interface comes up. */
   announce?: boolean;
   /** More work in the same visit, once the addresses are there. */
-  then?: (socket: NetlinkSocket, link: Link) => void;
+  finish?: (socket: NetlinkSocket, link: Link) => void;
 }
 
 /** Throws Refusal. Waits, without holding the thread, while duplicate address detection is under way. */
@@ -77,7 +77,7 @@ export async function configureInterface(pod: PodInterface): Promise<void> {
     during(`failed to set "${ifName}" UP`, () => socket.request(setUp(link.index)));
     if (six && listAddresses(socket, link.index).some(({ unsettled }) => unsettled)) return false;
     addRoutes(socket, link.index);
-    pod.then?.(socket, link);
+    pod.finish?.(socket, link);
     return true;
   });
   if (settled) return;
@@ -93,7 +93,7 @@ export async function configureInterface(pod: PodInterface): Promise<void> {
     const link = findLink(socket, ifName);
     if (!link) throw new Refusal(`failed to lookup "${ifName}": Link not found`);
     addRoutes(socket, link.index);
-    pod.then?.(socket, link);
+    pod.finish?.(socket, link);
   });
 }
 

@@ -1,14 +1,14 @@
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
 import { SluiceError } from '../../errors.ts';
 
-/** TLS settings as plain data; they come from main. */
+/** TLS settings of one host, as plain data from main. */
 export interface Tls {
-  /** PEM, besides the authorities that Node and the system trust. */
+  /** PEM, in addition to the authorities that Node and the system trust. */
   ca?: string[];
   /** Client certificate and its key, PEM. */
   cert?: string;
   key?: string;
-  /** False: any certificate will do (`skip_verify`). Default true. */
+  /** False accepts any certificate (`skip_verify`). Default true. */
   rejectUnauthorized?: boolean;
 }
 
@@ -16,9 +16,9 @@ const contexts = new Map<string, SecureContext>();
 const MAX_CONTEXTS = 16;
 
 /**
- * What a TLS connection with these settings trusts and shows. Own authorities come on top of the machine's: a redirect to a public
- * CDN must work as before. To read the machine's some hundred authorities blocks the thread for a tenth of a second, so they are
- * kept, and main never does it. Throws CONFIG_INVALID.
+ * The OpenSSL context for these settings. A host's own authorities come in addition to the machine's, because a registry may
+ * redirect to a public CDN. Reading the machine's authorities blocks the thread for a tenth of a second: contexts are cached, and
+ * main never makes one. Throws CONFIG_INVALID.
  */
 export function secureContext({ ca = [], cert, key }: Tls): SecureContext {
   const name = JSON.stringify([ca, cert, key]);

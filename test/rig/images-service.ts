@@ -1,0 +1,68 @@
+/** The images service with real workers, without a daemon around it: for tests of what comes from registries and archives. */
+import { Images, type ImagesOptions } from '../../src/node/images/images.ts';
+import type { LayerProgress } from '../../src/node/images/layers.ts';
+import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
+import { createLog } from '../../src/node/observe/log.ts';
+import { Table } from '../../src/node/store/table.ts';
+import type { Pools } from '../../src/node/threads/pools.ts';
+
+export interface ImagesRigOptions {
+  root: string;
+  registryConfig?: string;
+  progressTimeoutSeconds?: number;
+  keepBlobs?: boolean;
+  onLayer?: ImagesOptions['onLayer'];
+}
+
+/** Starts it on `root`, an empty folder. */
+export async function makeImages(pools: Pools, options: ImagesRigOptions): Promise<Images> {
+  const images = new Images({
+    config: {
+      root: options.root,
+      images: {
+        sandbox_image: '',
+        registry_config: options.registryConfig ?? '/nonexistent',
+        max_downloads: 4,
+        progress_timeout_seconds: options.progressTimeoutSeconds ?? 10,
+        credentials: '',
+        volatile: false,
+        keep_blobs: options.keepBlobs ?? false,
+        import_folder: '',
+      },
+    },
+    pool: pools.image,
+    ask: (question) => pools.registry.call('ask', question),
+    images: new Table<ImageRow>(),
+    layers: new Table<LayerRow>(),
+    log: createLog({ level: 'error' }),
+    usedImages: async () => new Set(),
+    diskUsage: (dir) => pools.shim.call('diskUsage', { folder: dir }),
+    lookUpUser: (input) => pools.image.call('lookUpUser', input),
+    removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
+    installPause: (dir) => pools.image.call('installPause', { dir }),
+    onLayer: options.onLayer ?? (() => {}),
+    onFetched: () => {},
+    onSynced: () => {},
+    onRetry: () => {},
+  });
+  await images.recover();
+  return images;
+}
+
+export interface RigPull {
+  signal?: AbortSignal;
+  progress?: LayerProgress[];
+}
+
+/** All stages of a pull, with its clean-up. */
+export async function pullImage(images: Images, reference: string, options: RigPull = {}): Promise<ImageRow> {
+  const held: string[] = [];
+  try {
+    const resolved = await images.resolve(reference, undefined);
+    const layers = await images.fetchLayers(resolved, { ...options, onHold: (id) => held.push(id) });
+    return await images.commit(resolved, layers);
+  } finally {
+    images.release(held);
+    await images.sweep();
+  }
+}
