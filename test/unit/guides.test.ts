@@ -1,6 +1,7 @@
 /**
- * What the guides tell an operator to type: every `sluice` command is one, every TOML block is a configuration that the daemon takes, every
- * YAML block is YAML, every unit and file that they name is in the packages. What belongs to others (kubectl, kubeadm, apt) is not run here.
+ * What the guides tell an operator to type: every `sluice` command is one, every TOML block is a configuration that the
+ * daemon takes, every YAML block is YAML, every unit and file that they name is in the packages. What belongs to others
+ * (kubectl, kubeadm, apt) is not run here.
  */
 import assert from 'node:assert/strict';
 import { existsSync, globSync, readFileSync } from 'node:fs';
