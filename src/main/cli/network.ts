@@ -3,11 +3,9 @@ import { criClient } from './client.ts';
 import { type Command, EXIT, printJson, printTable } from './command.ts';
 import { fullName } from './pods.ts';
 
-/** Of the daemon's view of its network: the part that is shown. */
-interface CurrentNetwork {
-  name: string;
-  source: string;
-  plugins: { type: string }[];
+/** Of `cniconfig` in a verbose Status (`cniConfigInfo`): the part that is shown. */
+interface CniConfig {
+  Networks: { IFName: string; Config: { Name: string; Source: string; Plugins: { Network: { type: string } }[] } }[];
 }
 
 export const NETWORK_SHOW: Command = {
@@ -18,7 +16,9 @@ export const NETWORK_SHOW: Command = {
   async run(call) {
     using cri = await criClient(call);
     const { status, info } = await cri.status({ verbose: true });
-    const network = JSON.parse(info.cniconfig ?? 'null') as CurrentNetwork | null;
+    const { Networks = [] } = JSON.parse(info.cniconfig ?? '{}') as Partial<CniConfig>;
+    const network = Networks.find(({ IFName }) => IFName === 'eth0')?.Config;
+    const plugins = network?.Plugins.map(({ Network }) => Network.type) ?? [];
     const condition = status?.conditions.find(({ type }) => type === 'NetworkReady');
     const { items } = await cri.listPodSandbox();
     const ready = items.filter(({ state }) => state === PodSandboxState.SANDBOX_READY);
@@ -33,12 +33,11 @@ export const NETWORK_SHOW: Command = {
       }),
     );
     if (call.options.json) {
-      const { name, source, plugins = [] } = network ?? {};
       printJson(call.out, {
         ready: condition?.status ?? false,
         message: condition?.message,
-        name,
-        source,
+        name: network?.Name,
+        source: network?.Source,
         plugins,
         pods,
       });
@@ -46,9 +45,7 @@ export const NETWORK_SHOW: Command = {
     }
     const { out } = call;
     if (network) {
-      out.write(
-        `network: ${network.name}\nfrom:    ${network.source}\nplugins: ${network.plugins.map(({ type }) => type).join(', ')}\n`,
-      );
+      out.write(`network: ${network.Name}\nfrom:    ${network.Source}\nplugins: ${plugins.join(', ')}\n`);
     }
     if (!condition?.status) out.write(`NOT READY: ${condition?.reason ?? ''} ${condition?.message ?? ''}\n`);
     out.write('\n');
