@@ -9,7 +9,7 @@ import { basename, join } from 'node:path';
 import { test } from 'node:test';
 import { parse } from 'smol-toml';
 import { parseAllDocuments } from 'yaml';
-import { COMMANDS } from '../../src/main/cli/commands.ts';
+import { COMMANDS, GROUPS } from '../../src/main/cli/commands.ts';
 import { parseLine } from '../../src/main/cli/program.ts';
 import { parseConfig } from '../../src/node/config/load.ts';
 import { ROOT } from '../rig/paths.ts';
@@ -53,7 +53,7 @@ for (const page of PAGES.filter((one) => !GENERATED.includes(basename(one)))) {
     for (const line of commands(page)) {
       if (!line.startsWith('sluice ') || /^sluice completion bash\|/.test(line)) continue;
       const argv = words(line);
-      if (COMMANDS.some(({ name }) => name === argv.join(' '))) continue; // the name of a command, as running text has it
+      if (argv.join(' ') in GROUPS || COMMANDS.some(({ name }) => name === argv.join(' '))) continue; // a name, as running text has it
       await assert.doesNotReject(parseLine(argv), `${page}: ${line}`);
     }
     for (const text of blocks(page, 'toml')) {
