@@ -11,7 +11,15 @@ test('a storm of kills loses nothing that was acknowledged and leaves nothing be
   timeout: 240_000,
 }, async () => {
   const seed = Date.now() % 1_000_000;
-  const outcome = await storm({ kills: 16, parallel: 6, seed, longestMs: 1000, slowPlugins: true, index: 31 });
+  const outcome = await storm({
+    kills: 16,
+    parallel: 6,
+    seed,
+    longestMs: 1000,
+    slowPlugins: true,
+    handlers: ['', 'pause'],
+    index: 31,
+  });
   const { problems, left, counts, points } = outcome;
   const repeat = `npm run chaos -- --kills 16 --parallel 6 --longest 1000 --seed ${seed}`;
   assert.deepEqual(problems, [], repeat);

@@ -58,6 +58,7 @@ before(async () => {
         volatile: false,
         keep_blobs: false,
         import_folder: '',
+        signature_policy: '',
       },
     },
     pool: pools.image,

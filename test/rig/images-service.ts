@@ -11,6 +11,7 @@ export interface ImagesRigOptions {
   registryConfig?: string;
   progressTimeoutSeconds?: number;
   keepBlobs?: boolean;
+  signaturePolicy?: string;
   onLayer?: ImagesOptions['onLayer'];
 }
 
@@ -28,6 +29,7 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
         volatile: false,
         keep_blobs: options.keepBlobs ?? false,
         import_folder: '',
+        signature_policy: options.signaturePolicy ?? '',
       },
     },
     pool: pools.image,

@@ -287,6 +287,13 @@ export const SCHEMA: Record<KeyPath, Key> = {
       'Folder whose image archives (*.tar, *.tar.gz, *.tar.zst) are imported at each start, for nodes without a registry.',
     check: check.optional(check.absolute),
   },
+  'images.signature_policy': {
+    type: 'string',
+    default: '',
+    comment:
+      'TOML file that says which registries’ images must be signed, with cosign’s public keys or by an external verifier. Read anew at each pull.',
+    check: check.optional(check.absolute),
+  },
   'images.credentials': {
     type: 'string',
     default: '',

@@ -26,6 +26,7 @@ import { digestName, fullName, nameOf, parseReference, tagName } from './referen
 import { Registry, type Repository } from './registry.ts';
 import { type Resolved, type ResolvedImage, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
+import { checkSignature } from './signatures.ts';
 import type { Ask } from './tokens.ts';
 
 /** What images use of other services of the node. */
@@ -186,7 +187,11 @@ export class Images {
     const own = isSandbox && authKey(auth) === '' && credentials !== '';
     const login = own ? await storedAuth(credentials, nameOf(reference)) : auth;
     const repository = await this.#registry.open(reference, login);
-    return resolveImage(repository, (digest) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest));
+    const known = (digest: string) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest);
+    const resolved = await resolveImage(repository, known);
+    const policy = this.#options.config.images.signature_policy;
+    if (policy !== '') await checkSignature(policy, resolved, repository);
+    return resolved;
   }
 
   /** Second stage: all layers on the disk, held until {@link release}. Returns their ids, bottom first. */

@@ -153,6 +153,18 @@ export class Repository {
     return this.#tryHosts('pull', (state, last) => this.#manifestAt(state, `/manifests/${digest}`, digest, last));
   }
 
+  /** The manifest under another tag of the repository; undefined when there is none. */
+  async tagged(tag: string): Promise<Content | undefined> {
+    try {
+      return await this.#tryHosts('pull', (state, last) =>
+        this.#manifestAt(state, `/manifests/${tag}`, undefined, last),
+      );
+    } catch (error) {
+      if (codeOf(error) === 'IMAGE_NOT_FOUND') return undefined;
+      throw error;
+    }
+  }
+
   /** A small blob (the image's config), verified. */
   async blob(digest: string): Promise<Buffer> {
     const path = `/blobs/${digest}`;

@@ -21,6 +21,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../../sys/attributes.ts';
+import { startWriting } from '../../sys/sync.ts';
 import { invalid } from './invalid.ts';
 import { components, native } from './names.ts';
 import { makeOpaque } from './opaque.ts';
@@ -37,6 +38,8 @@ const XATTR_FAULTS = new Set(['ERANGE', 'E2BIG', 'EINVAL', 'EPERM', 'EACCES']);
 const LARGE_XATTR = 1024;
 /** A file up to this size has few extents, which fit into its inode (ext4: four). */
 const MANY_EXTENTS = 1 << 20;
+/** Bytes of a file after which the kernel begins to write them: the sync before a layer is ready then waits for less. */
+const START_WRITING = 8 << 20;
 const MAX_SCANNED = 50_000_000;
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
@@ -64,8 +67,11 @@ export class Applier implements TarSink {
   readonly lowerLinks = new Map<string, string>();
   /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
-  /** The file that is being written: up to `written`, of which `bytes` are data and the rest holes. */
-  #file: { fd: number; entry: TarEntry; path: string; written: number; bytes: number } | undefined;
+  /**
+   * The file that is being written: up to `written`, of which `bytes` are data and the rest holes, and of which the part before `started`
+   * is on its way to the disk.
+   */
+  #file: { fd: number; entry: TarEntry; path: string; written: number; bytes: number; started: number } | undefined;
   #name = '';
   /** Some file may get blocks for its map of extents when it is written to the disk: its size on the disk is final only then. */
   growsWhenWritten = false;
@@ -91,6 +97,10 @@ export class Applier implements TarSink {
       for (let at = 0; at < piece.length; ) at += writeSync(file.fd, piece, at, piece.length - at, offset + at);
       file.written = offset + piece.length;
       file.bytes += piece.length;
+      if (file.written - file.started >= START_WRITING) {
+        startWriting(file.fd, file.started, file.written - file.started);
+        file.started = file.written;
+      }
     });
   }
 
@@ -149,7 +159,7 @@ export class Applier implements TarSink {
         this.#directory(target, entry);
         return;
       case 'file':
-        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0, bytes: 0 };
+        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0, bytes: 0, started: 0 };
         return;
       case 'hardlink':
         this.#hardlink(target, entry);

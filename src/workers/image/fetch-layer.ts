@@ -143,7 +143,7 @@ const MAX_TRIES = 8;
 function makeTemporary(dir: string, avoid: readonly number[]): string {
   for (let tries = 1; ; tries++) {
     const temporary = temporaryBeside(dir);
-    mkdirSync(temporary, { mode: 0o711 });
+    mkdirSync(temporary, { mode: 0o700 });
     if (avoid.length === 0 || tries === MAX_TRIES) return temporary;
     const group = flexGroup(lstatSync(temporary).ino);
     if (!avoid.some((ino) => flexGroup(ino) === group)) return temporary;
