@@ -3,9 +3,23 @@ import { criClient } from './client.ts';
 import { type Command, EXIT, printJson, printTable } from './command.ts';
 import { fullName } from './pods.ts';
 
-/** Of `cniconfig` in a verbose Status (`cniConfigInfo`): the part that is shown. */
+/** Of `cniconfig` in the verbose Status, which has containerd's shape (src/main/cri/cni-info.ts): the part that is shown. */
 interface CniConfig {
   Networks: { IFName: string; Config: { Name: string; Source: string; Plugins: { Network: { type: string } }[] } }[];
+}
+
+interface CurrentNetwork {
+  name: string;
+  source: string;
+  plugins: string[];
+}
+
+/** The pods' network; undefined while there is none. */
+function currentNetwork(cniconfig: string | undefined): CurrentNetwork | undefined {
+  const { Networks } = JSON.parse(cniconfig ?? '{"Networks":[]}') as CniConfig;
+  const found = Networks.find(({ IFName }) => IFName === 'eth0')?.Config;
+  if (!found) return undefined;
+  return { name: found.Name, source: found.Source, plugins: found.Plugins.map(({ Network }) => Network.type) };
 }
 
 export const NETWORK_SHOW: Command = {
@@ -16,9 +30,7 @@ export const NETWORK_SHOW: Command = {
   async run(call) {
     using cri = await criClient(call);
     const { status, info } = await cri.status({ verbose: true });
-    const { Networks = [] } = JSON.parse(info.cniconfig ?? '{}') as Partial<CniConfig>;
-    const network = Networks.find(({ IFName }) => IFName === 'eth0')?.Config;
-    const plugins = network?.Plugins.map(({ Network }) => Network.type) ?? [];
+    const network = currentNetwork(info.cniconfig);
     const condition = status?.conditions.find(({ type }) => type === 'NetworkReady');
     const { items } = await cri.listPodSandbox();
     const ready = items.filter(({ state }) => state === PodSandboxState.SANDBOX_READY);
@@ -33,11 +45,12 @@ export const NETWORK_SHOW: Command = {
       }),
     );
     if (call.options.json) {
+      const { name, source, plugins = [] } = network ?? {};
       printJson(call.out, {
         ready: condition?.status ?? false,
         message: condition?.message,
-        name: network?.Name,
-        source: network?.Source,
+        name,
+        source,
         plugins,
         pods,
       });
@@ -45,7 +58,7 @@ export const NETWORK_SHOW: Command = {
     }
     const { out } = call;
     if (network) {
-      out.write(`network: ${network.Name}\nfrom:    ${network.Source}\nplugins: ${plugins.join(', ')}\n`);
+      out.write(`network: ${network.name}\nfrom:    ${network.source}\nplugins: ${network.plugins.join(', ')}\n`);
     }
     if (!condition?.status) out.write(`NOT READY: ${condition?.reason ?? ''} ${condition?.message ?? ''}\n`);
     out.write('\n');
