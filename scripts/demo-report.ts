@@ -1,4 +1,7 @@
-/** The page that `npm run demo -- --report FILE.html` writes: figures, stages and charts in one file that needs nothing else. */
+/**
+ * The page that `npm run demo -- --report FILE.html` writes: figures, stages and charts in one file that needs nothing
+ * else.
+ */
 import { duration } from '../src/node/observe/gantt.ts';
 import { ganttSvg } from '../src/node/observe/gantt-svg.ts';
 import type { JobRecord, JobShape } from '../src/node/observe/job-record.ts';

@@ -21,6 +21,7 @@ import { latencies } from '../test/bench/statistics.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
 import { podConfig } from '../test/rig/messages.ts';
 import { processes, processesOf, run } from '../test/rig/proc.ts';
+import { handlesSignalsItself } from '../test/rig/tidy.ts';
 import { type Report, reportPage } from './demo-report.ts';
 
 const NSFS = 0x6e736673; // NSFS_MAGIC of linux/magic.h
@@ -201,8 +202,10 @@ function rowsLeft(daemon: SluiceDaemon): string[] {
 
 if (process.getuid?.() !== 0) fail('needs root: it makes namespaces and mounts');
 const interrupt = new AbortController();
-process.once('SIGINT', () => interrupt.abort(new Error('interrupted')));
-process.once('SIGTERM', () => interrupt.abort(new Error('interrupted')));
+// Not `once`: a second signal must not end the process before everything is taken away.
+handlesSignalsItself();
+process.on('SIGINT', () => interrupt.abort(new Error('interrupted')));
+process.on('SIGTERM', () => interrupt.abort(new Error('interrupted')));
 
 say(`What this does to the machine: it starts a daemon of its own, with its files in a new folder below ${tmpdir()} and its metrics on a free
 port of loopback, and makes ${plural(pods, 'pod')}: a network namespace and a pair of links each, one bridge, iptables rules that are named after

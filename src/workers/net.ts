@@ -5,6 +5,7 @@
 import { writeFileSync } from 'node:fs';
 import { SluiceError } from '../errors.ts';
 import { setLink } from '../sys/link.ts';
+import { shrinkHeap } from '../sys/memory.ts';
 import * as netns from '../sys/netns.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
@@ -99,6 +100,7 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
 export const handlers = {
   /** Answers: the pool's threads work. */
   ping: (_: null): null => null,
+  shrinkHeap: (_: null) => shrinkHeap(),
   createNetns,
   removeNetns,
   pinNamespaces,

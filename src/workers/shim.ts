@@ -3,7 +3,7 @@
  * for other parts of the daemon.
  */
 
-import { trimMemory } from '../sys/memory.ts';
+import { shrinkHeap, trimMemory } from '../sys/memory.ts';
 import { checkNode } from './alive.ts';
 import { removeCgroups } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
@@ -46,7 +46,8 @@ export const handlers = {
   installPause,
   ...hostPathHandlers,
   findResources,
-  trimMemory,
+  shrinkHeap: (_: null) => shrinkHeap(),
+  trimMemory: (_: null) => trimMemory(),
   ...statsHandlers,
 };
 

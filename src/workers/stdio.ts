@@ -6,6 +6,7 @@
 import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { fromPlain, SluiceError, toPlain } from '../errors.ts';
+import { shrinkHeap } from '../sys/memory.ts';
 import { type Handlers, serve } from './serve.ts';
 import { Captures, clearExecDir } from './stdio/capture.ts';
 import { IoTable } from './stdio/io-table.ts';
@@ -86,6 +87,7 @@ export const handlers = {
    */
   drain: async ({ id, quietMs = DRAIN_QUIET_MS, maxMs = DRAIN_MAX_MS }: DrainInput): Promise<{ complete: boolean }> =>
     (await containers.get(id)).drain(quietMs, maxMs),
+  shrinkHeap: (_: null) => shrinkHeap(),
   /** Totals for the metrics. */
   stats: (_: null): StdioStats => ({
     containers: containers.stats(),

@@ -35,7 +35,7 @@ test('300 launches at once: refused at once or carried out, lists and stops go o
   timeout: 180_000,
 }, async () => {
   const victim = await lab.launch('victim');
-  const result = await overload(lab.daemon, 300, victim, 4000);
+  const result = await overload(lab.daemon, { count: 300, victim, pressureMs: 4000, restMs: 0 });
   const { accepted, refused, errors, stop, lists, refusals, memory } = result;
   assert.deepEqual(errors, []);
   assert.ok(refused > 200, `${refused} refusals`);

@@ -1,6 +1,6 @@
 /**
- * The Debian package installed, used, upgraded with a running pod, removed and purged: here in a throw-away copy of the root file
- * system, without systemd. `node test/rig/vm/package.ts` does the same in a VM, with systemd.
+ * The Debian package installed, used, upgraded with a running pod, removed and purged: here in a throw-away copy of the
+ * root file system, without systemd. `node test/rig/vm/package.ts` does the same in a VM, with systemd.
  */
 import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
@@ -27,8 +27,8 @@ const skip = SYSTEMD
     );
 
 /**
- * Runs a program in namespaces of its own (mounts, network, processes) on an overlay of this root, whose upper side is memory: what it
- * installs, starts and configures is gone with it.
+ * Runs a program in namespaces of its own (mounts, network, processes) on an overlay of this root, whose upper side is
+ * memory: what it installs, starts and configures is gone with it.
  */
 const THROW_AWAY = `set -eu
 top=$1 root=$2; shift 2

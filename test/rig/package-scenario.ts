@@ -1,11 +1,11 @@
 /**
- * What an operator does with the Debian package, done to the machine that this runs on: installs, starts, uses, upgrades with a running
- * pod, reloads, removes and purges. For a VM or a throw-away root only.
+ * What an operator does with the Debian package, done to the machine that this runs on: installs, starts, uses,
+ * upgrades with a running pod, reloads, removes and purges. For a VM or a throw-away root only.
  *
  *   node test/rig/package-scenario.ts OLD.deb NEW.deb
  *
- * With systemd as PID 1 the unit is tested as well; elsewhere the daemon is started by hand. Prints a line for each thing that was
- * seen, and ends with status 1 at the first that is not as it should be.
+ * With systemd as PID 1 the unit is tested as well; elsewhere the daemon is started by hand. Prints a line for each
+ * thing that was seen, and ends with status 1 at the first that is not as it should be.
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -168,7 +168,8 @@ try {
   seen(
     `${basename(newer)} is installed over it: ${calls} calls meanwhile, ${failures.length} failed, the longest took ${Math.round(longest)} ms`,
   );
-  // On a machine that is slow enough a client gives its connection up after 20 seconds; but the socket is there all the while.
+  // On a machine that is slow enough a client gives its connection up after 20 seconds; but the socket is there all the
+  // while.
   if (SYSTEMD)
     assert.deepEqual(
       failures.filter((failure) => /ECONNREFUSED|ENOENT/.test(failure)),

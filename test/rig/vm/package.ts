@@ -1,6 +1,6 @@
 /**
- * The Debian package in the workplace's VM, which has systemd: installed, started, used, upgraded with a running pod while calls go on,
- * killed, removed and purged (test/rig/package-scenario.ts).
+ * The Debian package in the workplace's VM, which has systemd: installed, started, used, upgraded with a running pod
+ * while calls go on, killed, removed and purged (test/rig/package-scenario.ts).
  *
  *   node test/rig/vm/package.ts
  *

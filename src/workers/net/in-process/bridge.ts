@@ -12,6 +12,7 @@ import {
   prefixText,
 } from '../../../sys/ip.ts';
 import { NetlinkError, type NetlinkSocket } from '../../../sys/netlink.ts';
+import { netnsExists } from '../../../sys/netns.ts';
 import {
   addAddress,
   addBridge,
@@ -47,7 +48,7 @@ import {
 import { configureInterface, enableForwarding, inPod, tryWriteSysctl } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
-import { deletePodLink, hostEnd, makePodVeth, randomVethName } from './veth.ts';
+import { deletePodLink, hostEnd, makePodVeth, openNetns, randomVethName } from './veth.ts';
 
 const KEYS = [
   ...COMMON,
@@ -127,6 +128,7 @@ async function add(settings: Bridge, call: Call): Promise<CniResult> {
     throw new Refusal('cannot set hairpin mode and promiscuous mode at the same time.');
   }
   const link = during(`failed to create bridge "${bridge.name}"`, () => ensureBridge(call.host, bridge));
+  openNetns(call.netns)[Symbol.dispose](); // whether it is there, before anything else is made
   if (bridge.ipam.type === '') return addWithoutAddresses(bridge, call, link);
 
   const ipam = await ipamAdd(bridge.ipam, call);
@@ -141,7 +143,7 @@ async function add(settings: Bridge, call: Call): Promise<CniResult> {
 /** Takes back what a failed ADD has made, as far as possible: DEL will see to the rest. */
 async function giveBack(bridge: Bridge, call: Call, cause: unknown): Promise<void> {
   try {
-    deletePodLink(call.netns, call.attachment.ifName);
+    if (netnsExists(call.netns)) deletePodLink(call.netns, call.attachment.ifName);
     await ipamDel(bridge.ipam, call);
   } catch (error) {
     throw new Refusal(`${reasonOf(cause)}; and what was made could not be taken back: ${reasonOf(error)}`, { cause });

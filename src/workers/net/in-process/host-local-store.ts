@@ -5,6 +5,7 @@
 import {
   closeSync,
   type Dirent,
+  existsSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -14,7 +15,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../../sys/fd.ts';
 import { type Address, addressText, parseAddress } from '../../../sys/ip.ts';
@@ -154,6 +155,18 @@ export async function withStore<T>(folder: string, limitMs: number, work: (store
   return during('', () => work(new Store(folder))); // closing the file gives the lock back
 }
 
+/** Go names the part of the path that is no folder, Node the whole path. */
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o755 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOTDIR') throw error;
+    let file = folder;
+    while (!existsSync(file) && dirname(file) !== file) file = dirname(file);
+    throw new Refusal(`mkdir ${file}: not a directory`, { cause: error });
+  }
+}
+
 function openLock(folder: string): Fd {
   const path = join(folder, 'lock');
   // The plugin's open has these flags and this mode; the folder is there except for the first pod.
@@ -161,8 +174,8 @@ function openLock(folder: string): Fd {
   try {
     return open();
   } catch (error) {
-    if (!(error instanceof SysError) || error.code !== 'ENOENT') throw error;
-    mkdirSync(folder, { recursive: true, mode: 0o755 });
+    if (!(error instanceof SysError) || !['ENOENT', 'ENOTDIR'].includes(error.code)) throw error;
+    makeFolder(folder);
     return open();
   }
 }

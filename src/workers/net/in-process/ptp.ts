@@ -1,5 +1,6 @@
 /** The ptp plugin: a veth pair without a bridge. All that the pod sends goes to its gateway, the host's end of the pair. */
 import { isSix, networkOf, type Prefix, parseAddress, parsePrefix } from '../../../sys/ip.ts';
+import { netnsExists } from '../../../sys/netns.ts';
 import { addAddress, addRoute, deleteRoute, SCOPE } from '../../../sys/rtnetlink.ts';
 import type { Json } from '../../json.ts';
 import type { CniResult } from '../types.ts';
@@ -61,7 +62,7 @@ async function add(ptp: Ptp, call: Call): Promise<CniResult> {
     return await connect(ptp, call, ipam);
   } catch (cause) {
     try {
-      deletePodLink(call.netns, call.attachment.ifName);
+      if (netnsExists(call.netns)) deletePodLink(call.netns, call.attachment.ifName);
       await ipamDel(ptp.ipam, call);
     } catch (error) {
       throw new Refusal(`${reasonOf(cause)}; and what was made could not be taken back: ${reasonOf(error)}`, { cause });

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { openFd } from '../../../sys/fd.ts';
+import { type Fd, openFd } from '../../../sys/fd.ts';
 import { C, SysError } from '../../../sys/libc.ts';
 import { NetlinkError, type NetlinkSocket } from '../../../sys/netlink.ts';
 import { addVeth, deleteLink, findLink, isMac, type Link } from '../../../sys/rtnetlink.ts';
@@ -47,7 +47,8 @@ export function makePodVeth(host: NetlinkSocket, { netns, ifName, mtu, mac, mast
 /** NetworkManager leaves links alone whose names begin like that. */
 export const randomVethName = (): string => `veth${randomBytes(4).toString('hex')}`;
 
-function openNetns(netns: string) {
+/** A descriptor of the pod's namespace. Throws Refusal in the plugins' words when there is none. */
+export function openNetns(netns: string): Fd {
   try {
     return openFd(netns, C.O_RDONLY);
   } catch (error) {
