@@ -21,6 +21,7 @@ import { latencies } from '../test/bench/statistics.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
 import { podConfig } from '../test/rig/messages.ts';
 import { processes, processesOf, run } from '../test/rig/proc.ts';
+import { tidyAtSignal } from '../test/rig/tidy.ts';
 import { type Report, reportPage } from './demo-report.ts';
 
 const NSFS = 0x6e736673; // NSFS_MAGIC of linux/magic.h
@@ -211,10 +212,16 @@ configuration that is here is read or touched.
 `);
 const wrong: string[] = [];
 let bridgeGone = false;
+let bridge: Parameters<typeof closeUplink>[0] | undefined;
+// Before the daemon's own, so that it runs after that when a signal ends the demo: a daemon that lives would make the bridge anew.
+tidyAtSignal(async () => {
+  if (bridge && !bridgeGone) await closeUplink(bridge);
+});
 const daemon = await startSluice({
   builtinNetwork: true,
   config: { log: { level: 'info' }, runtimes: { runc: { sandbox_mode: mode } } },
 });
+bridge = { bridge: daemon.network.bridge, subnets: [daemon.network.subnet] };
 try {
   const shown = await demo(daemon, interrupt.signal);
   wrong.push(...shown.wrong);
@@ -222,7 +229,7 @@ try {
   const status = await daemon.stop();
   if (status !== 0) wrong.push(`SIGTERM ended the daemon with ${status}, not with status 0`);
   wrong.push(...rowsLeft(daemon));
-  await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+  await closeUplink(bridge);
   bridgeGone = true;
   if (existsSync(`/sys/class/net/${daemon.network.bridge}`)) wrong.push(`the bridge ${daemon.network.bridge} is left`);
   const tables = (await run('iptables-save', [])).stdout.split('\n');
@@ -237,7 +244,7 @@ try {
   else console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);
 } finally {
   await daemon[Symbol.asyncDispose]();
-  if (!bridgeGone) await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+  if (!bridgeGone) await closeUplink(bridge);
 }
 if (values.report !== undefined && figures) {
   writeFileSync(values.report, reportPage({ ...figures, wrong }));
