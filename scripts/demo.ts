@@ -21,7 +21,7 @@ import { latencies } from '../test/bench/statistics.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
 import { podConfig } from '../test/rig/messages.ts';
 import { processes, processesOf, run } from '../test/rig/proc.ts';
-import { tidyAtSignal } from '../test/rig/tidy.ts';
+import { handlesSignalsItself } from '../test/rig/tidy.ts';
 import { type Report, reportPage } from './demo-report.ts';
 
 const NSFS = 0x6e736673; // NSFS_MAGIC of linux/magic.h
@@ -202,8 +202,10 @@ function rowsLeft(daemon: SluiceDaemon): string[] {
 
 if (process.getuid?.() !== 0) fail('needs root: it makes namespaces and mounts');
 const interrupt = new AbortController();
-process.once('SIGINT', () => interrupt.abort(new Error('interrupted')));
-process.once('SIGTERM', () => interrupt.abort(new Error('interrupted')));
+// Not `once`: a second signal must not end the process before everything is taken away.
+handlesSignalsItself();
+process.on('SIGINT', () => interrupt.abort(new Error('interrupted')));
+process.on('SIGTERM', () => interrupt.abort(new Error('interrupted')));
 
 say(`What this does to the machine: it starts a daemon of its own, with its files in a new folder below ${tmpdir()} and its metrics on a free
 port of loopback, and makes ${plural(pods, 'pod')}: a network namespace and a pair of links each, one bridge, iptables rules that are named after
@@ -212,16 +214,10 @@ configuration that is here is read or touched.
 `);
 const wrong: string[] = [];
 let bridgeGone = false;
-let bridge: Parameters<typeof closeUplink>[0] | undefined;
-// Before the daemon's own, so that it runs after that when a signal ends the demo: a daemon that lives would make the bridge anew.
-tidyAtSignal(async () => {
-  if (bridge && !bridgeGone) await closeUplink(bridge);
-});
 const daemon = await startSluice({
   builtinNetwork: true,
   config: { log: { level: 'info' }, runtimes: { runc: { sandbox_mode: mode } } },
 });
-bridge = { bridge: daemon.network.bridge, subnets: [daemon.network.subnet] };
 try {
   const shown = await demo(daemon, interrupt.signal);
   wrong.push(...shown.wrong);
@@ -229,7 +225,7 @@ try {
   const status = await daemon.stop();
   if (status !== 0) wrong.push(`SIGTERM ended the daemon with ${status}, not with status 0`);
   wrong.push(...rowsLeft(daemon));
-  await closeUplink(bridge);
+  await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
   bridgeGone = true;
   if (existsSync(`/sys/class/net/${daemon.network.bridge}`)) wrong.push(`the bridge ${daemon.network.bridge} is left`);
   const tables = (await run('iptables-save', [])).stdout.split('\n');
@@ -244,7 +240,7 @@ try {
   else console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);
 } finally {
   await daemon[Symbol.asyncDispose]();
-  if (!bridgeGone) await closeUplink(bridge);
+  if (!bridgeGone) await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
 }
 if (values.report !== undefined && figures) {
   writeFileSync(values.report, reportPage({ ...figures, wrong }));

@@ -20,7 +20,7 @@ import { imageRegistry } from '../rig/images.ts';
 import { findProgram, privateFolder, program } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
 import { machine, otherWork } from './machine.ts';
-import { warmUp } from './pods.ts';
+import { launchPodAndContainer, warmUp } from './pods.ts';
 import { MEASUREMENTS, type Measurement, type Row, type Target } from './rows.ts';
 import { SIDE_NAMES, SIDES, type Side, type SluiceSide, startSide } from './sides.ts';
 import { median } from './statistics.ts';
@@ -203,15 +203,25 @@ function chosenSides(): Side[] {
   });
 }
 
+/** Why no container can be run with crun (1.8 refuses a cgroup2 mount with controllers beside cgroup v1). */
+async function crunRefuses(daemons: readonly RigDaemon[]): Promise<string | undefined> {
+  for (const daemon of daemons) {
+    try {
+      await launchPodAndContainer(daemon, 'warm-crun', 'crun');
+    } catch (error) {
+      return error instanceof Error ? error.message.split('\n', 1)[0] : String(error);
+    }
+  }
+  return undefined;
+}
+
 async function main(): Promise<number> {
   if (process.getuid?.() !== 0) throw new Error('needs root: it starts daemons');
   const rounds = Number(options.rounds);
   if (!Number.isInteger(rounds) || rounds < 1) throw new Error('--rounds wants a number of 1 or more');
   const wanted = new RegExp(options.rows, 'i');
   const crun = findProgram(options.crun);
-  const measurements = MEASUREMENTS.filter(({ rows }) => rows.some(({ name }) => wanted.test(name))).filter(
-    (one) => crun !== undefined || !one.crun,
-  );
+  const measurements = MEASUREMENTS.filter(({ rows }) => rows.some(({ name }) => wanted.test(name)));
   if (measurements.length === 0) {
     const names = MEASUREMENTS.flatMap(({ rows }) => rows.map(({ name }) => name));
     throw new Error(`--rows matches nothing; there are:\n${names.join('\n')}`);
@@ -241,11 +251,12 @@ async function main(): Promise<number> {
     const sandboxImage = 'registry.k8s.io/pause:3.10';
     const common = { registry, shim, runc: runtime, crun, containerd, sandboxImage };
     for (const [index, side] of sides.entries()) daemons.set(side, await startSide(side, index, common));
-    for (const daemon of daemons.values()) {
-      await warmUp(daemon, crun ? ['runc', 'crun'] : ['runc']);
-      await clear(daemon);
-    }
-    const results = await measure(daemons, measurements, options.quick ? 1 : rounds);
+    for (const daemon of daemons.values()) await warmUp(daemon, ['runc']);
+    const refusal = crun && (await crunRefuses([...daemons.values()]));
+    if (refusal) console.log(`no rows with crun, which cannot run here: ${refusal}`);
+    for (const daemon of daemons.values()) await clear(daemon);
+    const possible = measurements.filter((one) => !one.crun || (crun !== undefined && refusal === undefined));
+    const results = await measure(daemons, possible, options.quick ? 1 : rounds);
     const lines = linesOf(results);
     const after = `other work after: ${await otherWork()}`;
     console.log(`${after}\n${textTable(lines)}`);

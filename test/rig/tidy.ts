@@ -18,6 +18,14 @@ export function tidyAtSignal(tidy: Tidy): () => void {
   return () => pending.delete(tidy);
 }
 
+/**
+ * For a program whose own handlers of SIGINT and SIGTERM lead to its `finally` blocks: none of this file is added, or
+ * both would take the same things away at once.
+ */
+export function handlesSignalsItself(): void {
+  listening = true;
+}
+
 async function end(status: number): Promise<void> {
   if (ending) return;
   ending = true;
