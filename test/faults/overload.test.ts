@@ -64,7 +64,9 @@ test('callers whose deadline passes in the queue cost no work', { skip, timeout:
   const { cri } = lab.daemon;
   lab.plugin.mode('takes a second');
   const admitted = await verdicts('admitted');
-  const expired = await verdicts('expired');
+  // A client hangs up at its deadline, and the stream may be reset a millisecond before the daemon’s own clock says so.
+  const dropped = async () => (await verdicts('expired')) + (await verdicts('gone'));
+  const before = await dropped();
   const patient = Array.from({ length: RUNNING * 3 }, (_, i) => cri.runPodSandbox({ config: config(`patient-${i}`) }));
   // Behind at least three seconds of patient ones.
   const hasty = Array.from({ length: 25 }, async (_, i) => {
@@ -76,7 +78,7 @@ test('callers whose deadline passes in the queue cost no work', { skip, timeout:
   const ids = (await Promise.all(patient)).map(({ podSandboxId }) => podSandboxId);
   lab.plugin.mode('works');
   assert.equal((await verdicts('admitted')) - admitted, patient.length);
-  assert.equal((await verdicts('expired')) - expired, 25);
+  assert.equal((await dropped()) - before, 25);
   const { items } = await cri.listPodSandbox();
   assert.deepEqual(items.map(({ id }) => id).sort(), [...ids].sort());
   await Promise.all(ids.map((id) => lab.stopAndRemove(id)));
