@@ -87,7 +87,8 @@ export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDa
   const { index, ipMasq } = options;
   const network = await rigNetwork(folder, { index, ipMasq, builtinOf: options.builtinNetwork ? root : undefined });
   const state = await stateFolder(folder, options.stateInMemory);
-  const netnsDir = join(folder, 'netns');
+  // Beside the rest of what a reboot ends, as /var/run/netns is.
+  const netnsDir = join(options.stateInMemory ? state : folder, 'netns');
   const socket = options.socket ?? join(folder, 'sluice.sock');
   const configFile = join(folder, 'config.toml');
   const metrics = `127.0.0.1:${await freePort()}`;

@@ -6,7 +6,16 @@
  *
  * All of it is synchronous on the worker's thread: the folder is the user's and must not hold up libuv's shared threads.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../sys/fd.ts';
@@ -40,7 +49,11 @@ function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttac
   return join(cacheDir, 'results', `${network.name}-${containerId}-${ifName}`);
 }
 
-/** Writes the record atomically, by a rename. */
+/**
+ * Writes the record. ADD writes it into the file itself, which saves a launch two creations of files and two renames on the disk: the
+ * text with a result begins like the one without and is longer, so that a daemon that is killed leaves one or the other. DEL
+ * replaces the file by a rename: what waits for the end of its namespace has no row any more, and must outlive a power cut.
+ */
 export function writeRecord(
   cacheDir: string,
   attachment: CniAttachment,
@@ -60,15 +73,24 @@ export function writeRecord(
     ...more,
   };
   const path = recordPath(cacheDir, attachment);
+  const target = more.deleted ? draft(path) : path;
   const text = JSON.stringify(record);
   try {
-    writeFileSync(draft(path), text, { mode: 0o600 });
+    overwrite(target, text);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     mkdirSync(join(cacheDir, 'results'), { recursive: true, mode: 0o700 });
-    writeFileSync(draft(path), text, { mode: 0o600 });
+    overwrite(target, text);
   }
-  renameSync(draft(path), path);
+  if (target !== path) renameSync(target, path);
+}
+
+/** Without emptying the file first: there is no moment at which it has no text. */
+function overwrite(path: string, text: string): void {
+  using file = openFd(path, C.O_WRONLY | C.O_CREAT, 0o600);
+  const bytes = Buffer.from(text);
+  writeFileSync(file.number, bytes);
+  if (fstatSync(file.number).size > bytes.length) ftruncateSync(file.number, bytes.length);
 }
 
 /**
