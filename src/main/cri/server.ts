@@ -144,7 +144,9 @@ export class CriServer implements AsyncDisposable {
       } catch (error) {
         const failure = this.#failure(method, error);
         ended(failure.code);
-        call.destroy(Object.assign(new Error(failure.details), failure));
+        // Not destroy: grpc-js sends the status of a failed stream from its 'error' handler, which a destroyed stream
+        // does not end, so the client would wait for ever.
+        call.emit('error', Object.assign(new Error(failure.details), failure));
       }
     };
   }
