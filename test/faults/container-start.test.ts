@@ -149,8 +149,10 @@ function traces(id: string): string[] {
 async function assertRemoved(containerId: string): Promise<void> {
   await assert.rejects(lab.daemon.cri.containerStatus({ containerId }), { code: GRPC.NOT_FOUND });
   assert.deepEqual(traces(containerId), []);
-  const files = inventory(lab.daemon).filter((path) => path.includes(containerId));
-  assert.deepEqual(files, []);
+  const files = () => inventory(lab.daemon).filter((path) => path.includes(containerId));
+  // The copy of the row goes a moment after the row.
+  await waitFor('its files to be gone', 5_000, () => files().length === 0 || undefined).catch(() => {});
+  assert.deepEqual(files(), []);
 }
 
 for (const [when, window] of Object.entries(WINDOWS)) {

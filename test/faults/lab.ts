@@ -207,6 +207,7 @@ export function inventory(daemon: SluiceDaemon): string[] {
           continue;
         }
         if (name.endsWith('.ballast')) continue; // given up on a full disk, made again later
+        if (name === 'keeper') continue; // the keeper of FIFOs: it ends a moment after the last of them
         const shown = `${top === daemon.root ? 'root' : 'state'}/${relative(top, path)}`;
         const stat = lstatSync(path);
         // Inside of unpacked layers there are thousands of files that only an unpack changes.
