@@ -61,11 +61,13 @@ function sidesOf(measurement: Measurement, daemons: ReadonlyMap<Side, RigDaemon>
 async function measure(
   daemons: ReadonlyMap<Side, RigDaemon>,
   measurements: readonly Measurement[],
+  crunRefusals: ReadonlyMap<Side, string>,
   rounds: number,
+  save: (results: Results) => void,
 ): Promise<Results> {
   const results: Results = new Map();
   for (const measurement of measurements) {
-    const sides = sidesOf(measurement, daemons);
+    const sides = sidesOf(measurement, daemons).filter((side) => !(measurement.crun && crunRefusals.has(side)));
     const measured = new Map<Side, Measured>(sides.map((side) => [side, { rounds: [] }]));
     results.set(measurement, measured);
     for (let round = 0; round < (measurement.once ? 1 : rounds); round++) {
@@ -86,6 +88,7 @@ async function measure(
         }
       }
     }
+    save(results);
   }
   process.stderr.write('\n');
   return results;
@@ -195,6 +198,19 @@ function markdownTable(lines: readonly Line[]): string {
   return `${[row(HEAD), row(HEAD.map(() => '---')), ...lines.map((line) => row(cells(line)))].join('\n')}\n`;
 }
 
+/** After each measurement: a run of a quarter of an hour that is cut short has not measured for nothing. */
+function save(results: Results, head: readonly string[]): void {
+  const lines = linesOf(results);
+  if (options.markdown) writeFileSync(options.markdown, markdownTable(lines));
+  if (!options.json) return;
+  const rows = [...results].map(([{ rows: names, once }, measured]) => ({
+    rows: names,
+    once: once ?? false,
+    measured: Object.fromEntries(measured),
+  }));
+  writeFileSync(options.json, `${JSON.stringify({ head, lines, rows }, undefined, 2)}\n`);
+}
+
 function chosenSides(): Side[] {
   return options.sides.split(',').map((name) => {
     const side = SIDE_NAMES.find((one) => one === name);
@@ -203,16 +219,17 @@ function chosenSides(): Side[] {
   });
 }
 
-/** Why no container can be run with crun (1.8 refuses a cgroup2 mount with controllers beside cgroup v1). */
-async function crunRefuses(daemons: readonly RigDaemon[]): Promise<string | undefined> {
-  for (const daemon of daemons) {
+/** Why a side cannot run containers with crun: 1.8 refuses newer specs, and a cgroup2 mount with controllers beside cgroup v1. */
+async function refusalsOfCrun(daemons: ReadonlyMap<Side, RigDaemon>): Promise<Map<Side, string>> {
+  const refusals = new Map<Side, string>();
+  for (const [side, daemon] of daemons) {
     try {
       await launchPodAndContainer(daemon, 'warm-crun', 'crun');
     } catch (error) {
-      return error instanceof Error ? error.message.split('\n', 1)[0] : String(error);
+      refusals.set(side, (error instanceof Error ? error.message : String(error)).split('\n', 1)[0] ?? '');
     }
   }
-  return undefined;
+  return refusals;
 }
 
 async function main(): Promise<number> {
@@ -252,23 +269,15 @@ async function main(): Promise<number> {
     const common = { registry, shim, runc: runtime, crun, containerd, sandboxImage };
     for (const [index, side] of sides.entries()) daemons.set(side, await startSide(side, index, common));
     for (const daemon of daemons.values()) await warmUp(daemon, ['runc']);
-    const refusal = crun && (await crunRefuses([...daemons.values()]));
-    if (refusal) console.log(`no rows with crun, which cannot run here: ${refusal}`);
+    const refusals = crun ? await refusalsOfCrun(daemons) : new Map<Side, string>();
+    for (const [side, words] of refusals) console.log(`${side} cannot run crun here: ${words}`);
     for (const daemon of daemons.values()) await clear(daemon);
-    const possible = measurements.filter((one) => !one.crun || (crun !== undefined && refusal === undefined));
-    const results = await measure(daemons, possible, options.quick ? 1 : rounds);
+    const possible = measurements.filter((one) => !one.crun || (crun !== undefined && refusals.size < daemons.size));
+    const results = await measure(daemons, possible, refusals, options.quick ? 1 : rounds, (so) => save(so, head));
     const lines = linesOf(results);
     const after = `other work after: ${await otherWork()}`;
     console.log(`${after}\n${textTable(lines)}`);
-    if (options.markdown) writeFileSync(options.markdown, markdownTable(lines));
-    if (options.json) {
-      const rows = [...results].map(([{ rows: names, once }, measured]) => ({
-        rows: names,
-        once: once ?? false,
-        measured: Object.fromEntries(measured),
-      }));
-      writeFileSync(options.json, `${JSON.stringify({ head: [...head, after], lines, rows }, undefined, 2)}\n`);
-    }
+    save(results, [...head, after]);
     for (const daemon of daemons.values()) await daemon.assertNothingLeft();
     return lines.some(({ verdict }) => verdict === 'MISSED') ? 1 : 0;
   } finally {
