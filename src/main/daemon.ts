@@ -147,8 +147,8 @@ export class Daemon {
 }
 
 /**
- * A caller's mistake is logged as information, without the stack, a failure of the daemon as an error with it. A refused job has a line
- * of its own already: thousands may be refused in a second, and main writes the log.
+ * A caller's mistake is logged as information, without the stack, a failure of the daemon as an error with it. A
+ * refused job has a line of its own already: thousands may be refused in a second, and main writes the log.
  */
 function logFailure(log: Log, method: string, error: unknown): void {
   if (!(error instanceof SluiceError) || error.code === 'INTERNAL') log.error({ method, err: error }, 'call failed');

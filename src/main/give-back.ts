@@ -16,9 +16,9 @@ const EVERY_MS = 10_000;
 const STORM = 100;
 
 /**
- * After a storm of jobs, once none runs, the memory that it took is given back: 158 MiB stayed after 300 pods where a new daemon has 122.
- * V8 shrinks the heap of a thread only while it allocates, and glibc keeps what was freed (buffers of sockets, of SQLite, of zlib) below
- * its highest block in use.
+ * After a storm of jobs, once none runs, the memory that it took is given back: 158 MiB stayed after 300 pods where a
+ * new daemon has 122. V8 shrinks the heap of a thread only while it allocates, and glibc keeps what was freed (buffers
+ * of sockets, of SQLite, of zlib) below its highest block in use.
  */
 export function giveBackAfterStorms({ admission, giveBack, onError, everyMs = EVERY_MS }: GiveBackOptions): Disposable {
   let before = admission.admitted;
@@ -32,7 +32,9 @@ export function giveBackAfterStorms({ admission, giveBack, onError, everyMs = EV
   return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
-/** Shrinks the heaps of the threads that jobs use, one kind after the other, and gives the allocator's free memory back. */
+/**
+ * Shrinks the heaps of the threads that jobs use, one kind after the other, and gives the allocator's free memory back.
+ */
 export async function giveBack({ pools: { net, shim }, stdio }: { pools: Pools; stdio: Stdio }): Promise<void> {
   await shrinkHeap();
   await stdio.shrinkHeap();

@@ -7,8 +7,8 @@ type Collect = (options: { type: 'major'; execution: 'async'; flavor: 'last-reso
 let collect: Collect | undefined;
 
 /**
- * Collects the garbage of this thread and gives the pages of its heap back. V8 shrinks a heap only as long as its thread allocates: one
- * that is idle after a storm keeps what the storm took. Some 20 ms, in a task of its own.
+ * Collects the garbage of this thread and gives the pages of its heap back. V8 shrinks a heap only as long as its
+ * thread allocates: one that is idle after a storm keeps what the storm took. Some 20 ms, in a task of its own.
  */
 export async function shrinkHeap(): Promise<void> {
   if (!collect) {
@@ -21,8 +21,8 @@ export async function shrinkHeap(): Promise<void> {
 }
 
 /**
- * malloc_trim(3): the kernel gets back what the allocator has kept for later, in all arenas. It holds one arena's lock at a time, for
- * some milliseconds. True when there was anything.
+ * malloc_trim(3): the kernel gets back what the allocator has kept for later, in all arenas. It holds one arena's lock
+ * at a time, for some milliseconds. True when there was anything.
  */
 export function trimMemory(): boolean {
   return libc.mallocTrim(0) !== 0;

@@ -65,7 +65,10 @@ async function pinNamespaces({ paths, loopback, hostname, sysctls }: PinNamespac
   );
 }
 
-/** /proc/sys resolves net.*, kernel.* of IPC and UTS, and fs.mqueue.* by the namespaces of the thread that opens the file. */
+/**
+ * /proc/sys resolves net.*, kernel.* of IPC and UTS, and fs.mqueue.* by the namespaces of the thread that opens the
+ * file.
+ */
 function setSysctl(name: string, value: string): void {
   // In a name "." separates and "/" stands for a "." that is part of a component (net.ipv4.conf.eth0/1.forwarding).
   const path = name.replace(/[./]/g, (char) => (char === '.' ? '/' : '.'));

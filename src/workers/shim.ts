@@ -1,6 +1,6 @@
 /**
- * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and short file work
- * for other parts of the daemon.
+ * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and
+ * short file work for other parts of the daemon.
  */
 
 import { shrinkHeap, trimMemory } from '../sys/memory.ts';

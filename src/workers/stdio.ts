@@ -1,7 +1,8 @@
 /**
- * The thread that holds the bytes of all containers: their FIFOs and logs, and the streaming server for exec, attach and
- * port-forward. One thread, since a container's FIFO, its log and its attached clients must be in one place, and since the event
- * loop of one thread moves more than the containers of a node write. Main supervises it (src/node/streaming/restarting-worker.ts).
+ * The thread that holds the bytes of all containers: their FIFOs and logs, and the streaming server for exec, attach
+ * and port-forward. One thread, since a container's FIFO, its log and its attached clients must be in one place, and
+ * since the event loop of one thread moves more than the containers of a node write. Main supervises it
+ * (src/node/streaming/restarting-worker.ts).
  */
 import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';

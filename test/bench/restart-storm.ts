@@ -3,7 +3,8 @@
  *
  *   npm run restart-storm -- [--pods 300] [--parallel 16]
  *
- * Fails when the daemon does not serve within 2 s, or has not found all pods again within 5 s. The pods are on the host network.
+ * Fails when the daemon does not serve within 2 s, or has not found all pods again within 5 s. The pods are on the host
+ * network.
  */
 import assert from 'node:assert/strict';
 import { parseArgs } from 'node:util';

@@ -1,4 +1,7 @@
-/** One of the parallel callers of a storm: takes a pod through its life, a request at a time, until the daemon dies under it. */
+/**
+ * One of the parallel callers of a storm: takes a pod through its life, a request at a time, until the daemon dies
+ * under it.
+ */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { PortMapping, Protocol } from '../../proto/gen/cri.ts';
@@ -103,7 +106,9 @@ export class Actor {
     await noteLaunch(cri, pod);
   }
 
-  /** A shell that prints counted lines, slowly, so that the daemon often dies between two, and ends with a known code. */
+  /**
+   * A shell that prints counted lines, slowly, so that the daemon often dies between two, and ends with a known code.
+   */
   #newContainer(pod: PodEntry): ContainerEntry {
     const { random, image } = this.#scene;
     const lines = random.between(1, 30);

@@ -1,7 +1,7 @@
 /**
- * A storm of kills with a ledger. In rounds: actors launch, run, stop and remove pods and containers side by side; the daemon is
- * ended by SIGKILL, at a random moment or before or after a stage of a job; it is started again and compared with the ledger. At
- * the end everything is removed, and nothing may be left.
+ * A storm of kills with a ledger. In rounds: actors launch, run, stop and remove pods and containers side by side; the
+ * daemon is ended by SIGKILL, at a random moment or before or after a stage of a job; it is started again and compared
+ * with the ledger. At the end everything is removed, and nothing may be left.
  */
 import { chmodSync, cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** The short form of `npm run overload`, and what becomes of callers that do not wait. Times are only bounded loosely here. */
+/**
+ * The short form of `npm run overload`, and what becomes of callers that do not wait. Times are only bounded loosely
+ * here.
+ */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { GRPC } from '../../src/errors.ts';

@@ -64,8 +64,8 @@ async function logsOf(script: string): Promise<string[]> {
 }
 
 /**
- * Of {@link TIMES} logs, those that may be out of order: on a machine with ten times as many busy processes as cores the shim itself is
- * interrupted for milliseconds between the two streams.
+ * Of {@link TIMES} logs, those that may be out of order: on a machine with ten times as many busy processes as cores
+ * the shim itself is interrupted for milliseconds between the two streams.
  */
 const MAY_BE_LATE = 2;
 

@@ -1,6 +1,6 @@
 /**
- * One network worked on from both sides: plugins as processes and the workers, in turns and at once; the errors are the same, and
- * nothing is left after a failure, a kill or a change of the configuration.
+ * One network worked on from both sides: plugins as processes and the workers, in turns and at once; the errors are the
+ * same, and nothing is left after a failure, a kill or a change of the configuration.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -139,13 +139,15 @@ test('the errors are those of the plugins, word for word, and nothing is left', 
       if (name === 'a namespace that is not there') await handlers.removeNetns({ path: pod.netns });
       const words = await failure(handlers.cniAdd(pod.call));
       said.push(words.replaceAll(pod.netns, 'NETNS').replaceAll(pod.call.attachment.containerId, 'ID'));
-      // With a namespace, the bridge plugin's DEL after half an ADD fails at iptables: it deletes a rule of a chain that was never made.
+      // With a namespace, the bridge plugin's DEL after half an ADD fails at iptables: it deletes a rule of a chain
+      // that was never made.
       await handlers.removeNetns({ path: pod.netns });
       try {
         await lab.remove(pod);
       } catch (error) {
         assert.equal(inProcess, false, `DEL in process: ${explain(error)}`);
-        // The plugins refuse DEL with a configuration that they refused at ADD: nothing was made, and their record goes by hand.
+        // The plugins refuse DEL with a configuration that they refused at ADD: nothing was made, and their record goes
+        // by hand.
         rmSync(join(lab.dir, 'cache', 'results', `share-${pod.call.attachment.containerId}-eth0`));
         await lab.remove(pod, true);
       }

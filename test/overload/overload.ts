@@ -1,6 +1,6 @@
 /**
- * More launches at once than the daemon takes. What it must do then: answer each one soon, with a pod or with RESOURCE_EXHAUSTED;
- * go on answering lists; let stops overtake; and take no more memory than its queue is worth.
+ * More launches at once than the daemon takes. What it must do then: answer each one soon, with a pod or with
+ * RESOURCE_EXHAUSTED; go on answering lists; let stops overtake; and take no more memory than its queue is worth.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -26,7 +26,9 @@ export interface Overloaded {
   refusals: Latencies;
   /** Milliseconds of a stop that was asked for when the queue was full, and the launches that ended before it. */
   stop: { ms: number; launchesBefore: number };
-  /** Proportional set size in bytes: before, at the highest, and when all pods were gone and it was idle for a while. */
+  /**
+   * Proportional set size in bytes: before, at the highest, and when all pods were gone and it was idle for a while.
+   */
   memory: { before: number; highest: number; after: number };
   seconds: number;
 }

@@ -1,4 +1,7 @@
-/** The images service with real workers, without a daemon around it: for tests of what comes from registries and archives. */
+/**
+ * The images service with real workers, without a daemon around it: for tests of what comes from registries and
+ * archives.
+ */
 import { Images, type ImagesOptions } from '../../src/node/images/images.ts';
 import type { LayerProgress } from '../../src/node/images/layers.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';

@@ -6,7 +6,9 @@ const pending = new Set<Tidy>();
 let listening = false;
 let ending = false;
 
-/** Has `tidy` run before SIGINT or SIGTERM end the process. Returns the function that withdraws it, once all is tidy. */
+/**
+ * Has `tidy` run before SIGINT or SIGTERM end the process. Returns the function that withdraws it, once all is tidy.
+ */
 export function tidyAtSignal(tidy: Tidy): () => void {
   pending.add(tidy);
   if (!listening) {

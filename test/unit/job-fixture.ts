@@ -1,6 +1,6 @@
 /**
- * The services of jobs on a node of fakes: pools, network, images, shims and stdio do nothing but keep what they are asked, and fail
- * when a test says so. Everything in src/pipeline, the states and the tables of rows are the real ones.
+ * The services of jobs on a node of fakes: pools, network, images, shims and stdio do nothing but keep what they are
+ * asked, and fail when a test says so. Everything in src/pipeline, the states and the tables of rows are the real ones.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -70,7 +70,9 @@ export interface JobLab extends Disposable {
   jobs: JobLog;
   /** Lines of the daemon's log. */
   lines: { level: string; message: string }[];
-  /** What the node was asked, in order: "net.createNetns", "network.add", "task.create", "task.kill 9", "stdio.drain", … */
+  /**
+   * What the node was asked, in order: "net.createNetns", "network.add", "task.create", "task.kill 9", "stdio.drain", …
+   */
   calls: string[];
   /** By such a name: what happens when it is asked. A function's result is the call's, where the call has one. */
   hooks: Map<string, Hook>;

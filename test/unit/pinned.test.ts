@@ -1,4 +1,6 @@
-/** Sandboxes without a process: which pods become one, what stands in for the pause container, and who shares a shim. */
+/**
+ * Sandboxes without a process: which pods become one, what stands in for the pause container, and who shares a shim.
+ */
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import { NamespaceMode } from '../../proto/gen/cri.ts';

@@ -3,7 +3,10 @@ import { criClient } from './client.ts';
 import { type Command, EXIT, printJson, printTable } from './command.ts';
 import { fullName } from './pods.ts';
 
-/** Of `cniconfig` in the verbose Status, which has containerd's shape (src/main/cri/cni-info.ts): the part that is shown. */
+/**
+ * Of `cniconfig` in the verbose Status, which has containerd's shape (src/main/cri/cni-info.ts): the part that is
+ * shown.
+ */
 interface CniConfig {
   Networks: { IFName: string; Config: { Name: string; Source: string; Plugins: { Network: { type: string } }[] } }[];
 }

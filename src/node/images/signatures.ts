@@ -1,6 +1,6 @@
 /**
- * Signatures: a policy for each registry or repository decides whether an image must be signed, and by whom. Keyless signatures
- * (certificates of Fulcio, the log of Rekor) are not supported.
+ * Signatures: a policy for each registry or repository decides whether an image must be signed, and by whom. Keyless
+ * signatures (certificates of Fulcio, the log of Rekor) are not supported.
  */
 import { createPublicKey, type KeyObject, verify } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
@@ -35,8 +35,8 @@ const PROGRAM_TIMEOUT_MS = 30_000;
 const MAX_OUTPUT = 16 << 10;
 
 /**
- * Checks an image against the policy file, which is read anew so that a change needs no restart. Throws SIGNATURE_INVALID when the image
- * may not be pulled, CONFIG_INVALID for a policy that cannot be used.
+ * Checks an image against the policy file, which is read anew so that a change needs no restart. Throws
+ * SIGNATURE_INVALID when the image may not be pulled, CONFIG_INVALID for a policy that cannot be used.
  */
 export async function checkSignature(
   policyFile: string,
@@ -85,7 +85,10 @@ function readRule(name: string, table: unknown): Rule {
   throw new Error(`registry."${name}": require must be "none", "deny", "cosign" or "program"`);
 }
 
-/** The rule with the longest name that the repository begins with, component by component. A repository without one is free. */
+/**
+ * The rule with the longest name that the repository begins with, component by component. A repository without one is
+ * free.
+ */
 export function ruleFor(policy: Policy, repository: string): Rule {
   const parts = repository.split('/');
   for (let length = parts.length; length > 0; length--) {
@@ -103,7 +106,10 @@ async function readKey(path: string): Promise<KeyObject> {
   }
 }
 
-/** cosign keeps signatures under a tag made of the digest (cosign's specs/SIGNATURE_SPEC.md); each layer is a signed payload. */
+/**
+ * cosign keeps signatures under a tag made of the digest (cosign's specs/SIGNATURE_SPEC.md); each layer is a signed
+ * payload.
+ */
 async function checkCosign(
   image: { reference: Reference; digest: string },
   keys: readonly KeyObject[],

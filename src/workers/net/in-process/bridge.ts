@@ -1,4 +1,7 @@
-/** The bridge plugin: a veth pair between the pod and a bridge of the host, addresses from IPAM, the bridge as gateway, masquerading. */
+/**
+ * The bridge plugin: a veth pair between the pod and a bridge of the host, addresses from IPAM, the bridge as gateway,
+ * masquerading.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   addressText,
@@ -239,7 +242,10 @@ async function addWithoutAddresses(bridge: Bridge, call: Call, link: Link): Prom
   };
 }
 
-/** Gateways where the addresses came without, and the default route through the first of each family, as the configuration wants. */
+/**
+ * Gateways where the addresses came without, and the default route through the first of each family, as the
+ * configuration wants.
+ */
 function withGateways(bridge: Bridge, ipam: Awaited<ReturnType<typeof ipamAdd>>) {
   const routes = [...(ipam.routes ?? [])];
   const ips = (ipam.ips ?? []).map(({ address, gateway }) => {
@@ -284,7 +290,10 @@ function ensureBridge(host: NetlinkSocket, { name, mtu, promiscuous, vlan }: Bri
   return link;
 }
 
-/** The bridge's own end of a VLAN: a veth pair of which one end is a port with that VLAN, the other carries the gateway's address. */
+/**
+ * The bridge's own end of a VLAN: a veth pair of which one end is a port with that VLAN, the other carries the
+ * gateway's address.
+ */
 function ensureVlanLink(host: NetlinkSocket, link: Link, bridge: Bridge): Link {
   const name = `${link.name}.${bridge.vlan}`;
   const before = findLink(host, name);
@@ -330,7 +339,10 @@ function setUpPort(host: NetlinkSocket, veth: Link, { hairpin, vlan }: Bridge): 
   during(`failed to setup vlan tag on interface "${veth.name}"`, () => host.request(addPortVlan(veth.index, vlan)));
 }
 
-/** The port forwards once the kernel has noticed that both ends are up; asking for the link makes it look since Linux 6.8. */
+/**
+ * The port forwards once the kernel has noticed that both ends are up; asking for the link makes it look since Linux
+ * 6.8.
+ */
 async function awaitPort(host: NetlinkSocket, index: number): Promise<void> {
   for (const pause of [...PORT_PAUSES, 0]) {
     const port = findLink(host, index);

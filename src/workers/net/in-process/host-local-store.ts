@@ -1,6 +1,7 @@
 /**
- * The folder in which host-local keeps its addresses: a file for each address that is taken, named after it, with container
- * and interface inside; last_reserved_ip.N for each range set; and a lock. The reference plugin and this work on one folder side by side.
+ * The folder in which host-local keeps its addresses: a file for each address that is taken, named after it, with
+ * container and interface inside; last_reserved_ip.N for each range set; and a lock. The reference plugin and this work
+ * on one folder side by side.
  */
 import {
   closeSync,
@@ -26,7 +27,9 @@ const LOCK_EX = 2;
 const LOCK_NB = 4;
 const EAGAIN = 11;
 const EINTR = 4;
-/** Another holder keeps the lock for a fraction of a millisecond, a plugin process that is starved of CPU for longer. */
+/**
+ * Another holder keeps the lock for a fraction of a millisecond, a plugin process that is starved of CPU for longer.
+ */
 const PAUSE_MS = 2;
 
 export interface Owner {
@@ -79,8 +82,8 @@ export class Store {
   }
 
   /**
-   * Gives back all that the owner has. With `known` addresses only their files are looked at, and the others when one of them was
-   * not there; without, every file of the folder is read.
+   * Gives back all that the owner has. With `known` addresses only their files are looked at, and the others when one
+   * of them was not there; without, every file of the folder is read.
    */
   release(owner: Owner, known: readonly Address[] = []): void {
     const own = [contentOf(owner), owner.containerId.trim()];
@@ -136,8 +139,9 @@ function read(path: string): string | undefined {
 }
 
 /**
- * Does `work` with the folder locked against other threads, other daemons and plugin processes. `work` is synchronous: the lock is
- * held for as long as it runs. Makes the folder where it is missing. Throws Refusal; after `limitMs` of waiting too.
+ * Does `work` with the folder locked against other threads, other daemons and plugin processes. `work` is synchronous:
+ * the lock is held for as long as it runs. Makes the folder where it is missing. Throws Refusal; after `limitMs` of
+ * waiting too.
  */
 export async function withStore<T>(folder: string, limitMs: number, work: (store: Store) => T): Promise<T> {
   using file = during('', () => openLock(folder));

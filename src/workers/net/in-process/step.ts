@@ -110,7 +110,10 @@ function callOf(step: Step, runs: PluginRun[]): Call {
 export const confOf = (plugin: PluginConf, network: NetworkConf, attachment?: CniAttachment): Json =>
   pluginConf({ command: 'ADD', plugin, network, attachment });
 
-/** A result that was made here, in the shape of the configuration's version and read like a process's; or one that was passed on. */
+/**
+ * A result that was made here, in the shape of the configuration's version and read like a process's; or one that was
+ * passed on.
+ */
 function parsed(answer: CniResult | ParsedResult, version: string): ParsedResult {
   if ('raw' in answer) return answer;
   const made: ParsedResult = { version: answer.cniVersion, raw: answer as unknown as Json, result: answer };

@@ -20,8 +20,8 @@ export interface PodVeth {
 }
 
 /**
- * Makes a veth pair: one end in the pod's namespace, down, the other one here, up, under a random name like the reference
- * plugins'. Returns the end on the host. Throws Refusal.
+ * Makes a veth pair: one end in the pod's namespace, down, the other one here, up, under a random name like the
+ * reference plugins'. Returns the end on the host. Throws Refusal.
  */
 export function makePodVeth(host: NetlinkSocket, { netns, ifName, mtu, mac, master }: PodVeth): Link {
   if (mac !== '' && !isMac(mac)) throw new Refusal(`failed to make veth pair: address ${mac}: invalid MAC address`);
@@ -59,7 +59,10 @@ export function openNetns(netns: string): Fd {
   }
 }
 
-/** Index of the host's end of the pod's veth; undefined when there is none any more. `prevResult` names it when the pod is gone. */
+/**
+ * Index of the host's end of the pod's veth; undefined when there is none any more. `prevResult` names it when the pod
+ * is gone.
+ */
 export function hostEnd({ host, netns, attachment, prevResult }: Call): number | undefined {
   if (netns !== '') {
     const link = inPod(netns, (socket) => findLink(socket, attachment.ifName));
