@@ -3,14 +3,17 @@
  * from outside, removes all and looks again, and launches as many with containerd where it is installed. Needs no
  * registry and no CNI configuration: image and network are the built-in ones.
  *
- *   npm run demo [-- --pods N] [--parallel P] [--mode pinned|pause] [--beside none]
+ *   npm run demo [-- --pods N] [--parallel P] [--mode pinned|pause] [--beside none] [--report FILE.html]
  *
+ * Says first what it does to the machine. Ctrl-C ends it early, with everything taken away as at the end.
  * Ends with status 1 when a pod is not what it should be or something is left.
  */
-import { existsSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSync, writeFileSync } from 'node:fs';
+import { availableParallelism, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { parseArgs } from 'node:util';
+import type { JobRecord, JobShape } from '../src/node/observe/job-record.ts';
 import { closeUplink } from '../src/workers/net/uplink.ts';
 import { launchWithContainerd } from '../test/bench/beside.ts';
 import { type Phase, phase } from '../test/bench/load.ts';
@@ -18,13 +21,8 @@ import { latencies } from '../test/bench/statistics.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
 import { podConfig } from '../test/rig/messages.ts';
 import { processes, processesOf, run } from '../test/rig/proc.ts';
-
-/** What /debug/launches says of a launch; milliseconds since it was queued. */
-interface Launch {
-  ended?: number;
-  outcome?: string;
-  stages: { stage: string; pool: string; ready: number; started?: number; ended?: number }[];
-}
+import { handlesSignalsItself } from '../test/rig/tidy.ts';
+import { type Report, reportPage } from './demo-report.ts';
 
 const NSFS = 0x6e736673; // NSFS_MAGIC of linux/magic.h
 
@@ -34,6 +32,7 @@ const { values } = parseArgs({
     parallel: { type: 'string', default: '8' },
     mode: { type: 'string', default: 'pinned' },
     beside: { type: 'string', default: 'containerd' },
+    report: { type: 'string' },
   },
 });
 const pods = whole('pods', 1000);
@@ -57,6 +56,9 @@ function fail(words: string): never {
 const say = (words: string) => console.log(words);
 const plural = (n: number, what: string) => `${n} ${what}${n === 1 ? '' : 's'}`;
 
+/** What the report has besides what was wrong. */
+let figures: Omit<Report, 'wrong'> | undefined;
+
 async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<{ wrong: string[]; launched: Phase }> {
   const { cri } = daemon;
   const { runtimeVersion } = await cri.version();
@@ -75,6 +77,7 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<{ w
   );
   say(`${await stages(daemon)}\n`);
 
+  const { launches, shapes } = await records(daemon);
   const wrong = await lookAt(daemon, ids);
   if (wrong.length === 0) {
     say(
@@ -86,6 +89,16 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<{ w
     await cri.removePodSandbox({ podSandboxId: id }, { timeoutMs: 240_000 });
   });
   say(`Removed them in ${removed.seconds.toFixed(1)} s: ${removed.podsPerSecond.toFixed(1)} pods/s`);
+  figures = {
+    version: runtimeVersion,
+    machine: `${availableParallelism()} cores, Linux ${release()}`,
+    pods,
+    parallel,
+    launchSeconds: launched.seconds,
+    removeSeconds: removed.seconds,
+    launches,
+    shapes,
+  };
   return { wrong, launched };
 }
 
@@ -103,10 +116,17 @@ async function beside(own: Phase): Promise<void> {
   );
 }
 
+/** The daemon's own records of the launches, and what needs what in them. */
+async function records(daemon: SluiceDaemon): Promise<{ launches: JobRecord[]; shapes: JobShape[] }> {
+  const ask = async (path: string) => (await fetch(`http://${daemon.metrics}${path}`)).json();
+  const { launches } = (await ask(`/debug/launches?job=RunPodSandbox&limit=${pods}`)) as { launches: JobRecord[] };
+  const { jobs } = (await ask('/debug/tables')) as { jobs: JobShape[] };
+  return { launches, shapes: jobs };
+}
+
 /** Queue wait and work of each stage, from the daemon's own records of the launches. */
 async function stages(daemon: SluiceDaemon): Promise<string> {
-  const url = `http://${daemon.metrics}/debug/launches?job=RunPodSandbox&limit=${pods}`;
-  const { launches } = (await (await fetch(url)).json()) as { launches: Launch[] };
+  const { launches } = await records(daemon);
   const byStage = new Map<string, { pool: string; waits: number[]; work: number[] }>();
   for (const { stages: records } of launches) {
     for (const { stage, pool, ready, started, ended } of records) {
@@ -182,10 +202,18 @@ function rowsLeft(daemon: SluiceDaemon): string[] {
 
 if (process.getuid?.() !== 0) fail('needs root: it makes namespaces and mounts');
 const interrupt = new AbortController();
-process.once('SIGINT', () => interrupt.abort(new Error('interrupted')));
-process.once('SIGTERM', () => interrupt.abort(new Error('interrupted')));
+// Not `once`: a second signal must not end the process before everything is taken away.
+handlesSignalsItself();
+process.on('SIGINT', () => interrupt.abort(new Error('interrupted')));
+process.on('SIGTERM', () => interrupt.abort(new Error('interrupted')));
 
+say(`What this does to the machine: it starts a daemon of its own, with its files in a new folder below ${tmpdir()} and its metrics on a free
+port of loopback, and makes ${plural(pods, 'pod')}: a network namespace and a pair of links each, one bridge, iptables rules that are named after
+that bridge, and cgroups below one of its own. All of it is taken away at the end, also after Ctrl-C. No containerd, docker or CNI
+configuration that is here is read or touched.
+`);
 const wrong: string[] = [];
+let bridgeGone = false;
 const daemon = await startSluice({
   builtinNetwork: true,
   config: { log: { level: 'info' }, runtimes: { runc: { sandbox_mode: mode } } },
@@ -198,6 +226,7 @@ try {
   if (status !== 0) wrong.push(`SIGTERM ended the daemon with ${status}, not with status 0`);
   wrong.push(...rowsLeft(daemon));
   await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+  bridgeGone = true;
   if (existsSync(`/sys/class/net/${daemon.network.bridge}`)) wrong.push(`the bridge ${daemon.network.bridge} is left`);
   const tables = (await run('iptables-save', [])).stdout.split('\n');
   for (const rule of tables) if (rule.includes(daemon.network.bridge)) wrong.push(`the rule ${rule} is left`);
@@ -207,9 +236,15 @@ try {
   if (values.beside === 'containerd') await beside(shown.launched);
 } catch (error) {
   wrong.push(error instanceof Error ? error.message : String(error));
-  console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);
+  if (interrupt.signal.aborted) say('\nInterrupted: taking everything away');
+  else console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);
 } finally {
   await daemon[Symbol.asyncDispose]();
+  if (!bridgeGone) await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+}
+if (values.report !== undefined && figures) {
+  writeFileSync(values.report, reportPage({ ...figures, wrong }));
+  say(`The report is in ${values.report}`);
 }
 for (const line of wrong) console.error(`demo: ${line}`);
 process.exitCode = wrong.length > 0 ? 1 : 0;

@@ -23,7 +23,11 @@ export const GRPC = {
  * What kubelet looks for at the beginning of an error's text, to show it as the reason of a container that waits
  * (k8s.io/cri-api/pkg/errors). src/main/cri/server.ts writes it out.
  */
-export type KubeletReason = 'RegistryUnavailable' | 'RROUnsupported' | 'ImageVolumeMountFailed';
+export type KubeletReason =
+  | 'RegistryUnavailable'
+  | 'SignatureValidationFailed'
+  | 'RROUnsupported'
+  | 'ImageVolumeMountFailed';
 
 interface ErrorKind {
   status: number;
@@ -95,6 +99,11 @@ export const ERRORS = {
     kubeletReason: 'RegistryUnavailable',
   },
   REGISTRY_DENIED: { status: GRPC.FAILED_PRECONDITION, meaning: 'The registry wants other credentials.' },
+  SIGNATURE_INVALID: {
+    status: GRPC.FAILED_PRECONDITION,
+    meaning: 'The image is not signed as the signature policy demands.',
+    kubeletReason: 'SignatureValidationFailed',
+  },
   IMAGE_INVALID: { status: GRPC.FAILED_PRECONDITION, meaning: 'The image breaks its own digests, or the format.' },
   DISK_FULL: { status: GRPC.RESOURCE_EXHAUSTED, meaning: 'The disk, or the inodes of it, are used up.' },
   SHIM_FAILED: { status: GRPC.INTERNAL, meaning: 'The shim did not start, died, or does not answer.' },

@@ -1,15 +1,20 @@
 /**
- * The tables of stages, jobs, lanes and worker pools: one row each. A stage's name is the metric label, the log field, the trace span and the error detail at once.
- * Metrics and configuration are made from these rows, which is why the tables stand beside errors.ts: every layer may import them, and they import nothing.
+ * The tables of stages, jobs, lanes and worker pools: one row each. A stage's name is the metric label, the log field,
+ * the trace span and the error detail at once. Metrics and configuration are made from these rows, which is why the
+ * tables stand beside errors.ts: every layer may import them, and they import nothing.
  */
 
-/** Where the work of a stage is done. `main` is the main thread, `stdio` the thread that reads containers' output, the others are pools of threads. */
+/**
+ * Where the work of a stage is done. `main` is the main thread, `stdio` the thread that reads containers' output, the
+ * others are pools of threads.
+ */
 export const POOLS = ['main', 'net', 'shim', 'image', 'registry', 'store', 'stdio'] as const;
 export type PoolName = (typeof POOLS)[number];
 
 /**
- * How many of a stage run at once by default. `free`: only admission bounds it, because the stage does next to nothing or merely waits for others (a pull in flight, a
- * container's grace period). `cores`: that many times the number of cores, but at least `least`.
+ * How many of a stage run at once by default. `free`: only admission bounds it, because the stage does next to nothing
+ * or merely waits for others (a pull in flight, a container's grace period). `cores`: that many times the number of
+ * cores, but at least `least`.
  */
 export type DefaultLimit = 'free' | { fixed: number } | { cores: number; least: number };
 
@@ -18,13 +23,16 @@ interface StageKind {
   pool: PoolName;
   limit: DefaultLimit;
   /**
-   * Time limit in seconds: then the job fails with TIMED_OUT. Above every limit inside the stage (of a plugin run, a call of the shim, a
-   * copy), whose own words say more, so that it ends only what none of them ends.
+   * Time limit in seconds: then the job fails with TIMED_OUT. Above every limit inside the stage (of a plugin run, a
+   * call of the shim, a copy), whose own words say more, so that it ends only what none of them ends.
    */
   seconds: number;
 }
 
-/** Work in the kernel and CNI plugins: some more than cores, so that a lock of file, xtables or rtnl is never idle, but not so many that all queue on it. */
+/**
+ * Work in the kernel and CNI plugins: some more than cores, so that a lock of file, xtables or rtnl is never idle, but
+ * not so many that all queue on it.
+ */
 const KERNEL = { cores: 4, least: 8 } as const;
 /** runc and shims compete for the CPU: more at once only makes each one slower. */
 const PROCESS = { cores: 2, least: 4 } as const;
@@ -106,8 +114,9 @@ export const ADMIT = { name: 'admit', meaning: 'Waiting for a place among the ru
 export type QueueName = StageName | typeof ADMIT.name;
 
 /**
- * Lanes of admission. Each has its own limit and its own queue: teardowns never wait behind launches (their finishing is what makes room for launches, and most of them
- * only wait out a grace period), and a pull of minutes takes no launch's place.
+ * Lanes of admission. Each has its own limit and its own queue: teardowns never wait behind launches (their finishing
+ * is what makes room for launches, and most of them only wait out a grace period), and a pull of minutes takes no
+ * launch's place.
  */
 export const LANES = ['launch', 'teardown', 'image'] as const;
 export type Lane = (typeof LANES)[number];
@@ -116,7 +125,10 @@ export type Lane = (typeof LANES)[number];
 export const VERDICTS = ['admitted', 'queued', 'refused', 'expired', 'gone'] as const;
 export type Verdict = (typeof VERDICTS)[number];
 
-/** Jobs: the CRI calls that change something, each with its lane. Their tables of stages are in src/pipeline/jobs/tables. */
+/**
+ * Jobs: the CRI calls that change something, each with its lane. Their tables of stages are in
+ * src/pipeline/jobs/tables.
+ */
 export const JOBS = {
   RunPodSandbox: { lane: 'launch' },
   StopPodSandbox: { lane: 'teardown' },

@@ -20,6 +20,8 @@ export interface Release {
   folder: string;
   version: string;
   packages: ReleasedPackage[];
+  /** What the bundle imports and does not contain: Node's own modules, koffi.node, and optional packages. */
+  externals: string[];
 }
 
 /**
@@ -54,7 +56,9 @@ export async function buildRelease(folder: string, version = VERSION): Promise<R
   }
   const packages = releasedPackages(metafile);
   writeLicences(packages, join(folder, 'licenses'));
-  return { folder, version, packages };
+  const imports = Object.values(metafile.outputs).flatMap((output) => output.imports);
+  const externals = new Set(imports.filter(({ external }) => external).map(({ path }) => path));
+  return { folder, version, packages, externals: [...externals].sort() };
 }
 
 if (import.meta.main) {

@@ -116,6 +116,7 @@ function sluiced(): string {
       'SIGNALS',
       item(bold('SIGTERM'), 'No new jobs, running ones finish (90 seconds at most), pods stay up. SIGINT likewise.'),
       item(bold('SIGHUP'), 'Read the configuration again, apply what can be applied, and log what needs a restart.'),
+      item(bold('SIGUSR1'), 'Write a report of what the daemon does at the moment to the log.'),
       item(bold('SIGUSR2'), 'Switch the log between its configured level and debug.'),
     ),
     section(

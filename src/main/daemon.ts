@@ -15,7 +15,7 @@ import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
 import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
-import { giveBackAfterStorms } from './give-back.ts';
+import { giveBack, giveBackAfterStorms } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
 import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
@@ -85,7 +85,7 @@ export class Daemon {
     resources.use(
       giveBackAfterStorms({
         admission: services.admission,
-        trim: () => services.pools.shim.call('trimMemory', undefined),
+        giveBack: () => giveBack(services),
         onError: (err) => log.warn({ err }, 'free memory could not be given back'),
       }),
     );
@@ -147,8 +147,8 @@ export class Daemon {
 }
 
 /**
- * A caller's mistake is logged as information, without the stack, a failure of the daemon as an error with it. A refused job has a line
- * of its own already: thousands may be refused in a second, and main writes the log.
+ * A caller's mistake is logged as information, without the stack, a failure of the daemon as an error with it. A
+ * refused job has a line of its own already: thousands may be refused in a second, and main writes the log.
  */
 function logFailure(log: Log, method: string, error: unknown): void {
   if (!(error instanceof SluiceError) || error.code === 'INTERNAL') log.error({ method, err: error }, 'call failed');

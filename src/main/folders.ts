@@ -9,18 +9,19 @@ import { usernsBundles } from '../pipeline/jobs/bundle-path.ts';
 export const LOCK_FILE = 'sluiced.lock';
 
 /**
- * Sets the umask of the whole process, once, before anything is made: what a container's user reads (the root of its file system,
- * resolv.conf) must not depend on the umask that the daemon was started with, and sockets must not be writable for others.
- * Runtimes and containers inherit it.
+ * Sets the umask of the whole process, once, before anything is made: what a container's user reads (the root of its
+ * file system, resolv.conf) must not depend on the umask that the daemon was started with, and sockets must not be
+ * writable for others. Runtimes and containers inherit it.
  */
 export function setUmask(): void {
   process.umask(0o022);
 }
 
 /**
- * Makes the daemon's folders, and closes those that an earlier version left open. Root and state are for root alone: below them lie
- * containers' environments, their shm, and setuid programs of images that any user of the host could otherwise run (CVE-2021-41103).
- * The bundles of pods with their own user namespace are apart, in a folder that others may pass through but not list.
+ * Makes the daemon's folders, and closes those that an earlier version left open. Root and state are for root alone:
+ * below them lie containers' environments, their shm, and setuid programs of images that any user of the host could
+ * otherwise run (CVE-2021-41103). The bundles of pods with their own user namespace are apart, in a folder that others
+ * may pass through but not list.
  *
  * Throws CONFIG_INVALID for a folder that others use (/run, say): it must not be closed.
  */
@@ -39,7 +40,10 @@ function setMode(folder: string, mode: number): void {
   if ((statSync(folder).mode & 0o777) !== mode) chmodSync(folder, mode);
 }
 
-/** A socket that systemd has bound there, or the lost+found of a file system, is fine in a folder that no daemon has used yet. */
+/**
+ * A socket that systemd has bound there, or the lost+found of a file system, is fine in a folder that no daemon has
+ * used yet.
+ */
 function requireOwn(folder: string): void {
   if (existsSync(join(folder, LOCK_FILE))) return;
   const others = readdirSync(folder, { withFileTypes: true }).filter(

@@ -19,8 +19,9 @@ interface HealthOptions {
 }
 
 /**
- * Whether the daemon can run pods: its worker threads answer, its folders are writable, and the programs of the default runtime are
- * there. Looked at in the background, so that Status and /healthz answer at once. Whether pods get a network is NetworkReady's matter.
+ * Whether the daemon can run pods: its worker threads answer, its folders are writable, and the programs of the default
+ * runtime are there. Looked at in the background, so that Status and /healthz answer at once. Whether pods get a
+ * network is NetworkReady's matter.
  */
 export class Health implements Disposable {
   readonly #options: Required<HealthOptions>;
@@ -40,8 +41,8 @@ export class Health implements Disposable {
   }
 
   /**
-   * The same, and what keeps the store from being written. That alone does not make the runtime not ready: on a full disk stops go on,
-   * and a kubelet whose runtime is not ready would not make room.
+   * The same, and what keeps the store from being written. That alone does not make the runtime not ready: on a full
+   * disk stops go on, and a kubelet whose runtime is not ready would not make room.
    */
   get problems(): readonly string[] {
     const { trouble } = this.#options.store;
@@ -73,7 +74,8 @@ export class Health implements Disposable {
     const { answerMs } = this.#options;
     const late = [`${who} have not answered for ${answerMs / 1000} s`];
     try {
-      // After the whole process stood still (SIGSTOP, a suspended machine) the timer is late and the answer is there: it gets a moment.
+      // After the whole process stood still (SIGSTOP, a suspended machine) the timer is late and the answer is there:
+      // it gets a moment.
       const answer = await withTimeLimit<unknown, unknown>(call, answerMs, () =>
         withTimeLimit<unknown, string[]>(call, answerMs / 10, () => late),
       );

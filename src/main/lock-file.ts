@@ -7,7 +7,10 @@ import { C, libc } from '../sys/libc.ts';
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
-/** Holds the lock of a folder as long as the daemon lives; the kernel drops it with the process. Throws CONFIG_INVALID when taken. */
+/**
+ * Holds the lock of a folder as long as the daemon lives; the kernel drops it with the process. Throws CONFIG_INVALID
+ * when taken.
+ */
 export function lockFile(path: string): Fd {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   using file = openLock(path);

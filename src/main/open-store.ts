@@ -19,7 +19,9 @@ interface StoreSurroundings {
   resources: AsyncDisposableStack;
 }
 
-/** Opens the store with its copies, and makes a checkpoint every {@link CHECKPOINT_MS} in which something was written. */
+/**
+ * Opens the store with its copies, and makes a checkpoint every {@link CHECKPOINT_MS} in which something was written.
+ */
 export function openStore({ config, pools, metrics, log, resources }: StoreSurroundings): Store {
   const { root, state } = config;
   const folder = (top: string, table: string) => join(top, 'rows', table);
@@ -49,7 +51,10 @@ export function openStore({ config, pools, metrics, log, resources }: StoreSurro
   return store;
 }
 
-/** Makes a function that runs one checkpoint, unless nothing was written since the last one. It logs failures and never rejects. */
+/**
+ * Makes a function that runs one checkpoint, unless nothing was written since the last one. It logs failures and never
+ * rejects.
+ */
 function checkpoints(store: Store, pools: Pools, log: Log): () => Promise<void> {
   let done = 0;
   const failures = new Map<string, string>();

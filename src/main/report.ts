@@ -7,8 +7,8 @@ import type { Services } from './services.ts';
 const MOST = 100;
 
 /**
- * What the daemon does at the moment, for the log (SIGUSR1): jobs and the stages they are in, queues, pools, shims, pending clean-ups
- * with their reasons, open handles and memory. Times are milliseconds.
+ * What the daemon does at the moment, for the log (SIGUSR1): jobs and the stages they are in, queues, pools, shims,
+ * pending clean-ups with their reasons, open handles and memory. Times are milliseconds.
  */
 export async function reportOf(services: Services, running: readonly JobRecord[]) {
   const { admission, engine, pools, retries, shims, store } = services;

@@ -44,7 +44,10 @@ import { openStore } from './open-store.ts';
 const SELF_SIGNED = 'self-signed';
 /** Seconds that one undo may take. */
 const UNDO_SECONDS = 120;
-/** Milliseconds after which a job, or a stage, that still runs gives its place to the next: many times what the slowest one takes. */
+/**
+ * Milliseconds after which a job, or a stage, that still runs gives its place to the next: many times what the slowest
+ * one takes.
+ */
 const LEASE_MS = 10_000;
 /** Runs of CNI plugins in one ADD or DEL that may each take their whole time limit before the stage is given up. */
 const SLOW_PLUGIN_RUNS = 5;
@@ -65,7 +68,10 @@ export interface Services extends JobContext {
   readonly health: Health;
 }
 
-/** Makes every service once and hands each what it uses. `ending` aborts when the daemon ends. What is to be closed goes to `resources`. */
+/**
+ * Makes every service once and hands each what it uses. `ending` aborts when the daemon ends. What is to be closed goes
+ * to `resources`.
+ */
 export async function makeServices(
   config: Config,
   { metrics, observer, log }: Observability,

@@ -9,10 +9,11 @@ interface Signalled {
 }
 
 /**
- * SIGUSR1 and SIGHUP, whose default actions would end the daemon. SIGHUP reloads the configuration. Installed before the daemon starts; `daemon`
- * returns undefined until then. SIGUSR2 is observability's.
+ * SIGUSR1 and SIGHUP, whose default actions would end the daemon. SIGHUP reloads the configuration. Installed before
+ * the daemon starts; `daemon` returns undefined until then. SIGUSR2 is observability's.
  *
- * Node would open its inspector at SIGUSR1, on a port of 127.0.0.1 that every pod on the host's network reaches: the launcher's
+ * Node would open its inspector at SIGUSR1, on a port of 127.0.0.1 that every pod on the host's network reaches: the
+ * launcher's
  * --disable-sigusr1 is what prevents that, and this handler is what operators expect of the signal in a daemon.
  */
 export function handleSignals<D extends Signalled>(

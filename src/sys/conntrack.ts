@@ -1,4 +1,6 @@
-/** Flows that the kernel tracks (<linux/netfilter/nfnetlink_conntrack.h>), to be forgotten where their way has changed. */
+/**
+ * Flows that the kernel tracks (<linux/netfilter/nfnetlink_conntrack.h>), to be forgotten where their way has changed.
+ */
 import {
   attribute,
   attributesOf,
@@ -29,8 +31,8 @@ const AF_INET6 = 10;
 const UDP = 17;
 
 /**
- * Forgets UDP flows towards these ports, whatever their address; their next packet is looked at anew. `socket` is one of netfilter.
- * Best effort, as in the reference plugin: a flow that stays runs out by itself.
+ * Forgets UDP flows towards these ports, whatever their address; their next packet is looked at anew. `socket` is one
+ * of netfilter. Best effort, as in the reference plugin: a flow that stays runs out by itself.
  */
 export function deleteUdpFlows(socket: NetlinkSocket, six: boolean, ports: readonly number[]): void {
   try {

@@ -10,8 +10,9 @@ const FS_TOPDIR_FL = 0x00020000;
 const NOT_SUPPORTED = new Set([22 /* EINVAL */, 25 /* ENOTTY */, 95 /* EOPNOTSUPP */]);
 
 /**
- * Sets FS_TOPDIR_FL on a folder: ext4's Orlov allocator then spreads its subfolders over block groups instead of putting each
- * into the group of its parent. Returns false where the file system has no such flag. Throws SysError for other failures.
+ * Sets FS_TOPDIR_FL on a folder: ext4's Orlov allocator then spreads its subfolders over block groups instead of
+ * putting each into the group of its parent. Returns false where the file system has no such flag. Throws SysError for
+ * other failures.
  */
 export function spreadSubfolders(path: string): boolean {
   using folder = openFd(path, constants.O_RDONLY | constants.O_DIRECTORY);

@@ -1,4 +1,7 @@
-/** Internet addresses as the kernel has them: 4 or 16 bytes in network order; and as texts, in the canonical form of RFC 5952. */
+/**
+ * Internet addresses as the kernel has them: 4 or 16 bytes in network order; and as texts, in the canonical form of RFC
+ * 5952.
+ */
 import { isIPv4, isIPv6 } from 'node:net';
 
 export type Address = Buffer;

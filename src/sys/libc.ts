@@ -58,6 +58,7 @@ export const libc = {
   flock: lib.func('int flock(int fd, int operation)'),
   fcntl: lib.func('int fcntl(int fd, int command, long argument)'),
   syncfs: lib.func('int syncfs(int fd)'),
+  syncFileRange: lib.func('int sync_file_range(int fd, int64_t offset, int64_t nbytes, uint flags)'),
 
   unshare: lib.func('int unshare(int flags)'),
   setns: lib.func('int setns(int fd, int nstype)'),

@@ -1,7 +1,7 @@
 /**
- * Netlink: requests to the kernel as messages over a socket, and its answers (netlink(7), <linux/netlink.h>). rtnetlink and
- * nf_tables build on it. All of it is synchronous: the kernel works a request off inside the call that sends it and queues the
- * answer on the socket before that call returns, so no read ever has to wait.
+ * Netlink: requests to the kernel as messages over a socket, and its answers (netlink(7), <linux/netlink.h>). rtnetlink
+ * and nf_tables build on it. All of it is synchronous: the kernel works a request off inside the call that sends it and
+ * queues the answer on the socket before that call returns, so no read ever has to wait.
  *
  * A socket belongs to the network namespace that the thread was in when it was opened, whatever the thread does later.
  */
@@ -47,7 +47,10 @@ const NLA_TYPE_MASK = 0x3fff;
 const EINTR = 4;
 const EAGAIN = 11;
 
-/** Acknowledgements of a batch must fit into the receive buffer all at once: the kernel queues them before the first is read. */
+/**
+ * Acknowledgements of a batch must fit into the receive buffer all at once: the kernel queues them before the first is
+ * read.
+ */
 const RECEIVE_BUFFER = 1 << 20;
 /** A dump comes in pieces of at most 32 KiB (NLMSG_GOODSIZE, netlink_dump). */
 const READ_SIZE = 1 << 16;
@@ -137,7 +140,10 @@ export const attributeText = (type: number, text: string): Buffer => attribute(t
 export const nested = (type: number, attributes: Buffer[]): Buffer =>
   attribute(type | NLA_F_NESTED, Buffer.concat(attributes));
 
-/** The attributes that begin at `from`, by type. Of several with one type the last counts, except for lists: {@link listOf}. */
+/**
+ * The attributes that begin at `from`, by type. Of several with one type the last counts, except for lists:
+ * {@link listOf}.
+ */
 export function attributesOf(body: Buffer, from = 0): Map<number, Buffer> {
   return new Map(listOf(body, from));
 }
@@ -166,7 +172,10 @@ export class NetlinkSocket implements Disposable {
   readonly #buffer = Buffer.allocUnsafe(READ_SIZE);
   #sequence = 0;
 
-  /** Opens a socket of the namespace this thread is in. Throws {@link SysError}: EPROTONOSUPPORT where the kernel lacks the family. */
+  /**
+   * Opens a socket of the namespace this thread is in. Throws {@link SysError}: EPROTONOSUPPORT where the kernel lacks
+   * the family.
+   */
   constructor(protocol: number) {
     const type = SOCK_RAW | C.SOCK_CLOEXEC | C.O_NONBLOCK;
     this.#fd = new Fd(check('socket', libc.socket(AF_NETLINK, type, protocol), 'netlink'));
@@ -188,9 +197,9 @@ export class NetlinkSocket implements Disposable {
   }
 
   /**
-   * Sends the requests in one go and collects what comes back, in their order. A refused request is in its outcome and keeps none
-   * of the others from being carried out (an nf_tables batch is all or nothing, which is the kernel's doing). Throws
-   * {@link SysError} when the socket itself fails: with ENOBUFS it is unknown what was carried out.
+   * Sends the requests in one go and collects what comes back, in their order. A refused request is in its outcome and
+   * keeps none of the others from being carried out (an nf_tables batch is all or nothing, which is the kernel's
+   * doing). Throws {@link SysError} when the socket itself fails: with ENOBUFS it is unknown what was carried out.
    */
   exchange(requests: Request[]): Outcome[] {
     const first = this.#sequence + 1;
@@ -280,7 +289,10 @@ class Interrupted extends Error {
   override readonly name = 'Interrupted';
 }
 
-/** NLMSG_ERROR: the negative errno, the request's header, perhaps its body, then attributes. NLMSG_DONE: the errno of the dump. */
+/**
+ * NLMSG_ERROR: the negative errno, the request's header, perhaps its body, then attributes. NLMSG_DONE: the errno of
+ * the dump.
+ */
 function errorOf(type: number, flags: number, body: Buffer): NetlinkError | undefined {
   const number = -body.readInt32LE(0);
   if (number === 0) return undefined;

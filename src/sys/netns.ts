@@ -18,9 +18,9 @@ const KINDS = { net: C.CLONE_NEWNET, ipc: C.CLONE_NEWIPC, uts: C.CLONE_NEWUTS } 
 type Kind = keyof typeof KINDS;
 
 /**
- * Calls `enter`, which changes namespaces of the thread, of these kinds, runs `visit`, and returns to the original ones.
- * All of it is synchronous, since an await would let another task of the thread run in the wrong namespaces. Throws
- * {@link StrandedThread} when the return fails.
+ * Calls `enter`, which changes namespaces of the thread, of these kinds, runs `visit`, and returns to the original
+ * ones. All of it is synchronous, since an await would let another task of the thread run in the wrong namespaces.
+ * Throws {@link StrandedThread} when the return fails.
  */
 function visiting<T>(kinds: readonly Kind[], enter: () => void, visit: () => T): T {
   using homes = new DisposableStack();

@@ -54,12 +54,18 @@ const VERDICT = { JUMP: -3, GOTO: -4, RETURN: -5 } as const;
 const REG0 = 8;
 
 const LIST_ELEM = 1;
-/** Type of a comment in the user data of rules and elements (libnftnl: NFTNL_UDATA_RULE_COMMENT, NFTNL_UDATA_SET_ELEM_COMMENT). */
+/**
+ * Type of a comment in the user data of rules and elements (libnftnl: NFTNL_UDATA_RULE_COMMENT,
+ * NFTNL_UDATA_SET_ELEM_COMMENT).
+ */
 const COMMENT = 0;
 /** The length of a comment is one byte and counts its zero; nft shows at most 128 bytes. */
 const COMMENT_SIZE = 127;
 
-/** A socket for the tables of the namespace that this thread is in now. Throws SysError where the kernel has no netfilter. */
+/**
+ * A socket for the tables of the namespace that this thread is in now. Throws SysError where the kernel has no
+ * netfilter.
+ */
 export const openNftables = (): NetlinkSocket => new NetlinkSocket(NETLINK.NETFILTER);
 
 /** Carries out all changes, or none of them and throws the first {@link NetlinkError}. */
@@ -243,8 +249,8 @@ function elementsOf(answers: Answer[]): (Element & { data?: Buffer })[] {
 }
 
 /**
- * Expressions, of which a rule is a list. Each reads registers and sets others, or ends the rule when it does not match.
- * Registers are counted here in words of 32 bits, from 0.
+ * Expressions, of which a rule is a list. Each reads registers and sets others, or ends the rule when it does not
+ * match. Registers are counted here in words of 32 bits, from 0.
  */
 export const expression = {
   /** The packet's transport protocol (one byte) into a register. */

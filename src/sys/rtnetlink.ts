@@ -1,4 +1,7 @@
-/** Links, addresses and routes over rtnetlink (rtnetlink(7); numbers from <linux/rtnetlink.h>, if_link.h, if_addr.h, if_bridge.h, veth.h). */
+/**
+ * Links, addresses and routes over rtnetlink (rtnetlink(7); numbers from <linux/rtnetlink.h>, if_link.h, if_addr.h,
+ * if_bridge.h, veth.h).
+ */
 import { type Address, isSix, maskOf, networkOf, type Prefix } from './ip.ts';
 import {
   attribute,

@@ -50,8 +50,8 @@ export interface SpawnResult {
   stderr: Buffer;
   timedOut: boolean;
   /**
-   * It was killed and has not ended {@link KILLED_MS} later: it is in uninterruptible sleep (D state). `code` and `signal` are null then.
-   * Its pid stays in {@link abandoned} until it has ended.
+   * It was killed and has not ended {@link KILLED_MS} later: it is in uninterruptible sleep (D state). `code` and
+   * `signal` are null then. Its pid stays in {@link abandoned} until it has ended.
    */
   abandoned: boolean;
   /** It printed more than `maxOutput` and was killed. */
@@ -61,8 +61,8 @@ export interface SpawnResult {
 }
 
 /**
- * How long a killed process may take to end, in milliseconds. SIGKILL takes effect when a process leaves uninterruptible sleep, which with
- * a hung NFS or FUSE mount may be never.
+ * How long a killed process may take to end, in milliseconds. SIGKILL takes effect when a process leaves
+ * uninterruptible sleep, which with a hung NFS or FUSE mount may be never.
  */
 const KILLED_MS = 5000;
 /** Milliseconds between two looks at an abandoned process. */
@@ -72,8 +72,9 @@ const ABANDONED_POLL_MS = 2000;
 export const abandoned: ReadonlyMap<number, string> = new Map();
 
 /**
- * Runs a program to its end, or gives it up 5 s after it was killed. No thread waits: the event loop reads the output, and waitpid with
- * WNOHANG collects the exit status once the pipes have closed. Throws {@link SysError} when the program cannot be started (ENOENT, EACCES).
+ * Runs a program to its end, or gives it up 5 s after it was killed. No thread waits: the event loop reads the output,
+ * and waitpid with WNOHANG collects the exit status once the pipes have closed. Throws {@link SysError} when the
+ * program cannot be started (ENOENT, EACCES).
  */
 export async function run(options: SpawnOptions): Promise<SpawnResult> {
   const { maxOutput = 4 << 20 } = options;
@@ -170,7 +171,10 @@ export function reap(pid: number): boolean {
   return libc.waitpid(pid, [0], C.WNOHANG) !== 0;
 }
 
-/** Whether the process group of a program that was started here still has a process, one in uninterruptible sleep for example. */
+/**
+ * Whether the process group of a program that was started here still has a process, one in uninterruptible sleep for
+ * example.
+ */
 export function groupLives(pid: number): boolean {
   return libc.kill(-pid, 0) === 0;
 }

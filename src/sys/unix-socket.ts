@@ -62,8 +62,8 @@ export function socketPair(): [Fd, Fd] {
 }
 
 /**
- * Sends copies of descriptors (SCM_RIGHTS), at most 253. Nobody has to receive them: as long as the other end exists, what they refer to
- * stays open. False when the queue has no room.
+ * Sends copies of descriptors (SCM_RIGHTS), at most 253. Nobody has to receive them: as long as the other end exists,
+ * what they refer to stays open. False when the queue has no room.
  */
 export function sendDescriptors(socket: Fd, fds: readonly number[]): boolean {
   if (fds.length > MAX_DESCRIPTORS) return false;

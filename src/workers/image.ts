@@ -1,4 +1,7 @@
-/** The `image` pool: a thread takes one layer at a time from the registry to the disk. The handlers that only read files serve the shim pool too. */
+/**
+ * The `image` pool: a thread takes one layer at a time from the registry to the disk. The handlers that only read files
+ * serve the shim pool too.
+ */
 import { fetchLayer } from './image/fetch-layer.ts';
 import { installPause } from './image/install-pause.ts';
 import { inheritAttributes, measure, removeLayer } from './image/layers.ts';

@@ -5,6 +5,7 @@
 import { writeFileSync } from 'node:fs';
 import { SluiceError } from '../errors.ts';
 import { setLink } from '../sys/link.ts';
+import { shrinkHeap } from '../sys/memory.ts';
 import * as netns from '../sys/netns.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
@@ -64,7 +65,10 @@ async function pinNamespaces({ paths, loopback, hostname, sysctls }: PinNamespac
   );
 }
 
-/** /proc/sys resolves net.*, kernel.* of IPC and UTS, and fs.mqueue.* by the namespaces of the thread that opens the file. */
+/**
+ * /proc/sys resolves net.*, kernel.* of IPC and UTS, and fs.mqueue.* by the namespaces of the thread that opens the
+ * file.
+ */
 function setSysctl(name: string, value: string): void {
   // In a name "." separates and "/" stands for a "." that is part of a component (net.ipv4.conf.eth0/1.forwarding).
   const path = name.replace(/[./]/g, (char) => (char === '.' ? '/' : '.'));
@@ -99,6 +103,7 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
 export const handlers = {
   /** Answers: the pool's threads work. */
   ping: (_: null): null => null,
+  shrinkHeap: (_: null) => shrinkHeap(),
   createNetns,
   removeNetns,
   pinNamespaces,

@@ -1,9 +1,9 @@
 /**
- * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and short file work
- * for other parts of the daemon.
+ * The `shim` pool: bundles, shims, snapshots, mounts of rootfs and volumes, paths of the host that requests name, and
+ * short file work for other parts of the daemon.
  */
 
-import { trimMemory } from '../sys/memory.ts';
+import { shrinkHeap, trimMemory } from '../sys/memory.ts';
 import { checkNode } from './alive.ts';
 import { removeCgroups } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
@@ -46,7 +46,8 @@ export const handlers = {
   installPause,
   ...hostPathHandlers,
   findResources,
-  trimMemory,
+  shrinkHeap: (_: null) => shrinkHeap(),
+  trimMemory: (_: null) => trimMemory(),
   ...statsHandlers,
 };
 

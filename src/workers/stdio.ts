@@ -1,11 +1,13 @@
 /**
- * The thread that holds the bytes of all containers: their FIFOs and logs, and the streaming server for exec, attach and
- * port-forward. One thread, since a container's FIFO, its log and its attached clients must be in one place, and since the event
- * loop of one thread moves more than the containers of a node write. Main supervises it (src/node/streaming/restarting-worker.ts).
+ * The thread that holds the bytes of all containers: their FIFOs and logs, and the streaming server for exec, attach
+ * and port-forward. One thread, since a container's FIFO, its log and its attached clients must be in one place, and
+ * since the event loop of one thread moves more than the containers of a node write. Main supervises it
+ * (src/node/streaming/restarting-worker.ts).
  */
 import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { fromPlain, SluiceError, toPlain } from '../errors.ts';
+import { shrinkHeap } from '../sys/memory.ts';
 import { type Handlers, serve } from './serve.ts';
 import { Captures, clearExecDir } from './stdio/capture.ts';
 import { IoTable } from './stdio/io-table.ts';
@@ -86,6 +88,7 @@ export const handlers = {
    */
   drain: async ({ id, quietMs = DRAIN_QUIET_MS, maxMs = DRAIN_MAX_MS }: DrainInput): Promise<{ complete: boolean }> =>
     (await containers.get(id)).drain(quietMs, maxMs),
+  shrinkHeap: (_: null) => shrinkHeap(),
   /** Totals for the metrics. */
   stats: (_: null): StdioStats => ({
     containers: containers.stats(),

@@ -219,7 +219,10 @@ function chosenSides(): Side[] {
   });
 }
 
-/** Why a side cannot run containers with crun: 1.8 refuses newer specs, and a cgroup2 mount with controllers beside cgroup v1. */
+/**
+ * Why a side cannot run containers with crun: 1.8 refuses newer specs, and a cgroup2 mount with controllers beside
+ * cgroup v1.
+ */
 async function refusalsOfCrun(daemons: ReadonlyMap<Side, RigDaemon>): Promise<Map<Side, string>> {
   const refusals = new Map<Side, string>();
   for (const [side, daemon] of daemons) {

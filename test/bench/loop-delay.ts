@@ -3,8 +3,8 @@ import type { RigDaemon, SluiceDaemon } from '../rig/daemon.ts';
 const BUCKET = /^sluice_event_loop_delay_seconds_bucket\{le="([^"]+)"\} (\d+)$/gm;
 
 /**
- * The p99 of the delay of main's event loop while `work` runs, in milliseconds: the upper bound of the bucket that it falls into, so
- * never too good. The daemon looks ten times a second, so the work should take some seconds.
+ * The p99 of the delay of main's event loop while `work` runs, in milliseconds: the upper bound of the bucket that it
+ * falls into, so never too good. The daemon looks ten times a second, so the work should take some seconds.
  */
 export async function loopDelayDuring(daemon: RigDaemon, work: () => Promise<unknown>): Promise<number> {
   const buckets = async () => {

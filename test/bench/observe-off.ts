@@ -1,6 +1,7 @@
 /**
- * Preloaded into a daemon (NODE_OPTIONS=--import) by observe-cost.ts: everything that watches launches does nothing there. What is left
- * is what the pipeline does to tell: calls of empty methods, and the times that workers send along with their results.
+ * Preloaded into a daemon (NODE_OPTIONS=--import) by observe-cost.ts: everything that watches launches does nothing
+ * there. What is left is what the pipeline does to tell: calls of empty methods, and the times that workers send along
+ * with their results.
  */
 import { isMainThread } from 'node:worker_threads';
 
@@ -22,7 +23,8 @@ if (isMainThread) {
     grpc: nothing,
     shimCall: nothing,
     cni: nothing,
-    // Called once, when the daemon is put together: the moment to end the timer that looks at the event loop, and the watch on GC.
+    // Called once, when the daemon is put together: the moment to end the timer that looks at the event loop, and the
+    // watch on GC.
     readFrom(this: InstanceType<typeof Metrics>, ...sources: Parameters<typeof readFrom>) {
       readFrom.apply(this, sources);
       this[Symbol.dispose]();

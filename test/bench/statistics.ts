@@ -28,8 +28,9 @@ export function median(values: readonly number[]): number {
 }
 
 /**
- * Where the true median lies, from the order of the values alone (sign test): the narrowest pair of ranks that holds it with 95 % or
- * more. Fewer than 6 values cannot give that: then it is their whole range, and `level` says what that is worth.
+ * Where the true median lies, from the order of the values alone (sign test): the narrowest pair of ranks that holds it
+ * with 95 % or more. Fewer than 6 values cannot give that: then it is their whole range, and `level` says what that is
+ * worth.
  */
 export function medianInterval(values: readonly number[]): { low: number; high: number; level: number } {
   const sorted = [...values].sort((a, b) => a - b);

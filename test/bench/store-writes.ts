@@ -3,7 +3,8 @@
  *
  *   node test/bench/store-writes.ts FOLDER [WRITES] [CHECKPOINT_MS]
  *
- * Prints what one write keeps main busy for in all, and microseconds (median, 99th percentile, worst) of a row's change. The folder decides about the file system.
+ * Prints what one write keeps main busy for in all, and microseconds (median, 99th percentile, worst) of a row's
+ * change. The folder decides about the file system.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** One of the parallel callers of a storm: takes a pod through its life, a request at a time, until the daemon dies under it. */
+/**
+ * One of the parallel callers of a storm: takes a pod through its life, a request at a time, until the daemon dies
+ * under it.
+ */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { PortMapping, Protocol } from '../../proto/gen/cri.ts';
@@ -24,6 +27,8 @@ export interface Scene {
   folder: string;
   cgroupParent: string;
   image: string;
+  /** Keys of {@link HANDLERS}. */
+  handlers: readonly string[];
   /** Small images to pull and remove. */
   others: readonly string[];
   random: Random;
@@ -39,8 +44,12 @@ export interface Scene {
 
 const TIMEOUT = { timeoutMs: 120_000 };
 const CONTAINERS = 2;
-/** The runtime handler of pods with a pause process; those of the default one do without. */
-export const PAUSE = 'pause';
+/** Runtime handlers by name: the default one, pods with a pause process, pods that share shims. */
+export const HANDLERS: Record<string, Record<string, unknown>> = {
+  '': {},
+  pause: { binary: 'runc', sandbox_mode: 'pause' },
+  shared: { binary: 'runc', pods_per_shim: 4 },
+};
 
 export class Actor {
   readonly #scene: Scene;
@@ -84,7 +93,7 @@ export class Actor {
     const port = { ...PortMapping.decode(new Uint8Array()), protocol: Protocol.TCP, containerPort: 80 };
     const portMappings = random.chance(0.2) ? [{ ...port, hostPort: 31000 + this.#number }] : [];
     const config = podConfig(name, { cgroupParent, logDirectory, portMappings });
-    const handler = random.chance(0.4) ? PAUSE : '';
+    const handler = this.#scene.handlers[random.between(0, this.#scene.handlers.length - 1)] ?? '';
     return { phase: 'launching', config, handler, id: '', address: '', createdAt: 0n, containers: [] };
   }
 
@@ -97,7 +106,9 @@ export class Actor {
     await noteLaunch(cri, pod);
   }
 
-  /** A shell that prints counted lines, slowly, so that the daemon often dies between two, and ends with a known code. */
+  /**
+   * A shell that prints counted lines, slowly, so that the daemon often dies between two, and ends with a known code.
+   */
   #newContainer(pod: PodEntry): ContainerEntry {
     const { random, image } = this.#scene;
     const lines = random.between(1, 30);

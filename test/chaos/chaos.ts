@@ -1,7 +1,8 @@
 /**
- *   npm run chaos -- [--kills N] [--parallel P] [--seed S] [--longest MS] [--plain]
+ *   npm run chaos -- [--kills N] [--parallel P] [--seed S] [--longest MS] [--plain] [--handlers LIST]
  *
- * A storm of kills with a ledger (storm.ts). `--plain` leaves the CNI plugins at their own speed. Status 1 when a promise was not
+ * A storm of kills with a ledger (storm.ts). `--plain` leaves the CNI plugins at their own speed; `--handlers` are
+ * the runtime handlers of the pods, separated by commas (actor.ts). Status 1 when a promise was not
  * kept or something is left; the seed that is printed repeats the order of kills.
  */
 import { parseArgs } from 'node:util';
@@ -14,6 +15,7 @@ const { values } = parseArgs({
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     longest: { type: 'string', default: '1500' },
     plain: { type: 'boolean', default: false },
+    handlers: { type: 'string', default: ',pause,shared' },
   },
 });
 
@@ -24,6 +26,7 @@ const { kills, points, counts, problems, left, restarts, pssBytes } = await stor
   seed: Number(values.seed),
   longestMs: Number(values.longest),
   slowPlugins: !values.plain,
+  handlers: values.handlers.split(','),
   index: 30,
   onRound: ({ number, how, restart, problems }) => {
     console.log(`${number}. ${how}; served again after ${restart.toFixed(1)} s`);

@@ -1,7 +1,8 @@
 /**
- * Preloaded into a daemon (NODE_OPTIONS=--import) by the kill storm: the daemon ends itself by SIGKILL when a job reaches the
- * point that the environment variable SLUICE_KILL_POINT names. Observers are called before and after each stage and each undo, so
- * the patch of their class reaches every one of them, and the daemon has no code of its own for it.
+ * Preloaded into a daemon (NODE_OPTIONS=--import) by the kill storm: the daemon ends itself by SIGKILL when a job
+ * reaches the point that the environment variable SLUICE_KILL_POINT names. Observers are called before and after each
+ * stage and each undo, so the patch of their class reaches every one of them, and the daemon has no code of its own for
+ * it.
  */
 import { isMainThread } from 'node:worker_threads';
 import type { Observer as ObserverClass } from '../../src/node/observe/observer.ts';

@@ -1,6 +1,6 @@
 /**
- * What the daemon has acknowledged, and what it was asked for without an answer. After each restart the node is compared with it:
- * an acknowledged fact must hold, an unanswered request may have been carried out or not.
+ * What the daemon has acknowledged, and what it was asked for without an answer. After each restart the node is
+ * compared with it: an acknowledged fact must hold, an unanswered request may have been carried out or not.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,8 +17,8 @@ import type { Cri } from '../rig/cri.ts';
 import { GivenUp, waitFor } from '../rig/proc.ts';
 
 /**
- * How far a pod or container has come. The forms in -ing stand for a request without an answer; each other one for a request that
- * was answered with success.
+ * How far a pod or container has come. The forms in -ing stand for a request without an answer; each other one for a
+ * request that was answered with success.
  */
 export type PodPhase = 'launching' | 'ready' | 'stopping' | 'stopped' | 'removing';
 export type ContainerPhase = 'creating' | 'created' | 'starting' | 'started' | 'stopping' | 'ended' | 'removing';

@@ -1,7 +1,7 @@
 /**
- * A storm of kills with a ledger. In rounds: actors launch, run, stop and remove pods and containers side by side; the daemon is
- * ended by SIGKILL, at a random moment or before or after a stage of a job; it is started again and compared with the ledger. At
- * the end everything is removed, and nothing may be left.
+ * A storm of kills with a ledger. In rounds: actors launch, run, stop and remove pods and containers side by side; the
+ * daemon is ended by SIGKILL, at a random moment or before or after a stage of a job; it is started again and compared
+ * with the ledger. At the end everything is removed, and nothing may be left.
  */
 import { chmodSync, cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,7 +14,7 @@ import { imageRegistry } from '../rig/images.ts';
 import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 import { cniBinDirs, privateFolder } from '../rig/paths.ts';
 import { pss, waitFor } from '../rig/proc.ts';
-import { Actor, PAUSE, type Scene } from './actor.ts';
+import { Actor, HANDLERS, type Scene } from './actor.ts';
 import { type KillPoint, killAt } from './kill-points.ts';
 import { compare } from './ledger.ts';
 import { type Random, seeded } from './random.ts';
@@ -26,6 +26,8 @@ export interface StormOptions {
   seed: number;
   /** Number of the network; see the rig. */
   index: number;
+  /** Of the pods, see {@link HANDLERS}. */
+  handlers: readonly string[];
   /** CNI plugins take up to 0.4 s more, so that they often outlive the daemon that started them. */
   slowPlugins: boolean;
   /** Milliseconds from the first request of a round to a kill at a random moment, at most. */
@@ -90,7 +92,7 @@ export async function storm(options: StormOptions): Promise<Outcome> {
         if (options.slowPlugins) slowDown(bin, ['bridge', 'portmap']);
         return {
           cni: { bin_dirs: [bin, ...network.binDirs] },
-          runtimes: { [PAUSE]: { binary: 'runc', sandbox_mode: 'pause' } },
+          runtimes: Object.fromEntries(Object.entries(HANDLERS).filter(([name]) => name !== '')),
         };
       },
     });
@@ -141,6 +143,7 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
     folder,
     cgroupParent: daemon.cgroupParent,
     image: IMAGE,
+    handlers: options.handlers,
     others: OTHERS,
     random,
     pods: new Set(),

@@ -1,6 +1,7 @@
 /**
- * A launch whose caller left is finished and waits claim_ttl for a retry. Any use of its id in between claims it, because a kubelet that
- * restarts during a launch adopts the ready sandbox that it lists and never calls RunPodSandbox again.
+ * A launch whose caller left is finished and waits claim_ttl for a retry. Any use of its id in between claims it,
+ * because a kubelet that restarts during a launch adopts the ready sandbox that it lists and never calls RunPodSandbox
+ * again.
  */
 import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
@@ -41,7 +42,10 @@ after(async () => {
 
 const config = (name: string) => podConfig(name, { cgroupParent: lab.daemon.cgroupParent });
 
-/** Calls RunPodSandbox with a deadline that passes during the launch, and returns the id that the list then shows as ready. */
+/**
+ * Calls RunPodSandbox with a deadline that passes during the launch, and returns the id that the list then shows as
+ * ready.
+ */
 async function leftLaunch(name: string): Promise<string> {
   const { cri } = lab.daemon;
   lab.plugin.mode('takes a second');

@@ -1,6 +1,6 @@
 /**
- * A daemon that is killed while a container starts, in a pod whose shim lives on: the next one tells how the start ended, and nothing
- * that the shim, or the runtime, made of it afterwards stays behind.
+ * A daemon that is killed while a container starts, in a pod whose shim lives on: the next one tells how the start
+ * ended, and nothing that the shim, or the runtime, made of it afterwards stays behind.
  */
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -35,8 +35,8 @@ const WINDOWS = {
 };
 
 /**
- * The file `window` says which command takes its time, before its work or after it, or is refused. Before: in a process of its own,
- * which goes on when the shim kills the runtime that it knows, as it does for a caller who has hung up.
+ * The file `window` says which command takes its time, before its work or after it, or is refused. Before: in a process
+ * of its own, which goes on when the shim kills the runtime that it knows, as it does for a caller who has hung up.
  */
 const slowRuntime = (folder: string, runc: string) => `#!/bin/sh
 [ -e ${folder}/window ] && window=$(cat ${folder}/window)
@@ -98,7 +98,10 @@ async function create(podSandboxId: string, podName: string, attempt = 0): Promi
   return (await lab.daemon.cri.createContainer({ podSandboxId, config, sandboxConfig })).containerId;
 }
 
-/** Starts a container, kills the daemon in the window, and starts the next one, when the window is `then`. Gives the container's id. */
+/**
+ * Starts a container, kills the daemon in the window, and starts the next one, when the window is `then`. Gives the
+ * container's id.
+ */
 async function cutStart(pod: string, name: string, window: string, then?: string): Promise<string> {
   const entered = join(lab.folder, 'entered');
   rmSync(entered, { force: true });
@@ -149,8 +152,10 @@ function traces(id: string): string[] {
 async function assertRemoved(containerId: string): Promise<void> {
   await assert.rejects(lab.daemon.cri.containerStatus({ containerId }), { code: GRPC.NOT_FOUND });
   assert.deepEqual(traces(containerId), []);
-  const files = inventory(lab.daemon).filter((path) => path.includes(containerId));
-  assert.deepEqual(files, []);
+  const files = () => inventory(lab.daemon).filter((path) => path.includes(containerId));
+  // The copy of the row goes a moment after the row.
+  await waitFor('its files to be gone', 5_000, () => files().length === 0 || undefined).catch(() => {});
+  assert.deepEqual(files(), []);
 }
 
 for (const [when, window] of Object.entries(WINDOWS)) {

@@ -57,8 +57,8 @@ const BAD: [what: string, change: () => Partial<ContainerConfig>, words: RegExp]
   ['an image that is not on the node', () => ({ image: imageSpec('example.com/nonesuch:1') }), /nonesuch/],
   ['a log path that leads out of the log directory', () => ({ logPath: '../../escape.log' }), /log/i],
   [
-    'a mount whose source is missing',
-    () => ({ mounts: [mount({ containerPath: '/mnt', hostPath: join(folder, 'nonesuch/source') })] }),
+    'a mount whose source cannot be made',
+    () => ({ mounts: [mount({ containerPath: '/mnt', hostPath: '/proc/nonesuch/source' })] }),
     /nonesuch\/source/,
   ],
   [

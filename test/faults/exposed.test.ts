@@ -1,6 +1,6 @@
 /**
- * What others on the host can see of the daemon and do to it: users without rights, signals. The daemon of these tests is started with
- * a umask of 077.
+ * What others on the host can see of the daemon and do to it: users without rights, signals. The daemon of these tests
+ * is started with a umask of 077.
  */
 import assert from 'node:assert/strict';
 import {

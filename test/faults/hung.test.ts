@@ -1,6 +1,6 @@
 /**
- * What hangs costs its own pod and nothing else: host paths on a FUSE mount that hangs, plugins in uninterruptible sleep, shims that are
- * stopped. Beside each, the rest of the node is timed.
+ * What hangs costs its own pod and nothing else: host paths on a FUSE mount that hangs, plugins in uninterruptible
+ * sleep, shims that are stopped. Beside each, the rest of the node is timed.
  */
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -19,7 +19,9 @@ import { type Lab, openLab, SKIP_WITH_REGISTRY } from './lab.ts';
 
 const skip = SKIP_WITH_REGISTRY || SKIP_FUSE;
 const BUSYBOX = 'docker.io/library/busybox:latest';
-/** Milliseconds that the usual work below may take while something hangs; set from what it takes on this machine before. */
+/**
+ * Milliseconds that the usual work below may take while something hangs; set from what it takes on this machine before.
+ */
 let usualMs = Number.POSITIVE_INFINITY;
 
 let lab: Lab;
@@ -64,7 +66,10 @@ async function create(podSandboxId: string, of: string, name: string, wanted: Wa
 }
 
 let rounds = 0;
-/** A launch with a container that has a host path and a log, all lists, stats, and the end of it; returns its milliseconds. */
+/**
+ * A launch with a container that has a host path and a log, all lists, stats, and the end of it; returns its
+ * milliseconds.
+ */
 async function usualWork(): Promise<number> {
   const { cri } = lab.daemon;
   const name = `usual-${++rounds}`;

@@ -1,6 +1,6 @@
 /**
- * A daemon to break: a CNI plugin that misbehaves on demand, runtimes with broken shims and runcs, and the check that after a
- * failure the node is as it was before, down to files and rows, and that the next launch works.
+ * A daemon to break: a CNI plugin that misbehaves on demand, runtimes with broken shims and runcs, and the check that
+ * after a failure the node is as it was before, down to files and rows, and that the next launch works.
  */
 import assert from 'node:assert/strict';
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -178,7 +178,10 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
   };
 }
 
-/** The pause process of a pod, from the verbose PodSandboxStatus. Never 0, which kill(2) takes for the caller's process group. */
+/**
+ * The pause process of a pod, from the verbose PodSandboxStatus. Never 0, which kill(2) takes for the caller's process
+ * group.
+ */
 export function pausePid(info: Record<string, string>): number {
   const { pid } = JSON.parse(info.info ?? '{}') as { pid?: number };
   assert.ok(pid, 'the pod has a pause process');
@@ -195,7 +198,10 @@ function copiesOfPods({ state }: SluiceDaemon): string[] {
   });
 }
 
-/** Every file and folder of the daemon, and the number of rows of each table. Contents of images are named by their digest. */
+/**
+ * Every file and folder of the daemon, and the number of rows of each table. Contents of images are named by their
+ * digest.
+ */
 export function inventory(daemon: SluiceDaemon): string[] {
   const found: string[] = [];
   for (const top of [daemon.root, daemon.state]) {
@@ -207,6 +213,7 @@ export function inventory(daemon: SluiceDaemon): string[] {
           continue;
         }
         if (name.endsWith('.ballast')) continue; // given up on a full disk, made again later
+        if (name === 'keeper') continue; // the keeper of FIFOs: it ends a moment after the last of them
         const shown = `${top === daemon.root ? 'root' : 'state'}/${relative(top, path)}`;
         const stat = lstatSync(path);
         // Inside of unpacked layers there are thousands of files that only an unpack changes.

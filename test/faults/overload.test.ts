@@ -1,4 +1,7 @@
-/** The short form of `npm run overload`, and what becomes of callers that do not wait. Times are only bounded loosely here. */
+/**
+ * The short form of `npm run overload`, and what becomes of callers that do not wait. Times are only bounded loosely
+ * here.
+ */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { GRPC } from '../../src/errors.ts';
@@ -35,7 +38,7 @@ test('300 launches at once: refused at once or carried out, lists and stops go o
   timeout: 180_000,
 }, async () => {
   const victim = await lab.launch('victim');
-  const result = await overload(lab.daemon, 300, victim, 4000);
+  const result = await overload(lab.daemon, { count: 300, victim, pressureMs: 4000, restMs: 0 });
   const { accepted, refused, errors, stop, lists, refusals, memory } = result;
   assert.deepEqual(errors, []);
   assert.ok(refused > 200, `${refused} refusals`);
@@ -64,7 +67,9 @@ test('callers whose deadline passes in the queue cost no work', { skip, timeout:
   const { cri } = lab.daemon;
   lab.plugin.mode('takes a second');
   const admitted = await verdicts('admitted');
-  const expired = await verdicts('expired');
+  // A client hangs up at its deadline, and the stream may be reset a millisecond before the daemon’s own clock says so.
+  const dropped = async () => (await verdicts('expired')) + (await verdicts('gone'));
+  const before = await dropped();
   const patient = Array.from({ length: RUNNING * 3 }, (_, i) => cri.runPodSandbox({ config: config(`patient-${i}`) }));
   // Behind at least three seconds of patient ones.
   const hasty = Array.from({ length: 25 }, async (_, i) => {
@@ -76,7 +81,7 @@ test('callers whose deadline passes in the queue cost no work', { skip, timeout:
   const ids = (await Promise.all(patient)).map(({ podSandboxId }) => podSandboxId);
   lab.plugin.mode('works');
   assert.equal((await verdicts('admitted')) - admitted, patient.length);
-  assert.equal((await verdicts('expired')) - expired, 25);
+  assert.equal((await dropped()) - before, 25);
   const { items } = await cri.listPodSandbox();
   assert.deepEqual(items.map(({ id }) => id).sort(), [...ids].sort());
   await Promise.all(ids.map((id) => lab.stopAndRemove(id)));

@@ -1,6 +1,6 @@
 /**
- * Changes a store while a worker makes checkpoints, and dies by SIGKILL after so many changes. The rows after each change are
- * appended to the history, a line a change, before the change is made.
+ * Changes a store while a worker makes checkpoints, and dies by SIGKILL after so many changes. The rows after each
+ * change are appended to the history, a line a change, before the change is made.
  *
  *   node power-cut-writer.ts STORE HISTORY CHANGES
  */

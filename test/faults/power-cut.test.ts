@@ -1,7 +1,8 @@
 /**
- * Power cuts, simulated. strace records every write and sync of a store that is changed while a worker makes checkpoints. A power cut is
- * then any moment of that record: of each file there is what was synced before, and of the writes since any part of the disk's
- * sectors, in any order. Each such state is opened, and has to be a whole store with the rows of one moment of the past.
+ * Power cuts, simulated. strace records every write and sync of a store that is changed while a worker makes
+ * checkpoints. A power cut is then any moment of that record: of each file there is what was synced before, and of the
+ * writes since any part of the disk's sectors, in any order. Each such state is opened, and has to be a whole store
+ * with the rows of one moment of the past.
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -58,15 +59,16 @@ test('after a power cut at any moment the store is whole, and has the rows of a 
   skip,
   timeout: 300_000,
 }, () => {
-  const found = cut(events, 1500);
+  const found = cut(events, 1000);
   assert.deepEqual(found.broken, []);
   assert.ok(found.restarts >= 5, `the WAL has started anew ${found.restarts} times`);
   assert.ok(found.lossy > 100, `${found.lossy} of the states have lost changes: else nothing was cut`);
 });
 
 test('the simulation finds the corruption of a WAL whose new header is not synced', { skip, timeout: 300_000 }, () => {
-  // As with synchronous = OFF: no sync but those of the checkpoints, which are the ones before and after writes of the database.
-  const found = cut(withoutHeaderSyncs(events), 1500);
+  // As with synchronous = OFF: no sync but those of the checkpoints, which are the ones before and after writes of the
+  // database.
+  const found = cut(withoutHeaderSyncs(events), 700);
   assert.ok(found.broken.length > 0, 'a simulation that cannot find this one proves nothing');
 });
 
@@ -75,7 +77,8 @@ test('main waits for no sync', { skip }, () => {
   const syncs = events.filter((event) => event.kind === 'sync' && event.thread === main);
   const checkpoints = events.filter(({ kind, file }) => kind === 'sync' && file === 'sluice.db').length;
   assert.ok(checkpoints >= 10, `${checkpoints} checkpoints`);
-  // Making the store syncs. Later a write can come between a checkpoint and the worker's own write; here it hardly ever does.
+  // Making the store syncs. Later a write can come between a checkpoint and the worker's own write; here it hardly ever
+  // does.
   const later = syncs.filter((event) => events.indexOf(event) > events.length / 10);
   assert.ok(later.length <= checkpoints / 4, `main has synced ${later.length} times`);
 });
@@ -175,7 +178,10 @@ function cut(all: Event[], times: number): { broken: string[]; lossy: number; re
   return { broken, lossy, restarts: restarts.length };
 }
 
-/** The probability with which a sector of a write since the last sync is on the disk; `position` is the write's place among them, 0 to 1. */
+/**
+ * The probability with which a sector of a write since the last sync is on the disk; `position` is the write's place
+ * among them, 0 to 1.
+ */
 type Chance = (at: number, position: number) => number;
 
 /** Makes what one power cut leaves of the writes since the last sync. */
@@ -256,7 +262,10 @@ function grown(content: Buffer, size: number): Buffer {
   return content.length >= size ? content : Buffer.concat([content, Buffer.alloc(size - content.length)]);
 }
 
-/** Lines of strace as events, in the order in which the calls ended. A sync counts from when it began, a write from when it ended. */
+/**
+ * Lines of strace as events, in the order in which the calls ended. A sync counts from when it began, a write from when
+ * it ended.
+ */
 function parse(text: string): Event[] {
   const parsed: Event[] = [];
   const unfinished = new Map<string, { head: string; began: number }>();

@@ -1,4 +1,6 @@
-/** The machine runs out of descriptors or processes, or the network's configuration goes away, in the midst of launches. */
+/**
+ * The machine runs out of descriptors or processes, or the network's configuration goes away, in the midst of launches.
+ */
 import assert from 'node:assert/strict';
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** Pods without a pause process that share shims (`pods_per_shim`): what is shared, what ends together, and what does not. */
+/**
+ * Pods without a pause process that share shims (`pods_per_shim`): what is shared, what ends together, and what does
+ * not.
+ */
 import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
 import { after, before, test } from 'node:test';

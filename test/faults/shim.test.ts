@@ -36,7 +36,8 @@ before(async () => {
         sandbox_mode: 'pause',
         binary: script(
           `runc-${command}`,
-          // As runc does: the reason goes to stderr and, as JSON, to the file after --log, which is where the shim looks.
+          // As runc does: the reason goes to stderr and, as JSON, to the file after --log, which is where the shim
+          // looks.
           `log=
 for word; do
   [ "$last" = --log ] && log=$word

@@ -102,11 +102,14 @@ describe('sluice beside a daemon', { skip: SKIP }, () => {
     assert.deepEqual([usage.id, usage.name], [pod.id, 'cli']);
     assert.ok(usage.memoryBytes > 0 && usage.processes >= 2, JSON.stringify(usage));
     const network = (await sluice(['network', 'show', '--config', lab.daemon.configFile, '--json'], '', [])).out;
-    const { ready, plugins, pods } = JSON.parse(network);
+    const { ready, name, source, plugins, pods } = JSON.parse(network);
     assert.equal(ready, true);
-    assert.ok(plugins.length > 0);
+    assert.ok(name && source, network);
+    assert.equal(plugins[0], 'bridge');
     const { status } = await lab.cri.podSandboxStatus({ podSandboxId: pod.id });
     assert.deepEqual(pods, [{ pod: 'rig/cli', ips: [status?.network?.ip] }]);
+    const text = (await sluice(['network', 'show', '--config', lab.daemon.configFile], '', [])).out;
+    assert.match(text, new RegExp(`^network: ${name}\nfrom:    .+\nplugins: bridge, .+\n`));
   });
 
   test('a reload applies what it can, says what needs a restart, and refuses mistakes', async () => {

@@ -16,7 +16,10 @@ before(() => {
 });
 after(() => rmSync(cache, { recursive: true, force: true }));
 
-/** Files whose types somebody had to strip, as Node tells it; what a process loads first of all, main's own, is among them. */
+/**
+ * Files whose types somebody had to strip, as Node tells it; what a process loads first of all, main's own, is among
+ * them.
+ */
 const stripped = (log: string) =>
   [...log.matchAll(/reading cache from \S+ for StrippedTypeScript (\S+)\.\.\. no such file/g)].map(
     ([, file]) => file ?? '',

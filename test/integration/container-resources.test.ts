@@ -201,18 +201,21 @@ describe('containers on the kernel', { skip: SKIP }, () => {
       mounts: [
         mount({ containerPath: '/ro', hostPath: host, readonly: true }),
         mount({ containerPath: '/rw', hostPath: host }),
+        mount({ containerPath: '/made', hostPath: join(host, 'absent') }),
       ],
       devices: [{ hostPath: '/dev/null', containerPath: '/dev/mine', permissions: 'rw' }],
     });
     await sh(cri, containerId, 'echo x > /rw/file; echo y > /dev/mine; cat /ro/file');
     assert.match(await sh(cri, containerId, 'touch /ro/no 2>&1; true'), /Read-only/);
     assert.match(await sh(cri, containerId, 'ls -l /dev/mine'), /1,\s+3/);
+    await sh(cri, containerId, 'echo x > /made/file');
+    assert.ok(existsSync(join(host, 'absent', 'file')), 'a host path that does not exist is made');
     const refused = (change: Parameters<typeof mount>[0], words: RegExp) =>
       assert.rejects(
         pod.create('no', SLEEP, { mounts: [mount({ containerPath: '/x', hostPath: host, ...change })] }),
         words,
       );
-    await refused({ hostPath: join(host, 'absent') }, /absent/);
+    await refused({ hostPath: join(host, 'file', 'below-a-file') }, /below-a-file/);
     await refused({ recursiveReadOnly: true }, /read.?only/i);
     await refused(
       { recursiveReadOnly: true, readonly: true, propagation: MountPropagation.PROPAGATION_HOST_TO_CONTAINER },

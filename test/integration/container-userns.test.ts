@@ -1,4 +1,7 @@
-/** Pods with a user namespace of their own: who owns what their containers see. With runc 1.4 and a shim of containerd 2. */
+/**
+ * Pods with a user namespace of their own: who owns what their containers see. With runc 1.4 and a shim of containerd
+ * 2.
+ */
 import assert from 'node:assert/strict';
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

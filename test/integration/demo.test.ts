@@ -1,14 +1,20 @@
 import assert from 'node:assert/strict';
-import { join } from 'node:path';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
+import { daemonId } from '../../src/node/network/daemon-id.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
-import { ROOT } from '../rig/paths.ts';
-import { run } from '../rig/proc.ts';
+import { privateFolder, ROOT } from '../rig/paths.ts';
+import { processesOf, run, waitFor } from '../rig/proc.ts';
 
 const skip = skipUnlessRoot();
 
 test('the demo launches, looks at, and takes away its pods', { skip, timeout: 120_000 }, async () => {
-  const args = [join(ROOT, 'scripts/demo.ts'), '--pods', '8', '--parallel', '8'];
+  const folder = privateFolder('sluice-demo');
+  const report = join(folder, 'report.html');
+  const args = [join(ROOT, 'scripts/demo.ts'), '--pods', '8', '--parallel', '8', '--report', report];
   const { code, stdout, stderr } = await run(process.execPath, args, { check: false });
   assert.equal(code, 0, stderr);
   assert.match(stdout, /^Launched 8 pods/m);
@@ -19,6 +25,12 @@ test('the demo launches, looks at, and takes away its pods', { skip, timeout: 12
     stdout,
     /^containerd [\w.~-]+: [\d.]+ pods\/s, p50 \d+ ms; Sluice \(pinned\) launched [\d.]+ times as many a second$/m,
   );
+  assert.ok(stdout.indexOf('What this does to the machine') < stdout.indexOf('Launched'), 'it says first what it does');
+  const page = readFileSync(report, 'utf8');
+  assert.match(page, /<h1>8 pods, 8 at once<\/h1>/);
+  assert.equal(page.match(/<svg /g)?.length, 4, 'a histogram and three charts');
+  assert.doesNotMatch(page, /(?:src|href)=/, 'it needs no other file');
+  rmSync(folder, { recursive: true });
 });
 
 test('the demo shows pods with a pause process, too', { skip, timeout: 120_000 }, async () => {
@@ -29,6 +41,30 @@ test('the demo shows pods with a pause process, too', { skip, timeout: 120_000 }
   assert.equal(code, 0, stderr);
   assert.match(stdout, /^Seen from outside: 2 namespaces, 2 answers to ping, 2 shims$/m);
   assert.doesNotMatch(stdout, /^containerd/m);
+});
+
+test('Ctrl-C ends the demo early, with everything taken away', { skip, timeout: 120_000 }, async () => {
+  const args = [join(ROOT, 'scripts/demo.ts'), '--pods', '200', '--parallel', '4'];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let out = '';
+  child.stdout.on('data', (data) => {
+    out += data;
+  });
+  child.stderr.on('data', (data) => {
+    out += data;
+  });
+  const ended = once(child, 'exit');
+  await waitFor('the daemon', 60_000, () => /^Sluice .*sluice\.sock$/m.test(out) || undefined);
+  const folder = dirname(/^Sluice .* on (\S+)$/m.exec(out)?.[1] ?? '');
+  const bridge = `/sys/class/net/sluice${daemonId(join(folder, 'root'))}`;
+  await waitFor('its bridge', 60_000, () => existsSync(bridge) || undefined);
+  child.kill('SIGINT');
+  const [status] = await ended;
+  assert.equal(status, 1);
+  assert.match(out, /Interrupted: taking everything away/);
+  assert.ok(!existsSync(bridge), `${bridge} is gone`);
+  assert.ok(!existsSync(folder), `${folder} is gone`);
+  assert.deepEqual(processesOf(folder), []);
 });
 
 test('the demo refuses numbers that are none', async () => {

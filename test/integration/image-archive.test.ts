@@ -1,4 +1,7 @@
-/** Archives of images in and out, with real workers and no daemon: what docker and OCI tools write, and what Sluice writes. As root. */
+/**
+ * Archives of images in and out, with real workers and no daemon: what docker and OCI tools write, and what Sluice
+ * writes. As root.
+ */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

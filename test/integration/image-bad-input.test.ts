@@ -1,4 +1,7 @@
-/** What registries do wrong: each gets an error of its own with the registry's words, leaves nothing, and the next pull works. As root. */
+/**
+ * What registries do wrong: each gets an error of its own with the registry's words, leaves nothing, and the next pull
+ * works. As root.
+ */
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

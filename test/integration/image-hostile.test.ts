@@ -1,6 +1,7 @@
 /**
- * Hostile layers, made by fast-check: whatever an archive holds, unpacking it changes nothing outside of the layer's folder, ends
- * either with a layer or with IMAGE_INVALID, and leaves nothing behind in the second case. As root: a layer's devices and owners count.
+ * Hostile layers, made by fast-check: whatever an archive holds, unpacking it changes nothing outside of the layer's
+ * folder, ends either with a layer or with IMAGE_INVALID, and leaves nothing behind in the second case. As root: a
+ * layer's devices and owners count.
  */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';

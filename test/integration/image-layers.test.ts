@@ -1,4 +1,7 @@
-/** The image worker's handlers against a small registry of our own that can misbehave, compared with what GNU tar does. As root. */
+/**
+ * The image worker's handlers against a small registry of our own that can misbehave, compared with what GNU tar does.
+ * As root.
+ */
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import {

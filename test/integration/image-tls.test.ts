@@ -1,4 +1,7 @@
-/** Pulls over TLS from a registry with an authority of its own that wants client certificates, by hosts.toml and docker's layout. As root. */
+/**
+ * Pulls over TLS from a registry with an authority of its own that wants client certificates, by hosts.toml and
+ * docker's layout. As root.
+ */
 import assert from 'node:assert/strict';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:https';
@@ -58,6 +61,7 @@ before(async () => {
         volatile: false,
         keep_blobs: false,
         import_folder: '',
+        signature_policy: '',
       },
     },
     pool: pools.image,

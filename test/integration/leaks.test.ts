@@ -1,4 +1,7 @@
-/** `sluice doctor --leaks [--fix]` against made-up leaks of all seven kinds, beside things that have a row or are not the daemon's. */
+/**
+ * `sluice doctor --leaks [--fix]` against made-up leaks of all seven kinds, beside things that have a row or are not
+ * the daemon's.
+ */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';

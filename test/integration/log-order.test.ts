@@ -1,65 +1,84 @@
 /** The order of stdout and stderr in a log, through the real shim, which copies the streams side by side. */
 import assert from 'node:assert/strict';
-import { readFileSync, rmSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { type Lab, openLab, SKIP } from '../faults/lab.ts';
-import { imageRegistry } from '../rig/images.ts';
-import { containerConfig, podConfig } from '../rig/messages.ts';
-import { findProgram, privateFolder } from '../rig/paths.ts';
-import { waitFor } from '../rig/proc.ts';
-import type { Registry } from '../rig/registry.ts';
+import { serveEvents } from '../../src/node/shims/events.ts';
+import { Shims } from '../../src/node/shims/shims.ts';
+import type { TtrpcServer } from '../../src/node/shims/ttrpc-server.ts';
+import { Stdio } from '../../src/node/streaming/stdio.ts';
+import { Lab, shims as PROGRAMS, SKIP } from './shim-lab.ts';
 
-const skip = SKIP || (findProgram('docker-registry') ? false : 'needs docker-registry');
-const BUSYBOX = 'docker.io/library/busybox:latest';
 const TIMES = 20;
+const BUSYBOX = '/bin/busybox';
 
 let lab: Lab;
-let folder: string;
-let registry: Registry;
+let shims: Shims;
+let server: TtrpcServer;
+let stdio: Stdio;
 before(async () => {
-  if (skip) return;
-  folder = privateFolder('sluice-order');
-  registry = await imageRegistry(folder);
-  lab = await openLab({ index: 21, registry, keepImages: [BUSYBOX] });
+  if (SKIP) return;
+  lab = new Lab();
+  shims = new Shims({ onLost: () => {} });
+  server = await serveEvents({ path: lab.events, onEvent: () => {}, onError: (error) => assert.ifError(error) });
+  stdio = new Stdio({
+    execDir: join(lab.dir, 'exec'),
+    backend: {} as never,
+    onEvent: (event) => assert.fail(JSON.stringify(event)),
+    onWorkerDied: (error) => assert.fail(error),
+  });
 });
 after(async () => {
-  await lab?.[Symbol.asyncDispose]();
-  await registry?.stop();
-  if (folder) rmSync(folder, { recursive: true, force: true });
+  if (SKIP) return;
+  await stdio[Symbol.asyncDispose]();
+  shims[Symbol.dispose]();
+  await server[Symbol.asyncDispose]();
+  await lab.end();
 });
 
-/** The logs of {@link TIMES} containers that run `script`, each as its words in the order of the file. */
-async function logsOf(name: string, script: string): Promise<string[]> {
-  const { cri } = lab.daemon;
-  const logDirectory = join(folder, name);
-  const sandboxConfig = podConfig(name, { cgroupParent: lab.daemon.cgroupParent, logDirectory });
-  const { podSandboxId } = await cri.runPodSandbox({ config: sandboxConfig });
+/** Runs `script` in a container of its own and returns the words of its log in the order of the file. */
+async function logOf(script: string): Promise<string> {
+  const pod = lab.pod();
+  const folder = join(lab.dir, 'io', pod.id.slice(0, 12));
+  const fifos = { stdin: '', stdout: join(folder, 'stdout'), stderr: join(folder, 'stderr') };
+  const logPath = join(lab.dir, 'logs', `${pod.id}.log`);
+  const shim = await shims.connect(pod.id, await lab.start(pod, PROGRAMS[0] ?? '', ['sh', '-c', script]));
+  await stdio.openIo({ id: pod.id, fifos, tty: false, logPath, maxLine: 16384, stdinOnce: false });
+  await shim.task.create(lab.create(pod, 'runc', fifos));
+  await shim.task.start(pod.id);
+  const { exitStatus } = await shim.task.wait(pod.id);
+  assert.equal(exitStatus, 0);
+  await stdio.drain(pod.id);
+  await stdio.removeIo({ id: pod.id, fifos });
+  await shim.task.delete(pod.id);
+  await shims.shutdown(shim);
+  await lab.remove(pod);
+  const lines = readFileSync(logPath, 'utf8').trim().split('\n');
+  return lines.map((line) => line.split(' ').at(-1)).join('');
+}
+
+async function logsOf(script: string): Promise<string[]> {
   const logs: string[] = [];
-  for (let i = 0; i < TIMES; i++) {
-    const config = containerConfig(`c${i}`, BUSYBOX, ['sh', '-c', script], { logPath: `${i}.log` });
-    const { containerId } = await cri.createContainer({ podSandboxId, config, sandboxConfig });
-    await cri.startContainer({ containerId });
-    await waitFor('the end', 20_000, async () => {
-      const { status } = await cri.containerStatus({ containerId });
-      return status?.state === 2 || undefined;
-    });
-    const lines = readFileSync(join(logDirectory, `${i}.log`), 'utf8')
-      .trim()
-      .split('\n');
-    logs.push(lines.map((line) => line.split(' ').at(-1)).join(''));
-  }
-  await lab.stopAndRemove(podSandboxId);
+  for (let i = 0; i < TIMES; i++) logs.push(await logOf(script));
   return logs;
 }
 
-test('three lines to stdout and one to stderr, a millisecond apart, keep their order', { skip }, async () => {
-  const logs = await logsOf('apart', 'for i in 1 2 3; do echo $i; usleep 1000; done; echo 4 >&2');
-  assert.deepEqual(logs, Array(TIMES).fill('1234'));
-});
+/**
+ * Of {@link TIMES} logs, those that may be out of order: on a machine with ten times as many busy processes as cores
+ * the shim itself is interrupted for milliseconds between the two streams.
+ */
+const MAY_BE_LATE = 2;
 
-test('the same at once: no line is lost, and few are out of order', { skip }, async (t) => {
-  const logs = await logsOf('at-once', 'sleep 0.2; echo 1; echo 2; echo 3; echo 4 >&2');
-  for (const log of logs) assert.equal([...log].sort().join(''), '1234');
-  t.diagnostic(`${logs.filter((log) => log !== '1234').length} of ${TIMES} are out of order`);
-});
+for (const [what, script, allowed] of [
+  ['a millisecond apart', `for i in 1 2 3; do echo $i; ${BUSYBOX} usleep 1000; done; echo 4 >&2`, MAY_BE_LATE],
+  // Go's scheduler wakes the shim's copying goroutines last first: without the hold most of these have the error first.
+  ['at once', `${BUSYBOX} sleep 0.1; echo 1; echo 2; echo 3; echo 4 >&2`, TIMES / 2],
+] as const) {
+  test(`three lines to stdout and one to stderr, ${what}`, { skip: SKIP }, async (t) => {
+    const logs = await logsOf(script);
+    for (const log of logs) assert.equal([...log].sort().join(''), '1234', 'every line, once');
+    const wrong = logs.filter((log) => log !== '1234');
+    t.diagnostic(`${wrong.length} of ${TIMES} are out of order ${wrong.join(' ')}`);
+    assert.ok(wrong.length <= allowed, `${wrong.length} of ${TIMES} are out of order: ${wrong.join(' ')}`);
+  });
+}

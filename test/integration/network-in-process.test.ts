@@ -1,4 +1,6 @@
-/** What the kernel has after ADD and DEL is the same whether the plugins run as processes or the worker does their work. */
+/**
+ * What the kernel has after ADD and DEL is the same whether the plugins run as processes or the worker does their work.
+ */
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import type { CniResult, PluginConf } from '../../src/workers/net/types.ts';

@@ -1,6 +1,7 @@
 /**
- * A place for CNI calls: the process moves into a network namespace of its own, with a second one behind a link ("far"), so that
- * neither the machine's links nor its rules are touched. ADD and DEL run in this thread, by plugins or in process.
+ * A place for CNI calls: the process moves into a network namespace of its own, with a second one behind a link
+ * ("far"), so that neither the machine's links nor its rules are touched. ADD and DEL run in this thread, by plugins or
+ * in process.
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -123,7 +124,9 @@ async function bridges(): Promise<string[]> {
 
 type JsonObject = Record<string, unknown>;
 
-/** Links, addresses, routes and sysctls of the host and of a pod, with what is random replaced by what it stands for. */
+/**
+ * Links, addresses, routes and sysctls of the host and of a pod, with what is random replaced by what it stands for.
+ */
 export async function kernelState(netns: string): Promise<unknown> {
   const host = await stateOf();
   const pod = await stateOf(netns);
@@ -193,7 +196,9 @@ function addressOf({ family, local, prefixlen, scope, broadcast, tentative }: Js
   return { family, local: scope === 'link' ? 'link-local' : local, prefixlen, scope, broadcast, tentative };
 }
 
-/** Waits for no IPv6 address to be tentative any more: where the kernel looks for duplicates, it takes a second or two. */
+/**
+ * Waits for no IPv6 address to be tentative any more: where the kernel looks for duplicates, it takes a second or two.
+ */
 export async function settle(netns?: string): Promise<void> {
   for (let waited = 0; waited < 5000; waited += 100) {
     if (!(await sh('ip -6 addr', netns)).includes('tentative')) return;

@@ -1,4 +1,7 @@
-/** Packets find their way: between pods, to the host, out of the node, back in by host ports; by plugins and in process alike. */
+/**
+ * Packets find their way: between pods, to the host, out of the node, back in by host ports; by plugins and in process
+ * alike.
+ */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { PluginConf } from '../../src/workers/net/types.ts';
@@ -131,7 +134,8 @@ for (const inProcess of [false, true]) {
     assert.equal(await seenByUdp(server.netns, 53, far, [HOST, 8053]), FAR);
     assert.equal(await seenByUdp(server.netns, 53, undefined, ['127.0.0.1', 8053]), '10.60.0.1');
 
-    // After DEL the port is nobody's, and the next pod can have it, with a flow of the first still in the kernel's table.
+    // After DEL the port is nobody's, and the next pod can have it, with a flow of the first still in the kernel's
+    // table.
     await lab.remove(server);
     const next = await lab.pod(bridge(lab), { inProcess, capabilityArgs: { portMappings: MAPPINGS } });
     await handlers.cniAdd(next.call);

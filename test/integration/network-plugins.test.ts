@@ -57,7 +57,9 @@ interface Rig {
   records: () => string[];
 }
 
-/** Registers a test that runs twice: with the plugins as processes, and with the network made by the workers themselves. */
+/**
+ * Registers a test that runs twice: with the plugins as processes, and with the network made by the workers themselves.
+ */
 function both(name: string, work: (t: TestContext, inProcess: boolean) => Promise<void>): void {
   test(`${name} (plugins)`, (t) => work(t, false));
   test(`${name} (in process)`, (t) => work(t, true));

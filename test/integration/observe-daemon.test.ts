@@ -49,7 +49,10 @@ before(async () => {
     collector.close();
   });
   const endpoint = `http://127.0.0.1:${(collector.address() as AddressInfo).port}`;
-  sluice = resources.use(await startSluice({ config: { tracing: { endpoint }, metrics: { containerd_names: true } } }));
+  // With a pause process: such a launch has all stages.
+  const runtimes = { runc: { sandbox_mode: 'pause' } };
+  const config = { tracing: { endpoint }, metrics: { containerd_names: true }, runtimes };
+  sluice = resources.use(await startSluice({ config }));
   prometheus = resources.use(await startPrometheus([sluice.metrics]));
 });
 

@@ -1,4 +1,7 @@
-/** A made-up daemon: the real observability around launches that are only timers. Prints its port; lives until it is killed. */
+/**
+ * A made-up daemon: the real observability around launches that are only timers. Prints its port; lives until it is
+ * killed.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../src/errors.ts';
 import { createLog } from '../../src/node/observe/log.ts';

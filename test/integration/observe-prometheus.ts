@@ -112,7 +112,10 @@ export function variableQueries(): { name: string; series: string; label: string
 const filledIn = (expr: string) =>
   expr.replaceAll('$__rate_interval', '15s').replaceAll(/\$(job|instance|call|stage)/g, '.+');
 
-/** What each alert compares: its expression without the thresholds, one part for each side of `and`. Data there means that it can fire. */
+/**
+ * What each alert compares: its expression without the thresholds, one part for each side of `and`. Data there means
+ * that it can fire.
+ */
 export function alertQueries(): BoardQuery[] {
   const text = readFileSync(join(ROOT, 'grafana/alerts/sluice.yaml'), 'utf8');
   const rules = [...text.matchAll(/- alert: (\w+)\n\s+expr: \|\n((?: {10}.*\n)+)/g)];

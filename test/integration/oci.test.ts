@@ -1,6 +1,6 @@
 /**
- * The specs, accepted and obeyed by the real runtimes: a pod and its containers with a busybox root file system, by `runc` and `crun`
- * as the shim calls them. Root only; a runtime that is missing is skipped by name.
+ * The specs, accepted and obeyed by the real runtimes: a pod and its containers with a busybox root file system, by
+ * `runc` and `crun` as the shim calls them. Root only; a runtime that is missing is skipped by name.
  */
 import assert from 'node:assert/strict';
 import { type SpawnSyncOptions, spawnSync } from 'node:child_process';

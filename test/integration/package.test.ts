@@ -1,6 +1,6 @@
 /** The packages of a release: the same bytes each time, what they say they are, and clean for lintian. */
 import assert from 'node:assert/strict';
-import { readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { makePackages, type Packages } from '../../scripts/release/package.ts';
@@ -55,6 +55,14 @@ describe('packages', { skip }, () => {
       assert.ok(stdout.split('\n').includes(path), path);
     const { stdout: configs } = await run('rpm', ['-qpc', made.rpm]);
     assert.equal(configs.trim(), '/etc/sluice/config.toml');
+  });
+
+  test('the .rpm installs below another root, and its programs run there', async () => {
+    const root = join(folder, 'rpm-root');
+    await run('rpm', ['--root', root, '--install', '--nodeps', '--noscripts', '--ignorearch', '--ignoreos', made.rpm]);
+    const { stdout } = await run(join(root, 'usr/bin/sluice'), ['version'], { env: { PATH: '/usr/bin:/bin' } });
+    assert.match(stdout, /^sluice \d/);
+    assert.ok(existsSync(join(root, 'usr/lib/systemd/system/sluiced.service')));
   });
 
   test('the bill of materials has each package with version, licence and checksum', () => {

@@ -115,7 +115,7 @@ delete) exec ${binary} "$@" ;;
 esac
 `;
       writeFileSync(fake, text, { mode: 0o755 });
-      const runtimes = { runc: { shim: fake } };
+      const runtimes = { runc: { shim: fake, sandbox_mode: 'pause' } }; // without a pause process no pod has a shim of its own
       await using daemon = await startSluice({ index: 14, config: { runtimes } });
       for (const name of ['first', 'second', 'third']) {
         const config = podConfig(name, { cgroupParent: daemon.cgroupParent });

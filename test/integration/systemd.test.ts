@@ -1,6 +1,6 @@
 /**
- * What most nodes have and a plain container to develop in has not: cgroup v2 with the systemd driver, and AppArmor. `node test/rig/vm/run.ts`
- * runs this in a VM.
+ * What most nodes have and a plain container to develop in has not: cgroup v2 with the systemd driver, and AppArmor.
+ * `node test/rig/vm/run.ts` runs this in a VM.
  */
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync, statfsSync } from 'node:fs';
@@ -143,7 +143,8 @@ describe('cgroup v2 with systemd', { skip }, () => {
   }, async () => {
     const id = await pod.run('apparmor', SLEEP);
     assert.equal(await sh(lab.cri, id, 'cat /proc/self/attr/current'), 'sluice-default (enforce)');
-    // The rig's containers have no read-only paths: only the profile stands before these. What is written is what was read.
+    // The rig's containers have no read-only paths: only the profile stands before these. What is written is what was
+    // read.
     const writes = (path: string) => sh(lab.cri, id, `x=$(cat ${path}) && echo "$x" > ${path}`);
     for (const name of ['sysrq', 'sem', 'core_pattern', 'threads-max']) {
       await assert.rejects(writes(`/proc/sys/kernel/${name}`), /Permission denied/, name);

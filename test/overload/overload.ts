@@ -1,6 +1,6 @@
 /**
- * More launches at once than the daemon takes. What it must do then: answer each one soon, with a pod or with RESOURCE_EXHAUSTED;
- * go on answering lists; let stops overtake; and take no more memory than its queue is worth.
+ * More launches at once than the daemon takes. What it must do then: answer each one soon, with a pod or with
+ * RESOURCE_EXHAUSTED; go on answering lists; let stops overtake; and take no more memory than its queue is worth.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -26,27 +26,29 @@ export interface Overloaded {
   refusals: Latencies;
   /** Milliseconds of a stop that was asked for when the queue was full, and the launches that ended before it. */
   stop: { ms: number; launchesBefore: number };
-  /** Proportional set size in bytes: before, at the highest, and when all pods were gone and it was idle for a while. */
+  /**
+   * Proportional set size in bytes: before, at the highest, and when all pods were gone and it was idle for a while.
+   */
   memory: { before: number; highest: number; after: number };
   seconds: number;
 }
 
-/** Milliseconds that the daemon is left alone before its memory is read again. */
-const REST_MS = 30_000;
-
 /** Milliseconds, on average, after which who was refused asks again. */
 const AGAIN_MS = 2000;
 
-/**
- * Asks for `count` pods at once and, for `pressureMs`, again for those that were refused; then removes those that it got. The daemon
- * has one pod, `victim`, which is stopped meanwhile.
- */
-export async function overload(
-  daemon: SluiceDaemon,
-  count: number,
-  victim: string,
-  pressureMs: number,
-): Promise<Overloaded> {
+export interface Load {
+  /** Pods that are asked for at once. */
+  count: number;
+  /** A pod that the daemon has, which is stopped meanwhile. */
+  victim: string;
+  /** Milliseconds for which those that were refused ask again. */
+  pressureMs: number;
+  /** Milliseconds that the daemon is left alone before its memory is read again. */
+  restMs: number;
+}
+
+/** Puts a load on the daemon, and removes the pods that it got. */
+export async function overload(daemon: SluiceDaemon, { count, victim, pressureMs, restMs }: Load): Promise<Overloaded> {
   const { cri, cgroupParent } = daemon;
   const memory = { before: pss(daemon.pid()), highest: 0, after: 0 };
   const watch = setInterval(() => {
@@ -83,7 +85,7 @@ export async function overload(
   const { lists, refusals } = await probe.end();
   clearInterval(watch);
   await removeAll(daemon);
-  await sleep(REST_MS);
+  await sleep(restMs);
   memory.after = pss(daemon.pid());
   return {
     asked: count,
@@ -133,7 +135,12 @@ if (import.meta.main) {
   });
   const config = podConfig('victim', { cgroupParent: daemon.cgroupParent });
   const { podSandboxId } = await daemon.cri.runPodSandbox({ config });
-  const result = await overload(daemon, Number(values.pods), podSandboxId, 10_000);
+  const result = await overload(daemon, {
+    count: Number(values.pods),
+    victim: podSandboxId,
+    pressureMs: 10_000,
+    restMs: 30_000,
+  });
   const { accepted, refused, errors, lists, refusals, stop, memory, seconds } = result;
   const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;
   const ms = ({ count, p50, p99, max }: Latencies) =>

@@ -1,8 +1,9 @@
 /**
  *   node test/overload/probe.ts SOCKET CGROUP_PARENT
  *
- * A caller of its own process, so that its times are not those of the client that makes the load: lists pods every 20 ms and
- * asks for a pod every 100 ms, until its standard input closes. Prints the milliseconds of each list and of each refusal as JSON.
+ * A caller of its own process, so that its times are not those of the client that makes the load: lists pods every 20
+ * ms and asks for a pod every 100 ms, until its standard input closes. Prints the milliseconds of each list and of each
+ * refusal as JSON.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GRPC } from '../../src/errors.ts';

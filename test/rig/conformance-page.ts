@@ -1,6 +1,6 @@
 /**
- * docs/develop/conformance.md as data: one table of specs with a column for each environment, one of reasons. A cell is `pass`, `-` (never
- * run there), or `skip a` and `fail b`, where the letters name a reason.
+ * docs/develop/conformance.md as data: one table of specs with a column for each environment, one of reasons. A cell is
+ * `pass`, `-` (never run there), or `skip a` and `fail b`, where the letters name a reason.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 

@@ -1,5 +1,6 @@
 /**
- * critest against a Sluice (or a containerd) of its own, and the outcome of each spec beside what docs/develop/conformance.md says.
+ * critest against a Sluice (or a containerd) of its own, and the outcome of each spec beside what
+ * docs/develop/conformance.md says.
  *
  *   npm run conformance -- [--focus REGEX] [--runtime runc-1.4|crun] [--shim PATH] [--containerd]
  *     [--vm] [--websocket] [--write]

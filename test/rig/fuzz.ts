@@ -2,8 +2,9 @@
 import fc from 'fast-check';
 
 /**
- * Seeds that every run tries. Add the seed that fast-check prints with a failure, together with the mended parser: it is then tried for
- * ever. FUZZ_SEED tries another one (0: a new one each time), FUZZ_RUNS sets how many inputs each seed makes.
+ * Seeds that every run tries. Add the seed that fast-check prints with a failure, together with the mended parser: it
+ * is then tried for ever. FUZZ_SEED tries another one (0: a new one each time), FUZZ_RUNS sets how many inputs each
+ * seed makes.
  */
 const SEEDS = [1, 20261126];
 const RUNS = Number(process.env.FUZZ_RUNS ?? 300);

@@ -1,4 +1,7 @@
-/** The images service with real workers, without a daemon around it: for tests of what comes from registries and archives. */
+/**
+ * The images service with real workers, without a daemon around it: for tests of what comes from registries and
+ * archives.
+ */
 import { Images, type ImagesOptions } from '../../src/node/images/images.ts';
 import type { LayerProgress } from '../../src/node/images/layers.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
@@ -11,6 +14,7 @@ export interface ImagesRigOptions {
   registryConfig?: string;
   progressTimeoutSeconds?: number;
   keepBlobs?: boolean;
+  signaturePolicy?: string;
   onLayer?: ImagesOptions['onLayer'];
 }
 
@@ -28,6 +32,7 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
         volatile: false,
         keep_blobs: options.keepBlobs ?? false,
         import_folder: '',
+        signature_policy: options.signaturePolicy ?? '',
       },
     },
     pool: pools.image,

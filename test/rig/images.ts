@@ -1,6 +1,6 @@
 /**
- * The images that critest, the tests and the benchmarks name, made from Debian's packages and kept in a registry's storage
- * under .cache/images, so that the second time costs nothing.
+ * The images that critest, the tests and the benchmarks name, made from Debian's packages and kept in a registry's
+ * storage under .cache/images, so that the second time costs nothing.
  *
  *   node test/rig/images.ts [--serve]       fill the cache; with --serve also run a registry on it until Ctrl-C
  *

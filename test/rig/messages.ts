@@ -1,4 +1,7 @@
-/** CRI messages with protobuf's defaults in every field that a test does not give, and the configs of pods and containers that run. */
+/**
+ * CRI messages with protobuf's defaults in every field that a test does not give, and the configs of pods and
+ * containers that run.
+ */
 import {
   ContainerConfig,
   ImageSpec,

@@ -22,8 +22,8 @@ export function allPaths(folder: string, most = 50_000): string[] {
 }
 
 /**
- * The paths that a process with these ids and no supplementary groups can read, write or execute (for a folder: list, change or enter),
- * each with the letters r, w and x in front.
+ * The paths that a process with these ids and no supplementary groups can read, write or execute (for a folder: list,
+ * change or enter), each with the letters r, w and x in front.
  */
 export async function openTo(ids: { uid: number; gid: number }, paths: readonly string[]): Promise<string[]> {
   const script =

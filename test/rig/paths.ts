@@ -18,8 +18,8 @@ export function cacheFolder(name: string): string {
 }
 
 /**
- * A new private folder. The name is short because unix sockets below it may have paths of 107 bytes at most. Others may pass
- * through it: the root of a pod with a user namespace is one of them.
+ * A new private folder. The name is short because unix sockets below it may have paths of 107 bytes at most. Others may
+ * pass through it: the root of a pod with a user namespace is one of them.
  */
 export function privateFolder(kind: string): string {
   const folder = mkdtempSync(join(tmpdir(), `${kind}-`));
@@ -32,8 +32,8 @@ export function privateFolder(kind: string): string {
 }
 
 /**
- * The folder for a daemon's run-time state below its private one. `inMemory`: on a tmpfs, as /run is on most nodes; sweep() takes it
- * away, and leftovers do not count it.
+ * The folder for a daemon's run-time state below its private one. `inMemory`: on a tmpfs, as /run is on most nodes;
+ * sweep() takes it away, and leftovers do not count it.
  */
 export async function stateFolder(folder: string, inMemory = false): Promise<string> {
   const state = join(folder, inMemory ? 'tmpfs' : 'state');

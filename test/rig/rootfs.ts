@@ -1,4 +1,6 @@
-/** Builds a layer: a ustar archive in memory, parents made as they are needed, programs together with their libraries. */
+/**
+ * Builds a layer: a ustar archive in memory, parents made as they are needed, programs together with their libraries.
+ */
 import { readFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { run } from './proc.ts';

@@ -1,4 +1,6 @@
-/** Makes tar archives byte by byte, honest ones and others: every kind of entry and header that the reader has to know. */
+/**
+ * Makes tar archives byte by byte, honest ones and others: every kind of entry and header that the reader has to know.
+ */
 
 export type TarKind = 'file' | 'hardlink' | 'symlink' | 'char' | 'block' | 'directory' | 'fifo';
 

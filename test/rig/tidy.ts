@@ -6,7 +6,9 @@ const pending = new Set<Tidy>();
 let listening = false;
 let ending = false;
 
-/** Has `tidy` run before SIGINT or SIGTERM end the process. Returns the function that withdraws it, once all is tidy. */
+/**
+ * Has `tidy` run before SIGINT or SIGTERM end the process. Returns the function that withdraws it, once all is tidy.
+ */
 export function tidyAtSignal(tidy: Tidy): () => void {
   pending.add(tidy);
   if (!listening) {
@@ -16,6 +18,14 @@ export function tidyAtSignal(tidy: Tidy): () => void {
     process.on('SIGTERM', () => void end(143));
   }
   return () => pending.delete(tidy);
+}
+
+/**
+ * For a program whose own handlers of SIGINT and SIGTERM lead to its `finally` blocks: none of this file is added, or
+ * both would take the same things away at once.
+ */
+export function handlesSignalsItself(): void {
+  listening = true;
 }
 
 async function end(status: number): Promise<void> {

@@ -1,8 +1,8 @@
 /**
  *   npm run soak -- [--minutes M] [--pods N] [--svg FILE]
  *
- * Churn (churn.ts) for as long as is asked for. Memory, descriptors, threads, mounts, processes and rows are sampled, drawn, and must
- * be flat after a warm-up of a quarter: status 1 when one grows, or when something is left at the end.
+ * Churn (churn.ts) for as long as is asked for. Memory, descriptors, threads, mounts, processes and rows are sampled,
+ * drawn, and must be flat after a warm-up of a quarter: status 1 when one grows, or when something is left at the end.
  */
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

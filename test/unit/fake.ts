@@ -1,6 +1,6 @@
 /**
- * A stand-in for a class or interface that has the given members only. Reading any other one throws, so that a test fails where the
- * code under test begins to use more. `what` names it in that error.
+ * A stand-in for a class or interface that has the given members only. Reading any other one throws, so that a test
+ * fails where the code under test begins to use more. `what` names it in that error.
  */
 export function fake<T extends object>(what: string, members: Partial<T>): T {
   return new Proxy(members, {

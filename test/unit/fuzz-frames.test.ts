@@ -1,4 +1,7 @@
-/** Frames and messages from the other end of a connection: ttrpc, SPDY, WebSocket channels, HTTP/2 with an odd authority. */
+/**
+ * Frames and messages from the other end of a connection: ttrpc, SPDY, WebSocket channels, HTTP/2 with an odd
+ * authority.
+ */
 import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { type Duplex, duplexPair } from 'node:stream';

@@ -1,19 +1,20 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { cachedDataVersionTag } from 'node:v8';
 import { giveBackAfterStorms } from '../../src/main/give-back.ts';
-import { trimMemory } from '../../src/sys/memory.ts';
+import { shrinkHeap, trimMemory } from '../../src/sys/memory.ts';
 
 test('memory is given back once after each storm, when nothing runs', async () => {
   const lane = { running: 0, queued: 0, limit: 1 };
   const admission = { admitted: 0, use: { launch: lane, teardown: { ...lane }, image: { ...lane } } };
   let trims = 0;
-  const trim = async () => {
+  const giveBack = async () => {
     trims++;
     if (trims === 2) throw new Error('no more');
   };
   const errors: unknown[] = [];
-  using _watch = giveBackAfterStorms({ admission, trim, onError: (error) => errors.push(error), everyMs: 5 });
+  using _watch = giveBackAfterStorms({ admission, giveBack, onError: (error) => errors.push(error), everyMs: 5 });
   const later = () => sleep(40);
 
   admission.admitted = 20;
@@ -30,6 +31,18 @@ test('memory is given back once after each storm, when nothing runs', async () =
   await later();
   assert.equal(trims, 2);
   assert.equal(errors.length, 1, 'a failure is reported');
+});
+
+test('the heap of an idle thread shrinks', async () => {
+  let junk: unknown[] = Array.from({ length: 300_000 }, (_, at) => ({ at, text: `item ${at}` }));
+  assert.equal(junk.length, 300_000);
+  junk = [];
+  const tag = cachedDataVersionTag();
+  const before = process.memoryUsage().heapTotal;
+  await shrinkHeap();
+  const after = process.memoryUsage().heapTotal;
+  assert.equal(cachedDataVersionTag(), tag, 'compiled code in caches stays valid');
+  assert.ok(after < before - (10 << 20), `${before} → ${after}, ${junk.length}`);
 });
 
 test('what the allocator keeps goes back to the kernel', () => {

@@ -62,7 +62,8 @@ const PANELS = BOARDS.flatMap((board) =>
 );
 const TARGETS = PANELS.flatMap(({ name, panel }) => (panel.targets ?? []).map((target) => ({ name, target })));
 
-// The rules below are those of the public dashboard-linter (grafana/dashboard-linter, docs/index.md), by their names there.
+// The rules below are those of the public dashboard-linter (grafana/dashboard-linter, docs/index.md), by their names
+// there.
 
 test('template-datasource-rule: the data source is a variable', () => {
   for (const { uid, templating } of BOARDS) {

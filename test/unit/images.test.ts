@@ -64,6 +64,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
           volatile: false,
           keep_blobs: false,
           import_folder: '',
+          signature_policy: '',
         },
       },
       // biome-ignore lint/suspicious/noExplicitAny: a stand-in for the pool

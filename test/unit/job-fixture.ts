@@ -1,6 +1,6 @@
 /**
- * The services of jobs on a node of fakes: pools, network, images, shims and stdio do nothing but keep what they are asked, and fail
- * when a test says so. Everything in src/pipeline, the states and the tables of rows are the real ones.
+ * The services of jobs on a node of fakes: pools, network, images, shims and stdio do nothing but keep what they are
+ * asked, and fail when a test says so. Everything in src/pipeline, the states and the tables of rows are the real ones.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -70,7 +70,9 @@ export interface JobLab extends Disposable {
   jobs: JobLog;
   /** Lines of the daemon's log. */
   lines: { level: string; message: string }[];
-  /** What the node was asked, in order: "net.createNetns", "network.add", "task.create", "task.kill 9", "stdio.drain", … */
+  /**
+   * What the node was asked, in order: "net.createNetns", "network.add", "task.create", "task.kill 9", "stdio.drain", …
+   */
   calls: string[];
   /** By such a name: what happens when it is asked. A function's result is the call's, where the call has one. */
   hooks: Map<string, Hook>;
@@ -282,7 +284,11 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
       lookUpUser: async () => ({ uid: 0, gid: 0, additionalGids: [0] }),
       pullKey: (reference) => reference,
       resolve: async (reference) => (await did('images.resolve', reference)) as Awaited<ReturnType<Images['resolve']>>,
-      fetchLayers: async () => ((await did('images.fetchLayers')) as string[] | undefined) ?? [],
+      async fetchLayers(_, { signal }) {
+        const gone = Promise.withResolvers<never>();
+        signal?.addEventListener('abort', () => gone.reject(new SluiceError('CALLER_GONE', 'cancelled')));
+        return ((await Promise.race([did('images.fetchLayers'), gone.promise])) as string[] | undefined) ?? [];
+      },
       async commit() {
         calls.push('images.commit');
         return image('pulled:1');

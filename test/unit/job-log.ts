@@ -4,7 +4,10 @@ import type { JobObserver, JobRun, JobStart } from '../../src/pipeline/engine/ob
 
 export interface LoggedJob {
   start: JobStart;
-  /** The calls for this job in order: "queued", "started", "ready netns", "undo netns", …; what ended with an error ends in "!". */
+  /**
+   * The calls for this job in order: "queued", "started", "ready netns", "undo netns", …; what ended with an error ends
+   * in "!".
+   */
   calls: string[];
   error?: Error;
 }

@@ -41,17 +41,39 @@ test('pulls of the same image are one, and count while they run', async () => {
   assert.equal(lab.jobs.jobs.length, 2, 'a later pull asks the registry again');
 });
 
-test('a pull whose caller leaves goes on', async () => {
+test('a pull whose last caller leaves is cancelled, and not as long as another one waits', async () => {
   using lab = openJobLab();
-  const gate = Promise.withResolvers<object>();
-  lab.hooks.set('images.resolve', () => gate.promise);
-  const caller = new AbortController();
-  const call = lab.pulls.pull(pull, { left: caller.signal });
-  await eventually(() => lab.calls.includes('images.resolve'));
-  caller.abort('cancelled');
-  await assert.rejects(call, (error) => codeOf(error) === 'CALLER_GONE');
-  gate.resolve(RESOLVED);
-  await eventually(() => lab.calls.includes('images.commit'));
+  lab.hooks.set('images.resolve', () => RESOLVED);
+  lab.hooks.set('images.fetchLayers', () => new Promise(() => {}));
+  const [first, second] = [new AbortController(), new AbortController()];
+  const calls = [first, second].map(({ signal }) => lab.pulls.pull(pull, { left: signal }));
+  const ends = Promise.allSettled(calls);
+  await eventually(() => lab.calls.includes('images.fetchLayers'));
+  first.abort('cancelled');
+  await assert.rejects(calls[0] as Promise<unknown>, (error) => codeOf(error) === 'CALLER_GONE');
+  assert.equal(lab.pulls.running, 1);
+  second.abort('cancelled');
+  await ends;
+  await eventually(() => lab.pulls.running === 0);
+  assert.ok(lab.calls.includes('images.release') && !lab.calls.includes('images.commit'));
+  assert.ok(lab.counted.includes('imageCancelled'));
+  lab.jobs.assertClosed();
+});
+
+test('a caller who joins a pull that is being cancelled gets a pull of its own', async () => {
+  using lab = openJobLab();
+  lab.hooks.set('images.resolve', () => RESOLVED);
+  lab.hooks.set('images.fetchLayers', () => new Promise(() => {}));
+  const left = new AbortController();
+  const gone = Promise.allSettled([lab.pulls.pull(pull, { left: left.signal })]);
+  await eventually(() => lab.calls.includes('images.fetchLayers'));
+  lab.hooks.set('images.fetchLayers', () => []);
+  left.abort('cancelled');
+  assert.equal((await gone)[0]?.status, 'rejected');
+  assert.equal(lab.pulls.running, 1, 'the first pull is still ending');
+  const image = await lab.pulls.pull(pull, {});
+  assert.equal(image.id, 'sha256:pulled:1');
+  assert.equal(lab.jobs.jobs.length, 2);
   lab.jobs.assertClosed();
 });
 

@@ -1,4 +1,6 @@
-/** host-local's ranges: the walk through them, and the words for those that are none (as the reference plugin has them). */
+/**
+ * host-local's ranges: the walk through them, and the words for those that are none (as the reference plugin has them).
+ */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { addressText, parseAddress } from '../../src/sys/ip.ts';

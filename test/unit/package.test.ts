@@ -47,3 +47,13 @@ test('package-lock.json pins what is installed, and no host', () => {
     assert.equal(resolved, undefined, path);
   }
 });
+
+test('a release starts the daemon with the options that the tree starts it with', () => {
+  const options = (path: string) =>
+    readFileSync(join(ROOT, path), 'utf8')
+      .match(/--[a-z][\w-]*(=\S+)?/g)
+      ?.toSorted();
+  const tree = options('bin/sluiced');
+  assert.ok(tree && tree.length >= 5, String(tree));
+  assert.deepEqual(options('packaging/bin/sluiced'), tree);
+});

@@ -7,7 +7,10 @@ import { test } from 'node:test';
 import { pauseProgram } from '../../src/workers/image/pause-program.ts';
 
 const BUILD = join(import.meta.dirname, '../../src/node/images/pause/build.sh');
-/** Entry point and the one loadable segment: all of the file that runs, and all that every version of binutils writes alike. */
+/**
+ * Entry point and the one loadable segment: all of the file that runs, and all that every version of binutils writes
+ * alike.
+ */
 function loaded(elf: Buffer): { entry: bigint; address: bigint; code: string } {
   const header = Number(elf.readBigUInt64LE(32)); // the first program header
   assert.equal(elf.readUInt32LE(header), 1, 'PT_LOAD');

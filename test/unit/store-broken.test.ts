@@ -69,7 +69,9 @@ class Rig implements Disposable {
     });
   }
 
-  /** A store with rows, as a killed daemon leaves it. Most of them are in the database, the last one in the WAL alone. */
+  /**
+   * A store with rows, as a killed daemon leaves it. Most of them are in the database, the last one in the WAL alone.
+   */
   async fill(): Promise<void> {
     const store = this.open();
     store.sandboxes.put(SANDBOX('p1'));

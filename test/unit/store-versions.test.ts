@@ -1,4 +1,7 @@
-/** The version of the store: migrations from older ones, the refusal of newer ones. Each migration in migrations.ts has a test here. */
+/**
+ * The version of the store: migrations from older ones, the refusal of newer ones. Each migration in migrations.ts has
+ * a test here.
+ */
 import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,5 +1,6 @@
 /** The one table of commands. Help, completion, the manual page and docs/operate/cli.md are made from it. */
-import type { Command } from './command.ts';
+import { VERSION } from '../../version.ts';
+import { type Command, EXIT, printJson } from './command.ts';
 import { completionOf } from './completion.ts';
 import { CONFIG_COMMANDS } from './config.ts';
 import { DOCTOR } from './doctor.ts';
@@ -22,6 +23,18 @@ export const GROUPS: Record<string, string> = {
   network: 'the pod network',
 };
 
+const VERSION_COMMAND: Command = {
+  name: 'version',
+  summary: 'print the version of this tool',
+  description: 'sluice status has that of the daemon.',
+  json: true,
+  run({ options, out }) {
+    if (options.json) printJson(out, { version: VERSION });
+    else out.write(`sluice ${VERSION}\n`);
+    return EXIT.ok.status;
+  },
+};
+
 export const COMMANDS: readonly Command[] = [
   STATUS,
   DOCTOR,
@@ -41,4 +54,5 @@ export const COMMANDS: readonly Command[] = [
     () => COMMANDS,
     () => GROUPS,
   ),
+  VERSION_COMMAND,
 ];

@@ -40,9 +40,10 @@ function lines(findings: readonly Finding[]): string[] {
 }
 
 /**
- * `sluice doctor --leaks [--fix]`: what the daemon of this configuration has made and no row of its store names, beside the daemon
- * or without it. `fix` takes it away, what uses a thing before the thing; but nothing while a shim without a row runs, which may be
- * a pod whose row was lost with the store, unless `kill` says that it may be ended. Returns 1 when something is left.
+ * `sluice doctor --leaks [--fix]`: what the daemon of this configuration has made and no row of its store names, beside
+ * the daemon or without it. `fix` takes it away, what uses a thing before the thing; but nothing while a shim without a
+ * row runs, which may be a pod whose row was lost with the store, unless `kill` says that it may be ended. Returns 1
+ * when something is left.
  */
 export async function doctorLeaks(
   config: Config,

@@ -3,11 +3,26 @@ import { criClient } from './client.ts';
 import { type Command, EXIT, printJson, printTable } from './command.ts';
 import { fullName } from './pods.ts';
 
-/** Of the daemon's view of its network: the part that is shown. */
+/**
+ * Of `cniconfig` in the verbose Status, which has containerd's shape (src/main/cri/cni-info.ts): the part that is
+ * shown.
+ */
+interface CniConfig {
+  Networks: { IFName: string; Config: { Name: string; Source: string; Plugins: { Network: { type: string } }[] } }[];
+}
+
 interface CurrentNetwork {
   name: string;
   source: string;
-  plugins: { type: string }[];
+  plugins: string[];
+}
+
+/** The pods' network; undefined while there is none. */
+function currentNetwork(cniconfig: string | undefined): CurrentNetwork | undefined {
+  const { Networks } = JSON.parse(cniconfig ?? '{"Networks":[]}') as CniConfig;
+  const found = Networks.find(({ IFName }) => IFName === 'eth0')?.Config;
+  if (!found) return undefined;
+  return { name: found.Name, source: found.Source, plugins: found.Plugins.map(({ Network }) => Network.type) };
 }
 
 export const NETWORK_SHOW: Command = {
@@ -18,7 +33,7 @@ export const NETWORK_SHOW: Command = {
   async run(call) {
     using cri = await criClient(call);
     const { status, info } = await cri.status({ verbose: true });
-    const network = JSON.parse(info.cniconfig ?? 'null') as CurrentNetwork | null;
+    const network = currentNetwork(info.cniconfig);
     const condition = status?.conditions.find(({ type }) => type === 'NetworkReady');
     const { items } = await cri.listPodSandbox();
     const ready = items.filter(({ state }) => state === PodSandboxState.SANDBOX_READY);
@@ -46,9 +61,7 @@ export const NETWORK_SHOW: Command = {
     }
     const { out } = call;
     if (network) {
-      out.write(
-        `network: ${network.name}\nfrom:    ${network.source}\nplugins: ${network.plugins.map(({ type }) => type).join(', ')}\n`,
-      );
+      out.write(`network: ${network.name}\nfrom:    ${network.source}\nplugins: ${network.plugins.join(', ')}\n`);
     }
     if (!condition?.status) out.write(`NOT READY: ${condition?.reason ?? ''} ${condition?.message ?? ''}\n`);
     out.write('\n');

@@ -35,6 +35,17 @@ export async function dispatch(
   return status;
 }
 
+/** Takes a line apart without running its command; throws CommanderError for one that is none. */
+export async function parseLine(argv: readonly string[]): Promise<{ command: Command; call: Call }> {
+  let parsed: { command: Command; call: Call } | undefined;
+  const program = makeProgram(process.stdout, process.stderr, async (command, call) => {
+    parsed = { command, call };
+  });
+  await program.parseAsync([...argv], { from: 'user' });
+  if (!parsed) throw new Error(`${argv.join(' ')}: no command`);
+  return parsed;
+}
+
 /** Exit status for what a command threw; a failed gRPC call has its number in `code`. */
 function statusOf(error: unknown): number {
   const grpc = (error as { code?: unknown }).code;

@@ -53,7 +53,14 @@ const PARTS: readonly Part[] = [
   { name: 'pods.json', about: 'pods', read: cri((client) => client.listPodSandbox()) },
   { name: 'containers.json', about: 'containers', read: cri((client) => client.listContainers()) },
   { name: 'images.json', about: 'images', read: cri((client) => client.listImages()) },
-  { name: 'doctor.json', about: 'sluice doctor', read: () => ownCommand('doctor', '--json') },
+  {
+    name: 'doctor.json',
+    about: 'sluice doctor',
+    read(call) {
+      const config = optionText(call, 'config');
+      return ownCommand('doctor', '--json', ...(config === undefined ? [] : ['--config', config]));
+    },
+  },
   { name: 'machine.txt', about: 'kernel, distribution, cgroups', read: machine },
   { name: 'mounts.txt', about: 'mounts of the daemon', read: () => readFileSync('/proc/self/mountinfo', 'utf8') },
   { name: 'runc.txt', about: 'version of runc', read: program('runc', '--version') },
@@ -125,11 +132,14 @@ function machine(): string {
     .join('\n');
 }
 
-/** Another command of this program, in a process of its own. */
+/** What another command of this program prints, whatever its status: doctor ends with 1 where it finds something. */
 async function ownCommand(...args: string[]): Promise<string> {
-  const { stdout } = await run(process.execPath, [...process.execArgv, process.argv[1] ?? '', ...args], {
-    timeout: COMMAND_LIMIT_MS,
-    maxBuffer: 64 << 20,
-  });
-  return stdout;
+  const argv = [...process.execArgv, process.argv[1] ?? '', ...args];
+  try {
+    return (await run(process.execPath, argv, { timeout: COMMAND_LIMIT_MS, maxBuffer: 64 << 20 })).stdout;
+  } catch (error) {
+    const { stdout } = error as { stdout?: string };
+    if (!stdout) throw error;
+    return stdout;
+  }
 }

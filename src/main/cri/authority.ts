@@ -1,15 +1,18 @@
 /**
- * Accepts HTTP/2 clients whatever they send as `:authority`. Over a unix socket there is no host, and clients send "localhost", the
- * socket's path, that path with %2F, or nothing (kubernetes 109081, 112597; grpc-java 12664; k3s 5346). grpc-go's server takes them all.
- * nghttp2, under Node, resets a stream whose authority RFC 3986 does not allow, or that has none, and Node has no option for it.
+ * Accepts HTTP/2 clients whatever they send as `:authority`. Over a unix socket there is no host, and clients send
+ * "localhost", the socket's path, that path with %2F, or nothing (kubernetes 109081, 112597; grpc-java 12664; k3s
+ * 5346). grpc-go's server takes them all. nghttp2, under Node, resets a stream whose authority RFC 3986 does not allow,
+ * or that has none, and Node has no option for it.
  *
- * The first header block of a connection shows what its client sends. A connection with "localhost" is handed on as it is: that is
- * kubelet and crictl. For any other the value is replaced in the bytes on their way to the server, without decoding the rest (RFC 7541):
- * a literal value becomes one that is no longer, in the same representation, so that the entries of the server's dynamic table stay at
- * the client's indices. (An empty value becomes one byte; a table that is full to the byte would then lose its oldest entry early.)
+ * The first header block of a connection shows what its client sends. A connection with "localhost" is handed on as it
+ * is: that is kubelet and crictl. For any other the value is replaced in the bytes on their way to the server, without
+ * decoding the rest (RFC 7541): a literal value becomes one that is no longer, in the same representation, so that the
+ * entries of the server's dynamic table stay at the client's indices. (An empty value becomes one byte; a table that is
+ * full to the byte would then lose its oldest entry early.)
  *
- * Clients send no request before the server's SETTINGS have come (gRPC's connection is not ready until then). So an empty SETTINGS frame is
- * sent here, and its acknowledgement is taken out of the client's bytes; the server's own settings follow.
+ * Clients send no request before the server's SETTINGS have come (gRPC's connection is not ready until then). So an
+ * empty SETTINGS frame is sent here, and its acknowledgement is taken out of the client's bytes; the server's own
+ * settings follow.
  */
 import type { Socket } from 'node:net';
 import { Duplex } from 'node:stream';
@@ -44,8 +47,9 @@ type Sends = 'localhost' | 'other' | 'none';
 const ACK_MS = 1000;
 
 /**
- * Calls `use` with the connection to serve: the socket itself once its first request has come with "localhost", else a stream with an
- * authority that the server takes. A client that sends something else than HTTP/2 is handed on for the server to refuse.
+ * Calls `use` with the connection to serve: the socket itself once its first request has come with "localhost", else a
+ * stream with an authority that the server takes. A client that sends something else than HTTP/2 is handed on for the
+ * server to refuse.
  */
 export function acceptAuthority(socket: Socket, use: (connection: Duplex) => void): void {
   let got: Buffer = Buffer.alloc(0);
@@ -150,7 +154,10 @@ function frame(type: number, flags: number, stream: number, payload: Buffer): Bu
   return Buffer.concat([header, payload]);
 }
 
-/** The client's bytes with an authority that the server takes, and without the first acknowledgement of settings. Exported for tests. */
+/**
+ * The client's bytes with an authority that the server takes, and without the first acknowledgement of settings.
+ * Exported for tests.
+ */
 export class AuthorityRewriter {
   #sends: Sends | undefined;
   #acknowledged = false;
@@ -220,7 +227,10 @@ export class AuthorityRewriter {
 /** `:authority: localhost` as a literal that enters no table. */
 const ADDED = Buffer.concat([Buffer.from([AUTHORITY_INDEX, LOCALHOST.length]), LOCALHOST]);
 
-/** A header block whose authority the server takes. One that cannot be parsed is returned as it is, for the server to refuse. */
+/**
+ * A header block whose authority the server takes. One that cannot be parsed is returned as it is, for the server to
+ * refuse.
+ */
 function rewritten(block: Buffer, add: boolean): Buffer {
   if (add) return Buffer.concat([sizeUpdates(block), ADDED, block.subarray(sizeUpdates(block).length)]);
   const field = authorityField(block);
@@ -280,7 +290,9 @@ function authorityField(block: Buffer): Field | undefined {
   return undefined;
 }
 
-/** An integer with a prefix of so many bits (RFC 7541, 5.1); undefined when the block ends in it or it is beyond 2^28. */
+/**
+ * An integer with a prefix of so many bits (RFC 7541, 5.1); undefined when the block ends in it or it is beyond 2^28.
+ */
 function integer(block: Buffer, at: number, prefix: number): { value: number; next: number } | undefined {
   const mask = (1 << prefix) - 1;
   let value = (block[at] ?? 0) & mask;

@@ -1,6 +1,6 @@
 /**
- * CNI configurations and results in the shape in which containerd shows them in the verbose answers of Status and PodSandboxStatus
- * (go-cni's ConfigResult and Result): scripts and network tests read these keys.
+ * CNI configurations and results in the shape in which containerd shows them in the verbose answers of Status and
+ * PodSandboxStatus (go-cni's ConfigResult and Result): scripts and network tests read these keys.
  */
 import type { Config } from '../../node/config/config.ts';
 import type { CniResult, NetworkConf } from '../../workers/net/types.ts';

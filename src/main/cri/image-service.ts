@@ -1,6 +1,6 @@
 /**
- * Sluice's own image service beside CRI's, on the same socket, for `sluice image`: pulls with progress, archives, and the removal of
- * what nobody uses. Its messages are JSON: it has one client, of the same version.
+ * Sluice's own image service beside CRI's, on the same socket, for `sluice image`: pulls with progress, archives, and
+ * the removal of what nobody uses. Its messages are JSON: it has one client, of the same version.
  */
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';

@@ -20,7 +20,10 @@ export interface SocketClient extends Disposable {
   images: Calls<typeof ImagesDefinition>;
 }
 
-/** Connects to the socket of a daemon; calls throw NOT_READY when no daemon answers there, else INVALID_REQUEST with its words. */
+/**
+ * Connects to the socket of a daemon; calls throw NOT_READY when no daemon answers there, else INVALID_REQUEST with its
+ * words.
+ */
 export function connectSocket(socket: string): SocketClient {
   const client = new Client(`unix:${socket}`, credentials.createInsecure(), {
     'grpc.max_receive_message_length': MAX_MESSAGE,

@@ -69,8 +69,8 @@ export class CriServer implements AsyncDisposable {
     mkdirSync(dirname(socket), { recursive: true, mode: 0o711 });
     if (await answers(socket)) throw new SluiceError('INVALID_REQUEST', `another daemon listens on ${socket}`);
     rmSync(socket, { force: true });
-    // connect(2) needs write permission on the socket, which the daemon's umask (src/main/folders.ts) denies to others from bind(2)
-    // on. A umask for this call alone would apply to the files that other threads make meanwhile.
+    // connect(2) needs write permission on the socket, which the daemon's umask (src/main/folders.ts) denies to others
+    // from bind(2) on. A umask for this call alone would apply to the files that other threads make meanwhile.
     await this.#listenOn({ path: socket });
     chmodSync(socket, 0o600);
   }
@@ -144,7 +144,9 @@ export class CriServer implements AsyncDisposable {
       } catch (error) {
         const failure = this.#failure(method, error);
         ended(failure.code);
-        call.destroy(Object.assign(new Error(failure.details), failure));
+        // Not destroy: grpc-js sends the status of a failed stream from its 'error' handler, which a destroyed stream
+        // does not end, so the client would wait for ever.
+        call.emit('error', Object.assign(new Error(failure.details), failure));
       }
     };
   }

@@ -44,6 +44,8 @@ export interface Config {
     progress_timeout_seconds: number;
     volatile: boolean;
     keep_blobs: boolean;
+    /** A file of rules; "": none. */
+    signature_policy: string;
     /** Archives in it are imported at each start; "": none. */
     import_folder: string;
     /** A file in docker's config.json format; "": none. */

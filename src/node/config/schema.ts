@@ -179,6 +179,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'A hostPath that does not exist is made, as a folder with mode 0755, unless it is one of these paths or below one: then the container fails. For mount points whose disk may be absent at boot.',
     check: check.each(check.absolute),
+    live: true,
   },
   ...runtimes,
   'cni.conf_dir': {
@@ -284,6 +285,13 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: '',
     comment:
       'Folder whose image archives (*.tar, *.tar.gz, *.tar.zst) are imported at each start, for nodes without a registry.',
+    check: check.optional(check.absolute),
+  },
+  'images.signature_policy': {
+    type: 'string',
+    default: '',
+    comment:
+      'TOML file that says which registries’ images must be signed, with cosign’s public keys or by an external verifier. Read anew at each pull.',
     check: check.optional(check.absolute),
   },
   'images.credentials': {

@@ -24,7 +24,9 @@ const FILES: MachineFiles = {
   },
 };
 
-/** Everything about this machine that a node of this configuration needs. Starts runtimes and shims for their versions. */
+/**
+ * Everything about this machine that a node of this configuration needs. Starts runtimes and shims for their versions.
+ */
 export async function examineMachine(config: Config): Promise<Finding[]> {
   const host = await readHostFacts(config.cgroup_driver);
   return [...kernelFindings(host, FILES), ...limitFindings(FILES), ...(await nodeFindings(config, FILES))];

@@ -1,4 +1,7 @@
-/** An image archive that docker, containerd, podman and Sluice can import: an OCI layout with docker's manifest.json beside it. */
+/**
+ * An image archive that docker, containerd, podman and Sluice can import: an OCI layout with docker's manifest.json
+ * beside it.
+ */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { WriteArchive } from '../../workers/image/write-archive.ts';

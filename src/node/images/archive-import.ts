@@ -73,7 +73,10 @@ function merged(images: ArchivedImage[]): ArchivedImage[] {
   return [...byId.values()];
 }
 
-/** The name of an image in an index: containerd's and docker's annotation, or that of the spec where it holds a whole name. */
+/**
+ * The name of an image in an index: containerd's and docker's annotation, or that of the spec where it holds a whole
+ * name.
+ */
 function namesIn({ annotations = {} }: Descriptor): string[] {
   const whole = annotations['io.containerd.image.name'];
   const ref = annotations['org.opencontainers.image.ref.name'];

@@ -36,7 +36,10 @@ export class BlobStore {
     return readFile(this.pathOf(digest));
   }
 
-  /** Removes the blobs that are not in `used`, and unfinished ones; `busy`: pulls are in flight, so the younger ones stay. */
+  /**
+   * Removes the blobs that are not in `used`, and unfinished ones; `busy`: pulls are in flight, so the younger ones
+   * stay.
+   */
   async sweep(used: ReadonlySet<string>, busy: boolean): Promise<void> {
     for (const algorithm of ['sha256', 'sha512']) {
       for (const hex of await namesIn(join(this.#folder, algorithm))) {

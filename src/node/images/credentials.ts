@@ -24,8 +24,8 @@ const HELPER_TIMEOUT_MS = 30_000;
 const FILE_LIMIT = 4 << 20;
 
 /**
- * The credentials for `host` in CRI's AuthConfig; those that name another server are not for it. Throws INVALID_REQUEST when `auth`
- * is not base64 of user:password.
+ * The credentials for `host` in CRI's AuthConfig; those that name another server are not for it. Throws INVALID_REQUEST
+ * when `auth` is not base64 of user:password.
  */
 export function credentialsFor(auth: AuthConfig | undefined, host: string): Credentials | undefined {
   if (!auth || !isFor(auth.serverAddress, host)) return undefined;
@@ -66,9 +66,10 @@ function hostIn(address: string): string | undefined {
 }
 
 /**
- * The login for a repository (`registry/path`) in docker's config.json at `path`: the helper that credHelpers names for the registry,
- * the longest fitting entry of auths (containers-auth.json(5) allows paths), then the helper of credsStore. Undefined when there is none.
- * Throws CONFIG_INVALID for a file that cannot be read and for a helper that fails.
+ * The login for a repository (`registry/path`) in docker's config.json at `path`: the helper that credHelpers names for
+ * the registry, the longest fitting entry of auths (containers-auth.json(5) allows paths), then the helper of
+ * credsStore. Undefined when there is none. Throws CONFIG_INVALID for a file that cannot be read and for a helper that
+ * fails.
  */
 export async function storedAuth(path: string, repository: string): Promise<AuthConfig | undefined> {
   const file = await readConfig(path);
@@ -107,7 +108,10 @@ function tableIn(json: Json, key: string): Json {
   return isObject(value) ? value : {};
 }
 
-/** An entry fits its registry as a whole, or the repositories below its path; docker's old `/v1/` and `/v2/` are no path. */
+/**
+ * An entry fits its registry as a whole, or the repositories below its path; docker's old `/v1/` and `/v2/` are no
+ * path.
+ */
 function fits(key: string, repository: string): boolean {
   const host = hostIn(key);
   if (host === undefined) return false;

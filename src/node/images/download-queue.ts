@@ -4,8 +4,8 @@ interface Line {
 }
 
 /**
- * Layers wait here for one of `limit` turns. Turns go round among the pulls that wait, so that an image of forty layers does not hold
- * up another's single one; pulls for kube-system come before all others.
+ * Layers wait here for one of `limit` turns. Turns go round among the pulls that wait, so that an image of forty layers
+ * does not hold up another's single one; pulls for kube-system come before all others.
  */
 export class DownloadQueue {
   readonly #limit: number;

@@ -1,6 +1,6 @@
 /**
- * The hosts that a registry's images are fetched from: hosts.toml files in containerd's layout (its docs/hosts.md), read anew at each
- * pull so that a change needs no restart.
+ * The hosts that a registry's images are fetched from: hosts.toml files in containerd's layout (its docs/hosts.md),
+ * read anew at each pull so that a change needs no restart.
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
@@ -35,7 +35,10 @@ const HUB = { name: 'docker.io', host: 'registry-1.docker.io' };
 
 type Toml = Record<string, unknown>;
 
-/** The hosts to ask for images of `registry`, in order: mirrors as the file lists them, then the server. Throws CONFIG_INVALID. */
+/**
+ * The hosts to ask for images of `registry`, in order: mirrors as the file lists them, then the server. Throws
+ * CONFIG_INVALID.
+ */
 export async function registryHosts(registryConfig: string, registry: string): Promise<RegistryHost[]> {
   const folder = await hostFolder(registryConfig, registry);
   const text = folder && (await readIfThere(join(folder, 'hosts.toml')));

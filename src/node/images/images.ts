@@ -26,6 +26,7 @@ import { digestName, fullName, nameOf, parseReference, tagName } from './referen
 import { Registry, type Repository } from './registry.ts';
 import { type Resolved, type ResolvedImage, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
+import { checkSignature } from './signatures.ts';
 import type { Ask } from './tokens.ts';
 
 /** What images use of other services of the node. */
@@ -122,8 +123,8 @@ export class Images {
   }
 
   /**
-   * After a start: rows and folders are made to agree, and the built-in pause image is there. `keepUnknown`: layers without a row stay,
-   * since containers that the store has lost may run from them.
+   * After a start: rows and folders are made to agree, and the built-in pause image is there. `keepUnknown`: layers
+   * without a row stay, since containers that the store has lost may run from them.
    */
   async recover({ keepUnknown = false } = {}): Promise<void> {
     const { images, layers, log, config } = this.#options;
@@ -175,8 +176,8 @@ export class Images {
   }
 
   /**
-   * First stage of a pull: what the reference stands for, and the image's config. The sandbox image is pulled with the node's own
-   * credentials where the caller has none.
+   * First stage of a pull: what the reference stands for, and the image's config. The sandbox image is pulled with the
+   * node's own credentials where the caller has none.
    */
   async resolve(text: string, auth: AuthConfig | undefined): Promise<Resolved> {
     const reference = parseReference(text);
@@ -186,7 +187,11 @@ export class Images {
     const own = isSandbox && authKey(auth) === '' && credentials !== '';
     const login = own ? await storedAuth(credentials, nameOf(reference)) : auth;
     const repository = await this.#registry.open(reference, login);
-    return resolveImage(repository, (digest) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest));
+    const known = (digest: string) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest);
+    const resolved = await resolveImage(repository, known);
+    const policy = this.#options.config.images.signature_policy;
+    if (policy !== '') await checkSignature(policy, resolved, repository);
+    return resolved;
   }
 
   /** Second stage: all layers on the disk, held until {@link release}. Returns their ids, bottom first. */
@@ -222,8 +227,8 @@ export class Images {
   }
 
   /**
-   * Puts the images of an archive file on the node, each under the names that it has there; `name` is for one without any. Throws
-   * IMAGE_INVALID, INVALID_REQUEST, DISK_FULL.
+   * Puts the images of an archive file on the node, each under the names that it has there; `name` is for one without
+   * any. Throws IMAGE_INVALID, INVALID_REQUEST, DISK_FULL.
    */
   async import(path: string, { name, ...options }: FetchOptions & { name?: string }): Promise<ImageRow[]> {
     const folder = join(this.#scratch, crypto.randomUUID());
@@ -270,7 +275,10 @@ export class Images {
     );
   }
 
-  /** Removes the images that no pod, container or image volume uses, but for the pinned one; returns them with the bytes that they freed. */
+  /**
+   * Removes the images that no pod, container or image volume uses, but for the pinned one; returns them with the bytes
+   * that they freed.
+   */
   async removeUnused(): Promise<{ images: ImageRow[]; bytes: number }> {
     const used = await this.#options.usedImages();
     const unused = this.list().filter((row) => !used.has(row.id) && !this.isPinned(row));
@@ -333,8 +341,8 @@ export class Images {
   }
 
   /**
-   * The ids of a user that the image's /etc/passwd and /etc/group define; each is looked up once. Throws INVALID_REQUEST
-   * for a name that they do not define, IMAGE_INVALID for files out of bounds.
+   * The ids of a user that the image's /etc/passwd and /etc/group define; each is looked up once. Throws
+   * INVALID_REQUEST for a name that they do not define, IMAGE_INVALID for files out of bounds.
    */
   lookUpUser(row: ImageRow, request: UserRequest): Promise<FoundUser> {
     const key = `${row.id} ${JSON.stringify(request)}`;

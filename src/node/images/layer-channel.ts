@@ -10,7 +10,10 @@ export interface LayerChannelOptions {
   onProblem: (error: unknown) => void;
 }
 
-/** Main's end of the channel that goes with a layer to its worker (src/workers/image/line.ts). Disposing it closes the channel. */
+/**
+ * Main's end of the channel that goes with a layer to its worker (src/workers/image/line.ts). Disposing it closes the
+ * channel.
+ */
 export class LayerChannel implements Disposable {
   /** Goes to the worker with the call. */
   readonly port: MessagePort;

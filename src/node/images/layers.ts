@@ -90,8 +90,8 @@ interface Flight {
   /** Unpacked; true when it fits on that base alone. Waits for no other layer. */
   bound: Promise<boolean>;
   /**
-   * Resolves when the layer is mountable. A bound layer waits for the layers below it, so only pulls on the same base may wait for
-   * this: others could wait for each other for ever.
+   * Resolves when the layer is mountable. A bound layer waits for the layers below it, so only pulls on the same base
+   * may wait for this: others could wait for each other for ever.
    */
   done: Promise<LayerRow>;
   pulls: Set<Pull>;
@@ -168,7 +168,10 @@ export class Layers {
     return { bytes: this.#bytes, inodes: this.#inodes };
   }
 
-  /** Starts threads for layers that will come soon, while their manifest is on its way: the first pull does not wait for them. */
+  /**
+   * Starts threads for layers that will come soon, while their manifest is on its way: the first pull does not wait for
+   * them.
+   */
   warm(): void {
     const { pool, log } = this.#options;
     if (pool.use.threads > 0) return;
@@ -181,9 +184,9 @@ export class Layers {
   }
 
   /**
-   * Fetches the layers of an image, given bottom first, and returns their rows; each is held until {@link release}. The layers are
-   * on the disk for good (synced) when it returns. Waits for all of them, also when one fails; then throws the first failure. A
-   * cancelled pull throws CALLER_GONE, and layers that no other pull wants are dropped.
+   * Fetches the layers of an image, given bottom first, and returns their rows; each is held until {@link release}. The
+   * layers are on the disk for good (synced) when it returns. Waits for all of them, also when one fails; then throws
+   * the first failure. A cancelled pull throws CALLER_GONE, and layers that no other pull wants are dropped.
    */
   async fetchAll(layers: readonly WantedLayer[], options: FetchOptions): Promise<LayerRow[]> {
     const { onHold, signal, urgent = false, progress } = options;
@@ -251,8 +254,8 @@ export class Layers {
   }
 
   /**
-   * Removes the layers that are neither in `used` nor held. Their records go at once; the returned promise resolves when their
-   * folders are gone too. A folder that cannot be removed is left for the next start.
+   * Removes the layers that are neither in `used` nor held. Their records go at once; the returned promise resolves
+   * when their folders are gone too. A folder that cannot be removed is left for the next start.
    */
   async sweep(used: ReadonlySet<string>): Promise<void> {
     const unused = [...this.#options.rows.values()].filter(
@@ -287,9 +290,10 @@ export class Layers {
   }
 
   /**
-   * Gives each layer a block group of its own on ext4. Without a journal, ext4 does not reuse an inode that was freed in the last
-   * minutes (recently_deleted() in fs/ext4/ialloc.c) and steps over all such inodes of the group for each new file: unpacking
-   * beside layers that were just removed took seven times as long (2.2 s against 0.3 s for 6000 files).
+   * Gives each layer a block group of its own on ext4. Without a journal, ext4 does not reuse an inode that was freed
+   * in the last minutes (recently_deleted() in fs/ext4/ialloc.c) and steps over all such inodes of the group for each
+   * new file: unpacking beside layers that were just removed took seven times as long (2.2 s against 0.3 s for 6000
+   * files).
    */
   #spread(): void {
     const { log } = this.#options;
@@ -426,7 +430,10 @@ export class Layers {
     );
   }
 
-  /** Makes unpacked layers ready, after one sync for all of them: a power cut must not leave empty files in a layer that is ready. */
+  /**
+   * Makes unpacked layers ready, after one sync for all of them: a power cut must not leave empty files in a layer that
+   * is ready.
+   */
   async #settle(rows: readonly LayerRow[]): Promise<void> {
     if (rows.every(({ ready }) => ready)) return;
     await this.#sync();
@@ -483,7 +490,10 @@ export class Layers {
     }
   }
 
-  /** Folders that the layer only implies get the owner and mode that they have below, and hard links the files that they lead to. */
+  /**
+   * Folders that the layer only implies get the owner and mode that they have below, and hard links the files that they
+   * lead to.
+   */
   async #inheritAttributes(
     row: LayerRow,
     { implied: folders, lowerLinks: links }: Pick<FetchedLayer, 'implied' | 'lowerLinks'>,

@@ -73,7 +73,10 @@ export function parseManifest(body: Buffer, mediaType: string): Manifest {
 
 const isFilled = (value: unknown) => (Array.isArray(value) ? value.length > 0 : value !== undefined && value !== null);
 
-/** The name of an artifact's file: its title, which may have folders, or its digest. Throws IMAGE_INVALID for a name that leads elsewhere. */
+/**
+ * The name of an artifact's file: its title, which may have folders, or its digest. Throws IMAGE_INVALID for a name
+ * that leads elsewhere.
+ */
 function fileOf(layer: Descriptor): Descriptor & { name: string } {
   const name = layer.annotations?.[TITLE] ?? layer.digest.replace(':', '-');
   const parts = name.split('/');

@@ -9,8 +9,8 @@ export type LayerMount = Required<MountSpec>;
 const NO_INDEX = 'index=off';
 
 /**
- * Syncs of a container's own layer do nothing (overlayfs.rst, "Volatile mount"): a container does not survive a power cut, and the kernel
- * would write everything to the disk when the mount goes. Linux has the option from 5.10 on.
+ * Syncs of a container's own layer do nothing (overlayfs.rst, "Volatile mount"): a container does not survive a power
+ * cut, and the kernel would write everything to the disk when the mount goes. Linux has the option from 5.10 on.
  */
 const VOLATILE = isAtLeast(release(), 5, 10) ? ['volatile'] : [];
 
@@ -20,8 +20,8 @@ function isAtLeast(kernel: string, major: number, minor: number): boolean {
 }
 
 /**
- * An overlay of a writable snapshot (its `fs` and `work`) on top of the layers' folders, topmost first. `volatile` must be false for a
- * snapshot that may be mounted a second time.
+ * An overlay of a writable snapshot (its `fs` and `work`) on top of the layers' folders, topmost first. `volatile` must
+ * be false for a snapshot that may be mounted a second time.
  */
 export function layerMounts(dirs: readonly string[], snapshot: string, volatile: boolean): LayerMount[] {
   const writable = [`upperdir=${join(snapshot, 'fs')}`, `workdir=${join(snapshot, 'work')}`];

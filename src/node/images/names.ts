@@ -42,9 +42,8 @@ export class ImageNames {
   }
 
   /**
-   * Finds an image by its name (completed), else by its id or a unique beginning of it, with or without "sha256:", else by the digest
-   * of a manifest.
-   * Throws INVALID_REQUEST when several ids begin so.
+   * Finds an image by its name (completed), else by its id or a unique beginning of it, with or without "sha256:", else
+   * by the digest of a manifest. Throws INVALID_REQUEST when several ids begin so.
    */
   find(text: string): ImageRow | undefined {
     if (text === '') return undefined;

@@ -7,7 +7,10 @@ import type { ImageRow } from './rows.ts';
 /** Name of the pause image that is part of Sluice. */
 export const BUILT_IN_PAUSE = 'sluice.local/pause:1';
 
-/** Its config, as a registry would give it. The program makes the layer itself, so the diffID is derived from the version. */
+/**
+ * Its config, as a registry would give it. The program makes the layer itself, so the diffID is derived from the
+ * version.
+ */
 export function pauseImage(): Pick<ImageRow, 'id' | 'config' | 'file'> & { diffId: string } {
   const diffId = digestOf(Buffer.from(`sluice pause ${VERSION}`));
   const config = { Entrypoint: ['/pause'] };

@@ -8,7 +8,10 @@ export interface Platform {
   variant?: string;
 }
 
-/** The descriptors of an index that may be for this machine, best first: those of its platforms, then those without a platform. */
+/**
+ * The descriptors of an index that may be for this machine, best first: those of its platforms, then those without a
+ * platform.
+ */
 export function candidates<T extends { platform?: Platform }>(
   manifests: readonly T[],
   host: readonly Platform[] = hostPlatforms(),
@@ -28,8 +31,8 @@ export function noMatch(manifests: readonly { platform?: Platform }[], host = ho
 }
 
 /**
- * Whether an image is for this machine by its own config: 'no' for another operating system; 'other' for another architecture, which is
- * taken where nothing else is offered, since many images are mislabelled.
+ * Whether an image is for this machine by its own config: 'no' for another operating system; 'other' for another
+ * architecture, which is taken where nothing else is offered, since many images are mislabelled.
  */
 export function fits(
   { os, architecture }: { os?: string; architecture?: string },

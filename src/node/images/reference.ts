@@ -1,6 +1,6 @@
 /**
- * Image references as Docker reads them (the grammar of distribution's `reference` package). Missing parts are completed, so that
- * "busybox" and "docker.io/library/busybox:latest" are one image.
+ * Image references as Docker reads them (the grammar of distribution's `reference` package). Missing parts are
+ * completed, so that "busybox" and "docker.io/library/busybox:latest" are one image.
  */
 import { SluiceError } from '../../errors.ts';
 import { isDigest } from './digest.ts';
@@ -25,7 +25,10 @@ const TAG = /^\w[\w.-]{0,127}$/;
 const HEX_ID = /^[0-9a-f]{64}$/;
 const MAX_NAME = 255;
 
-/** Parses a reference; a missing registry becomes docker.io, and "latest" the tag where there is neither tag nor digest. Throws INVALID_REQUEST. */
+/**
+ * Parses a reference; a missing registry becomes docker.io, and "latest" the tag where there is neither tag nor digest.
+ * Throws INVALID_REQUEST.
+ */
 export function parseReference(text: string): Reference {
   const wrong = (why: string) => new SluiceError('INVALID_REQUEST', `"${text}" is not an image reference: ${why}`);
   const [beforeDigest = '', digest, ...more] = text.split('@');
@@ -58,7 +61,9 @@ export const digestName = (reference: Reference, digest: string): string => `${n
 export const fullName = (reference: Reference): string =>
   reference.digest === undefined ? `${nameOf(reference)}:${reference.tag}` : digestName(reference, reference.digest);
 
-/** The first part is a registry only when it has the form of a host; otherwise the whole is a repository of Docker Hub. */
+/**
+ * The first part is a registry only when it has the form of a host; otherwise the whole is a repository of Docker Hub.
+ */
 function split(name: string): { registry: string; repository: string } {
   const slash = name.indexOf('/');
   const first = slash < 0 ? '' : name.slice(0, slash);

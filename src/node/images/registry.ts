@@ -81,7 +81,9 @@ export class Registry {
     else this.#dead.set(base, performance.now() + DEAD_MS);
   }
 
-  /** The challenges with which `base` answered this login ({@link authKey}) before: they save each pull the first 401. */
+  /**
+   * The challenges with which `base` answered this login ({@link authKey}) before: they save each pull the first 401.
+   */
   challengesOf(base: string, who: string): Challenge[] | undefined {
     return this.#challenges.get(`${base} ${who}`);
   }
@@ -153,6 +155,18 @@ export class Repository {
     return this.#tryHosts('pull', (state, last) => this.#manifestAt(state, `/manifests/${digest}`, digest, last));
   }
 
+  /** The manifest under another tag of the repository; undefined when there is none. */
+  async tagged(tag: string): Promise<Content | undefined> {
+    try {
+      return await this.#tryHosts('pull', (state, last) =>
+        this.#manifestAt(state, `/manifests/${tag}`, undefined, last),
+      );
+    } catch (error) {
+      if (codeOf(error) === 'IMAGE_NOT_FOUND') return undefined;
+      throw error;
+    }
+  }
+
   /** A small blob (the image's config), verified. */
   async blob(digest: string): Promise<Buffer> {
     const path = `/blobs/${digest}`;
@@ -165,8 +179,8 @@ export class Repository {
   }
 
   /**
-   * Calls `fetch` for a layer with one host after the other until one succeeds, then with the URLs that the image itself names (foreign
-   * layers). `renew` exchanges a refused authorization for a new one.
+   * Calls `fetch` for a layer with one host after the other until one succeeds, then with the URLs that the image
+   * itself names (foreign layers). `renew` exchanges a refused authorization for a new one.
    */
   async layer<T>(
     { digest, urls = [] }: { digest: string; urls?: readonly string[] },
@@ -308,8 +322,8 @@ export class Repository {
   }
 
   /**
-   * Answers the challenge of the host at `url`, which is another one where the registry has redirected the request. False when no
-   * other authorization can be had than the one that was refused.
+   * Answers the challenge of the host at `url`, which is another one where the registry has redirected the request.
+   * False when no other authorization can be had than the one that was refused.
    */
   async #login(state: HostState, challenge: string | undefined, url: string): Promise<boolean> {
     const challenges = parseChallenges(challenge);

@@ -44,9 +44,10 @@ const MAX_DEPTH = 4;
 const MAX_READ = 16;
 
 /**
- * Asks the registry what the reference stands for; unless an image with that digest is `known` here, also for its manifest and
- * config, all verified. The registry is asked for a known digest too: who could not pull a private image does not get it because it is
- * on the node (AlwaysPullImages). Throws IMAGE_NOT_FOUND, IMAGE_INVALID, REGISTRY_DENIED, REGISTRY_UNAVAILABLE.
+ * Asks the registry what the reference stands for; unless an image with that digest is `known` here, also for its
+ * manifest and config, all verified. The registry is asked for a known digest too: who could not pull a private image
+ * does not get it because it is on the node (AlwaysPullImages). Throws IMAGE_NOT_FOUND, IMAGE_INVALID, REGISTRY_DENIED,
+ * REGISTRY_UNAVAILABLE.
  */
 export async function resolveImage(
   repository: Repository,

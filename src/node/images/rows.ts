@@ -1,9 +1,14 @@
 import type { ImageConfig } from '../oci/image-config.ts';
 import type { ImageFile } from './image-file.ts';
 
-/** An image on the node. One without any name has been removed, and is only kept for the containers that run from it. */
+/**
+ * An image on the node. One without any name has been removed, and is only kept for the containers that run from it.
+ */
 export interface ImageRow {
-  /** Digest of the image's config (of an artifact: of its manifest), for example sha256:2f…. CRI calls it the image's id. */
+  /**
+   * Digest of the image's config (of an artifact: of its manifest), for example sha256:2f…. CRI calls it the image's
+   * id.
+   */
   id: string;
   /** registry/repository:tag, then registry/repository@digest (the digest of the index, where the tag leads to one). */
   names: string[];
@@ -38,8 +43,8 @@ export interface LayerRow {
   digest: string;
   size: number;
   /**
-   * "" when the archive brings all of its folders. Otherwise some folders have inherited owner and mode from the layers below,
-   * whose chainID this is ("bottom" when there are none), and the layer can be used on no others.
+   * "" when the archive brings all of its folders. Otherwise some folders have inherited owner and mode from the layers
+   * below, whose chainID this is ("bottom" when there are none), and the layer can be used on no others.
    */
   base: string;
   /** What it occupies on the disk. */

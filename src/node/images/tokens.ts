@@ -7,7 +7,10 @@ import type { Tls } from '../../workers/http/tls.ts';
 import { isObject } from '../../workers/json.ts';
 import type { Credentials } from './credentials.ts';
 
-/** Sends a small request in a worker: reading a machine's certificate authorities would hold up main for a tenth of a second. */
+/**
+ * Sends a small request in a worker: reading a machine's certificate authorities would hold up main for a tenth of a
+ * second.
+ */
 export type Ask = (question: Question) => Promise<Reply>;
 
 export interface Challenge {
@@ -69,8 +72,8 @@ export class Tokens {
   }
 
   /**
-   * The Authorization header that answers a registry's challenge; undefined when no credentials fit it. Throws REGISTRY_DENIED
-   * when the token server refuses, REGISTRY_UNAVAILABLE when it does not answer.
+   * The Authorization header that answers a registry's challenge; undefined when no credentials fit it. Throws
+   * REGISTRY_DENIED when the token server refuses, REGISTRY_UNAVAILABLE when it does not answer.
    */
   async authorize(login: Login): Promise<string | undefined> {
     const { challenges, credentials } = login;

@@ -32,8 +32,8 @@ export function placesOf({ root, state, socket, cni, runtimes }: Config): Places
 }
 
 /**
- * Resources of this daemon that no row names, in two looks. `look` lists all resources; `owners` reads the rows and is called
- * after each look, so that a launch which begins meanwhile has its row.
+ * Resources of this daemon that no row names, in two looks. `look` lists all resources; `owners` reads the rows and is
+ * called after each look, so that a launch which begins meanwhile has its row.
  */
 export async function findLeaks(
   places: Places,

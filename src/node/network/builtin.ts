@@ -35,9 +35,9 @@ export interface Builtin {
 /**
  * Composes the network from the plugins and programs of this machine. With iptables, one rule masquerades the whole
  * subnet, in place of the bridge plugin's `ipMasq` (workers/net/uplink.ts explains why). portmap and bandwidth are in
- * the list but run only for pods that use them: see {@link forPod}. Without iptables the way out of the node is masqueraded
- * by nf_tables, where plugins run in process. Throws a plain Error when the program of bridge or host-local is missing
- * and needed.
+ * the list but run only for pods that use them: see {@link forPod}. Without iptables the way out of the node is
+ * masqueraded by nf_tables, where plugins run in process. Throws a plain Error when the program of bridge or host-local
+ * is missing and needed.
  */
 export function builtinNetwork({ root, subnet, binDirs, inProcess }: BuiltinSettings): Builtin {
   const { bridge, subnets } = bridgeOf({ root, subnet });

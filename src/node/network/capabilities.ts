@@ -26,8 +26,8 @@ const LEAST_RATE = 1e3;
 const MOST_RATE = 1e15;
 
 /**
- * The arguments that the pod has and at least one plugin of the network declares, `ipRanges` only where they are allowed. Throws INVALID_REQUEST for invalid
- * annotations.
+ * The arguments that the pod has and at least one plugin of the network declares, `ipRanges` only where they are
+ * allowed. Throws INVALID_REQUEST for invalid annotations.
  */
 export function capabilityArgs(
   config: PodSandboxConfig,

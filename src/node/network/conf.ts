@@ -35,8 +35,8 @@ export interface HostFiles {
 const MAX_BYTES = 1 << 20;
 
 /**
- * Reads a folder. A folder that cannot be read is a problem, an absent one has no files. Throws TIMED_OUT alone, for a mount that hangs: then
- * nothing is known of what the folder contains.
+ * Reads a folder. A folder that cannot be read is a problem, an absent one has no files. Throws TIMED_OUT alone, for a
+ * mount that hangs: then nothing is known of what the folder contains.
  */
 export async function loadFolder(folder: string, host: HostFiles): Promise<FolderConf> {
   let names: string[];

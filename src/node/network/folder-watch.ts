@@ -10,10 +10,11 @@ const POLL_MS = 2000;
 const REMOTE = 'on a mount that may hang';
 
 /**
- * Reports changes in a folder by inotify. On a mount that may hang (NFS, FUSE), where inotify misses what other machines change and adding a
- * watch may block, it reports a possible change every two seconds. The folder may be absent, appear, vanish and be replaced: while it is absent,
- * its nearest existing ancestor is watched. When inotify fails (ENOSPC: no watch left), it reports a possible change
- * every two seconds. Never throws and keeps no process alive.
+ * Reports changes in a folder by inotify. On a mount that may hang (NFS, FUSE), where inotify misses what other
+ * machines change and adding a watch may block, it reports a possible change every two seconds. The folder may be
+ * absent, appear, vanish and be replaced: while it is absent, its nearest existing ancestor is watched. When inotify
+ * fails (ENOSPC: no watch left), it reports a possible change every two seconds. Never throws and keeps no process
+ * alive.
  */
 export class FolderWatch implements Disposable {
   readonly #folder: string;

@@ -1,11 +1,14 @@
 /**
- * Addresses of deleted pods that must not be used again before their links are gone. The kernel takes the links down with the
- * namespace, in the background; this looks every few milliseconds and releases what is free, all of it in one call of a worker.
+ * Addresses of deleted pods that must not be used again before their links are gone. The kernel takes the links down
+ * with the namespace, in the background; this looks every few milliseconds and releases what is free, all of it in one
+ * call of a worker.
  */
 import type { Deferred, Release } from '../../workers/net/release.ts';
 import type { CniCall } from '../../workers/net/types.ts';
 
-/** Pauses between two looks, in milliseconds: the kernel needs some 20 for one namespace, and 125 for a hundred at once. */
+/**
+ * Pauses between two looks, in milliseconds: the kernel needs some 20 for one namespace, and 125 for a hundred at once.
+ */
 const FIRST_PAUSE_MS = 20;
 const LAST_PAUSE_MS = 100;
 /** After a failure: the folder of addresses may be on a disk that is full. */

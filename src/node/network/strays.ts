@@ -9,8 +9,8 @@ export interface Strays {
   /** Attachments to DEL, read from libcni's cache. The caller deletes these first, because DEL uses the namespace. */
   attachments: CniAttachment[];
   /**
-   * Attachments whose DEL an earlier daemon called, without the release of the address that follows the end of the namespace. They
-   * are to be deleted again, and are no leaks. Rows of their sandboxes may exist.
+   * Attachments whose DEL an earlier daemon called, without the release of the address that follows the end of the
+   * namespace. They are to be deleted again, and are no leaks. Rows of their sandboxes may exist.
    */
   unreleased: CniAttachment[];
   /** Paths of pinned namespaces to remove. */

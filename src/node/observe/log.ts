@@ -98,8 +98,9 @@ export function createLog({ level: configured, stream, journal = toJournal() }: 
 type LogFile = EventEmitter & { flushSync(): void };
 
 /**
- * Standard output may be a file on a full disk. Without a listener its `error` event ends the process; what could not be written is
- * tried again with the next line. A flush is left out then: sonic-boom's, also at the exit of the process, tries for ever.
+ * Standard output may be a file on a full disk. Without a listener its `error` event ends the process; what could not
+ * be written is tried again with the next line. A flush is left out then: sonic-boom's, also at the exit of the
+ * process, tries for ever.
  */
 function surviveFailures(out: LogFile): void {
   let failing = false;

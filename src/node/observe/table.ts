@@ -322,6 +322,7 @@ export const METRICS = {
         'IMAGE_INVALID',
         'REGISTRY_DENIED',
         'REGISTRY_UNAVAILABLE',
+        'SIGNATURE_INVALID',
         'CONFIG_INVALID',
         'DISK_FULL',
         'TIMED_OUT',

@@ -100,7 +100,8 @@ export async function parseCdiSpec(text: string, path: string): Promise<CdiSpec>
     if (typeof device?.name !== 'string' || !/^[A-Za-z0-9][\w.:-]*$/.test(device.name)) {
       throw bad(`"${device?.name}" is not a valid device name`);
     }
-    // Mostly a driver that found no device when it wrote the file. The CDI project's own cache refuses such a file whole.
+    // Mostly a driver that found no device when it wrote the file. The CDI project's own cache refuses such a file
+    // whole.
     if (isEmpty(device.containerEdits)) throw bad(`device "${device.name}" has no containerEdits`);
   }
   for (const edits of [spec.containerEdits, ...spec.devices.map(({ containerEdits }) => containerEdits)]) {

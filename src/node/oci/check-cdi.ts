@@ -1,7 +1,7 @@
 /**
- * The form of `containerEdits` in CDI files. Drivers write these files, with whatever their version makes of them, and what is not checked
- * here would fail a container's creation half-way, or reach the runtime.
- * Source: https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md
+ * The form of `containerEdits` in CDI files. Drivers write these files, with whatever their version makes of them, and
+ * what is not checked here would fail a container's creation half-way, or reach the runtime. Source:
+ * https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md
  */
 import { isObject } from '../../workers/json.ts';
 
@@ -62,7 +62,9 @@ const ITEMS: Record<string, Fields> = {
   },
 };
 
-/** What is wrong with the edits, as "mounts[0].hostPath is not valid"; undefined when nothing is. Absent edits are fine. */
+/**
+ * What is wrong with the edits, as "mounts[0].hostPath is not valid"; undefined when nothing is. Absent edits are fine.
+ */
 export function editsProblem(edits: unknown): string | undefined {
   if (edits === undefined) return undefined;
   const problem = fieldsProblem(edits, EDITS, 'containerEdits');

@@ -69,7 +69,9 @@ export interface ContainerSpecInput {
   host: HostFacts;
 }
 
-/** Whether a container gets all devices of the host: a privileged one does, unless its runtime is configured otherwise. */
+/**
+ * Whether a container gets all devices of the host: a privileged one does, unless its runtime is configured otherwise.
+ */
 export function needsHostDevices(
   { linux }: Pick<ContainerConfig, 'linux'>,
   { privilegedWithoutHostDevices }: { privilegedWithoutHostDevices: boolean },

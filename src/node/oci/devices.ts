@@ -1,7 +1,8 @@
 import type { Device, DeviceRule, Resources } from './types.ts';
 
 /**
- * A device of the request: `path` is its path in the container, type and numbers come from the host (src/workers/host-paths/devices.ts).
+ * A device of the request: `path` is its path in the container, type and numbers come from the host
+ * (src/workers/host-paths/devices.ts).
  */
 export interface GrantedDevice extends Device {
   /** One or more of "r", "w" and "m" (mknod). */

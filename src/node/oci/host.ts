@@ -28,7 +28,10 @@ export interface HostFacts {
 export interface RuntimeFeatures {
   /** The mount option `rro`; needs mount_setattr(2), Linux 5.12. */
   recursiveReadOnly: boolean;
-  /** Idmapped mounts of volumes and of a root file system's layers (`linux.mountExtensions.idmap`); overlayfs takes idmapped layers from Linux 5.19 on. */
+  /**
+   * Idmapped mounts of volumes and of a root file system's layers (`linux.mountExtensions.idmap`); overlayfs takes
+   * idmapped layers from Linux 5.19 on.
+   */
   idmap: boolean;
 }
 

@@ -22,8 +22,8 @@ export interface PinnedSpecInput {
 }
 
 /**
- * The spec of a pinned sandbox. A shim's start command reads its annotations, by which it groups containers, and users of
- * `crictl inspectp` its namespaces.
+ * The spec of a pinned sandbox. A shim's start command reads its annotations, by which it groups containers, and users
+ * of `crictl inspectp` its namespaces.
  */
 export function buildPinnedSpec({ id, config, netns, pinned, podAnnotations }: PinnedSpecInput): PinnedSpec {
   const namespaces: Namespace[] = [];

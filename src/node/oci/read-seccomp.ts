@@ -7,8 +7,8 @@ import type { Seccomp } from './types.ts';
 const MAX_BYTES = 4 << 20;
 
 /**
- * Reads the Localhost profile of a request with `read`; undefined when it has none. Rejects with INVALID_REQUEST when the file
- * cannot be read or parsed, and with TIMED_OUT when `read` does.
+ * Reads the Localhost profile of a request with `read`; undefined when it has none. Rejects with INVALID_REQUEST when
+ * the file cannot be read or parsed, and with TIMED_OUT when `read` does.
  */
 export async function readSeccomp(
   profile: SecurityProfile | undefined,

@@ -120,8 +120,9 @@ export class Shims implements Disposable {
   }
 
   /**
-   * Waits for any answer of a connected shim, so that a hung one (SIGSTOP, a frozen cgroup, a hung disk) is found before a job asks it for
-   * work while it holds a place that others wait for. Callers at the same time share one question. Throws SHIM_FAILED and TIMED_OUT.
+   * Waits for any answer of a connected shim, so that a hung one (SIGSTOP, a frozen cgroup, a hung disk) is found
+   * before a job asks it for work while it holds a place that others wait for. Callers at the same time share one
+   * question. Throws SHIM_FAILED and TIMED_OUT.
    */
   async probe(shim: Shim): Promise<void> {
     let asked = this.#probes.get(shim);

@@ -12,8 +12,8 @@ interface UsageSample {
 }
 
 /**
- * CPU use as a rate between two calls of the client, by a clock without steps (CLOCK_MONOTONIC). The kubelet calls every ten seconds, so its second call returns a
- * rate; there is no sampling in the background.
+ * CPU use as a rate between two calls of the client, by a clock without steps (CLOCK_MONOTONIC). The kubelet calls
+ * every ten seconds, so its second call returns a rate; there is no sampling in the background.
  */
 export class CpuRates {
   readonly #samples = new Map<string, UsageSample>();

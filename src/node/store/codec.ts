@@ -16,9 +16,9 @@ interface Message<T> {
 }
 
 /**
- * For rows with a CRI message in `config` and times (bigint) in `times`. The message is stored as protobuf: JSON has no int64, a
- * replacer function for it costs ten times what the rest of the row does, and the message seldom changes while its row is
- * written four times in a launch, so its text is kept.
+ * For rows with a CRI message in `config` and times (bigint) in `times`. The message is stored as protobuf: JSON has no
+ * int64, a replacer function for it costs ten times what the rest of the row does, and the message seldom changes while
+ * its row is written four times in a launch, so its text is kept.
  */
 export function criCodec<M extends object, R extends { config: M }>(
   message: Message<M>,

@@ -114,19 +114,21 @@ export class Connection implements Disposable {
 }
 
 /**
- * The rows of a store that cannot be opened for writing, by table: on a file system that is read-only, or so full that the WAL's shared
- * memory finds no place. Throws when they cannot be read either.
+ * The rows of a store that cannot be opened for writing, by table: on a file system that is read-only, or so full that
+ * the WAL's shared memory finds no place. Throws when they cannot be read either.
  */
 export function readOnlyRows(options: ConnectionOptions): Map<string, StoredRow[]> {
   const { path } = options;
-  // Without a WAL the file is complete, and `immutable` lets SQLite do without the shared memory, which it would have to make.
+  // Without a WAL the file is complete, and `immutable` lets SQLite do without the shared memory, which it would have
+  // to make.
   const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
   if (!wal?.size) return readFrom(new DatabaseSync(immutableUrl(path), { readOnly: true }), options);
   try {
     return readFrom(new DatabaseSync(path, { readOnly: true }), options);
   } catch (error) {
     if (!isDiskTrouble(error)) throw error;
-    // In this mode the index of the WAL is in the process's own memory. It needs a descriptor for writing, which a full disk allows.
+    // In this mode the index of the WAL is in the process's own memory. It needs a descriptor for writing, which a full
+    // disk allows.
     const db = new DatabaseSync(path);
     db.exec('PRAGMA locking_mode = EXCLUSIVE');
     return readFrom(db, options);
@@ -155,8 +157,8 @@ function immutableUrl(path: string): URL {
 }
 
 /**
- * Makes the file with its mode before SQLite does, and corrects that of an older one: rows hold containers' environments. Throws where
- * the file cannot be written: SQLite would open it for reading and fail at the first write.
+ * Makes the file with its mode before SQLite does, and corrects that of an older one: rows hold containers'
+ * environments. Throws where the file cannot be written: SQLite would open it for reading and fail at the first write.
  */
 function makeFile(path: string): void {
   const present = statSync(path, { throwIfNoEntry: false });
@@ -229,7 +231,9 @@ function migrate(db: DatabaseSync, from: number, migrations: Migrations): void {
   }
 }
 
-/** Rows that an earlier Sluice has written, outside its store, as this one has them. Throws when they are a newer one's. */
+/**
+ * Rows that an earlier Sluice has written, outside its store, as this one has them. Throws when they are a newer one's.
+ */
 export function migrateRows({
   rows,
   tables,

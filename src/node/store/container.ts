@@ -6,8 +6,8 @@
  *        │            └──────────────────────────────────┴────────────┤
  *        └────────────────────────────────────────────────────────────┘
  *
- * `starting`: between the first request to the shim and `running`; CRI shows it as created. A start that fails ends in `exited`, once
- * nothing of its task is left. A removal that fails goes back to the state it came from.
+ * `starting`: between the first request to the shim and `running`; CRI shows it as created. A start that fails ends in
+ * `exited`, once nothing of its task is left. A removal that fails goes back to the state it came from.
  */
 import type { ContainerConfig } from '../../../proto/gen/cri.ts';
 import { nowNs } from '../../clock.ts';
@@ -105,7 +105,10 @@ export class ContainerStates {
     this.#events.publish('started', row.id, row.sandbox);
   }
 
-  /** Stores how a running container ended while its log is drained and its task deleted; its state stays `running` until {@link exited}. */
+  /**
+   * Stores how a running container ended while its log is drained and its task deleted; its state stays `running` until
+   * {@link exited}.
+   */
   noteEnd(row: ContainerRow, end: End): void {
     check(row, 'exited', ['running']);
     setEnd(row, end);
@@ -132,7 +135,10 @@ export class ContainerStates {
     this.#move(row, before, ['removing']);
   }
 
-  /** The undo of a creation, or a removal, has to be tried again: `reason` says why, `attempts` counts the retries so far. */
+  /**
+   * The undo of a creation, or a removal, has to be tried again: `reason` says why, `attempts` counts the retries so
+   * far.
+   */
   cleanUpPending(row: ContainerRow, reason: string, attempts = row.cleanup?.attempts ?? 0): void {
     this.#move(row, 'removing', ['creating', 'removing'], () => {
       row.cleanup = { failed: reason, attempts };

@@ -26,12 +26,16 @@ export interface CopiesOptions {
 }
 
 /**
- * Keeps a copy of each row in a file of its own, beside the store: those of pods and containers in the state folder, which ends with
- * them, those of images and layers in the root folder. A worker writes them, some milliseconds after the change.
+ * Keeps a copy of each row in a file of its own, beside the store: those of pods and containers in the state folder,
+ * which ends with them, those of images and layers in the root folder. A worker writes them, some milliseconds after
+ * the change.
  */
 export class Copies implements AsyncDisposable {
   readonly #options: CopiesOptions;
-  /** By table and id: the row, or undefined for a deleted one. What can wait until the files are written is not done at each change. */
+  /**
+   * By table and id: the row, or undefined for a deleted one. What can wait until the files are written is not done at
+   * each change.
+   */
   readonly #changes = new Map<string, Map<string, string | undefined>>();
   #timer: NodeJS.Timeout | undefined;
   #writing: Promise<void> = Promise.resolve();
@@ -52,10 +56,15 @@ export class Copies implements AsyncDisposable {
     this.#plan(GATHER_MS);
   }
 
-  /** Makes the files agree with the rows of a table: after a start, when a killed daemon has not written its last changes. */
+  /**
+   * Makes the files agree with the rows of a table: after a start, when a killed daemon has not written its last
+   * changes.
+   */
   async sync(table: string, rows: Iterable<StoredRow>): Promise<void> {
-    const copies = [...rows].map(({ id, row }) => ({ name: nameOf(id), text: this.#encode(row) }));
-    await this.#attempt(() => this.#options.writer.syncCopies({ folder: this.#folder(table), copies }));
+    await this.#attempt(() => {
+      const copies = [...rows].map(({ id, row }) => ({ name: nameOf(id), text: this.#encode(row) }));
+      return this.#options.writer.syncCopies({ folder: this.#folder(table), copies });
+    });
   }
 
   /** Writes what waits. */
@@ -86,13 +95,16 @@ export class Copies implements AsyncDisposable {
     const changes = [...this.#changes].flatMap(([table, rows]) => [...rows].map(([id, row]) => ({ table, id, row })));
     this.#changes.clear();
     if (changes.length > 0) {
-      const files = changes.map(({ table, id, row }) => this.#file(table, id, row));
-      const written = await this.#attempt(() => this.#options.writer.writeCopies({ changes: files }));
+      const written = await this.#attempt(() => {
+        const files = changes.map(({ table, id, row }) => this.#file(table, id, row));
+        return this.#options.writer.writeCopies({ changes: files });
+      });
       // What has changed again meanwhile is newer.
       const newer = ({ table, id }: { table: string; id: string }) => this.#changes.get(table)?.has(id);
       if (!written) for (const change of changes) if (!newer(change)) this.note(change.table, change.id, change.row);
     }
-    // Unset only now, so that one call at a time is under way and a slow disk has no more than one batch on its way to it.
+    // Unset only now, so that one call at a time is under way and a slow disk has no more than one batch on its way to
+    // it.
     this.#timer = undefined;
     if (this.#changes.size > 0) this.#plan(this.#failed === undefined ? GATHER_MS : PAUSE_MS);
   }

@@ -177,7 +177,10 @@ export class Database implements Disposable {
     this.#options.onWrite?.((performance.now() - began) / 1000);
   }
 
-  /** Notes that the store cannot be written. Except on a full disk, the retry opens the file anew: it may be another one by then. */
+  /**
+   * Notes that the store cannot be written. Except on a full disk, the retry opens the file anew: it may be another one
+   * by then.
+   */
   #lose(error: unknown): void {
     if (!keepsConnection(error)) this.#disconnect();
     this.#pending.fail(error);
@@ -188,7 +191,8 @@ export class Database implements Disposable {
       this.#withBallast(() => {
         const connection = this.#connection;
         if (!connection) this.#connection = this.#openForAll();
-        // Whoever holds the lock has held it for a second already: waiting again would hold up main, and the next retry comes soon.
+        // Whoever holds the lock has held it for a second already: waiting again would hold up main, and the next retry
+        // comes soon.
         else connection.withoutWaiting(() => connection.transaction(() => this.#writeRows(rows)));
       });
     } catch (error) {

@@ -17,8 +17,8 @@ export interface PendingRow {
 }
 
 /**
- * The rows that could not be written. Memory is the truth while the daemon runs, so only their ids are kept: a retry writes what each
- * row is by then, or deletes it.
+ * The rows that could not be written. Memory is the truth while the daemon runs, so only their ids are kept: a retry
+ * writes what each row is by then, or deletes it.
  */
 export class PendingWrites implements Disposable {
   readonly #options: PendingWritesOptions;
@@ -47,7 +47,10 @@ export class PendingWrites implements Disposable {
     return this.#lastError;
   }
 
-  /** Keeps a row for a retry, `error` being why it could not be written now; without one it joins those that wait already. */
+  /**
+   * Keeps a row for a retry, `error` being why it could not be written now; without one it joins those that wait
+   * already.
+   */
   add(row: PendingRow, error?: unknown): void {
     this.#rows.set(`${row.table} ${row.id}`, row);
     if (error !== undefined) this.fail(error);

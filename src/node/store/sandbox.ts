@@ -7,11 +7,11 @@
  *        │        notready ─────┘            │
  *        └───────────────────────────────────┘  a launch that failed, or that a killed daemon left half-way
  *
- * `notready`: the processes are gone, the network and the rest are still held. The next start of the daemon undoes rows that are
- * `creating` or `removing`.
+ * `notready`: the processes are gone, the network and the rest are still held. The next start of the daemon undoes rows
+ * that are `creating` or `removing`.
  *
- * A row is written before the resources it names exist and holds everything that their undo needs: the undo takes the row, never
- * memory of the launch.
+ * A row is written before the resources it names exist and holds everything that their undo needs: the undo takes the
+ * row, never memory of the launch.
  */
 import type { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { nowNs } from '../../clock.ts';
@@ -86,7 +86,9 @@ export interface ShimRow {
   address: string;
   /** Version of the task service it speaks. */
   version: 2 | 3;
-  /** Id of the pod that the shim was started for, where several pods share it; that pod may be gone. Absent: this pod. */
+  /**
+   * Id of the pod that the shim was started for, where several pods share it; that pod may be gone. Absent: this pod.
+   */
   leader?: string;
 }
 
@@ -133,7 +135,9 @@ export class SandboxStates {
     this.#move(row, 'removing', ['stopped', 'removing']);
   }
 
-  /** The undo of a launch, or a removal, has to be tried again: `reason` says why, `attempts` counts the retries so far. */
+  /**
+   * The undo of a launch, or a removal, has to be tried again: `reason` says why, `attempts` counts the retries so far.
+   */
   cleanUpPending(row: SandboxRow, reason: string, attempts = row.cleanup?.attempts ?? 0): void {
     this.#move(row, 'removing', ['creating', 'removing'], () => {
       row.cleanup = { failed: reason, attempts };

@@ -15,7 +15,10 @@ export class BrokenStore extends Error {
   override readonly name = 'BrokenStore';
 }
 
-/** The low byte of an extended result code (778, SQLITE_IOERR_WRITE, is a kind of 10); undefined for errors of other origin. */
+/**
+ * The low byte of an extended result code (778, SQLITE_IOERR_WRITE, is a kind of 10); undefined for errors of other
+ * origin.
+ */
 function primaryCode(error: unknown): number | undefined {
   const { errcode } = error as { errcode?: number };
   return errcode === undefined ? undefined : errcode & 0xff;
@@ -31,8 +34,9 @@ export function isBroken(error: unknown): boolean {
 }
 
 /**
- * Freed space may help. ENOSPC is SQLITE_FULL in a write of the database or its WAL, SQLITE_IOERR (SHMSIZE, WRITE) in one of the
- * shared memory file, SQLITE_CANTOPEN where it keeps a file from being made; EDQUOT is SQLITE_IOERR everywhere.
+ * Freed space may help. ENOSPC is SQLITE_FULL in a write of the database or its WAL, SQLITE_IOERR (SHMSIZE, WRITE) in
+ * one of the shared memory file, SQLITE_CANTOPEN where it keeps a file from being made; EDQUOT is SQLITE_IOERR
+ * everywhere.
  */
 export function mayBeFull(error: unknown): boolean {
   return isOneOf(error, [SQLITE.FULL, SQLITE.IOERR, SQLITE.CANTOPEN]);
@@ -43,7 +47,10 @@ export function keepsConnection(error: unknown): boolean {
   return isOneOf(error, [SQLITE.BUSY, SQLITE.LOCKED, SQLITE.FULL]);
 }
 
-/** The file, or the file system it is in, refuses to be opened or written: the cause may pass, and says nothing against the rows. */
+/**
+ * The file, or the file system it is in, refuses to be opened or written: the cause may pass, and says nothing against
+ * the rows.
+ */
 export function isDiskTrouble(error: unknown): boolean {
   const { BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN } = SQLITE;
   return (

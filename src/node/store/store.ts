@@ -55,8 +55,8 @@ export class Store implements Disposable {
   #changes = 0;
 
   /**
-   * Opens the store, or makes it. A broken one is moved aside and rebuilt from the copies. Throws CONFIG_INVALID for a store of a
-   * newer Sluice, or one that can neither be read nor written.
+   * Opens the store, or makes it. A broken one is moved aside and rebuilt from the copies. Throws CONFIG_INVALID for a
+   * store of a newer Sluice, or one that can neither be read nor written.
    */
   constructor(path: string, options: StoreOptions = {}) {
     this.#options = options;

@@ -1,7 +1,7 @@
 /**
- * A table of rows: memory is the truth while the daemon runs, SQLite is what the next one starts from. Every change is written
- * at once (some tens of microseconds, no fsync: see connection.ts), so that a row is on its way to the disk before the resource
- * it describes exists.
+ * A table of rows: memory is the truth while the daemon runs, SQLite is what the next one starts from. Every change is
+ * written at once (some tens of microseconds, no fsync: see connection.ts), so that a row is on its way to the disk
+ * before the resource it describes exists.
  */
 
 import { SluiceError } from '../../errors.ts';
@@ -12,7 +12,10 @@ export interface Row {
   id: string;
 }
 
-/** Where changes go. Only `insert` throws, and then the row is not there; a change or deletion that cannot be written is retried. */
+/**
+ * Where changes go. Only `insert` throws, and then the row is not there; a change or deletion that cannot be written is
+ * retried.
+ */
 export interface Writer {
   insert(id: string, json: string): void;
   update(id: string, json: string): void;
@@ -24,7 +27,9 @@ export class Table<R extends Row> {
   readonly #codec: Codec<R>;
   readonly #writer: Writer | undefined;
 
-  /** Without a writer the table lives in memory alone (unit tests). Throws for rows that the codec does not understand. */
+  /**
+   * Without a writer the table lives in memory alone (unit tests). Throws for rows that the codec does not understand.
+   */
   constructor(codec: Codec<R> = plainCodec(), writer?: Writer, stored: Iterable<StoredRow> = []) {
     this.#codec = codec;
     this.#writer = writer;
@@ -43,7 +48,10 @@ export class Table<R extends Row> {
     return this.#rows.get(id);
   }
 
-  /** The row with this id, or the only one whose id begins so (crictl sends what the user typed). Throws INVALID_REQUEST when several do. */
+  /**
+   * The row with this id, or the only one whose id begins so (crictl sends what the user typed). Throws INVALID_REQUEST
+   * when several do.
+   */
   find(idOrPrefix: string): R | undefined {
     const exact = this.#rows.get(idOrPrefix);
     if (exact || idOrPrefix === '') return exact;
@@ -57,8 +65,8 @@ export class Table<R extends Row> {
   }
 
   /**
-   * Writes a changed row back; never throws for the disk's sake. A row that was deleted meanwhile stays deleted: an undo that ends
-   * after its time limit must not bring back what a later retry has removed.
+   * Writes a changed row back; never throws for the disk's sake. A row that was deleted meanwhile stays deleted: an
+   * undo that ends after its time limit must not bring back what a later retry has removed.
    */
   update(row: R): void {
     if (this.#rows.get(row.id) === row) this.put(row);

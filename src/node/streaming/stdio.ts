@@ -124,6 +124,11 @@ export class Stdio implements AsyncDisposable {
     await this.#worker.call('removeIo', { id: io.id, fifos: io.fifos });
   }
 
+  /** Shrinks the heap of the worker's thread. */
+  shrinkHeap(): Promise<void> {
+    return this.#worker.call('shrinkHeap', null);
+  }
+
   stats(): Promise<StdioStats> {
     return this.#worker.call('stats', null);
   }

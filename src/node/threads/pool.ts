@@ -23,9 +23,10 @@ export interface PoolOptions {
 }
 
 /**
- * A pool of worker threads with typed calls. A call is never cancelled: piscina ends the thread of an aborted task, and with it
- * everything else that runs there. Piscina's defaults are wrong for a daemon (threads that die when idle, an endless queue, a
- * thread that sleeps in Atomics.wait and so hears of no exiting child), so every one of them is set here.
+ * A pool of worker threads with typed calls. A call is never cancelled: piscina ends the thread of an aborted task, and
+ * with it everything else that runs there. Piscina's defaults are wrong for a daemon (threads that die when idle, an
+ * endless queue, a thread that sleeps in Atomics.wait and so hears of no exiting child), so every one of them is set
+ * here.
  */
 export class Pool<T extends Handlers> implements AsyncDisposable {
   readonly name: PoolName;
@@ -57,8 +58,8 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
   }
 
   /**
-   * Runs one of the worker's functions; the objects in `transferList` (ports in `input`) move to the worker. Rejects with a
-   * {@link SluiceError}, also when the thread died under it.
+   * Runs one of the worker's functions; the objects in `transferList` (ports in `input`) move to the worker. Rejects
+   * with a {@link SluiceError}, also when the thread died under it.
    */
   async call<K extends keyof T & string>(
     op: K,

@@ -6,7 +6,9 @@ export interface AdmissionOptions {
   /** Jobs of each lane that run at once. */
   maxRunning: Record<Lane, number>;
   maxQueued: number;
-  /** Milliseconds after which a job that still runs gives its place back, see {@link Places}; by lane, left out: never. */
+  /**
+   * Milliseconds after which a job that still runs gives its place back, see {@link Places}; by lane, left out: never.
+   */
   leaseMs?: Partial<Record<Lane, number>>;
   onVerdict?: (lane: Lane, verdict: Verdict) => void;
 }

@@ -14,7 +14,9 @@ export interface EngineOptions {
   undoTimeoutMs: number;
   /** Milliseconds after which a stage is given up, where that differs from the table in src/stages.ts. */
   timeLimitsMs?: Partial<Record<StageName, number>>;
-  /** Milliseconds after which a stage that still runs gives its place to the next, see {@link Places}. Left out: never. */
+  /**
+   * Milliseconds after which a stage that still runs gives its place to the next, see {@link Places}. Left out: never.
+   */
   leaseMs?: number;
   /** Tries the undos of stages that ended late; left out, each is tried once. */
   retries?: Pick<RetryQueue, 'add'>;
@@ -37,9 +39,10 @@ export class JobError extends SluiceError {
 }
 
 /**
- * Runs jobs: starts each stage as soon as what it needs is done and its limit has room, and when one fails, lets those that run
- * finish (nothing is cancelled midway), then undoes everything that was started. A stage that exceeds its time limit fails with
- * TIMED_OUT; its work cannot be ended (a mount call in uninterruptible sleep), so what it brings about when it ends after all is undone then.
+ * Runs jobs: starts each stage as soon as what it needs is done and its limit has room, and when one fails, lets those
+ * that run finish (nothing is cancelled midway), then undoes everything that was started. A stage that exceeds its time
+ * limit fails with TIMED_OUT; its work cannot be ended (a mount call in uninterruptible sleep), so what it brings about
+ * when it ends after all is undone then.
  */
 export class Engine {
   readonly #options: EngineOptions;
@@ -124,8 +127,8 @@ export class Engine {
   }
 
   /**
-   * Waits, however long, for work that was given up, and undoes its stage once more: it may have done the rest after the first undo. The
-   * job is over by then, so this is a clean-up of its own.
+   * Waits, however long, for work that was given up, and undoes its stage once more: it may have done the rest after
+   * the first undo. The job is over by then, so this is a clean-up of its own.
    */
   async #undoLate<S extends JobState<R, C>, R, C>(
     { name }: JobTable<S, R, C>,
@@ -204,7 +207,9 @@ async function start(work: () => Promise<void> | void): Promise<void> {
   await work();
 }
 
-/** Stops waiting for `work` after `ms`. The work itself goes on; an undo is idempotent, so a second try does no harm. */
+/**
+ * Stops waiting for `work` after `ms`. The work itself goes on; an undo is idempotent, so a second try does no harm.
+ */
 async function withLimit(ms: number, work: () => Promise<void> | void): Promise<void> {
   await withTimeLimit(Promise.resolve(work()), ms, () => {
     throw new SluiceError('TIMED_OUT', `no end within ${ms / 1000} s`);

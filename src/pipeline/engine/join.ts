@@ -27,8 +27,8 @@ export interface JoinOptions<T, Tag> {
   /** Undoes a result that was not claimed within claimTtlMs. */
   onUnclaimed: (key: string, value: T) => void;
   /**
-   * Results without a caller, while they wait to be claimed. Whoever uses one claims it by deleting it from the set: it is then not
-   * undone, and a retry still gets it until claimTtlMs is over.
+   * Results without a caller, while they wait to be claimed. Whoever uses one claims it by deleting it from the set: it
+   * is then not undone, and a retry still gets it until claimTtlMs is over.
    */
   unclaimed?: Set<T>;
   /** A further caller waits for the flight with this tag. */
@@ -38,9 +38,9 @@ export interface JoinOptions<T, Tag> {
 }
 
 /**
- * Joins calls that mean the same launch. CRI has no request id and kubelet repeats a call whose deadline has passed, with the
- * same name and attempt; answering "name is reserved" then loops for ever (containerd issues 4604, 9947, 12438). Here the
- * retry joins the launch in flight, or takes the finished one that waits for it.
+ * Joins calls that mean the same launch. CRI has no request id and kubelet repeats a call whose deadline has passed,
+ * with the same name and attempt; answering "name is reserved" then loops for ever (containerd issues 4604, 9947,
+ * 12438). Here the retry joins the launch in flight, or takes the finished one that waits for it.
  *
  * Each flight carries a tag of the caller's: whatever a joining caller must see of the launch in flight.
  */
@@ -72,8 +72,9 @@ export class Joins<T, Tag> {
   }
 
   /**
-   * Waits for the launch of `key`, starting it with `tag` unless one is in flight. The signal given to `start` aborts when nobody
-   * waits any more. Rejects with DEADLINE_PASSED or CALLER_GONE when this caller leaves, else with the launch's own error.
+   * Waits for the launch of `key`, starting it with `tag` unless one is in flight. The signal given to `start` aborts
+   * when nobody waits any more. Rejects with DEADLINE_PASSED or CALLER_GONE when this caller leaves, else with the
+   * launch's own error.
    */
   async run(key: string, caller: Caller, tag: Tag, start: (abandoned: AbortSignal) => Promise<T>): Promise<T> {
     let flight = this.#find(key);

@@ -6,8 +6,8 @@ interface Entry {
 }
 
 /**
- * Locks by key, shared or exclusive, first come first served. Jobs on containers share their pod's lock; a job that stops or removes
- * the pod holds it exclusively, so that no container is made in a pod that is going away.
+ * Locks by key, shared or exclusive, first come first served. Jobs on containers share their pod's lock; a job that
+ * stops or removes the pod holds it exclusively, so that no container is made in a pod that is going away.
  */
 export class Locks {
   readonly #entries = new Map<string, Entry>();

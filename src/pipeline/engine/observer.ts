@@ -1,13 +1,14 @@
 /**
- * Events of jobs. Observers implement this interface: metrics, the ring of launches, the log and spans all hang on it. Calls are
- * synchronous, cheap (about a microsecond) and never throw.
+ * Events of jobs. Observers implement this interface: metrics, the ring of launches, the log and spans all hang on it.
+ * Calls are synchronous, cheap (about a microsecond) and never throw.
  *
  * The order of calls for one job:
  *
  *     jobQueued → jobStarted → (stageReady → stageStarted → stageEnded)* → (undoStarted → undoEnded)* → jobEnded
  *
- * A job that was refused or dropped from the queue goes jobQueued → jobEnded with the error. A stage that was ready when another
- * one failed is never started. A clean-up outside any call (recovery, a retried undo) is a job with another `origin`.
+ * A job that was refused or dropped from the queue goes jobQueued → jobEnded with the error. A stage that was ready
+ * when another one failed is never started. A clean-up outside any call (recovery, a retried undo) is a job with
+ * another `origin`.
  */
 import type { JobRun, JobStart } from '../../node/observe/job-record.ts';
 import type { StageName } from '../../stages.ts';

@@ -11,8 +11,8 @@ export interface RetryQueueOptions {
 }
 
 /**
- * Tries failed clean-ups again, with growing pauses, until they succeed. What is to be done stands in the rows, so a restart of
- * the daemon only adds them anew.
+ * Tries failed clean-ups again, with growing pauses, until they succeed. What is to be done stands in the rows, so a
+ * restart of the daemon only adds them anew.
  */
 export class RetryQueue implements Disposable {
   readonly #options: RetryQueueOptions;
@@ -28,8 +28,9 @@ export class RetryQueue implements Disposable {
   }
 
   /**
-   * Repeats `work` for the row with this id, after `firstDelayMs` (0: at once) and then with growing pauses, until it succeeds. A second
-   * call for the same id changes nothing. `onFailure` gets the reason of each failure and how many there were.
+   * Repeats `work` for the row with this id, after `firstDelayMs` (0: at once) and then with growing pauses, until it
+   * succeeds. A second call for the same id changes nothing. `onFailure` gets the reason of each failure and how many
+   * there were.
    */
   add(
     id: string,

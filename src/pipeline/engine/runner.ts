@@ -10,8 +10,8 @@ export interface Entry {
   /** Higher goes first, in the queue of its lane and in those of its stages. */
   priority: number;
   /**
-   * Absent: the job is part of one that was admitted, and takes no place of its own. Were it to queue for one, the pods of a drained
-   * node could hold all places and wait for each other for ever.
+   * Absent: the job is part of one that was admitted, and takes no place of its own. Were it to queue for one, the pods
+   * of a drained node could hold all places and wait for each other for ever.
    */
   admit?: { abandoned?: AbortSignal };
   /** Receives the job's handle before it is admitted. */

@@ -1,8 +1,8 @@
 import type { JobName, StageName } from '../../stages.ts';
 
 /**
- * What every job has while it runs: the recorded row of its pod, container or image, and the services its stages use. `C` is the
- * type of those services; the engine passes them on and uses none.
+ * What every job has while it runs: the recorded row of its pod, container or image, and the services its stages use.
+ * `C` is the type of those services; the engine passes them on and uses none.
  */
 export interface JobState<R, C> {
   ctx: C;
@@ -10,8 +10,8 @@ export interface JobState<R, C> {
 }
 
 /**
- * One stage of a job. An undo gets the row and the services, and nothing else of the job, so that the same function serves a
- * failed launch, a removal and the recovery after `kill -9`.
+ * One stage of a job. An undo gets the row and the services, and nothing else of the job, so that the same function
+ * serves a failed launch, a removal and the recovery after `kill -9`.
  */
 export interface Stage<S extends JobState<R, C>, R, C> {
   name: StageName;
@@ -49,8 +49,9 @@ export function jobTable<S extends JobState<R, C>, R, C>(
 }
 
 /**
- * The job that takes down what `table` builds: each undo as a stage of its own, in the opposite order. Stages without an undo
- * drop out, and what needed them waits for what they needed. `renamed` gives a stage the name of what its undo does.
+ * The job that takes down what `table` builds: each undo as a stage of its own, in the opposite order. Stages without
+ * an undo drop out, and what needed them waits for what they needed. `renamed` gives a stage the name of what its undo
+ * does.
  */
 export function takeDown<S extends JobState<R, C>, R, C>(
   name: JobName,
@@ -73,7 +74,10 @@ export function takeDown<S extends JobState<R, C>, R, C>(
   );
 }
 
-/** The value of an optional field of a job's state that an earlier stage sets. Throws when the table's `needs` lack that stage. */
+/**
+ * The value of an optional field of a job's state that an earlier stage sets. Throws when the table's `needs` lack that
+ * stage.
+ */
 export function required<T>(value: T | undefined, what: string): T {
   if (value === undefined) throw new Error(`the stage that makes the ${what} has not run`);
   return value;

@@ -27,8 +27,9 @@ import { stopContainer } from './tables/stop-container.ts';
 const PART_OF_POD = Symbol('part of a job on the pod');
 
 /**
- * Containers of one pod that are killed at once. A shim hands exits to queues of 32 and reads none while it handles a container's end:
- * with 25 ends at a time (and each has three runtimes that end besides) it stood still for a second per exit, up to ten.
+ * Containers of one pod that are killed at once. A shim hands exits to queues of 32 and reads none while it handles a
+ * container's end: with 25 ends at a time (and each has three runtimes that end besides) it stood still for a second
+ * per exit, up to ten.
  */
 const KILLS_AT_ONCE = 4;
 
@@ -62,7 +63,8 @@ export class Containers {
     const ctx = this.#ctx;
     const sandbox = getSandbox(request.podSandboxId, ctx);
     const row = planContainer(request, sandbox, ctx);
-    // The name contains the pod, but not which of its sandboxes: a container for the next one must not join one of the last.
+    // The name contains the pod, but not which of its sandboxes: a container for the next one must not join one of the
+    // last.
     const key = `${row.name} in ${sandbox.id}`;
     const owner = ctx.containerNames.owner(row.name);
     if (owner !== undefined && !this.#creations.has(key)) {
@@ -85,8 +87,8 @@ export class Containers {
   }
 
   /**
-   * Starts a created container. A failure leaves it exited, with reason StartError and the message: at once, or, when the start could
-   * not be undone, as soon as it can.
+   * Starts a created container. A failure leaves it exited, with reason StartError and the message: at once, or, when
+   * the start could not be undone, as soon as it can.
    */
   async start(id: string, caller: Caller): Promise<void> {
     const ctx = this.#ctx;
@@ -117,8 +119,8 @@ export class Containers {
   }
 
   /**
-   * Ends a container: stop signal, grace in seconds, SIGKILL. An unknown or ended one is fine. It holds no lock of the pod: a job with
-   * less patience (another stop, the pod's) must not wait for this one's grace, and ends both.
+   * Ends a container: stop signal, grace in seconds, SIGKILL. An unknown or ended one is fine. It holds no lock of the
+   * pod: a job with less patience (another stop, the pod's) must not wait for this one's grace, and ends both.
    */
   async stop(id: string, graceSeconds: number, caller: Caller): Promise<void> {
     const row = this.#ctx.store.containers.get(id);
@@ -138,8 +140,8 @@ export class Containers {
   }
 
   /**
-   * Changes a container's limits in place: what is 0 or absent stays. The runtime changes a running one first; the bundle's
-   * spec follows, so that a created one starts with them.
+   * Changes a container's limits in place: what is 0 or absent stays. The runtime changes a running one first; the
+   * bundle's spec follows, so that a created one starts with them.
    */
   async update(
     id: string,
@@ -239,7 +241,10 @@ export class Containers {
     }
   }
 
-  /** Opens a recovered container's FIFOs and log. A failure is retried: the container runs on, and its output waits in the FIFOs. */
+  /**
+   * Opens a recovered container's FIFOs and log. A failure is retried: the container runs on, and its output waits in
+   * the FIFOs.
+   */
   async #reopenIo(row: ContainerRow): Promise<void> {
     const ctx = this.#ctx;
     const open = async () => {
@@ -298,8 +303,8 @@ export class Containers {
   }
 
   /**
-   * How a job on a container enters the pipeline: through the lane of its row in src/stages.ts. Jobs take the pod's lock once they are
-   * admitted, never before: a stop of the pod would wait with them for a place among the launches.
+   * How a job on a container enters the pipeline: through the lane of its row in src/stages.ts. Jobs take the pod's
+   * lock once they are admitted, never before: a stop of the pod would wait with them for a place among the launches.
    */
   #entry(job: JobName, row: ContainerRow, from: Caller | typeof PART_OF_POD): Entry {
     const caller = from === PART_OF_POD ? {} : from;
@@ -318,7 +323,10 @@ export class Containers {
     };
   }
 
-  /** Retries the undo of a container that a failed undo, or a killed daemon, has left half-way. Its name is released at once. */
+  /**
+   * Retries the undo of a container that a failed undo, or a killed daemon, has left half-way. Its name is released at
+   * once.
+   */
   #cleanUp(row: ContainerRow, reason: string, firstDelayMs?: number): void {
     const ctx = this.#ctx;
     const { locks, retries, runner } = this.#services;

@@ -32,7 +32,10 @@ export interface Exits {
   watches(id: string): boolean;
   /** Resolves when the container's end is recorded; at once when it is not watched. */
   containerEnded(id: string): Promise<void>;
-  /** True when the stop signal was sent before. The call counts as sending it: it goes out once, however many callers stop the container. */
+  /**
+   * True when the stop signal was sent before. The call counts as sending it: it goes out once, however many callers
+   * stop the container.
+   */
   stopSignalled(id: string): boolean;
   /** Records that the daemon itself sends SIGKILL: an exit code of 137 is then no OOM kill. */
   killing(id: string): void;
@@ -54,8 +57,8 @@ export interface JobContext {
   readonly sandboxStates: SandboxStates;
   readonly containerStates: ContainerStates;
   /**
-   * Ids of sandboxes and containers whose callers left before they were done. Any use of an id claims it (lookup.ts); one that is not
-   * claimed within claim_ttl is removed.
+   * Ids of sandboxes and containers whose callers left before they were done. Any use of an id claims it (lookup.ts);
+   * one that is not claimed within claim_ttl is removed.
    */
   readonly unclaimed: Set<string>;
   readonly sandboxNames: ReservedNames;

@@ -15,8 +15,8 @@ const GATHER_MS = 50;
 const DRAIN_MS = { quietMs: 0, maxMs: 1000 };
 
 /**
- * Containers whose shims died while no daemon watched. They are cleaned up in the background, a few at a time, so that a restart serves
- * before hundreds of them are done; their end is recorded after that, with an unknown exit code.
+ * Containers whose shims died while no daemon watched. They are cleaned up in the background, a few at a time, so that
+ * a restart serves before hundreds of them are done; their end is recorded after that, with an unknown exit code.
  */
 export class DeadContainers {
   readonly #services: JobServices;
@@ -76,7 +76,10 @@ export class DeadContainers {
     }
   }
 
-  /** Resolves when the processes that a dead shim has left of this container are killed, as far as one scan of /proc finds them. */
+  /**
+   * Resolves when the processes that a dead shim has left of this container are killed, as far as one scan of /proc
+   * finds them.
+   */
   #sweep(row: ContainerRow): Promise<void> {
     this.#gathered.push(row);
     this.#sweeping ??= sleep(GATHER_MS).then(async () => {

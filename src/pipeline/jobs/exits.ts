@@ -80,7 +80,9 @@ export class ExitWatch implements Exits {
     if (watched) watched.killed = true;
   }
 
-  /** Takes an event of a shim. OOM kills come this way; a missed one shows in the cgroup when the container has ended. */
+  /**
+   * Takes an event of a shim. OOM kills come this way; a missed one shows in the cgroup when the container has ended.
+   */
   onShimEvent(event: ShimEvent): void {
     if (event.kind === 'TaskOOM') this.#outOfMemory(event.event.containerId);
   }
@@ -112,7 +114,8 @@ export class ExitWatch implements Exits {
 
   async #follow(row: ContainerRow, shim: Shim): Promise<void> {
     const ctx = this.#ctx;
-    // An earlier daemon may have noted the end and died before it recorded it; of a task that it had deleted the shim has no trace.
+    // An earlier daemon may have noted the end and died before it recorded it; of a task that it had deleted the shim
+    // has no trace.
     const ended = row.finishedAt === 0n ? await this.#waitForEnd(row, shim) : shim;
     if (ended === 'closing') return; // the next daemon asks again
     await this.#bestEffort(row, 'closing its IO', () => ctx.stdio.removeIo({ id: row.id, fifos: row.io }));
@@ -130,8 +133,9 @@ export class ExitWatch implements Exits {
   }
 
   /**
-   * Waits for the container's end and notes it in its row, which stays `running`. Resolves to the shim that has the ended task, `lost`
-   * when the shim died (what it left is cleaned up then, or goes on running unwatched), `closing` when the daemon ends first.
+   * Waits for the container's end and notes it in its row, which stays `running`. Resolves to the shim that has the
+   * ended task, `lost` when the shim died (what it left is cleaned up then, or goes on running unwatched), `closing`
+   * when the daemon ends first.
    */
   async #waitForEnd(row: ContainerRow, first: Shim): Promise<Shim | 'lost' | 'closing'> {
     const ctx = this.#ctx;
@@ -148,7 +152,8 @@ export class ExitWatch implements Exits {
         ctx.containerStates.noteEnd(row, { exitCode: UNKNOWN_EXIT, reason: 'Unknown', message: explain(error) });
         return 'lost';
       }
-      // The exit is what the shim answers. What follows only adds to it, and its failure changes neither code nor state.
+      // The exit is what the shim answers. What follows only adds to it, and its failure changes neither code nor
+      // state.
       const oom = await this.#bestEffort(row, 'looking for an OOM kill', () => this.#wasOutOfMemory(row, exit));
       await this.#bestEffort(row, 'draining its log', () => ctx.stdio.drain(row.id));
       if (ctx.ending.aborted) return 'closing'; // the log may not be complete; the next daemon drains it
@@ -158,7 +163,10 @@ export class ExitWatch implements Exits {
     }
   }
 
-  /** Runs what belongs to a container's end but must not keep it from being recorded. A failure is logged; the result is undefined then. */
+  /**
+   * Runs what belongs to a container's end but must not keep it from being recorded. A failure is logged; the result is
+   * undefined then.
+   */
   async #bestEffort<T>(row: ContainerRow, what: string, work: () => Promise<T>): Promise<T | undefined> {
     try {
       return await work();
@@ -169,7 +177,10 @@ export class ExitWatch implements Exits {
     }
   }
 
-  /** After the connection to the shim broke: the shim, or undefined when it is dead and its container has been cleaned up. */
+  /**
+   * After the connection to the shim broke: the shim, or undefined when it is dead and its container has been cleaned
+   * up.
+   */
   async #findAgain(row: ContainerRow): Promise<Shim | undefined> {
     const ctx = this.#ctx;
     for (;;) {
@@ -190,8 +201,9 @@ export class ExitWatch implements Exits {
   }
 
   /**
-   * True by the shim's event, or by the cgroup's own count, which must be read before the task and its cgroup are deleted. systemd
-   * removes an empty scope sooner than that, and mostly before the shim has read it: then the kernel's log decides.
+   * True by the shim's event, or by the cgroup's own count, which must be read before the task and its cgroup are
+   * deleted. systemd removes an empty scope sooner than that, and mostly before the shim has read it: then the kernel's
+   * log decides.
    */
   async #wasOutOfMemory(row: ContainerRow, { exitStatus }: Exit): Promise<boolean> {
     const watched = this.#containers.get(row.id);

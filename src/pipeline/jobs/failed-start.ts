@@ -12,8 +12,9 @@ export function startFailed(row: ContainerRow, { ctx }: JobServices, message: st
 }
 
 /**
- * Undoes a start that was given up half-way, then records that it failed; a container in any other state than `starting` is fine.
- * The caller holds the container's lock, so that no start is under way. Rejects when something is left: the row stays `starting`.
+ * Undoes a start that was given up half-way, then records that it failed; a container in any other state than
+ * `starting` is fine. The caller holds the container's lock, so that no start is under way. Rejects when something is
+ * left: the row stays `starting`.
  */
 export async function undoStart(row: ContainerRow, services: JobServices): Promise<void> {
   if (row.state !== 'starting') return;
@@ -24,8 +25,9 @@ export async function undoStart(row: ContainerRow, services: JobServices): Promi
 }
 
 /**
- * {@link undoStart} in the background, after `firstDelayMs` (0: at once) and then with growing pauses until nothing is left. The end is
- * recorded only then, with `message`: a container that has exited has no task any more, and can be removed.
+ * {@link undoStart} in the background, after `firstDelayMs` (0: at once) and then with growing pauses until nothing is
+ * left. The end is recorded only then, with `message`: a container that has exited has no task any more, and can be
+ * removed.
  */
 export function undoStartLater(row: ContainerRow, services: JobServices, message: string, firstDelayMs?: number): void {
   const { ctx, locks, retries } = services;

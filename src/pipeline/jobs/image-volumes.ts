@@ -12,8 +12,9 @@ import type { JobContext } from './context.ts';
 export const imageVolumesFolder = ({ stateDir }: SandboxRow): string => join(stateDir, 'image-volumes');
 
 /**
- * Mounts the images that a container wants as volumes, read-only and once for each pod and image, and returns the folder on the
- * host for each path in the container. Throws INVALID_REQUEST with the kubelet reason ImageVolumeMountFailed.
+ * Mounts the images that a container wants as volumes, read-only and once for each pod and image, and returns the
+ * folder on the host for each path in the container. Throws INVALID_REQUEST with the kubelet reason
+ * ImageVolumeMountFailed.
  */
 export async function imageVolumes(
   row: ContainerRow,

@@ -5,8 +5,8 @@ import type { JobContext } from './context.ts';
 const ARCHIVE = /\.tar(?:\.gz|\.zst)?$|\.tgz$/;
 
 /**
- * Imports the archives of `images.import_folder` in the background, one after the other by name. Layers that are on the node already
- * are not unpacked again. A failure is logged, and the next archive comes.
+ * Imports the archives of `images.import_folder` in the background, one after the other by name. Layers that are on the
+ * node already are not unpacked again. A failure is logged, and the next archive comes.
  */
 export async function importFolder({
   config,

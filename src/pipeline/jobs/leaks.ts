@@ -1,4 +1,6 @@
-/** Looks from time to time for what the daemon has made and no row names, and counts each find once. Nothing is removed. */
+/**
+ * Looks from time to time for what the daemon has made and no row names, and counts each find once. Nothing is removed.
+ */
 import { findLeaks, nameOf, placesOf } from '../../node/leaks/leaks.ts';
 import type { Places } from '../../workers/leaks/find.ts';
 import type { JobContext } from './context.ts';

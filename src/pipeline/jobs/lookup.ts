@@ -9,8 +9,8 @@ import { findShim } from './pod-shim.ts';
 type Lookup = Pick<JobContext, 'store' | 'unclaimed'>;
 
 /**
- * The sandbox with this id, or the only one whose id begins so. The look-up claims it: a kubelet that restarts during a launch lists the
- * ready sandbox and uses its id, and never calls RunPodSandbox again. Throws SANDBOX_NOT_FOUND.
+ * The sandbox with this id, or the only one whose id begins so. The look-up claims it: a kubelet that restarts during a
+ * launch lists the ready sandbox and uses its id, and never calls RunPodSandbox again. Throws SANDBOX_NOT_FOUND.
  */
 export function getSandbox(idOrPrefix: string, { store, unclaimed }: Lookup): SandboxRow {
   const row = store.sandboxes.find(idOrPrefix);
@@ -31,7 +31,10 @@ export function requireReady({ id, state }: SandboxRow): void {
   if (state !== 'ready') throw SluiceError.of('NOT_READY', 'pod', id, 'ready', state);
 }
 
-/** The container with this id, or the only one whose id begins so. Claims it and its sandbox. Throws CONTAINER_NOT_FOUND. */
+/**
+ * The container with this id, or the only one whose id begins so. Claims it and its sandbox. Throws
+ * CONTAINER_NOT_FOUND.
+ */
 export function getContainer(idOrPrefix: string, { store, unclaimed }: Lookup): ContainerRow {
   const row = store.containers.find(idOrPrefix);
   if (!row) throw SluiceError.of('CONTAINER_NOT_FOUND', idOrPrefix);
@@ -40,7 +43,9 @@ export function getContainer(idOrPrefix: string, { store, unclaimed }: Lookup): 
   return row;
 }
 
-/** A running container and the connection to the shim that runs it. Throws CONTAINER_NOT_FOUND, NOT_READY, SHIM_FAILED. */
+/**
+ * A running container and the connection to the shim that runs it. Throws CONTAINER_NOT_FOUND, NOT_READY, SHIM_FAILED.
+ */
 export async function runningContainer(
   id: string,
   ctx: Lookup & Pick<JobContext, 'shims'>,

@@ -1,4 +1,6 @@
-/** The shim of a sandbox without a process: it starts with the first container, or is shared with other such sandboxes. */
+/**
+ * The shim of a sandbox without a process: it starts with the first container, or is shared with other such sandboxes.
+ */
 import { explain, SluiceError } from '../../errors.ts';
 import type { RuntimeConfig } from '../../node/config/config.ts';
 import { buildPinnedSpec } from '../../node/oci/pinned-spec.ts';
@@ -12,8 +14,8 @@ import { shimWithRoom } from './shared-shims.ts';
 const starting = new Map<string, Promise<Shim>>();
 
 /**
- * The shim of a pinned sandbox, started when there is none, or when it has died. Callers at the same time share one start. Throws
- * SHIM_FAILED or TIMED_OUT.
+ * The shim of a pinned sandbox, started when there is none, or when it has died. Callers at the same time share one
+ * start. Throws SHIM_FAILED or TIMED_OUT.
  */
 export function pinnedShim(row: SandboxRow, ctx: ShimContext): Promise<Shim> {
   const running = starting.get(row.id);

@@ -62,8 +62,8 @@ export function planPod(request: RunPodSandboxRequest, ctx: JobContext): PodPlan
 }
 
 /**
- * Whether the sandbox can do without a process: one is needed as PID 1 of a PID namespace that the pod shares, as the owner
- * of its user namespace, and by the shims of VM runtimes, whose sandbox is a machine.
+ * Whether the sandbox can do without a process: one is needed as PID 1 of a PID namespace that the pod shares, as the
+ * owner of its user namespace, and by the shims of VM runtimes, whose sandbox is a machine.
  */
 function runsPinned(config: PodSandboxConfig, runtime: RuntimeConfig): boolean {
   if (runtime.sandbox_mode === 'pause' || basename(runtime.shim) !== RUNC_SHIM) return false;

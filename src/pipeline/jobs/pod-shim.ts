@@ -13,7 +13,10 @@ import { type JobContext, runtimeOf } from './context.ts';
 import { runtimeOptions } from './runtime-options.ts';
 import { leaveSharedShim } from './shared-shims.ts';
 
-/** containerd's namespace for Kubernetes. Root folders, not this name, keep our shims and runtimes apart from containerd's. */
+/**
+ * containerd's namespace for Kubernetes. Root folders, not this name, keep our shims and runtimes apart from
+ * containerd's.
+ */
 export const NAMESPACE = 'k8s.io';
 
 /** Seconds that a shim may take until it answers; a loaded node takes one where an idle one takes 15 ms. */
@@ -27,7 +30,10 @@ export function shimCall(ctx: ShimContext, id: string) {
   return { id, namespace: NAMESPACE, addresses: ctx.shimAddresses };
 }
 
-/** The pod's shim, or undefined when it is dead. Throws SHIM_FAILED when it is neither: nothing may be done to a pod on a guess. */
+/**
+ * The pod's shim, or undefined when it is dead. Throws SHIM_FAILED when it is neither: nothing may be done to a pod on
+ * a guess.
+ */
 export async function findShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>): Promise<Shim | undefined> {
   if (!row.shim) return undefined;
   const found = await ctx.shims.reattach(row.id, row.shim);
@@ -44,8 +50,8 @@ export async function probeShim(row: SandboxRow, ctx: Pick<JobContext, 'shims'>)
 }
 
 /**
- * Writes the pod's bundle with `spec` (config.json, as text), starts its shim in it and waits for the first answer. Throws
- * SHIM_FAILED or TIMED_OUT.
+ * Writes the pod's bundle with `spec` (config.json, as text), starts its shim in it and waits for the first answer.
+ * Throws SHIM_FAILED or TIMED_OUT.
  */
 export async function startPodShim(
   row: SandboxRow,
@@ -105,8 +111,8 @@ export function removePodBundle({ bundle, rootDir }: SandboxRow, ctx: ShimContex
 }
 
 /**
- * Ends the pause task and the pod's shim, in whatever state their start left them: through the shim where it answers, by its `delete`
- * action where it is dead or dies meanwhile.
+ * Ends the pause task and the pod's shim, in whatever state their start left them: through the shim where it answers,
+ * by its `delete` action where it is dead or dies meanwhile.
  */
 export async function endPodShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
   if (row.shimEnded) return;
@@ -139,8 +145,9 @@ export async function endTask(task: Task, id: string): Promise<boolean> {
 }
 
 /**
- * Kills and removes what a container has left in the runtime and in its cgroups. Only for a container without a shim: the pod's shim
- * is dead, or has answered that it has no such task. `swept`: its processes were looked for and killed already.
+ * Kills and removes what a container has left in the runtime and in its cgroups. Only for a container without a shim:
+ * the pod's shim is dead, or has answered that it has no such task. `swept`: its processes were looked for and killed
+ * already.
  */
 export async function cleanUpContainer(
   row: ContainerRow,

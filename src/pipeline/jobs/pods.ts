@@ -103,8 +103,8 @@ export class Pods {
   }
 
   /**
-   * Retries the undo of a pod that a failed undo, or a killed daemon, has left half-way. Its name is released at once. The undo, and
-   * every other job on the pod, begins when `after` has resolved, which must not reject.
+   * Retries the undo of a pod that a failed undo, or a killed daemon, has left half-way. Its name is released at once.
+   * The undo, and every other job on the pod, begins when `after` has resolved, which must not reject.
    */
   cleanUp(row: SandboxRow, reason: string, firstDelayMs?: number, after?: Promise<void>): void {
     const { ctx, runner, locks, retries } = this.#services;

@@ -58,9 +58,9 @@ export class Pulls {
   }
 
   /**
-   * Pulls an image, or waits for the pull that is in flight. When its last caller leaves, the pull is cancelled; layers that another
-   * pull wants go on for that one. Throws INVALID_REQUEST, IMAGE_NOT_FOUND, IMAGE_INVALID, REGISTRY_DENIED, REGISTRY_UNAVAILABLE,
-   * DISK_FULL, TIMED_OUT.
+   * Pulls an image, or waits for the pull that is in flight. When its last caller leaves, the pull is cancelled; layers
+   * that another pull wants go on for that one. Throws INVALID_REQUEST, IMAGE_NOT_FOUND, IMAGE_INVALID,
+   * REGISTRY_DENIED, REGISTRY_UNAVAILABLE, DISK_FULL, TIMED_OUT.
    */
   async pull(request: PullRequest, caller: Caller): Promise<ImageRow> {
     const { ctx } = this.#services;

@@ -1,4 +1,7 @@
-/** Which pods of a runtime share a shim (`pods_per_shim`). The store's rows are the truth: pods with one address share one shim. */
+/**
+ * Which pods of a runtime share a shim (`pods_per_shim`). The store's rows are the truth: pods with one address share
+ * one shim.
+ */
 import type { SandboxRow, ShimRow } from '../../node/store/sandbox.ts';
 import type { JobContext } from './context.ts';
 
@@ -8,8 +11,8 @@ type ShareContext = Pick<JobContext, 'store' | 'shims'>;
 const leaving = new Set<string>();
 
 /**
- * A living shim with fewer than `most` pods of the same runtime; undefined when there is none. The caller stores it in `row` before it
- * awaits anything, so that the place is taken.
+ * A living shim with fewer than `most` pods of the same runtime; undefined when there is none. The caller stores it in
+ * `row` before it awaits anything, so that the place is taken.
  */
 export function shimWithRoom(row: SandboxRow, most: number, { store, shims }: ShareContext): ShimRow | undefined {
   if (most <= 1) return undefined;
@@ -25,7 +28,10 @@ export function shimWithRoom(row: SandboxRow, most: number, { store, shims }: Sh
   return undefined;
 }
 
-/** Takes a pod, whose containers are gone, off its shim. Returns false when no other pod uses the shim, which then has to be ended. */
+/**
+ * Takes a pod, whose containers are gone, off its shim. Returns false when no other pod uses the shim, which then has
+ * to be ended.
+ */
 export function leaveSharedShim(row: SandboxRow, { store, shims }: ShareContext): boolean {
   const { shim } = row;
   if (!row.pinned || !shim) return false;

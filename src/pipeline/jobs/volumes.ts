@@ -6,8 +6,8 @@ import type { ContainerRow } from '../../node/store/container.ts';
 import type { JobContext } from './context.ts';
 
 /**
- * Makes a folder for each VOLUME of the image that no mount of the request covers, and copies into it what the image has at that path,
- * owners and modes included. Returns the folders by path in the container.
+ * Makes a folder for each VOLUME of the image that no mount of the request covers, and copies into it what the image
+ * has at that path, owners and modes included. Returns the folders by path in the container.
  */
 export async function copyUp(row: ContainerRow, image: ImageRow, ctx: JobContext): Promise<Record<string, string>> {
   const covered = new Set(row.config.mounts.map(({ containerPath }) => destinationOf(containerPath)));

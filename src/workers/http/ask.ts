@@ -31,8 +31,8 @@ const DECODERS: Record<string, (data: Uint8Array, limit: { maxOutputLength: numb
 };
 
 /**
- * Sends the question, follows redirects, and reads the whole answer, decoded where a proxy on the way has compressed it. Throws what
- * {@link exchange} throws, and IMAGE_INVALID when the answer is longer than `limit`.
+ * Sends the question, follows redirects, and reads the whole answer, decoded where a proxy on the way has compressed
+ * it. Throws what {@link exchange} throws, and IMAGE_INVALID when the answer is longer than `limit`.
  */
 export async function ask(question: Question): Promise<Reply> {
   const { limit } = question;

@@ -20,8 +20,8 @@ const MAX_DISPATCHERS = 32;
 const dispatchers = new Map<string, Dispatcher>();
 
 /**
- * This thread's connection pools for hosts with these settings, through the proxy that the environment names for the URL. Throws
- * CONFIG_INVALID.
+ * This thread's connection pools for hosts with these settings, through the proxy that the environment names for the
+ * URL. Throws CONFIG_INVALID.
  */
 export function dispatcherFor(url: URL, { tls, dialTimeoutMs }: Connection): Dispatcher {
   const proxy = proxyFor(url);
@@ -38,7 +38,10 @@ export function dispatcherFor(url: URL, { tls, dialTimeoutMs }: Connection): Dis
   return made;
 }
 
-/** Time limits for answers and bodies are the callers', who tell a slow registry from a slow reader: undici's own are off. */
+/**
+ * Time limits for answers and bodies are the callers', who tell a slow registry from a slow reader: undici's own are
+ * off.
+ */
 function options(url: URL, { tls, dialTimeoutMs }: Connection): Agent.Options {
   return {
     connections: MAX_CONNECTIONS,

@@ -41,8 +41,9 @@ const CERTIFICATE =
   /CERT|UNABLE_TO_|SELF_SIGNED|HOSTNAME_MISMATCH|INVALID_CA|ERR_TLS_|ERR_SSL_|ERR_OSSL|UND_ERR_PRX_TLS/;
 
 /**
- * Sends a request, follows its redirects and returns the last answer. Throws REGISTRY_UNAVAILABLE with {@link Unanswered} as its
- * details when no answer came, and CONFIG_INVALID for useless certificates or proxies. The reason of `signal` is thrown as it is.
+ * Sends a request, follows its redirects and returns the last answer. Throws REGISTRY_UNAVAILABLE with
+ * {@link Unanswered} as its details when no answer came, and CONFIG_INVALID for useless certificates or proxies. The
+ * reason of `signal` is thrown as it is.
  */
 export async function exchange(wanted: Exchange): Promise<Answer> {
   let target: Target = wanted;

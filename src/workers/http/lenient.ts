@@ -10,13 +10,16 @@ export interface LenientRequest extends Target, Connection {
   signal: AbortSignal;
 }
 
-/** Does an answer break the rules that undici keeps to, and Go does not: a length beside chunks, of which the chunks count? */
+/**
+ * Does an answer break the rules that undici keeps to, and Go does not: a length beside chunks, of which the chunks
+ * count?
+ */
 export const needsLenience = (headers: Record<string, unknown>): boolean =>
   headers['content-length'] !== undefined && headers['transfer-encoding'] !== undefined;
 
 /**
- * Errors of undici's parser, in place of an answer, that Node's lenient one may take. undici reports the mismatch of a length also for
- * what it could not parse.
+ * Errors of undici's parser, in place of an answer, that Node's lenient one may take. undici reports the mismatch of a
+ * length also for what it could not parse.
  */
 export function isParserError(error: unknown): boolean {
   const { name, code } = error as NodeJS.ErrnoException;
@@ -24,8 +27,9 @@ export function isParserError(error: unknown): boolean {
 }
 
 /**
- * Sends a request with Node's own client and its lenient parser (`insecureHTTPParser`). Its answers could smuggle others into a shared
- * connection, so this one is not kept and carries one request; what comes over it is verified by digest like everything else.
+ * Sends a request with Node's own client and its lenient parser (`insecureHTTPParser`). Its answers could smuggle
+ * others into a shared connection, so this one is not kept and carries one request; what comes over it is verified by
+ * digest like everything else.
  */
 export function lenientRequest(wanted: LenientRequest): Promise<IncomingMessage> {
   const { method, url, headers, body, tls, silenceMs, signal } = wanted;

@@ -16,7 +16,10 @@ interface Exception {
 const PORTS: Record<string, string> = { 'http:': '80', 'https:': '443' };
 const SCHEMES = new Set(['http:', 'https:', 'socks5:', 'socks5h:']);
 
-/** The proxy for a request to `url`, or undefined for a direct connection. Throws CONFIG_INVALID for a proxy that is not a URL. */
+/**
+ * The proxy for a request to `url`, or undefined for a direct connection. Throws CONFIG_INVALID for a proxy that is not
+ * a URL.
+ */
 export function proxyFor(url: URL, env: Environment = process.env): URL | undefined {
   const [name, text] = url.protocol === 'https:' ? first(env, 'HTTPS_PROXY') : first(env, 'HTTP_PROXY');
   if (text === '' || isDirect(url, first(env, 'NO_PROXY')[1])) return undefined;

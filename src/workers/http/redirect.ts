@@ -12,10 +12,10 @@ export interface Target {
 }
 
 /**
- * The request that follows an answer with `status` and `location`; undefined when the answer is not a redirect. Another host, or
- * plain http after https, gets neither the secret headers nor the body (RFC 9110 15.4; a token request's body holds the
- * password). A POST becomes a GET where browsers and Go make it one (301, 302, 303). `refuse` makes the error for a redirect that
- * cannot be followed; `hops` redirects were followed before.
+ * The request that follows an answer with `status` and `location`; undefined when the answer is not a redirect. Another
+ * host, or plain http after https, gets neither the secret headers nor the body (RFC 9110 15.4; a token request's body
+ * holds the password). A POST becomes a GET where browsers and Go make it one (301, 302, 303). `refuse` makes the error
+ * for a redirect that cannot be followed; `hops` redirects were followed before.
  */
 export function redirection(
   from: Target,

@@ -11,8 +11,8 @@ export function retryAfterMs(header: string | undefined): number | undefined {
 }
 
 /**
- * Milliseconds before the next try after `tries` failed ones: `firstMs` doubled each time, with a jitter of a quarter so that nodes
- * that failed together do not return together, and at least as long as the server asked for.
+ * Milliseconds before the next try after `tries` failed ones: `firstMs` doubled each time, with a jitter of a quarter
+ * so that nodes that failed together do not return together, and at least as long as the server asked for.
  */
 export function backOffMs(tries: number, firstMs: number, askedMs = 0): number {
   const own = firstMs * 2 ** (tries - 1) * (0.75 + Math.random() / 2);

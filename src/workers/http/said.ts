@@ -2,7 +2,10 @@
 
 const MAX_WORDS = 200;
 
-/** The codes and messages of the distribution spec's error list, or the beginning of any other body; "" for an empty one. */
+/**
+ * The codes and messages of the distribution spec's error list, or the beginning of any other body; "" for an empty
+ * one.
+ */
 export function reasonIn(body: Uint8Array): string {
   const text = Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8').trim();
   if (text === '') return '';

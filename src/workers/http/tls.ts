@@ -16,9 +16,9 @@ const contexts = new Map<string, SecureContext>();
 const MAX_CONTEXTS = 16;
 
 /**
- * The OpenSSL context for these settings. A host's own authorities come in addition to the machine's, because a registry may
- * redirect to a public CDN. Reading the machine's authorities blocks the thread for a tenth of a second: contexts are cached, and
- * main never makes one. Throws CONFIG_INVALID.
+ * The OpenSSL context for these settings. A host's own authorities come in addition to the machine's, because a
+ * registry may redirect to a public CDN. Reading the machine's authorities blocks the thread for a tenth of a second:
+ * contexts are cached, and main never makes one. Throws CONFIG_INVALID.
  */
 export function secureContext({ ca = [], cert, key }: Tls): SecureContext {
   const name = JSON.stringify([ca, cert, key]);

@@ -1,9 +1,9 @@
 /**
- * Unpacks the entries of a layer's archive into a folder that becomes an overlayfs layer. All calls are synchronous: a small file
- * costs a few system calls, and a thread pool would cost more than they do.
+ * Unpacks the entries of a layer's archive into a folder that becomes an overlayfs layer. All calls are synchronous: a
+ * small file costs a few system calls, and a thread pool would cost more than they do.
  *
- * Rules: OCI image-spec layer.md (whiteouts, which never hide what this layer itself brings), overlayfs.rst of the kernel (the form
- * of a whiteout and an opaque folder), containerd's pkg/archive for what layers in the wild rely on.
+ * Rules: OCI image-spec layer.md (whiteouts, which never hide what this layer itself brings), overlayfs.rst of the
+ * kernel (the form of a whiteout and an opaque folder), containerd's pkg/archive for what layers in the wild rely on.
  */
 import {
   chmodSync,
@@ -21,6 +21,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../../sys/attributes.ts';
+import { startWriting } from '../../sys/sync.ts';
 import { invalid } from './invalid.ts';
 import { components, native } from './names.ts';
 import { makeOpaque } from './opaque.ts';
@@ -37,6 +38,10 @@ const XATTR_FAULTS = new Set(['ERANGE', 'E2BIG', 'EINVAL', 'EPERM', 'EACCES']);
 const LARGE_XATTR = 1024;
 /** A file up to this size has few extents, which fit into its inode (ext4: four). */
 const MANY_EXTENTS = 1 << 20;
+/**
+ * Bytes of a file after which the kernel begins to write them: the sync before a layer is ready then waits for less.
+ */
+const START_WRITING = 8 << 20;
 const MAX_SCANNED = 50_000_000;
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
@@ -58,16 +63,25 @@ interface Target {
 
 export class Applier implements TarSink {
   readonly #root: Root;
-  /** Folders that no entry has brought so far, only names below them: they inherit their attributes from the layers below. */
+  /**
+   * Folders that no entry has brought so far, only names below them: they inherit their attributes from the layers
+   * below.
+   */
   readonly implied = new Set<string>();
   /** Hard links to files of layers below: by the name of the link. */
   readonly lowerLinks = new Map<string, string>();
   /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
-  /** The file that is being written: up to `written`, of which `bytes` are data and the rest holes. */
-  #file: { fd: number; entry: TarEntry; path: string; written: number; bytes: number } | undefined;
+  /**
+   * The file that is being written: up to `written`, of which `bytes` are data and the rest holes, and of which the
+   * part before `started` is on its way to the disk.
+   */
+  #file: { fd: number; entry: TarEntry; path: string; written: number; bytes: number; started: number } | undefined;
   #name = '';
-  /** Some file may get blocks for its map of extents when it is written to the disk: its size on the disk is final only then. */
+  /**
+   * Some file may get blocks for its map of extents when it is written to the disk: its size on the disk is final only
+   * then.
+   */
   growsWhenWritten = false;
   /** Some folder has setgid, and passes its group on to new files. */
   #inherits = false;
@@ -91,6 +105,10 @@ export class Applier implements TarSink {
       for (let at = 0; at < piece.length; ) at += writeSync(file.fd, piece, at, piece.length - at, offset + at);
       file.written = offset + piece.length;
       file.bytes += piece.length;
+      if (file.written - file.started >= START_WRITING) {
+        startWriting(file.fd, file.started, file.written - file.started);
+        file.started = file.written;
+      }
     });
   }
 
@@ -149,7 +167,7 @@ export class Applier implements TarSink {
         this.#directory(target, entry);
         return;
       case 'file':
-        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0, bytes: 0 };
+        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0, bytes: 0, started: 0 };
         return;
       case 'hardlink':
         this.#hardlink(target, entry);
@@ -259,7 +277,10 @@ export class Applier implements TarSink {
     if (there.isDirectory() || there.isSymbolicLink()) this.#root.forget();
   }
 
-  /** Sets owner, mode, xattrs and times of everything but regular files; chown clears setuid and security.capability, so it is first. */
+  /**
+   * Sets owner, mode, xattrs and times of everything but regular files; chown clears setuid and security.capability, so
+   * it is first.
+   */
   #setAttributes(relative: string, path: string, entry: TarEntry): void {
     lchownSync(native(path), entry.uid, entry.gid);
     if (entry.type !== 'symlink') chmodSync(native(path), entry.mode);
@@ -289,8 +310,8 @@ export class Applier implements TarSink {
 }
 
 /**
- * Called after chown, which removes security.capability. trusted.* is left out because an image could forge overlayfs' own marks with
- * it; user.* exists on files and folders only (xattr(7)).
+ * Called after chown, which removes security.capability. trusted.* is left out because an image could forge overlayfs'
+ * own marks with it; user.* exists on files and folders only (xattr(7)).
  */
 function setXattrs(path: string, { type, xattrs }: TarEntry): void {
   const keepsUser = type === 'file' || type === 'directory';

@@ -8,8 +8,8 @@ export interface BlobSource extends Connection {
   /** By origin, as {@link Exchange} takes them. */
   authorizations: Record<string, string>;
   /**
-   * The URL comes from the image (`urls` of a foreign layer) and not from the node's configuration: the image's author chose the
-   * host, so nothing of what it answers goes into an error message.
+   * The URL comes from the image (`urls` of a foreign layer) and not from the node's configuration: the image's author
+   * chose the host, so nothing of what it answers goes into an error message.
    */
   foreign?: boolean;
 }

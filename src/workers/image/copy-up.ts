@@ -10,9 +10,10 @@ const MAX_XATTR = 64 << 10;
 const NAME_FAULTS = new Set(['EEXIST', 'ENOTDIR', 'ENOENT', 'EMLINK', 'ENAMETOOLONG']);
 
 /**
- * Makes hard links to files that only layers below have, as overlayfs does for link(2): the file is copied into this layer, with its
- * owner, mode, attributes and times, and further links to it lead to the copy. `root` and `trees` (topmost first) are folders of
- * layers, names have one byte per character. Throws IMAGE_INVALID when no layer has the file.
+ * Makes hard links to files that only layers below have, as overlayfs does for link(2): the file is copied into this
+ * layer, with its owner, mode, attributes and times, and further links to it lead to the copy. `root` and `trees`
+ * (topmost first) are folders of layers, names have one byte per character. Throws IMAGE_INVALID when no layer has the
+ * file.
  */
 export function copyUp(
   root: string,

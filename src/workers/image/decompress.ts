@@ -3,7 +3,10 @@ import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { invalid } from './invalid.ts';
 import { ZstdFrames } from './zstd-frames.ts';
 
-/** Bytes of a decoded piece at most: large enough for few turns of the event loop, small enough to stay in the CPU's cache. */
+/**
+ * Bytes of a decoded piece at most: large enough for few turns of the event loop, small enough to stay in the CPU's
+ * cache.
+ */
 const PIECE = 128 << 10;
 const MAGIC_LENGTH = 4;
 

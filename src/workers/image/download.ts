@@ -24,17 +24,23 @@ export interface DownloadOptions {
 /** Parts at work at once, and the bytes of each: together the most that a layer holds in memory ahead of its reader. */
 const PARTS = 6;
 const PART_BYTES = 4 << 20;
-/** Parts are used once this long has shown that the registry is the slower side: more than half of the time went by waiting. */
+/**
+ * Parts are used once this long has shown that the registry is the slower side: more than half of the time went by
+ * waiting.
+ */
 const TRIAL_MS = 200;
 const SLOW_SHARE = 0.5;
-/** A download as a whole may take this long, and longer in proportion to its size: no registry keeps a thread for ever. */
+/**
+ * A download as a whole may take this long, and longer in proportion to its size: no registry keeps a thread for ever.
+ */
 const FILE_PIECE = 256 << 10;
 const TOTAL_MS = 30 * 60_000;
 const TOTAL_BYTES_PER_SECOND = 50_000;
 
 /**
- * The bytes of a blob, from the first to the last, once. One connection brings them as long as the reader is the slower side; from a
- * registry that limits each connection, several fetch parts ahead of the reader. Failures are handled by {@link readRange}.
+ * The bytes of a blob, from the first to the last, once. One connection brings them as long as the reader is the slower
+ * side; from a registry that limits each connection, several fetch parts ahead of the reader. Failures are handled by
+ * {@link readRange}.
  */
 export class Download {
   /** Seconds that the reader spent waiting for bytes. */
@@ -126,7 +132,10 @@ export class Download {
     if (this.blob.received < size) throw invalid(`the layer has ${this.blob.received} bytes, and not ${size}`);
   }
 
-  /** Asks for one part; once the server has accepted that, the first connection ends where the part begins and more parts follow. */
+  /**
+   * Asks for one part; once the server has accepted that, the first connection ends where the part begins and more
+   * parts follow.
+   */
   #tryParts(lead: Span): void {
     const { size, partBytes = PART_BYTES } = this.#options;
     const from = lead.at + partBytes;

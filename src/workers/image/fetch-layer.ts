@@ -28,8 +28,8 @@ import { removeTree } from './tree.ts';
 import { YoungGarbage } from './young-garbage.ts';
 
 /**
- * The rest of a blob whose archive is bad is read only to learn whether its digest is wrong as well. Milliseconds for all of it, and
- * between two pieces.
+ * The rest of a blob whose archive is bad is read only to learn whether its digest is wrong as well. Milliseconds for
+ * all of it, and between two pieces.
  */
 const REST_MS = 10_000;
 const REST_SILENCE_MS = 1000;
@@ -66,24 +66,27 @@ export interface FetchedLayer extends Usage {
   downloadSeconds: number;
   unpackSeconds: number;
   /**
-   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring: they belong to root with 0755
-   * until inheritAttributes has copied owner and mode from the layers below. Rare, since builders write all folders.
+   * Folders (paths in the layer, one byte per character) that the archive needs and does not bring: they belong to root
+   * with 0755 until inheritAttributes has copied owner and mode from the layers below. Rare, since builders write all
+   * folders.
    */
   implied: string[];
-  /** Hard links to files of layers below, as names in the layer (one byte per character): inheritAttributes makes them. */
+  /**
+   * Hard links to files of layers below, as names in the layer (one byte per character): inheritAttributes makes them.
+   */
   lowerLinks: { path: string; target: string }[];
   /** Bytes and inodes must be measured again once the layer is on the disk. */
   growsWhenWritten: boolean;
 }
 
 /**
- * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass. Nothing is stored but the files themselves, and they
- * get their final name only when both digests are right. A failure leaves nothing behind; a crash may leave `DIR.tmp-…`, which
- * removeLayer removes. When bytes of several answers were put together and the result is wrong, the registry may have lied about
- * its ranges: the layer is then fetched once more over one connection.
+ * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass. Nothing is stored but the files
+ * themselves, and they get their final name only when both digests are right. A failure leaves nothing behind; a crash
+ * may leave `DIR.tmp-…`, which removeLayer removes. When bytes of several answers were put together and the result is
+ * wrong, the registry may have lied about its ranges: the layer is then fetched once more over one connection.
  *
- * Throws IMAGE_INVALID, REGISTRY_DENIED (details: {@link Refusal}), IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT, DISK_FULL, and
- * CALLER_GONE when main has cancelled it.
+ * Throws IMAGE_INVALID, REGISTRY_DENIED (details: {@link Refusal}), IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT,
+ * DISK_FULL, and CALLER_GONE when main has cancelled it.
  */
 export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
   let download: Download | undefined;
@@ -137,13 +140,13 @@ const FLEX_GROUP = 16 * 8192;
 const MAX_TRIES = 8;
 
 /**
- * Makes the folder for an unfinished layer. ext4 chooses its block group by a hash of the name; where that is the group of a layer that
- * was just removed, another name gets another one (src/node/images/layers.ts says why).
+ * Makes the folder for an unfinished layer. ext4 chooses its block group by a hash of the name; where that is the group
+ * of a layer that was just removed, another name gets another one (src/node/images/layers.ts says why).
  */
 function makeTemporary(dir: string, avoid: readonly number[]): string {
   for (let tries = 1; ; tries++) {
     const temporary = temporaryBeside(dir);
-    mkdirSync(temporary, { mode: 0o711 });
+    mkdirSync(temporary, { mode: 0o700 });
     if (avoid.length === 0 || tries === MAX_TRIES) return temporary;
     const group = flexGroup(lstatSync(temporary).ino);
     if (!avoid.some((ino) => flexGroup(ino) === group)) return temporary;
@@ -324,7 +327,10 @@ class Source implements AsyncDisposable {
     this.#kept?.settle();
   }
 
-  /** After `error`: reads the rest, and throws when the digest is wrong as well. A download that fails meanwhile leaves `error` standing. */
+  /**
+   * After `error`: reads the rest, and throws when the digest is wrong as well. A download that fails meanwhile leaves
+   * `error` standing.
+   */
   async checkRest(error: SluiceError): Promise<void> {
     if (this.#failed || this.#isRight) return;
     const silence = setTimeout(() => this.#abort.abort(), REST_SILENCE_MS);

@@ -4,7 +4,10 @@ import { measureTree, type Usage } from '../measure-tree.ts';
 import { settle, temporaryBeside } from './fetch-layer.ts';
 import { pauseProgram } from './pause-program.ts';
 
-/** Makes the only layer of the built-in pause image, which holds `DIR/fs/pause` alone. An existing folder stays as it is. */
+/**
+ * Makes the only layer of the built-in pause image, which holds `DIR/fs/pause` alone. An existing folder stays as it
+ * is.
+ */
 export async function installPause({ dir }: { dir: string }): Promise<Usage> {
   if (!existsSync(dir)) {
     const temporary = temporaryBeside(dir);

@@ -8,8 +8,8 @@ import { inheritFromTrees } from './root.ts';
 import { removeTree } from './tree.ts';
 
 /**
- * Removes a layer's folder and what crashes left of it (`DIR.tmp-…`), as far as they exist. The folder is renamed first, so that a
- * crash does not leave half a layer that looks like a whole one.
+ * Removes a layer's folder and what crashes left of it (`DIR.tmp-…`), as far as they exist. The folder is renamed
+ * first, so that a crash does not leave half a layer that looks like a whole one.
  */
 export async function removeLayer({ dir }: { dir: string }): Promise<void> {
   try {
@@ -38,9 +38,9 @@ export function measure({ dir }: { dir: string }): Promise<Usage> {
 }
 
 /**
- * Copies owner and mode to the folders that fetchLayer returned as `implied`, from the topmost layer below that has each of them.
- * Then copies up the files of layers below that hard links of this layer lead to. When several layers of an image need this, the
- * lower ones come first. Throws IMAGE_INVALID when no layer has such a file.
+ * Copies owner and mode to the folders that fetchLayer returned as `implied`, from the topmost layer below that has
+ * each of them. Then copies up the files of layers below that hard links of this layer lead to. When several layers of
+ * an image need this, the lower ones come first. Throws IMAGE_INVALID when no layer has such a file.
  */
 export function inheritAttributes({
   dir,

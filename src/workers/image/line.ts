@@ -13,8 +13,8 @@ export type FromLayer = { kind: 'refused'; refusal: Refusal } | { kind: 'progres
 const REPORT_MS = 200;
 
 /**
- * The worker's end of the channel that goes with a layer: it aborts `signal` when main cancels the layer, asks main for new
- * authorizations, and reports progress. Disposing it closes the channel.
+ * The worker's end of the channel that goes with a layer: it aborts `signal` when main cancels the layer, asks main for
+ * new authorizations, and reports progress. Disposing it closes the channel.
  */
 export class LayerLine implements Disposable {
   readonly #port: MessagePort | undefined;

@@ -1,6 +1,6 @@
 /**
- * File names on Linux are bytes, and an archive may hold any. In this folder a path is a string with one byte per character (latin1);
- * `native` converts it to what Node's fs and sys/attributes.ts take.
+ * File names on Linux are bytes, and an archive may hold any. In this folder a path is a string with one byte per
+ * character (latin1); `native` converts it to what Node's fs and sys/attributes.ts take.
  */
 
 /** The string itself when it is ASCII, which is the fastest, else its bytes. */

@@ -4,7 +4,10 @@ import { native } from './names.ts';
 
 const OPAQUE = 'trusted.overlay.opaque';
 
-/** Hides what the layers below have in this folder (overlayfs.rst). Throws INTERNAL where the file system has no trusted.* attributes. */
+/**
+ * Hides what the layers below have in this folder (overlayfs.rst). Throws INTERNAL where the file system has no
+ * trusted.* attributes.
+ */
 export function makeOpaque(path: string): void {
   if (setXattr(native(path), OPAQUE, Buffer.from('y'))) return;
   throw new SluiceError('INTERNAL', `the file system of the layers cannot store ${OPAQUE}`);

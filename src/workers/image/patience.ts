@@ -1,11 +1,17 @@
 import { SluiceError } from '../../errors.ts';
 
-/** Bytes a second below which a transfer counts as stalled: a registry that sends a byte now and then is no better than a silent one. */
+/**
+ * Bytes a second below which a transfer counts as stalled: a registry that sends a byte now and then is no better than
+ * a silent one.
+ */
 const LEAST_RATE = 1024;
 /** A connection that falls silent for this part of the time limit is replaced: it may have died on the way. */
 const PART_OF_LIMIT = 1 / 3;
 
-/** How long a transfer may wait for its registry. Only time in which somebody waits for a byte counts, over all its connections. */
+/**
+ * How long a transfer may wait for its registry. Only time in which somebody waits for a byte counts, over all its
+ * connections.
+ */
 export class Patience {
   readonly limitMs: number;
   /** Waiting since the last byte. */

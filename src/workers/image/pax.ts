@@ -7,7 +7,10 @@ export interface PaxRecord {
   value: Buffer;
 }
 
-/** The records of a PAX header, in order: `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record. Throws IMAGE_INVALID. */
+/**
+ * The records of a PAX header, in order: `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record. Throws
+ * IMAGE_INVALID.
+ */
 export function paxRecords(data: Buffer): PaxRecord[] {
   const records: PaxRecord[] = [];
   for (let at = 0; at < data.length; ) {
@@ -36,7 +39,10 @@ export function paxInteger(pax: Map<string, Buffer>, key: string): number | unde
   return value;
 }
 
-/** A time of a PAX header: seconds with a fraction, cut to nanoseconds; undefined when it is absent. Throws IMAGE_INVALID. */
+/**
+ * A time of a PAX header: seconds with a fraction, cut to nanoseconds; undefined when it is absent. Throws
+ * IMAGE_INVALID.
+ */
 export function paxTime(pax: Map<string, Buffer>, key: string): TimeSpec | undefined {
   const text = pax.get(key)?.toString('latin1');
   if (text === undefined) return undefined;

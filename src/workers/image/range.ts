@@ -46,7 +46,10 @@ export interface Span {
 
 export interface ReadOptions {
   patience: Patience;
-  /** Ask for the bytes of the span and no more; throws {@link RangesIgnored} where the server sends the whole blob instead. */
+  /**
+   * Ask for the bytes of the span and no more; throws {@link RangesIgnored} where the server sends the whole blob
+   * instead.
+   */
   closed?: boolean;
   /** Called when the server has accepted the first request, before the first byte. */
   onAccepted?: () => void;
@@ -68,9 +71,9 @@ class Transient extends Error {
 }
 
 /**
- * The bytes of `span`, in order. Broken connections, 408, 425, 429 and 5xx are tried again, up to five times without progress, each
- * time from the byte that was reached. Throws IMAGE_INVALID for a wrong length, REGISTRY_DENIED with a {@link Refusal},
- * IMAGE_NOT_FOUND, TIMED_OUT, REGISTRY_UNAVAILABLE.
+ * The bytes of `span`, in order. Broken connections, 408, 425, 429 and 5xx are tried again, up to five times without
+ * progress, each time from the byte that was reached. Throws IMAGE_INVALID for a wrong length, REGISTRY_DENIED with a
+ * {@link Refusal}, IMAGE_NOT_FOUND, TIMED_OUT, REGISTRY_UNAVAILABLE.
  */
 export async function* readRange(blob: Blob, span: Span, options: ReadOptions): AsyncGenerator<Buffer> {
   let [tries, failures, renewals] = [0, 0, 0];
@@ -183,7 +186,8 @@ class Body {
     const allowedMs = this.#patience.perConnectionMs;
     const timer = setTimeout(() => {
       if (waitingSince === undefined) return;
-      // When this thread was busy for long, bytes may be there that nobody has read: two turns of the event loop read them.
+      // When this thread was busy for long, bytes may be there that nobody has read: two turns of the event loop read
+      // them.
       const before = seen;
       setImmediate(() =>
         setImmediate(() => {

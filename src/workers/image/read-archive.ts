@@ -36,8 +36,8 @@ const MAX_TEXT = 16 << 20;
 const MAX_LINKS = 10;
 
 /**
- * Puts the files of an image archive into a folder, one file for each, and returns their digests. Throws IMAGE_INVALID for what is not
- * an archive, INVALID_REQUEST for what is not a regular file.
+ * Puts the files of an image archive into a folder, one file for each, and returns their digests. Throws IMAGE_INVALID
+ * for what is not an archive, INVALID_REQUEST for what is not a regular file.
  */
 export async function readArchive({ path, folder }: ReadArchive): Promise<Archive> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });

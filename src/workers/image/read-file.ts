@@ -16,8 +16,8 @@ export interface ReadFileInLayers {
 }
 
 /**
- * The text (UTF-8) of a regular file as a container of these layers sees it; undefined when the name does not exist or is something
- * else. Throws IMAGE_INVALID when the file is longer than `maxBytes` or its symbolic links form a circle.
+ * The text (UTF-8) of a regular file as a container of these layers sees it; undefined when the name does not exist or
+ * is something else. Throws IMAGE_INVALID when the file is longer than `maxBytes` or its symbolic links form a circle.
  */
 export function readFileInLayers({ dirs, path, maxBytes }: ReadFileInLayers): string | undefined {
   const file = findInLayers(dirs.map(toBytes), toBytes(path));

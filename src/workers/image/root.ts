@@ -5,16 +5,19 @@ import { components, native } from './names.ts';
 import { printable } from './tar.ts';
 
 /**
- * Finds the folders of an archive's names below one root. Every component is examined with lstat; symbolic links are then resolved
- * as chroot would, so that no name leads out. Folders are cached until {@link forget}, which must be called when a folder or a link
- * is replaced.
+ * Finds the folders of an archive's names below one root. Every component is examined with lstat; symbolic links are
+ * then resolved as chroot would, so that no name leads out. Folders are cached until {@link forget}, which must be
+ * called when a folder or a link is replaced.
  */
 export class Root {
   readonly path: string;
   readonly #known = new Map<string, string>();
   readonly #make: (folder: string, found: Stats | undefined) => void;
 
-  /** `make` is called for each `folder` (relative to the root) that a name needs and that does not exist or, as `found`, is something else. */
+  /**
+   * `make` is called for each `folder` (relative to the root) that a name needs and that does not exist or, as `found`,
+   * is something else.
+   */
   constructor(path: string, make: (folder: string, found: Stats | undefined) => void) {
     this.path = path;
     this.#make = make;
@@ -70,8 +73,8 @@ export function look(path: string): Stats | undefined {
 }
 
 /**
- * Copies owner and mode to the folder at `path` from the one called `relative` in the first of these trees that has it; returns false
- * when none has. A tree that does not exist counts as empty.
+ * Copies owner and mode to the folder at `path` from the one called `relative` in the first of these trees that has it;
+ * returns false when none has. A tree that does not exist counts as empty.
  */
 export function inheritFromTrees(path: string, relative: string, trees: readonly string[]): boolean {
   for (const tree of trees) {

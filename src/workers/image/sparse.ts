@@ -59,7 +59,9 @@ export function paxExtents(pax: Map<string, Buffer>, records: readonly PaxRecord
   return map;
 }
 
-/** The map of PAX 1.0 at the start of a file's body: a count, then offset and size of each extent, one number a line. */
+/**
+ * The map of PAX 1.0 at the start of a file's body: a count, then offset and size of each extent, one number a line.
+ */
 export class MapReader {
   /** The numbers read so far, the count first, and the digits of a line that is not complete. */
   readonly #numbers: number[] = [];

@@ -6,7 +6,10 @@ export function tarText(block: Buffer, at: number, length: number): string {
   return block.toString('latin1', at, end < 0 || end > at + length ? at + length : end);
 }
 
-/** A number field: octal digits, or base-256 in two's complement when the top bit of the first byte is set (GNU). Throws IMAGE_INVALID. */
+/**
+ * A number field: octal digits, or base-256 in two's complement when the top bit of the first byte is set (GNU). Throws
+ * IMAGE_INVALID.
+ */
 export function tarNumber(block: Buffer, at: number, length: number, what: string): number {
   const first = block[at] ?? 0;
   if (first & 0x80) {

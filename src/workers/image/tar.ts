@@ -1,8 +1,9 @@
 /**
- * A tar reader for layers that takes pieces of any size: POSIX ustar and PAX, GNU long names and base-256 numbers, sparse files in all
- * four encodings, v7 and star headers. Names, link targets and xattr values are bytes, not text: strings here hold one byte per
- * character (latin1). Rules: POSIX pax(1), "GNU tar manual: Basic Tar Format" and "Storing Sparse Files"; where these leave a choice,
- * Go's archive/tar, which builders, scanners and the other runtimes use.
+ * A tar reader for layers that takes pieces of any size: POSIX ustar and PAX, GNU long names and base-256 numbers,
+ * sparse files in all four encodings, v7 and star headers. Names, link targets and xattr values are bytes, not text:
+ * strings here hold one byte per character (latin1). Rules: POSIX pax(1), "GNU tar manual: Basic Tar Format" and
+ * "Storing Sparse Files"; where these leave a choice, Go's archive/tar, which builders, scanners and the other runtimes
+ * use.
  */
 import type { TimeSpec } from '../../sys/attributes.ts';
 import { invalid } from './invalid.ts';
@@ -144,7 +145,10 @@ export class TarReader {
     }
   }
 
-  /** Ends the archive. Throws IMAGE_INVALID when it stops inside an entry; Go accepts a missing end marker, and so does this. */
+  /**
+   * Ends the archive. Throws IMAGE_INVALID when it stops inside an entry; Go accepts a missing end marker, and so does
+   * this.
+   */
   end(): void {
     if (this.#state === 'drain' || (this.#state === 'skip' && !this.#skipsMeta)) return;
     if (this.#state === 'header' && this.#filled === 0 && !this.#pending()) return;
@@ -352,7 +356,9 @@ function isZero(block: Buffer): boolean {
   return true;
 }
 
-/** The name fields of the header. With GNU's magic ("ustar  ") the prefix holds other fields; star's prefix is shorter. */
+/**
+ * The name fields of the header. With GNU's magic ("ustar ") the prefix holds other fields; star's prefix is shorter.
+ */
 function ownName(block: Buffer): string {
   const name = tarText(block, 0, 100);
   if (block.toString('latin1', 257, 263) !== 'ustar\0') return name;

@@ -37,8 +37,9 @@ export async function writeArchive({ path, members }: WriteArchive): Promise<{ b
 }
 
 /**
- * Makes a layer's archive anew from its folder, with whiteouts in the form of the image spec. Its digest is not the one that the
- * registry has: times of a second's fraction, order and headers differ from builder to builder. Returns the digest and the size.
+ * Makes a layer's archive anew from its folder, with whiteouts in the form of the image spec. Its digest is not the one
+ * that the registry has: times of a second's fraction, order and headers differ from builder to builder. Returns the
+ * digest and the size.
  */
 export async function exportLayer({
   dir,

@@ -2,10 +2,10 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
 /**
- * Bytes of buffers after which a minor collection runs. Buffers lie outside V8's heap, and count as external memory against the limit
- * at which V8 marks the whole heap: for a layer of 60 MiB it did that eight times. A minor collection frees them before, since
- * hardly any lives long. Measured for such a layer: 430 ms of CPU without it, 280 ms with it; with 8 MiB in the place of 2 V8
- * reaches its limit again.
+ * Bytes of buffers after which a minor collection runs. Buffers lie outside V8's heap, and count as external memory
+ * against the limit at which V8 marks the whole heap: for a layer of 60 MiB it did that eight times. A minor collection
+ * frees them before, since hardly any lives long. Measured for such a layer: 430 ms of CPU without it, 280 ms with it;
+ * with 8 MiB in the place of 2 V8 reaches its limit again.
  */
 const EVERY = 2 << 20;
 

@@ -6,9 +6,9 @@ const SKIPPABLE = 0x184d2a50; // ..5f
 const MAX_HEADER = 18;
 
 /**
- * Cuts a zstd stream into pieces that end at the end of a frame at the latest, and leaves out skippable frames. Node's decoder stops at
- * the end of the first frame of a write and drops the rest of that write without an error (nodejs/node 64741); layers of pzstd and
- * zstd:chunked have many frames. Format: RFC 8878 section 3.1.
+ * Cuts a zstd stream into pieces that end at the end of a frame at the latest, and leaves out skippable frames. Node's
+ * decoder stops at the end of the first frame of a write and drops the rest of that write without an error (nodejs/node
+ * 64741); layers of pzstd and zstd:chunked have many frames. Format: RFC 8878 section 3.1.
  */
 export class ZstdFrames {
   /** What comes next; the bytes of `passing` and `skipping` are not parsed. */

@@ -8,8 +8,8 @@ const NAME = /^(?:sluice-)?([0-9a-f]{64})(?:\.scope)?$/;
 const DEEPEST = 8;
 
 /**
- * Cgroups that are named after a pod or container of the daemon with this root folder. That takes a proof: an id that belongs to it
- * for another reason (`proven`), or a process in it whose root file system is below the folder.
+ * Cgroups that are named after a pod or container of the daemon with this root folder. That takes a proof: an id that
+ * belongs to it for another reason (`proven`), or a process in it whose root file system is below the folder.
  */
 export async function findCgroups(
   root: string,

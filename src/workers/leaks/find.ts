@@ -1,7 +1,8 @@
 /**
- * Looks for what this daemon has made and no row of its store names: the seven kinds of sluice_leaks_total. Rows are written
- * before what they name and deleted after it, so there should be nothing. It reads the kernel and the disk first; the caller compares
- * with rows that it reads afterwards, and looks twice, since a pod may be removed in between.
+ * Looks for what this daemon has made and no row of its store names: the seven kinds of sluice_leaks_total. Rows are
+ * written before what they name and deleted after it, so there should be nothing. It reads the kernel and the disk
+ * first; the caller compares with rows that it reads afterwards, and looks twice, since a pod may be removed in
+ * between.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';

@@ -15,9 +15,9 @@ export interface Added {
 }
 
 /**
- * CNI ADD: the plugins of the list in order, each with the result of the one before; in this thread or as processes. The answer is
- * the last one's, in the newest shape. A failure leaves everything as it is: {@link cniDel} with the same attachment takes it back,
- * half done or not. Throws CNI_FAILED or TIMED_OUT, with the runs so far in `details`.
+ * CNI ADD: the plugins of the list in order, each with the result of the one before; in this thread or as processes.
+ * The answer is the last one's, in the newest shape. A failure leaves everything as it is: {@link cniDel} with the same
+ * attachment takes it back, half done or not. Throws CNI_FAILED or TIMED_OUT, with the runs so far in `details`.
  */
 export function cniAdd(call: CniCall): Promise<Added> {
   return collectRuns(async (runs) => {

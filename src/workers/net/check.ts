@@ -10,8 +10,8 @@ import type { CniCall, PluginRun } from './types.ts';
 
 /**
  * CNI CHECK: asks every plugin of the list whether what ADD made is still there, with the result of ADD as prevResult
- * (specification, section 2; since 0.4.0). A configuration with `disableCheck` is not checked. Throws the first failure:
- * CNI_FAILED, also when there is no record of the ADD, or TIMED_OUT.
+ * (specification, section 2; since 0.4.0). A configuration with `disableCheck` is not checked. Throws the first
+ * failure: CNI_FAILED, also when there is no record of the ADD, or TIMED_OUT.
  */
 export function cniCheck(call: CniCall): Promise<{ plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {

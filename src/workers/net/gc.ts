@@ -21,9 +21,10 @@ export interface GcInput {
 }
 
 /**
- * CNI GC: has every plugin of the list release what belongs to none of the valid attachments (specification 1.1, section 2).
- * Plugins in this thread do so whatever the version of the configuration; processes are called since 1.1.0, and one
- * that does not know the verb has nothing to release. All plugins run; then the first failure is thrown (CNI_FAILED or TIMED_OUT).
+ * CNI GC: has every plugin of the list release what belongs to none of the valid attachments (specification 1.1,
+ * section 2). Plugins in this thread do so whatever the version of the configuration; processes are called since 1.1.0,
+ * and one that does not know the verb has nothing to release. All plugins run; then the first failure is thrown
+ * (CNI_FAILED or TIMED_OUT).
  */
 export function cniGc(input: GcInput): Promise<{ plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {
@@ -55,7 +56,10 @@ export function cniGc(input: GcInput): Promise<{ plugins: PluginRun[] }> {
   });
 }
 
-/** The attachments of a network that have a record. Throws when the folder can't be read: then nothing is known to be unused. */
+/**
+ * The attachments of a network that have a record. Throws when the folder can't be read: then nothing is known to be
+ * unused.
+ */
 function recorded(cacheDir: string, network: string): GcInput['valid'] {
   const folder = join(cacheDir, 'results');
   return list(folder).flatMap((name) => {

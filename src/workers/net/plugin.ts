@@ -80,8 +80,8 @@ export class PluginFailure extends SluiceError {
   }
 
   /**
-   * Whether the program does not know a verb that is about no pod (STATUS, GC). Releases of the reference plugins before 1.1 of
-   * the specification miss the container's id first.
+   * Whether the program does not know a verb that is about no pod (STATUS, GC). Releases of the reference plugins
+   * before 1.1 of the specification miss the container's id first.
    */
   get unknownVerb(): boolean {
     return this.cniCode === CNI_CODE.INVALID_ENVIRONMENT || this.cniCode === CNI_CODE.UNKNOWN_CONTAINER;

@@ -4,7 +4,8 @@
  * Sluice also writes it before the first plugin runs, without a result, so that a daemon that is killed during ADD
  * leaves a record to DEL.
  *
- * All of it is synchronous on the worker's thread: the folder is the user's and must not hold up libuv's shared threads.
+ * All of it is synchronous on the worker's thread: the folder is the user's and must not hold up libuv's shared
+ * threads.
  */
 import {
   existsSync,
@@ -39,7 +40,9 @@ export interface CniRecord {
   capabilityArgs: Json;
   /** The result of the last plugin in the configuration's version; absent until ADD has succeeded. */
   result?: Json;
-  /** Types of the plugins that ADD has run without a process; their DEL runs without one too. libcni ignores this key. */
+  /**
+   * Types of the plugins that ADD has run without a process; their DEL runs without one too. libcni ignores this key.
+   */
   inProcess?: string[];
   /** DEL was called and has left the release of the address to the end of the namespace (release.ts). */
   deleted?: true;
@@ -50,9 +53,10 @@ function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttac
 }
 
 /**
- * Writes the record. ADD writes it into the file itself, which saves a launch two creations of files and two renames on the disk: the
- * text with a result begins like the one without and is longer, so that a daemon that is killed leaves one or the other. DEL
- * replaces the file by a rename: what waits for the end of its namespace has no row any more, and must outlive a power cut.
+ * Writes the record. ADD writes it into the file itself, which saves a launch two creations of files and two renames on
+ * the disk: the text with a result begins like the one without and is longer, so that a daemon that is killed leaves
+ * one or the other. DEL replaces the file by a rename: what waits for the end of its namespace has no row any more, and
+ * must outlive a power cut.
  */
 export function writeRecord(
   cacheDir: string,

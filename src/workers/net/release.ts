@@ -1,8 +1,9 @@
 /**
- * The end of a DEL that did not delete the pod's link itself. Deleting a veth takes the kernel 15 to 30 ms, during which it waits
- * for a grace period with the lock of all links (RTNL) held; a namespace that is dropped takes its links along without a caller
- * waiting, many namespaces in one go. So DEL leaves the link to the end of the namespace, and the address, the masquerading and
- * the record are given up here, once the link is gone: neither can meet the pod's successor.
+ * The end of a DEL that did not delete the pod's link itself. Deleting a veth takes the kernel 15 to 30 ms, during
+ * which it waits for a grace period with the lock of all links (RTNL) held; a namespace that is dropped takes its links
+ * along without a caller waiting, many namespaces in one go. So DEL leaves the link to the end of the namespace, and
+ * the address, the masquerading and the record are given up here, once the link is gone: neither can meet the pod's
+ * successor.
  */
 import { deleteLink, findLink } from '../../sys/rtnetlink.ts';
 import { planLater } from './in-process/plan.ts';
@@ -29,8 +30,8 @@ export interface Release {
 }
 
 /**
- * Releases what can be released. Returns the indexes of those whose link is still there. Throws CNI_FAILED at the first failure;
- * all of them may be tried again.
+ * Releases what can be released. Returns the indexes of those whose link is still there. Throws CNI_FAILED at the first
+ * failure; all of them may be tried again.
  */
 export function cniRelease({ releases }: { releases: Release[] }): Promise<{ left: number[]; plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {

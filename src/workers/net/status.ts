@@ -14,8 +14,9 @@ interface StatusCall {
 }
 
 /**
- * Checks that pods can be attached to this network: the programs of all plugins that are processes exist and, from version 1.1.0 on, every plugin
- * succeeds with STATUS. A plugin without STATUS (CNI code 4) counts as ready. Throws the first failure.
+ * Checks that pods can be attached to this network: the programs of all plugins that are processes exist and, from
+ * version 1.1.0 on, every plugin succeeds with STATUS. A plugin without STATUS (CNI code 4) counts as ready. Throws the
+ * first failure.
  */
 export function cniStatus(call: StatusCall): Promise<{ plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {

@@ -35,8 +35,9 @@ export async function openUplink(uplink: Uplink): Promise<void> {
 }
 
 /**
- * Deletes the bridge, the network's tables of nf_tables and the rules of {@link openUplink}, and the chains of the portmap plugin when no pod of any
- * runtime has a mapped port. Absent ones are ignored. Throws CNI_FAILED or NAMESPACE_FAILED.
+ * Deletes the bridge, the network's tables of nf_tables and the rules of {@link openUplink}, and the chains of the
+ * portmap plugin when no pod of any runtime has a mapped port. Absent ones are ignored. Throws CNI_FAILED or
+ * NAMESPACE_FAILED.
  */
 export async function closeUplink(uplink: Uplink): Promise<void> {
   for (const { subnet, table, rule } of rules(uplink)) {

@@ -1,6 +1,7 @@
 /**
- * What a daemon that was killed has left running for its pods: CNI plugins, which go on in process groups of their own, and the
- * `start` and `delete` commands of shims. Whatever they make after an undo has run would stay for ever, so they end first.
+ * What a daemon that was killed has left running for its pods: CNI plugins, which go on in process groups of their own,
+ * and the `start` and `delete` commands of shims. Whatever they make after an undo has run would stay for ever, so they
+ * end first.
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -61,7 +62,10 @@ async function findAbandoned(ids: ReadonlySet<string>): Promise<Map<number, stri
   return found;
 }
 
-/** The command line of a process that works for one of the pods outside of any container; undefined for every other process. */
+/**
+ * The command line of a process that works for one of the pods outside of any container; undefined for every other
+ * process.
+ */
 function commandOf(pid: number, ids: ReadonlySet<string>): string | undefined {
   try {
     const argv = readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0').slice(0, -1);

@@ -61,8 +61,8 @@ export interface MountRootfs {
 }
 
 /**
- * Mounts an image volume on `target`, which is made with its parents. A folder that carries a mount already is left as it is; one without
- * a mount is what a daemon left that was killed between mkdir and mount. Throws NAMESPACE_FAILED.
+ * Mounts an image volume on `target`, which is made with its parents. A folder that carries a mount already is left as
+ * it is; one without a mount is what a daemon left that was killed between mkdir and mount. Throws NAMESPACE_FAILED.
  */
 export function mountImageVolume(view: MountRootfs): void {
   const { target } = view;

@@ -1,6 +1,6 @@
 /**
- * Counters of a pod's interfaces, read through one of its processes, so that no thread has to enter the namespace; a pinned
- * sandbox has no process.
+ * Counters of a pod's interfaces, read through one of its processes, so that no thread has to enter the namespace; a
+ * pinned sandbox has no process.
  */
 import { readFileSync, statSync } from 'node:fs';
 import { inNetns } from '../../sys/netns.ts';

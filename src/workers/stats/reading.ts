@@ -76,7 +76,9 @@ export interface CpuLimits {
 export interface CgroupReading {
   /** Nanoseconds since the epoch. */
   timestamp: bigint;
-  /** Nanoseconds of CLOCK_MONOTONIC, which is one clock for all threads and has no steps: rates are computed from it. */
+  /**
+   * Nanoseconds of CLOCK_MONOTONIC, which is one clock for all threads and has no steps: rates are computed from it.
+   */
   tickNs: bigint;
   cpu?: CpuReading;
   memory?: MemoryReading;

@@ -7,8 +7,8 @@ const BYTES = 4 << 20;
 export const ballastOf = (database: string): string => `${database}.ballast`;
 
 /**
- * Takes the room, unless it is there. Random bytes, since some file systems store a file of zeros without its blocks. Throws, and
- * takes nothing, when the disk has no room.
+ * Takes the room, unless it is there. Random bytes, since some file systems store a file of zeros without its blocks.
+ * Throws, and takes nothing, when the disk has no room.
  */
 export function takeBallast(database: string): void {
   const path = ballastOf(database);

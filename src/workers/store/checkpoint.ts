@@ -12,12 +12,12 @@ export interface Checkpointed {
 }
 
 /**
- * Copies what the daemon wrote from the WAL into the database, with the syncs that keep both consistent after a power cut: first the
- * WAL, then, once all of it is copied, the database. PASSIVE waits for nobody and nobody waits for it.
+ * Copies what the daemon wrote from the WAL into the database, with the syncs that keep both consistent after a power
+ * cut: first the WAL, then, once all of it is copied, the database. PASSIVE waits for nobody and nobody waits for it.
  *
- * The next write after a complete checkpoint starts the WAL anew and has to sync its header (src/node/store/connection.ts). This
- * function makes that write itself, so that the daemon's main thread does not wait for the disk. Only a write that comes during
- * this sync waits for it.
+ * The next write after a complete checkpoint starts the WAL anew and has to sync its header
+ * (src/node/store/connection.ts). This function makes that write itself, so that the daemon's main thread does not wait
+ * for the disk. Only a write that comes during this sync waits for it.
  */
 export function checkpoint({ path }: { path: string }): Checkpointed {
   const db = new DatabaseSync(path, { timeout: BUSY_MS });

@@ -1,6 +1,7 @@
 /**
- * Copies of the store's rows as plain files, one a row: what a store that turns out broken at start is rebuilt from. They are written
- * a moment after the store itself, and without a sync: the pods of the state folder do not outlive a power cut either.
+ * Copies of the store's rows as plain files, one a row: what a store that turns out broken at start is rebuilt from.
+ * They are written a moment after the store itself, and without a sync: the pods of the state folder do not outlive a
+ * power cut either.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';

@@ -1,10 +1,11 @@
 /**
- * Tests in the workplace's VM, which has what most nodes have and the workplace has not: cgroup v2 alone, systemd, AppArmor, every
- * capability.
+ * Tests in the workplace's VM, which has what most nodes have and the workplace has not: cgroup v2 alone, systemd,
+ * AppArmor, every capability.
  *
  *   node test/rig/vm/run.ts [FILE...]     test files; the ones that differ there when none is given
  *
- * The machine is emulated: boot and set-up take a minute, the default files about ten. critest in it: `npm run conformance -- --vm`.
+ * The machine is emulated: boot and set-up take a minute, the default files about ten. critest in it:
+ * `npm run conformance -- --vm`.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

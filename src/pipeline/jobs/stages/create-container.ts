@@ -56,7 +56,10 @@ export const image = {
   },
 };
 
-/** The user and groups of the process; names are looked up in the image's own files, read from its layers without a mount. */
+/**
+ * The user and groups of the process; names are looked up in the image's own files, read from its layers without a
+ * mount.
+ */
 export const user = {
   async run(state: ContainerCreation): Promise<void> {
     const { ctx, row } = state;
@@ -83,7 +86,10 @@ export const volumes = {
   },
 };
 
-/** The paths of the host that the request names. One that hangs costs this container and nothing else, so the stage takes no slot. */
+/**
+ * The paths of the host that the request names. One that hangs costs this container and nothing else, so the stage
+ * takes no slot.
+ */
 export const paths = {
   skip: ({ row }: ContainerCreation): boolean => !namesHostPaths(row.config),
   async run(state: ContainerCreation): Promise<void> {

@@ -6,8 +6,8 @@ import { required } from '../../engine/stage.ts';
 import type { JobContext, JobState } from '../context.ts';
 
 /**
- * What the undo of a pull needs. It is kept in memory only: each layer has a row of its own, and those that no image has are
- * removed by the next start of the daemon.
+ * What the undo of a pull needs. It is kept in memory only: each layer has a row of its own, and those that no image
+ * has are removed by the next start of the daemon.
  */
 export interface PullRow {
   reference: string;

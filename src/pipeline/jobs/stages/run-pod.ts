@@ -1,4 +1,7 @@
-/** The stages of RunPodSandbox in the order of their table, each with its undo; the teardown of a pod uses the same undos. */
+/**
+ * The stages of RunPodSandbox in the order of their table, each with its undo; the teardown of a pod uses the same
+ * undos.
+ */
 import { join } from 'node:path';
 import { NamespaceMode } from '../../../../proto/gen/cri.ts';
 import { SluiceError } from '../../../errors.ts';
@@ -83,7 +86,10 @@ export const netns = {
   },
 };
 
-/** CNI. The row holds the configuration that ADD is called with, so DEL is called alike whatever the folder contains by then. */
+/**
+ * CNI. The row holds the configuration that ADD is called with, so DEL is called alike whatever the folder contains by
+ * then.
+ */
 export const network = {
   skip: ({ row }: PodLaunch): boolean => row.network === undefined,
   async run({ ctx, row }: PodLaunch): Promise<void> {
@@ -146,7 +152,10 @@ export const files = {
   },
 };
 
-/** The pause container's OCI spec, which the pure builder in src/node/oci makes; the stage reads what it needs of the disk. */
+/**
+ * The pause container's OCI spec, which the pure builder in src/node/oci makes; the stage reads what it needs of the
+ * disk.
+ */
 export const spec = {
   skip: isPinned,
   async run(state: PodLaunch): Promise<void> {
@@ -191,8 +200,8 @@ export const shim = {
 };
 
 /**
- * Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. Its undo ends task and shim, so that the
- * snapshot, on which `create` is built too, is removed after what has it mounted.
+ * Task.Create of the pause container: the shim mounts the rootfs and runs `runc create`. Its undo ends task and shim,
+ * so that the snapshot, on which `create` is built too, is removed after what has it mounted.
  */
 export const create = {
   skip: isPinned,

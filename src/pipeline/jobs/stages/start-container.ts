@@ -39,9 +39,9 @@ export const create = {
     });
   },
   /**
-   * A shim whose caller hangs up (a daemon that died) kills the runtime and lists no task, but the runtime may have made a container
-   * by then, or a process of it may still be making one. So a task that the shim does not list is removed from the runtime as well,
-   * and the shim is asked once more, since the task may have been listed meanwhile.
+   * A shim whose caller hangs up (a daemon that died) kills the runtime and lists no task, but the runtime may have
+   * made a container by then, or a process of it may still be making one. So a task that the shim does not list is
+   * removed from the runtime as well, and the shim is asked once more, since the task may have been listed meanwhile.
    */
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     const sandbox = ctx.store.sandboxes.get(row.sandbox);

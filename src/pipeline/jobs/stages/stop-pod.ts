@@ -9,7 +9,10 @@ export interface PodStop extends JobState<SandboxRow> {
   killContainers: () => Promise<void>;
 }
 
-/** Containers get no grace here: kubelet has stopped them with theirs before, and a pod that is stopped at once is meant to be. */
+/**
+ * Containers get no grace here: kubelet has stopped them with theirs before, and a pod that is stopped at once is meant
+ * to be.
+ */
 export const kill = {
   async run({ ctx, row, killContainers }: PodStop): Promise<void> {
     await probeShim(row, ctx); // here, since this stage takes no slot

@@ -16,7 +16,8 @@ import {
 } from '../stages/create-container.ts';
 
 /**
- * A container's creation: everything but a process. The user is read from the image's own files while its folders are made.
+ * A container's creation: everything but a process. The user is read from the image's own files while its folders are
+ * made.
  *
  *     reserve → ┬→ image → ┬→ user ────┬→ spec ─┬→ files → ready
  *               │          └→ volumes ─┤        │            │

@@ -1,4 +1,7 @@
-/** The bridge plugin: a veth pair between the pod and a bridge of the host, addresses from IPAM, the bridge as gateway, masquerading. */
+/**
+ * The bridge plugin: a veth pair between the pod and a bridge of the host, addresses from IPAM, the bridge as gateway,
+ * masquerading.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   addressText,
@@ -12,6 +15,7 @@ import {
   prefixText,
 } from '../../../sys/ip.ts';
 import { NetlinkError, type NetlinkSocket } from '../../../sys/netlink.ts';
+import { netnsExists } from '../../../sys/netns.ts';
 import {
   addAddress,
   addBridge,
@@ -47,7 +51,7 @@ import {
 import { configureInterface, enableForwarding, inPod, tryWriteSysctl } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
-import { deletePodLink, hostEnd, makePodVeth, randomVethName } from './veth.ts';
+import { deletePodLink, hostEnd, makePodVeth, openNetns, randomVethName } from './veth.ts';
 
 const KEYS = [
   ...COMMON,
@@ -127,6 +131,7 @@ async function add(settings: Bridge, call: Call): Promise<CniResult> {
     throw new Refusal('cannot set hairpin mode and promiscuous mode at the same time.');
   }
   const link = during(`failed to create bridge "${bridge.name}"`, () => ensureBridge(call.host, bridge));
+  openNetns(call.netns)[Symbol.dispose](); // whether it is there, before anything else is made
   if (bridge.ipam.type === '') return addWithoutAddresses(bridge, call, link);
 
   const ipam = await ipamAdd(bridge.ipam, call);
@@ -141,7 +146,7 @@ async function add(settings: Bridge, call: Call): Promise<CniResult> {
 /** Takes back what a failed ADD has made, as far as possible: DEL will see to the rest. */
 async function giveBack(bridge: Bridge, call: Call, cause: unknown): Promise<void> {
   try {
-    deletePodLink(call.netns, call.attachment.ifName);
+    if (netnsExists(call.netns)) deletePodLink(call.netns, call.attachment.ifName);
     await ipamDel(bridge.ipam, call);
   } catch (error) {
     throw new Refusal(`${reasonOf(cause)}; and what was made could not be taken back: ${reasonOf(error)}`, { cause });
@@ -237,7 +242,10 @@ async function addWithoutAddresses(bridge: Bridge, call: Call, link: Link): Prom
   };
 }
 
-/** Gateways where the addresses came without, and the default route through the first of each family, as the configuration wants. */
+/**
+ * Gateways where the addresses came without, and the default route through the first of each family, as the
+ * configuration wants.
+ */
 function withGateways(bridge: Bridge, ipam: Awaited<ReturnType<typeof ipamAdd>>) {
   const routes = [...(ipam.routes ?? [])];
   const ips = (ipam.ips ?? []).map(({ address, gateway }) => {
@@ -282,7 +290,10 @@ function ensureBridge(host: NetlinkSocket, { name, mtu, promiscuous, vlan }: Bri
   return link;
 }
 
-/** The bridge's own end of a VLAN: a veth pair of which one end is a port with that VLAN, the other carries the gateway's address. */
+/**
+ * The bridge's own end of a VLAN: a veth pair of which one end is a port with that VLAN, the other carries the
+ * gateway's address.
+ */
 function ensureVlanLink(host: NetlinkSocket, link: Link, bridge: Bridge): Link {
   const name = `${link.name}.${bridge.vlan}`;
   const before = findLink(host, name);
@@ -328,7 +339,10 @@ function setUpPort(host: NetlinkSocket, veth: Link, { hairpin, vlan }: Bridge): 
   during(`failed to setup vlan tag on interface "${veth.name}"`, () => host.request(addPortVlan(veth.index, vlan)));
 }
 
-/** The port forwards once the kernel has noticed that both ends are up; asking for the link makes it look since Linux 6.8. */
+/**
+ * The port forwards once the kernel has noticed that both ends are up; asking for the link makes it look since Linux
+ * 6.8.
+ */
 async function awaitPort(host: NetlinkSocket, index: number): Promise<void> {
   for (const pause of [...PORT_PAUSES, 0]) {
     const port = findLink(host, index);

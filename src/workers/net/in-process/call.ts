@@ -19,13 +19,17 @@ export interface Call {
   limitMs: number;
   /** rtnetlink in the host's namespace. */
   host: NetlinkSocket;
-  /** Runs a plugin as a process with this call's configuration (an IPAM plugin); returns what it printed. Throws PluginFailure. */
+  /**
+   * Runs a plugin as a process with this call's configuration (an IPAM plugin); returns what it printed. Throws
+   * PluginFailure.
+   */
   delegate: (program: string, command: PluginRun['command']) => Promise<string>;
 }
 
 /**
- * A plugin's work without its process. Each verb throws Refusal or an error of the system; what ADD did until then is taken
- * back by DEL. The configuration was read before: `read` of the plugin's own file throws NotOurs for what it leaves to the program.
+ * A plugin's work without its process. Each verb throws Refusal or an error of the system; what ADD did until then is
+ * taken back by DEL. The configuration was read before: `read` of the plugin's own file throws NotOurs for what it
+ * leaves to the program.
  */
 export interface Work {
   /** The result to go on with. */
@@ -33,7 +37,8 @@ export interface Work {
   del(call: Call): Promise<void>;
   check(call: Call): Promise<void>;
   /**
-   * Index, on the host, of the link after whose end DEL may run, without deleting it itself; undefined when DEL has to run now.
+   * Index, on the host, of the link after whose end DEL may run, without deleting it itself; undefined when DEL has to
+   * run now.
    */
   heldLink?(call: Call): number | undefined;
   /** Gives back what belongs to none of the attachments (specification 1.1, GC). */

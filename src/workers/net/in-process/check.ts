@@ -21,7 +21,10 @@ export function podInterfaceOf(result: CniResult, { netns, attachment }: Call): 
   return found;
 }
 
-/** A veth in the pod with the recorded hardware address, and all addresses and routes of the result. To be called in the pod. */
+/**
+ * A veth in the pod with the recorded hardware address, and all addresses and routes of the result. To be called in the
+ * pod.
+ */
 export function checkPod(socket: NetlinkSocket, expected: Interface, { ips, routes }: CniResult): Link {
   const link = findLink(socket, expected.name);
   if (!link) throw new Refusal(`Interface name ${expected.name} not found`);

@@ -1,13 +1,17 @@
 import { isObject, type Json } from '../../json.ts';
 
-/** A configuration has something that only the plugin's program can judge: a key nobody here knows, or a value of another type. */
+/**
+ * A configuration has something that only the plugin's program can judge: a key nobody here knows, or a value of
+ * another type.
+ */
 export class NotOurs extends Error {
   override readonly name = 'NotOurs';
 }
 
 /**
- * Reads a plugin's configuration key by key. Go's reader takes keys in any case and refuses values of a wrong type in its own
- * words, so whatever is not exactly as documented is left to the program: every method throws {@link NotOurs} then.
+ * Reads a plugin's configuration key by key. Go's reader takes keys in any case and refuses values of a wrong type in
+ * its own words, so whatever is not exactly as documented is left to the program: every method throws {@link NotOurs}
+ * then.
  */
 export class Fields {
   readonly #json: Json;
@@ -74,7 +78,9 @@ export const COMMON = [
   'args',
 ] as const;
 
-/** What the operator of a cluster puts into the configuration for one network: args.cni, of which `known` may be there. */
+/**
+ * What the operator of a cluster puts into the configuration for one network: args.cni, of which `known` may be there.
+ */
 export function cniArgs(fields: Fields, known: readonly string[]): Fields {
   // Other domains than "cni" are other plugins' business.
   const args = fields.object('args');

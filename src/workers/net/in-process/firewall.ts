@@ -1,7 +1,8 @@
 /**
- * Masquerading and host ports of one network, as a table of its own in nf_tables (one per address family): chains and maps are
- * made once, a pod is one element of a map for its way out and one for each of its host ports. The comment of an element is its
- * owner, container/interface, so that nothing is ever taken from another pod which has got the same address or port since.
+ * Masquerading and host ports of one network, as a table of its own in nf_tables (one per address family): chains and
+ * maps are made once, a pod is one element of a map for its way out and one for each of its host ports. The comment of
+ * an element is its owner, container/interface, so that nothing is ever taken from another pod which has got the same
+ * address or port since.
  *
  *     chain prerouting, output   to an address of this host: jump hostports
  *     chain hostports            jump marks, then lead to the pod that @ports_at (address and port) or @ports has
@@ -77,10 +78,15 @@ const families = [FAMILY.IPV4, FAMILY.IPV6] as const;
 
 const ownerText = ({ containerId, ifName }: Owner): string => `${containerId}/${ifName}`;
 
-/** What is known to be set up already, by this thread: table and part. A table that has vanished meanwhile shows at the first use. */
+/**
+ * What is known to be set up already, by this thread: table and part. A table that has vanished meanwhile shows at the
+ * first use.
+ */
 const prepared = new Set<string>();
 
-/** Makes the network's table where it is missing. Throws what the kernel says: it may have no nf_tables or no NAT in it. */
+/**
+ * Makes the network's table where it is missing. Throws what the kernel says: it may have no nf_tables or no NAT in it.
+ */
 export function prepareTable(socket: NetlinkSocket, family: Family, network: string): void {
   once(family, network, '', () => commit(socket, baseOf(family, tableName(network))));
 }
@@ -180,7 +186,9 @@ function within(register: number, { address, length }: Prefix, { not = false } =
 const chainFrom = (subnet: Prefix): string =>
   `from_${addressText(networkOf(subnet)).replaceAll(':', '-')}_${subnet.length}`;
 
-/** Gives what the pod sends beyond its subnet the host's address. `ip` is the pod's address with its subnet's length. */
+/**
+ * Gives what the pod sends beyond its subnet the host's address. `ip` is the pod's address with its subnet's length.
+ */
 export function masquerade(socket: NetlinkSocket, network: string, owner: Owner, ip: Prefix): void {
   const family = familyOf(ip.address);
   const table = tableName(network);
@@ -216,13 +224,19 @@ export function masquerade(socket: NetlinkSocket, network: string, owner: Owner,
 }
 
 export interface PortOptions {
-  /** Traffic from the pod's own subnet and from localhost gets the host's address, without which answers would go astray. */
+  /**
+   * Traffic from the pod's own subnet and from localhost gets the host's address, without which answers would go
+   * astray.
+   */
   snat: boolean;
   /** The bit of the packet mark that carries this from one chain to the other. */
   markBit: number;
 }
 
-/** Leads ports of the host to the pod. `ip` is the pod's address with its subnet's length; mappings of the other family are left out. */
+/**
+ * Leads ports of the host to the pod. `ip` is the pod's address with its subnet's length; mappings of the other family
+ * are left out.
+ */
 export function mapPorts(
   socket: NetlinkSocket,
   network: string,
@@ -293,7 +307,10 @@ function prepareMarks(socket: NetlinkSocket, network: string, subnet: Prefix, bi
   });
 }
 
-/** Takes out what the owner has for these addresses and mappings; what is not there, or has become another's, is left alone. */
+/**
+ * Takes out what the owner has for these addresses and mappings; what is not there, or has become another's, is left
+ * alone.
+ */
 export function release(
   socket: NetlinkSocket,
   network: string,
@@ -414,7 +431,10 @@ function takeOut(socket: NetlinkSocket, find: () => { set: SetName; key: Buffer 
   }
 }
 
-/** Does the work; when the table has vanished since this thread made it (`nft flush ruleset`), makes it again and repeats. */
+/**
+ * Does the work; when the table has vanished since this thread made it (`nft flush ruleset`), makes it again and
+ * repeats.
+ */
 function persist(network: string, work: () => void): void {
   try {
     work();

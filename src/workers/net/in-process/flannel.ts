@@ -1,4 +1,6 @@
-/** The flannel plugin: reads the subnet that flanneld has leased for this node, and lets the bridge plugin do the rest. */
+/**
+ * The flannel plugin: reads the subnet that flanneld has leased for this node, and lets the bridge plugin do the rest.
+ */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { networkOf, parsePrefix, prefixText } from '../../../sys/ip.ts';

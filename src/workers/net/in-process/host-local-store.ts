@@ -1,10 +1,12 @@
 /**
- * The folder in which host-local keeps its addresses: a file for each address that is taken, named after it, with container
- * and interface inside; last_reserved_ip.N for each range set; and a lock. The reference plugin and this work on one folder side by side.
+ * The folder in which host-local keeps its addresses: a file for each address that is taken, named after it, with
+ * container and interface inside; last_reserved_ip.N for each range set; and a lock. The reference plugin and this work
+ * on one folder side by side.
  */
 import {
   closeSync,
   type Dirent,
+  existsSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -14,7 +16,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../../sys/fd.ts';
 import { type Address, addressText, parseAddress } from '../../../sys/ip.ts';
@@ -25,7 +27,9 @@ const LOCK_EX = 2;
 const LOCK_NB = 4;
 const EAGAIN = 11;
 const EINTR = 4;
-/** Another holder keeps the lock for a fraction of a millisecond, a plugin process that is starved of CPU for longer. */
+/**
+ * Another holder keeps the lock for a fraction of a millisecond, a plugin process that is starved of CPU for longer.
+ */
 const PAUSE_MS = 2;
 
 export interface Owner {
@@ -78,8 +82,8 @@ export class Store {
   }
 
   /**
-   * Gives back all that the owner has. With `known` addresses only their files are looked at, and the others when one of them was
-   * not there; without, every file of the folder is read.
+   * Gives back all that the owner has. With `known` addresses only their files are looked at, and the others when one
+   * of them was not there; without, every file of the folder is read.
    */
   release(owner: Owner, known: readonly Address[] = []): void {
     const own = [contentOf(owner), owner.containerId.trim()];
@@ -135,8 +139,9 @@ function read(path: string): string | undefined {
 }
 
 /**
- * Does `work` with the folder locked against other threads, other daemons and plugin processes. `work` is synchronous: the lock is
- * held for as long as it runs. Makes the folder where it is missing. Throws Refusal; after `limitMs` of waiting too.
+ * Does `work` with the folder locked against other threads, other daemons and plugin processes. `work` is synchronous:
+ * the lock is held for as long as it runs. Makes the folder where it is missing. Throws Refusal; after `limitMs` of
+ * waiting too.
  */
 export async function withStore<T>(folder: string, limitMs: number, work: (store: Store) => T): Promise<T> {
   using file = during('', () => openLock(folder));
@@ -154,6 +159,18 @@ export async function withStore<T>(folder: string, limitMs: number, work: (store
   return during('', () => work(new Store(folder))); // closing the file gives the lock back
 }
 
+/** Go names the part of the path that is no folder, Node the whole path. */
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o755 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOTDIR') throw error;
+    let file = folder;
+    while (!existsSync(file) && dirname(file) !== file) file = dirname(file);
+    throw new Refusal(`mkdir ${file}: not a directory`, { cause: error });
+  }
+}
+
 function openLock(folder: string): Fd {
   const path = join(folder, 'lock');
   // The plugin's open has these flags and this mode; the folder is there except for the first pod.
@@ -161,8 +178,8 @@ function openLock(folder: string): Fd {
   try {
     return open();
   } catch (error) {
-    if (!(error instanceof SysError) || error.code !== 'ENOENT') throw error;
-    mkdirSync(folder, { recursive: true, mode: 0o755 });
+    if (!(error instanceof SysError) || !['ENOENT', 'ENOTDIR'].includes(error.code)) throw error;
+    makeFolder(folder);
     return open();
   }
 }

@@ -73,8 +73,8 @@ export async function hostLocalHolds(call: Call): Promise<Address[]> {
 }
 
 /**
- * The folder of addresses; undefined when nothing was ever put there, for DEL must not fail for ever: with a configuration that
- * ADD refused, or where the folder can't even be made.
+ * The folder of addresses; undefined when nothing was ever put there, for DEL must not fail for ever: with a
+ * configuration that ADD refused, or where the folder can't even be made.
  */
 function folderAtDel(call: Call): string | undefined {
   try {
@@ -152,7 +152,10 @@ function reserveOne(store: Store, set: RangeSet, address: Address, owner: Owner,
   return { address, range };
 }
 
-/** An ADD without a DEL after the last one gets nothing. Reads every file, so it is left out for an attachment that is new. */
+/**
+ * An ADD without a DEL after the last one gets nothing. Reads every file, so it is left out for an attachment that is
+ * new.
+ */
 function refuseSecond(store: Store, set: RangeSet, owner: Owner): void {
   const before = store.addressesOf(owner).find((address) => rangeOf(set, address));
   if (!before) return;
@@ -167,7 +170,9 @@ function reserveNext(store: Store, set: RangeSet, owner: Owner, index: number) {
   throw new Refusal(`no IP addresses available in range set: ${setText(set)}`);
 }
 
-/** Throws NotOurs for what only the program understands, and Refusal, in its words, for what is no usable configuration. */
+/**
+ * Throws NotOurs for what only the program understands, and Refusal, in its words, for what is no usable configuration.
+ */
 function settingsOf(network: string, conf: Json, requestedByArgs: string, cniVersion?: string): Settings {
   const fields = new Fields(conf.ipam, KEYS);
   const runtime = isObject(conf.runtimeConfig) ? conf.runtimeConfig : {};

@@ -1,4 +1,7 @@
-/** The addresses of a pod, for the plugins that make its interface: from host-local in this thread, or from a plugin's process. */
+/**
+ * The addresses of a pod, for the plugins that make its interface: from host-local in this thread, or from a plugin's
+ * process.
+ */
 import { type Address, parsePrefix } from '../../../sys/ip.ts';
 import type { Json } from '../../json.ts';
 import { parseResult } from '../result.ts';
@@ -64,12 +67,18 @@ export async function ipamCheck({ type, inProcess }: Ipam, call: Call): Promise<
   else await call.delegate(type, 'CHECK');
 }
 
-/** IPAM plugins that are processes are not called: the specification has no delegation of GC before 1.1, and few know the verb. */
+/**
+ * IPAM plugins that are processes are not called: the specification has no delegation of GC before 1.1, and few know
+ * the verb.
+ */
 export async function ipamGc({ inProcess }: Ipam, call: GcCall): Promise<void> {
   if (inProcess) await hostLocalGc(call);
 }
 
-/** The pod's addresses as far as they can be known at DEL: from the result of ADD, or where that never came, from the files. */
+/**
+ * The pod's addresses as far as they can be known at DEL: from the result of ADD, or where that never came, from the
+ * files.
+ */
 export async function addressesAtDel({ inProcess }: Ipam, call: Call): Promise<Address[]> {
   const recorded = addressesIn(call.prevResult?.result);
   if (recorded.length > 0 || !inProcess) return recorded;

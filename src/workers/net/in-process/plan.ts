@@ -49,7 +49,9 @@ export interface Plan {
   notes: string[];
 }
 
-/** Plans an ADD. Asks the kernel for the tables that will be needed, so that a refusal comes before anything was made. */
+/**
+ * Plans an ADD. Asks the kernel for the tables that will be needed, so that a refusal comes before anything was made.
+ */
 export function planAdd(question: PlanQuestion): Plan {
   const notes: string[] = [];
   const types: string[] = [];
@@ -70,8 +72,8 @@ export function planAdd(question: PlanQuestion): Plan {
 }
 
 /**
- * Plans a DEL, CHECK or GC of what an ADD has made. `made` are the types that were carried out here, as the attachment's record
- * has them: who made something takes it away. Without a record the present configuration decides.
+ * Plans a DEL, CHECK or GC of what an ADD has made. `made` are the types that were carried out here, as the
+ * attachment's record has them: who made something takes it away. Without a record the present configuration decides.
  */
 export function planLater(question: PlanQuestion, made: readonly string[] | undefined): (Work | undefined)[] {
   return question.network.plugins.map((plugin) => {

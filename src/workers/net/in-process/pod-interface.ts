@@ -1,4 +1,7 @@
-/** Inside a pod's namespace: its interface gets its addresses, comes up, and gets its routes (the reference's ipam.ConfigureIface). */
+/**
+ * Inside a pod's namespace: its interface gets its addresses, comes up, and gets its routes (the reference's
+ * ipam.ConfigureIface).
+ */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Address, addressText, isSix, parseAddress, parsePrefix, prefixText } from '../../../sys/ip.ts';
@@ -15,7 +18,10 @@ const SETTLE_MS = 10_000;
 const SETTLE_PAUSES_MS = [1, 2, 4, 8, 16, 32];
 const SETTLE_PAUSE_MS = 50;
 
-/** Runs `work` in the pod's namespace with a socket of it. Synchronous. Throws Refusal in the plugin's words when there is none. */
+/**
+ * Runs `work` in the pod's namespace with a socket of it. Synchronous. Throws Refusal in the plugin's words when there
+ * is none.
+ */
 export function inPod<T>(netns: string, work: (socket: NetlinkSocket) => T): T {
   try {
     return inNetns(netns, () => {

@@ -1,5 +1,8 @@
-/** The ptp plugin: a veth pair without a bridge. All that the pod sends goes to its gateway, the host's end of the pair. */
+/**
+ * The ptp plugin: a veth pair without a bridge. All that the pod sends goes to its gateway, the host's end of the pair.
+ */
 import { isSix, networkOf, type Prefix, parseAddress, parsePrefix } from '../../../sys/ip.ts';
+import { netnsExists } from '../../../sys/netns.ts';
 import { addAddress, addRoute, deleteRoute, SCOPE } from '../../../sys/rtnetlink.ts';
 import type { Json } from '../../json.ts';
 import type { CniResult } from '../types.ts';
@@ -61,7 +64,7 @@ async function add(ptp: Ptp, call: Call): Promise<CniResult> {
     return await connect(ptp, call, ipam);
   } catch (cause) {
     try {
-      deletePodLink(call.netns, call.attachment.ifName);
+      if (netnsExists(call.netns)) deletePodLink(call.netns, call.attachment.ifName);
       await ipamDel(ptp.ipam, call);
     } catch (error) {
       throw new Refusal(`${reasonOf(cause)}; and what was made could not be taken back: ${reasonOf(error)}`, { cause });
@@ -132,7 +135,10 @@ async function connect(ptp: Ptp, call: Call, ipam: Awaited<ReturnType<typeof ipa
   };
 }
 
-/** Instead of the subnet's own route, one to the gateway alone and one to the subnet by way of it: neighbours are not asked for. */
+/**
+ * Instead of the subnet's own route, one to the gateway alone and one to the subnet by way of it: neighbours are not
+ * asked for.
+ */
 function throughGateway({ prefix, gateway }: PodAddress, link: number) {
   const subnet = { address: networkOf(prefix), length: prefix.length };
   const source = prefix.address;

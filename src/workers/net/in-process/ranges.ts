@@ -1,4 +1,6 @@
-/** The address ranges of host-local's configuration, and the walk through them: the reference plugin's rules and words. */
+/**
+ * The address ranges of host-local's configuration, and the walk through them: the reference plugin's rules and words.
+ */
 import {
   type Address,
   addressText,
@@ -103,8 +105,8 @@ const rangeText = ({ first, last }: Range): string => `${addressText(first)}-${a
 export const setText = (set: RangeSet): string => set.map(rangeText).join(',');
 
 /**
- * The candidates of a set in the order in which they are tried: from the one after `after` on (the last one handed out) round to
- * it again, or from the set's beginning; gateways are left out.
+ * The candidates of a set in the order in which they are tried: from the one after `after` on (the last one handed out)
+ * round to it again, or from the set's beginning; gateways are left out.
  */
 export function* candidates(set: RangeSet, after: Address | undefined): Generator<{ address: Address; range: Range }> {
   const found = after ? set.findIndex((range) => inRange(range, after)) : -1;

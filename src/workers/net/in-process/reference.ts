@@ -1,7 +1,8 @@
 /**
- * Is a program in bin_dirs the reference plugin of its name? Go writes into every program which package it was made from (the
- * "build information" of Go 1.18 and newer, as `go version -m` shows it). A wrapper is a script, or a program of another package,
- * and is never taken for the plugin that it calls. Where the record is absent (older Go, packed programs) the answer is no.
+ * Is a program in bin_dirs the reference plugin of its name? Go writes into every program which package it was made
+ * from (the "build information" of Go 1.18 and newer, as `go version -m` shows it). A wrapper is a script, or a program
+ * of another package, and is never taken for the plugin that it calls. Where the record is absent (older Go, packed
+ * programs) the answer is no.
  */
 import { closeSync, openSync, readSync, statSync } from 'node:fs';
 
@@ -17,7 +18,10 @@ const PACKAGES: Record<string, readonly string[]> = {
 };
 
 const ELF = Buffer.from([0x7f, 0x45, 0x4c, 0x46]);
-/** debug/buildinfo: the magic at a multiple of 16 bytes, pointer size and flags after it; flag 2: the texts follow inline from 32 on. */
+/**
+ * debug/buildinfo: the magic at a multiple of 16 bytes, pointer size and flags after it; flag 2: the texts follow
+ * inline from 32 on.
+ */
 const MAGIC = Buffer.from('\xff Go buildinf:', 'latin1');
 const INLINE = 2;
 const TEXTS = 32;

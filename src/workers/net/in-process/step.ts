@@ -6,7 +6,7 @@ import { callPlugin, PluginFailure, pluginConf } from '../plugin.ts';
 import { inVersion, type ParsedResult, parseResult } from '../result.ts';
 import type { CniAttachment, CniResult, NetworkConf, PluginConf, PluginRun } from '../types.ts';
 import type { Call, GcCall, Work } from './call.ts';
-import { INTERNAL, reasonOf } from './refusal.ts';
+import { INTERNAL, Refusal, reasonOf } from './refusal.ts';
 import { routeSocket } from './sockets.ts';
 
 export interface Step {
@@ -79,7 +79,8 @@ async function measured<T>(
       {
         cniCode: INTERNAL,
         words: said,
-        cause: error,
+        // A Refusal's message has its reason already; anything else is shown with its cause.
+        cause: error instanceof Refusal ? undefined : error,
       },
     );
   }
@@ -109,7 +110,10 @@ function callOf(step: Step, runs: PluginRun[]): Call {
 export const confOf = (plugin: PluginConf, network: NetworkConf, attachment?: CniAttachment): Json =>
   pluginConf({ command: 'ADD', plugin, network, attachment });
 
-/** A result that was made here, in the shape of the configuration's version and read like a process's; or one that was passed on. */
+/**
+ * A result that was made here, in the shape of the configuration's version and read like a process's; or one that was
+ * passed on.
+ */
 function parsed(answer: CniResult | ParsedResult, version: string): ParsedResult {
   if ('raw' in answer) return answer;
   const made: ParsedResult = { version: answer.cniVersion, raw: answer as unknown as Json, result: answer };

@@ -1,4 +1,7 @@
-/** The tuning plugin as far as it sets sysctls in the pod's namespace. Hardware address, MTU and modes of the link stay with the program. */
+/**
+ * The tuning plugin as far as it sets sysctls in the pod's namespace. Hardware address, MTU and modes of the link stay
+ * with the program.
+ */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Json } from '../../json.ts';

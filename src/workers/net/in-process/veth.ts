@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { openFd } from '../../../sys/fd.ts';
+import { type Fd, openFd } from '../../../sys/fd.ts';
 import { C, SysError } from '../../../sys/libc.ts';
 import { NetlinkError, type NetlinkSocket } from '../../../sys/netlink.ts';
 import { addVeth, deleteLink, findLink, isMac, type Link } from '../../../sys/rtnetlink.ts';
@@ -20,8 +20,8 @@ export interface PodVeth {
 }
 
 /**
- * Makes a veth pair: one end in the pod's namespace, down, the other one here, up, under a random name like the reference
- * plugins'. Returns the end on the host. Throws Refusal.
+ * Makes a veth pair: one end in the pod's namespace, down, the other one here, up, under a random name like the
+ * reference plugins'. Returns the end on the host. Throws Refusal.
  */
 export function makePodVeth(host: NetlinkSocket, { netns, ifName, mtu, mac, master }: PodVeth): Link {
   if (mac !== '' && !isMac(mac)) throw new Refusal(`failed to make veth pair: address ${mac}: invalid MAC address`);
@@ -47,7 +47,8 @@ export function makePodVeth(host: NetlinkSocket, { netns, ifName, mtu, mac, mast
 /** NetworkManager leaves links alone whose names begin like that. */
 export const randomVethName = (): string => `veth${randomBytes(4).toString('hex')}`;
 
-function openNetns(netns: string) {
+/** A descriptor of the pod's namespace. Throws Refusal in the plugins' words when there is none. */
+export function openNetns(netns: string): Fd {
   try {
     return openFd(netns, C.O_RDONLY);
   } catch (error) {
@@ -58,7 +59,10 @@ function openNetns(netns: string) {
   }
 }
 
-/** Index of the host's end of the pod's veth; undefined when there is none any more. `prevResult` names it when the pod is gone. */
+/**
+ * Index of the host's end of the pod's veth; undefined when there is none any more. `prevResult` names it when the pod
+ * is gone.
+ */
 export function hostEnd({ host, netns, attachment, prevResult }: Call): number | undefined {
   if (netns !== '') {
     const link = inPod(netns, (socket) => findLink(socket, attachment.ifName));

@@ -1,0 +1,140 @@
+/**
+ * Sandboxes without a process: which pods become one, what stands in for the pause container, and who shares a shim.
+ */
+import assert from 'node:assert/strict';
+import { suite, test } from 'node:test';
+import { NamespaceMode } from '../../proto/gen/cri.ts';
+import { containerNamespaces } from '../../src/node/oci/namespaces.ts';
+import { buildPinnedSpec } from '../../src/node/oci/pinned-spec.ts';
+import type { Shims } from '../../src/node/shims/shims.ts';
+import type { SandboxRow, ShimRow } from '../../src/node/store/sandbox.ts';
+import type { Store } from '../../src/node/store/store.ts';
+import { planPod } from '../../src/pipeline/jobs/plan-pod.ts';
+import { leaveSharedShim, shimWithRoom } from '../../src/pipeline/jobs/shared-shims.ts';
+import { namespaces } from '../rig/messages.ts';
+import { openJobLab } from './job-fixture.ts';
+import { HOST, pod, podWith, userns } from './oci-fixtures.ts';
+import { sandboxRow } from './store-fixture.ts';
+
+const { POD, CONTAINER, NODE } = NamespaceMode;
+const withPid = (pid: NamespaceMode, rest = {}) => podWith({ namespaceOptions: namespaces({ pid, ...rest }) });
+
+suite('which pods are pinned', () => {
+  const planned = (config: ReturnType<typeof pod>, change?: { sandbox_mode?: 'pause' | 'pinned'; shim?: string }) => {
+    using lab = openJobLab();
+    Object.assign(lab.ctx.config.runtimes.runc ?? {}, change);
+    const { row } = planPod(lab.podRequest(config), lab.ctx);
+    return { pinned: row.pinned, id: row.id, state: lab.ctx.config.state };
+  };
+
+  test('a PID namespace for each container, or the host’s: pinned, with its IPC and UTS namespaces under the state folder', () => {
+    for (const pid of [CONTAINER, NODE]) {
+      const { pinned, id, state } = planned(withPid(pid));
+      assert.deepEqual(pinned, { bootId: HOST.bootId, ipc: `${state}/ns/${id}.ipc`, uts: `${state}/ns/${id}.uts` });
+    }
+  });
+
+  test('on the host network and IPC there is nothing to hold', () => {
+    assert.deepEqual(planned(withPid(CONTAINER, { network: NODE, ipc: NODE })).pinned, { bootId: HOST.bootId });
+  });
+
+  test('a shared PID namespace, a user namespace, another shim, sandbox_mode pause: a pause process', () => {
+    assert.equal(planned(withPid(POD)).pinned, undefined);
+    assert.equal(planned(pod()).pinned, undefined, 'CRI’s default is POD');
+    assert.equal(planned(withPid(CONTAINER, userns())).pinned, undefined);
+    assert.equal(planned(withPid(CONTAINER), { shim: '/opt/kata/containerd-shim-kata-v2' }).pinned, undefined);
+    assert.equal(planned(withPid(CONTAINER), { sandbox_mode: 'pause' }).pinned, undefined);
+    assert.notEqual(planned(withPid(CONTAINER), { sandbox_mode: 'pinned' }).pinned, undefined);
+  });
+});
+
+test('containers join pinned namespaces by path, and have a PID namespace of their own also where they ask for the pod’s', () => {
+  const input = {
+    config: withPid(CONTAINER),
+    sandboxPid: 0,
+    pinned: { ipc: '/ns/ipc', uts: '/ns/uts' },
+    netns: '/ns/net',
+    userns: undefined,
+    targetPid: undefined,
+    privileged: true,
+    host: HOST,
+  };
+  for (const pid of [CONTAINER, POD]) {
+    assert.deepEqual(containerNamespaces({ ...input, options: namespaces({ pid }) }), [
+      { type: 'mount' },
+      { type: 'network', path: '/ns/net' },
+      { type: 'ipc', path: '/ns/ipc' },
+      { type: 'uts', path: '/ns/uts' },
+      { type: 'pid' },
+    ]);
+  }
+});
+
+test('the spec of a pinned sandbox: namespaces, hostname and the annotations that shims group by', () => {
+  const config = { ...pod(), annotations: { 'a/b': '1', other: '2' } };
+  const spec = buildPinnedSpec({
+    id: 'pod1',
+    config,
+    netns: '/ns/net',
+    pinned: { bootId: 'b', ipc: '/ns/ipc', uts: '/ns/uts' },
+    podAnnotations: ['a/*'],
+  });
+  assert.deepEqual(spec.linux.namespaces, [
+    { type: 'ipc', path: '/ns/ipc' },
+    { type: 'uts', path: '/ns/uts' },
+    { type: 'network', path: '/ns/net' },
+  ]);
+  assert.equal(spec.hostname, config.hostname);
+  assert.equal(spec.annotations['io.kubernetes.cri.sandbox-id'], 'pod1');
+  assert.equal(spec.annotations['a/b'], '1');
+  assert.equal(spec.annotations.other, undefined);
+});
+
+suite('shared shims', () => {
+  const shim = (address: string): ShimRow => ({ binary: '/bin/shim', address, version: 3 });
+  const member = (id: string, address: string, over: Partial<SandboxRow> = {}) =>
+    sandboxRow({ id, state: 'ready', pinned: { bootId: 'b', shimStarted: true }, shim: shim(address), ...over });
+
+  function node(rows: SandboxRow[], dead: string[] = []) {
+    const table = new Map(rows.map((row) => [row.id, row]));
+    const forgotten: string[] = [];
+    const shims = {
+      get: (id: string) => (dead.includes(id) ? undefined : {}),
+      forget: (id: string) => void forgotten.push(id),
+    } as unknown as Shims;
+    return { ctx: { store: { sandboxes: table } as unknown as Store, shims }, forgotten };
+  }
+
+  test('a further pod joins a living shim of its runtime that has room; the shim keeps its first pod’s id', () => {
+    const { ctx } = node([member('a', '/s/1'), member('b', '/s/1'), member('x', '/s/2', { runtime: 'crun' })]);
+    const next = sandboxRow({ id: 'c' });
+    assert.deepEqual(shimWithRoom(next, 3, ctx), { ...shim('/s/1'), leader: 'a' });
+    assert.equal(shimWithRoom(next, 2, ctx), undefined, 'full');
+    assert.equal(shimWithRoom(next, 1, ctx), undefined, 'not shared');
+    assert.deepEqual(shimWithRoom(sandboxRow({ id: 'y', runtime: 'crun' }), 3, ctx), { ...shim('/s/2'), leader: 'x' });
+  });
+
+  test('a dead shim, one that has ended and that of a pause process are not joined', () => {
+    const pods = [
+      member('dead', '/s/3'),
+      member('over', '/s/4', { shimEnded: true }),
+      member('pause', '/s/5', { pinned: undefined }),
+    ];
+    assert.equal(shimWithRoom(sandboxRow({ id: 'n' }), 8, node(pods, ['dead']).ctx), undefined);
+  });
+
+  test('of pods that leave at the same time only the last one has to end the shim', () => {
+    const [a, b] = [member('p', '/s/6'), member('q', '/s/6')];
+    const { ctx, forgotten } = node([a, b]);
+    assert.deepEqual([leaveSharedShim(a, ctx), leaveSharedShim(b, ctx)], [true, false]);
+    assert.deepEqual(forgotten, ['p']);
+    assert.equal(shimWithRoom(sandboxRow({ id: 'r' }), 8, ctx), undefined, 'nobody joins a shim that is being left');
+  });
+
+  test('a pod with a shim of its own, or with a pause process, ends it itself', () => {
+    const own = member('own', '/s/7');
+    const pause = member('pp', '/s/8', { pinned: undefined });
+    const { ctx } = node([own, pause]);
+    assert.deepEqual([leaveSharedShim(own, ctx), leaveSharedShim(pause, ctx)], [false, false]);
+  });
+});
