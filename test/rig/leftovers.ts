@@ -74,7 +74,7 @@ export async function sweep(traces: Traces): Promise<void> {
   for (const group of cgroupsOf(traces.cgroup)) {
     for (const file of readdirSync(group, { recursive: true, encoding: 'utf8' })) {
       if (!file.endsWith('cgroup.procs')) continue;
-      for (const pid of readFileSync(join(group, file), 'utf8').split('\n')) if (pid) kill(Number(pid));
+      for (const pid of processesIn(join(group, file))) kill(pid);
     }
     const dirs = readdirSync(group, { recursive: true, withFileTypes: true }).filter((entry) => entry.isDirectory());
     const paths = [group, ...dirs.map((entry) => join(entry.parentPath, entry.name))].sort(
@@ -86,6 +86,17 @@ export async function sweep(traces: Traces): Promise<void> {
   await traces.network?.remove();
   if (mountsBelow(traces.folder).length > 0) throw new Error(`mounts below ${traces.folder} cannot be taken away`);
   rmSync(traces.folder, { recursive: true, force: true });
+}
+
+/** None when the cgroup has gone since it was listed: pods are still being removed, or another sweep is under way. */
+function processesIn(file: string): number[] {
+  try {
+    return readFileSync(file, 'utf8').split('\n').filter(Boolean).map(Number);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ENODEV') return [];
+    throw error;
+  }
 }
 
 function kill(pid: number): void {
