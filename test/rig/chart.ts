@@ -49,7 +49,7 @@ export function drawChart(title: string, panels: readonly Panel[]): string {
     const y = 44 + Math.floor(at / COLUMNS) * (HEIGHT + TOP + GAP);
     return `<g transform="translate(${x} ${y})">${drawPanel(panel)}</g>`;
   });
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12" role="img">
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12">
 <title>${escaped(title)}</title>
 <rect width="${width}" height="${height}" fill="#ffffff"/>
 <text x="${GAP}" y="26" font-size="15" font-weight="bold" fill="${INK}">${escaped(title)}</text>
