@@ -1,5 +1,6 @@
 /** Processes of the rig: started with their output in a file, found again in /proc, ended by pid and never by name. */
 import { execFile, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -110,15 +111,23 @@ export async function waitFor<T>(what: string, timeoutMs: number, look: () => Pr
   }
 }
 
-/** A TCP port on loopback that nobody listened on a moment ago. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
+/**
+ * A TCP port on loopback that nobody listened on a moment ago. It is none of those that the kernel gives to whoever asks
+ * for any port (32768 to 60999): between the kill of a daemon and its restart another one could be given it.
+ */
+export async function freePort(): Promise<number> {
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const port = randomInt(12_000, 30_000);
+    if (await canListen(port)) return port;
+  }
+  throw new Error('no port of loopback from 12000 to 29999 can be listened on');
+}
+
+function canListen(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
     const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0));
-    });
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
   });
 }
 
