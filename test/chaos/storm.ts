@@ -21,6 +21,8 @@ import { type Random, seeded } from './random.ts';
 
 export interface StormOptions {
   kills: number;
+  /** The storm goes on until so many kills were at a point of a table, up to three times `kills`. */
+  points?: number;
   /** Actors, each with a pod of its own. */
   parallel: number;
   seed: number;
@@ -155,7 +157,8 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
   const actors = Array.from({ length: options.parallel }, (_, number) => new Actor(scene, number));
   const points = [...all];
   let point: KillPoint | undefined;
-  while (outcome.kills < options.kills) {
+  const goesOn = () => outcome.points.reached < (options.points ?? 0) && outcome.kills < 3 * options.kills;
+  while (outcome.kills < options.kills || goesOn()) {
     round = { number: round.number + 1, how: '', restart: 0, problems: [] };
     const end = new AbortController();
     const busy = actors.map((actor) => act(actor, daemon, end.signal, scene.report));

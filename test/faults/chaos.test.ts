@@ -13,6 +13,7 @@ test('a storm of kills loses nothing that was acknowledged and leaves nothing be
   const seed = Date.now() % 1_000_000;
   const outcome = await storm({
     kills: 16,
+    points: 4,
     parallel: 6,
     seed,
     longestMs: 1000,
@@ -24,5 +25,5 @@ test('a storm of kills loses nothing that was acknowledged and leaves nothing be
   const repeat = `npm run chaos -- --kills 16 --parallel 6 --longest 1000 --seed ${seed}`;
   assert.deepEqual(problems, [], repeat);
   assert.deepEqual(left, [], repeat);
-  assert.ok(counts.launches > 10 && points.reached > 3, `too little happened: ${JSON.stringify(outcome)}`);
+  assert.ok(counts.launches > 10 && points.reached >= 4, `too little happened: ${JSON.stringify(outcome)}`);
 });

@@ -112,8 +112,8 @@ export async function waitFor<T>(what: string, timeoutMs: number, look: () => Pr
 }
 
 /**
- * A TCP port on loopback that nobody listened on a moment ago. It is none of those that the kernel gives to whoever asks
- * for any port (32768 to 60999): between the kill of a daemon and its restart another one could be given it.
+ * A TCP port on loopback that nobody listened on a moment ago. It is none of those that the kernel gives to whoever
+ * asks for any port (32768 to 60999): between the kill of a daemon and its restart another one could be given it.
  */
 export async function freePort(): Promise<number> {
   for (let attempt = 0; attempt < 100; attempt++) {
