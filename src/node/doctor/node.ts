@@ -4,7 +4,7 @@ import { dirname } from 'node:path';
 import { explain } from '../../errors.ts';
 import { run } from '../../sys/spawn.ts';
 import { hostFiles } from '../../workers/host-paths/read-file.ts';
-import { findProgram as findTool } from '../../workers/net/programs.ts';
+import { findTool } from '../../workers/net/programs.ts';
 import { environment, findProgram } from '../../workers/shim/program.ts';
 import type { Config } from '../config/config.ts';
 import { loadFolder } from '../network/conf.ts';

@@ -18,9 +18,9 @@ import { imagesIn } from './archive-import.ts';
 import { BlobStore } from './blob-store.ts';
 import { authKey, storedAuth } from './credentials.ts';
 import { FsInfo, type FsUsage } from './fs-info.ts';
+import { ImageNames } from './image-names.ts';
 import { type FetchOptions, Layers, type LayersOptions } from './layers.ts';
 import { type LayerMount, layerMounts, viewOf } from './mounts.ts';
-import { ImageNames } from './names.ts';
 import { BUILT_IN_PAUSE, pauseImage } from './pause-image.ts';
 import { digestName, fullName, nameOf, parseReference, tagName } from './reference.ts';
 import { Registry, type Repository } from './registry.ts';
@@ -170,7 +170,7 @@ export class Images {
     return this.find(this.sandboxImage) === row;
   }
 
-  /** What tells pulls apart that must not be joined: the reference and the login. Throws INVALID_REQUEST. */
+  /** The key by which pulls are joined: the reference and the login. Throws INVALID_REQUEST. */
   pullKey(text: string, auth: AuthConfig | undefined): string {
     return `${fullName(parseReference(text))} ${authKey(auth)}`;
   }

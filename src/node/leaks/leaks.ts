@@ -53,7 +53,7 @@ export async function findLeaks(
   return (await stray()).filter((one) => before.has(nameOf(one)));
 }
 
-/** What tells one resource from all others. */
+/** The key of a resource, unique among all. */
 export function nameOf(resource: Resource): string {
   return `${resource.kind} ${resource.kind === 'shim' ? `process ${resource.pid}` : resource.path}`;
 }

@@ -6,7 +6,7 @@ import { BlockList } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { addressOf, isIPv6Cidr } from '../../workers/net/cidr.ts';
-import { findProgram } from '../../workers/net/programs.ts';
+import { findTool } from '../../workers/net/programs.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
 import type { Uplink } from '../../workers/net/uplink.ts';
 import { daemonId } from './daemon-id.ts';
@@ -41,7 +41,7 @@ export interface Builtin {
  */
 export function builtinNetwork({ root, subnet, binDirs, inProcess }: BuiltinSettings): Builtin {
   const { bridge, subnets } = bridgeOf({ root, subnet });
-  const has = (plugin: string) => findProgram(plugin, [...binDirs]) !== undefined;
+  const has = (plugin: string) => findTool(plugin, [...binDirs]) !== undefined;
   const missing = inProcess === false ? ['bridge', 'host-local'].filter((plugin) => !has(plugin)) : [];
   if (missing.length > 0) {
     throw new Error(`the built-in network needs the plugins ${missing.join(' and ')} in ${binDirs.join(', ')}`);
@@ -62,7 +62,7 @@ export function builtinNetwork({ root, subnet, binDirs, inProcess }: BuiltinSett
     },
   ];
   const tools = [...new Set(subnets.map((cidr) => (isIPv6Cidr(cidr) ? 'ip6tables' : 'iptables')))];
-  const absent = tools.filter((tool) => findProgram(tool) === undefined);
+  const absent = tools.filter((tool) => findTool(tool) === undefined);
   const [bridgePlugin] = plugins;
   if (absent.length > 0 && inProcess !== false && bridgePlugin) bridgePlugin.ipMasq = true;
   else if (absent.length > 0) lacks.push(`host ports and a way out of the node (no ${absent.join(', ')})`);

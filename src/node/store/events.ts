@@ -23,7 +23,7 @@ export class Events {
   readonly #onDrop: (events: number) => void;
   #closed = false;
 
-  /** `onDrop` hears of each subscriber that was cut off how many events it did not get. */
+  /** `onDrop` is called for each subscriber that was cut off, with the number of events it did not get. */
   constructor(now: () => bigint, onDrop: (events: number) => void) {
     this.#now = now;
     this.#onDrop = onDrop;

@@ -25,8 +25,8 @@ export interface PoolOptions {
 /**
  * A pool of worker threads with typed calls. A call is never cancelled: piscina ends the thread of an aborted task, and
  * with it everything else that runs there. Piscina's defaults are wrong for a daemon (threads that die when idle, an
- * endless queue, a thread that sleeps in Atomics.wait and so hears of no exiting child), so every one of them is set
- * here.
+ * endless queue, a thread that sleeps in Atomics.wait, where no event of an exiting child is handled), so every one of
+ * them is set here.
  */
 export class Pool<T extends Handlers> implements AsyncDisposable {
   readonly name: PoolName;

@@ -22,8 +22,8 @@ import {
 } from 'node:fs';
 import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../../sys/attributes.ts';
 import { startWriting } from '../../sys/sync.ts';
+import { components, native } from './byte-paths.ts';
 import { invalid } from './invalid.ts';
-import { components, native } from './names.ts';
 import { makeOpaque } from './opaque.ts';
 import { look, makeFolder, Root } from './root.ts';
 import { printable, type TarEntry, type TarSink } from './tar.ts';

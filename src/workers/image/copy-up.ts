@@ -1,7 +1,7 @@
 import { chmodSync, constants, copyFileSync, lchownSync, linkSync, lstatSync } from 'node:fs';
 import { getXattr, listXattrs, setTimes, setXattr } from '../../sys/attributes.ts';
+import { native } from './byte-paths.ts';
 import { invalid } from './invalid.ts';
-import { native } from './names.ts';
 import { findInLayers } from './read-file.ts';
 import { printable } from './tar.ts';
 

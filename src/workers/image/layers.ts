@@ -1,9 +1,9 @@
 import { readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { measureTree, type Usage } from '../measure-tree.ts';
+import { toBytes } from './byte-paths.ts';
 import { copyUp } from './copy-up.ts';
 import { type FetchedLayer, temporaryBeside } from './fetch-layer.ts';
-import { toBytes } from './names.ts';
 import { inheritFromTrees } from './root.ts';
 import { removeTree } from './tree.ts';
 

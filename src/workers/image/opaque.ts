@@ -1,6 +1,6 @@
 import { SluiceError } from '../../errors.ts';
 import { getXattr, setXattr } from '../../sys/attributes.ts';
-import { native } from './names.ts';
+import { native } from './byte-paths.ts';
 
 const OPAQUE = 'trusted.overlay.opaque';
 

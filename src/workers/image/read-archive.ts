@@ -3,9 +3,9 @@ import { closeSync, createReadStream, mkdirSync, openSync, readFileSync, rmSync,
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { SluiceError } from '../../errors.ts';
+import { components } from './byte-paths.ts';
 import { decodeError, detect } from './decompress.ts';
 import { invalid } from './invalid.ts';
-import { components } from './names.ts';
 import { TarReader, type TarSink } from './tar.ts';
 
 export interface ReadArchive {

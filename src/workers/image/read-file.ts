@@ -2,8 +2,8 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync, readSync } from 'node:fs';
 import { walkInRoot } from '../../sys/in-root.ts';
 import { isWhiteout } from './apply.ts';
+import { native, toBytes } from './byte-paths.ts';
 import { invalid } from './invalid.ts';
-import { native, toBytes } from './names.ts';
 import { isOpaque } from './opaque.ts';
 import { look } from './root.ts';
 

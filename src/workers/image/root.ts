@@ -1,7 +1,7 @@
 import { chmodSync, lchownSync, lstatSync, mkdirSync, readlinkSync, type Stats } from 'node:fs';
 import { walkInRoot } from '../../sys/in-root.ts';
+import { components, native } from './byte-paths.ts';
 import { invalid } from './invalid.ts';
-import { components, native } from './names.ts';
 import { printable } from './tar.ts';
 
 /**

@@ -1,7 +1,7 @@
 /** Removes trees whose names may be any bytes; symbolic links are not followed. */
 import { lstatSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
-import { native } from './names.ts';
+import { native } from './byte-paths.ts';
 
 /** Files after which other calls of this thread get their turn. */
 const SLICE = 2000;

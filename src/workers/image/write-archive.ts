@@ -4,7 +4,7 @@ import { closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, ty
 import { getXattr, listXattrs } from '../../sys/attributes.ts';
 import { yielder } from '../yield.ts';
 import { isWhiteout } from './apply.ts';
-import { native, toBytes } from './names.ts';
+import { native, toBytes } from './byte-paths.ts';
 import { isOpaque } from './opaque.ts';
 
 const BLOCK = 512;

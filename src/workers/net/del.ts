@@ -5,7 +5,7 @@ import { planLater } from './in-process/plan.ts';
 import { confOf, delStep, heldLinkStep } from './in-process/step.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
-import { findProgram } from './programs.ts';
+import { findTool } from './programs.ts';
 import { awaitUnlocked, readRecord, removeRecord, writeRecord } from './record.ts';
 import type { Deferred } from './release.ts';
 import { inVersion, previousResult } from './result.ts';
@@ -55,7 +55,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
           }
           await delStep(work, step, runs);
           // Without a valid record it is unknown which of the two has run ADD.
-          if (record !== 'damaged' || findProgram(plugin.type, binDirs) === undefined) continue;
+          if (record !== 'damaged' || findTool(plugin.type, binDirs) === undefined) continue;
         }
         await callPlugin({ command: 'DEL', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs }, runs);
       } catch (error) {

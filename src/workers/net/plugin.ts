@@ -7,7 +7,7 @@ import { SluiceError } from '../../errors.ts';
 import { SysError } from '../../sys/libc.ts';
 import { run, type SpawnResult } from '../../sys/spawn.ts';
 import { isObject, type Json } from '../json.ts';
-import { findProgram, programPath } from './programs.ts';
+import { findTool, programPath } from './programs.ts';
 import { excerpt } from './result.ts';
 import type { CniAttachment, NetworkConf, PluginConf, PluginRun } from './types.ts';
 
@@ -97,7 +97,7 @@ export class PluginFailure extends SluiceError {
 
 /** Path of the plugin's program. Throws CNI_FAILED with the searched folders. */
 export function findPlugin(type: string, binDirs: readonly string[]): string {
-  const path = findProgram(type, [...binDirs]);
+  const path = findTool(type, [...binDirs]);
   if (path === undefined) {
     const message = `plugin ${type} is in none of the folders ${binDirs.join(', ')}`;
     throw new PluginFailure('CNI_FAILED', message, { started: false });

@@ -13,6 +13,6 @@ export function programPath(path = process.env.PATH ?? ''): string {
 /**
  * Path of the first executable file `name` in the folders; undefined when there is none. Relative folders are skipped.
  */
-export function findProgram(name: string, folders = programPath().split(delimiter)): string | undefined {
+export function findTool(name: string, folders = programPath().split(delimiter)): string | undefined {
   return findExecutable(name, folders).found?.path;
 }

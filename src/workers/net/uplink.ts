@@ -8,7 +8,7 @@ import { removeBridge } from '../../sys/link.ts';
 import { run } from '../../sys/spawn.ts';
 import { isIPv6Cidr } from './cidr.ts';
 import { removeTables } from './in-process/firewall.ts';
-import { findProgram, programPath } from './programs.ts';
+import { findTool, programPath } from './programs.ts';
 import { excerpt } from './result.ts';
 
 export interface Uplink {
@@ -110,7 +110,7 @@ function words(rule: string): string[] {
 }
 
 function findIptables(subnet: string): string | undefined {
-  return findProgram(isIPv6Cidr(subnet) ? 'ip6tables' : 'iptables');
+  return findTool(isIPv6Cidr(subnet) ? 'ip6tables' : 'iptables');
 }
 
 /**

@@ -34,20 +34,10 @@ import { isObject, type Json } from '../../json.ts';
 import type { CniResult } from '../types.ts';
 import { type Call, cniArg, type GcCall, type Work } from './call.ts';
 import { checkBridge, checkPod, checkPort, podInterfaceOf, resultToCheck } from './check.ts';
+import { detachVeth } from './detach.ts';
 import { COMMON, cniArgs, Fields, NotOurs } from './fields.ts';
-import { isMasqueraded, masquerade, release, releaseOthers } from './firewall.ts';
-import {
-  addressesAtDel,
-  dnsOf,
-  type Ipam,
-  type IsOurs,
-  ipamAdd,
-  ipamCanWait,
-  ipamCheck,
-  ipamDel,
-  ipamGc,
-  readIpam,
-} from './ipam.ts';
+import { isMasqueraded, masquerade, releaseOthers } from './firewall.ts';
+import { dnsOf, type Ipam, type IsOurs, ipamAdd, ipamCanWait, ipamCheck, ipamDel, ipamGc, readIpam } from './ipam.ts';
 import { configureInterface, enableForwarding, inPod, tryWriteSysctl } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
@@ -117,7 +107,7 @@ export function readBridge(network: string, conf: Json, isOurs: IsOurs): Bridge 
 
 export const bridgeWork = (bridge: Bridge): Work => ({
   add: (call) => add(bridge, call),
-  del: (call) => del(bridge, call),
+  del: (call) => detachVeth(bridge, call),
   check: (call) => check(bridge, call),
   gc: (call) => gc(bridge, call),
   heldLink: (call) => (ipamCanWait(bridge.ipam) ? hostEnd(call) : undefined),
@@ -351,16 +341,6 @@ async function awaitPort(host: NetlinkSocket, index: number): Promise<void> {
     if (pause > 0) await sleep(pause);
   }
   throw new Refusal('bridge port in error state: down');
-}
-
-async function del(bridge: Bridge, call: Call): Promise<void> {
-  const addresses = await addressesAtDel(bridge.ipam, call);
-  if (call.netns !== '') deletePodLink(call.netns, call.attachment.ifName);
-  if (bridge.ipMasq) {
-    const nftables = nftablesSocket();
-    release(nftables, call.network.name, call.attachment, addresses, []);
-  }
-  await ipamDel(bridge.ipam, call, addresses);
 }
 
 async function check(bridge: Bridge, call: Call): Promise<void> {

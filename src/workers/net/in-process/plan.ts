@@ -1,7 +1,7 @@
 /** Who carries out each plugin of a list: a thread of ours, or the plugin's own program. */
 import { FAMILY } from '../../../sys/nftables.ts';
 import type { Json } from '../../json.ts';
-import { findProgram } from '../programs.ts';
+import { findTool } from '../programs.ts';
 import type { NetworkConf, PluginConf } from '../types.ts';
 import { bridgeWork, readBridge } from './bridge.ts';
 import type { Work } from './call.ts';
@@ -90,7 +90,7 @@ function planOne(plugin: PluginConf, question: PlanQuestion, made?: readonly str
   const isOurs = (type: string): boolean => {
     if (made) return made.includes(type);
     if (inProcess === true || network.source === BUILT_IN) return true;
-    const path = findProgram(type, [...binDirs]);
+    const path = findTool(type, [...binDirs]);
     return path !== undefined && isReferencePlugin(type, path);
   };
   if (!isOurs(plugin.type)) return undefined;

@@ -8,20 +8,10 @@ import type { Json } from '../../json.ts';
 import type { CniResult } from '../types.ts';
 import type { Call, GcCall, Work } from './call.ts';
 import { checkPod, podInterfaceOf, resultToCheck } from './check.ts';
+import { detachVeth } from './detach.ts';
 import { COMMON, Fields, NotOurs } from './fields.ts';
-import { isMasqueraded, masquerade, release, releaseOthers } from './firewall.ts';
-import {
-  addressesAtDel,
-  dnsOf,
-  type Ipam,
-  type IsOurs,
-  ipamAdd,
-  ipamCanWait,
-  ipamCheck,
-  ipamDel,
-  ipamGc,
-  readIpam,
-} from './ipam.ts';
+import { isMasqueraded, masquerade, releaseOthers } from './firewall.ts';
+import { dnsOf, type Ipam, type IsOurs, ipamAdd, ipamCanWait, ipamCheck, ipamDel, ipamGc, readIpam } from './ipam.ts';
 import { configureInterface, enableForwarding, inPod } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
@@ -47,7 +37,7 @@ export function readPtp(network: string, conf: Json, isOurs: IsOurs): Ptp {
 
 export const ptpWork = (ptp: Ptp): Work => ({
   add: (call) => add(ptp, call),
-  del: (call) => del(ptp, call),
+  del: (call) => detachVeth(ptp, call),
   check: (call) => check(ptp, call),
   gc: (call) => gc(ptp, call),
   heldLink: (call) => (ipamCanWait(ptp.ipam) ? hostEnd(call) : undefined),
@@ -150,16 +140,6 @@ function throughGateway({ prefix, gateway }: PodAddress, link: number) {
     ),
     addRoute({ dst: subnet, gateway, link, source }, { another: false }),
   ];
-}
-
-async function del(ptp: Ptp, call: Call): Promise<void> {
-  const addresses = await addressesAtDel(ptp.ipam, call);
-  if (call.netns !== '') deletePodLink(call.netns, call.attachment.ifName);
-  if (ptp.ipMasq) {
-    const nftables = nftablesSocket();
-    release(nftables, call.network.name, call.attachment, addresses, []);
-  }
-  await ipamDel(ptp.ipam, call, addresses);
 }
 
 async function check(ptp: Ptp, call: Call): Promise<void> {
