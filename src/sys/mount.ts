@@ -24,7 +24,7 @@ export function mount({ source, target, type, flags = 0, data }: MountCall): voi
 
 /**
  * Detaches every mount that is stacked on `target` (MNT_DETACH: the kernel frees a busy one when its last user closes
- * it). A path that is no mount point, or absent, is fine.
+ * it). A path that is not a mount point, or absent, is fine.
  */
 export function unmount(target: string): void {
   for (;;) {

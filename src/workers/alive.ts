@@ -10,9 +10,9 @@ export interface NodeCheck {
 }
 
 /**
- * Why the node cannot run pods, as far as files show it; empty when nothing is found. A full disk is no reason: stops
- * go on, and the kubelet, which frees the disk, does not while the runtime is not ready. Answering at all shows that
- * the pool's threads work.
+ * Why the node cannot run pods, as far as files show it; empty when nothing is found. A full disk is not a reason:
+ * stops go on, and the kubelet, which frees the disk, does not while the runtime is not ready. Answering at all shows
+ * that the pool's threads work.
  */
 export function checkNode({ folders, programs }: NodeCheck): string[] {
   const reasons: string[] = [];

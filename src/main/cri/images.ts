@@ -17,7 +17,7 @@ export const imageVerbs = ({ images, pulls }: Pick<CriServices, 'images' | 'pull
     for (const rows of batches(matching(images, filter))) yield { images: rows.map((row) => toImage(images, row)) };
   },
 
-  /** An image that the node does not have is no error: the answer is empty. */
+  /** An image that the node does not have is not an error: the answer is empty. */
   imageStatus({ image, verbose }) {
     const row = images.find(nameIn(image));
     if (!row) return { image: undefined, info: noInfo() };

@@ -25,7 +25,7 @@ export interface FolderConf {
 
 /** Reads files and folders in a worker, since an operator may have them on a mount that hangs. */
 export interface HostFiles {
-  /** Names of a folder's entries that are no folders, sorted by their bytes; undefined when it does not exist. */
+  /** Names of a folder's entries that are not folders, sorted by their bytes; undefined when it does not exist. */
   names: (folder: string) => Promise<string[] | undefined>;
   /** The beginning of a file. */
   read: (path: string, maxBytes: number) => Promise<string>;

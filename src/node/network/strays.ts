@@ -10,7 +10,7 @@ export interface Strays {
   attachments: CniAttachment[];
   /**
    * Attachments whose DEL an earlier daemon called, without the release of the address that follows the end of the
-   * namespace. They are to be deleted again, and are no leaks. Rows of their sandboxes may exist.
+   * namespace. They are to be deleted again, and are not leaks. Rows of their sandboxes may exist.
    */
   unreleased: CniAttachment[];
   /** Paths of pinned namespaces to remove. */

@@ -133,7 +133,7 @@ export interface Resources {
   memory?: { limit?: Int64; swap?: Int64 };
   cpu?: {
     shares?: Int64;
-    /** Microseconds per period; -1 is no limit. */
+    /** Microseconds per period; -1 means no limit. */
     quota?: Int64;
     /** Microseconds. */
     period?: Int64;

@@ -15,7 +15,7 @@ export class Shim {
   readonly row: ShimRow;
   readonly task: Task;
   readonly connection: TtrpcClient;
-  /** True when the daemon closes the connection itself, so that its end is no loss of the shim. */
+  /** True when the daemon closes the connection itself, so that its end is not a loss of the shim. */
   closing = false;
 
   constructor(pod: string, row: ShimRow, connection: TtrpcClient, onCall?: OnCall) {

@@ -251,7 +251,7 @@ export const CONTAINER_METRICS = {
     ({ cgroup, processes }) => cgroup.pids?.threads ?? processes?.threads,
   ),
   container_threads_max: gauge(
-    'Threads that may be in the container; 0 is no limit.',
+    'Threads that may be in the container; 0 means no limit.',
     ({ cgroup }) => cgroup.pids?.max ?? 0n,
   ),
   container_ulimits_soft: {

@@ -83,7 +83,7 @@ async function grantedDevices({ devices }: ContainerConfig, { pools }: LookupCon
       const code = codeOf(cause) === 'TIMED_OUT' ? 'TIMED_OUT' : 'INVALID_REQUEST';
       throw new SluiceError(code, `devices: "${hostPath}" cannot be used`, { cause });
     }
-    if (found.length === 0) throw new SluiceError('INVALID_REQUEST', `devices: "${hostPath}" is no device`);
+    if (found.length === 0) throw new SluiceError('INVALID_REQUEST', `devices: "${hostPath}" is not a device`);
     granted.push(...found.map((device) => ({ ...device, permissions })));
   }
   return granted;

@@ -71,6 +71,6 @@ function mountOnce(view: MountRootfs, ctx: JobContext): Promise<void> {
 async function subFolder(root: string, subPath: string): Promise<string> {
   const path = resolveInRoot(root, subPath);
   if (!(await stat(path)).isDirectory())
-    throw new SluiceError('INVALID_REQUEST', `"${subPath}" is no folder in the image`);
+    throw new SluiceError('INVALID_REQUEST', `"${subPath}" is not a folder in the image`);
   return path;
 }

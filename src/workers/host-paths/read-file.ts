@@ -7,7 +7,7 @@ import { resolve } from './resolve.ts';
 
 /**
  * The beginning of a file of the host, at most `maxBytes`. Throws the error of the file system, TIMED_OUT for a mount
- * that hangs, and an Error for what is no regular file.
+ * that hangs, and an Error for a file that is not regular.
  */
 export async function readHostFile(path: string, maxBytes: number, mounts = new HostMounts()): Promise<string> {
   const place = resolve(path, mounts);
@@ -30,7 +30,7 @@ export async function readHostFile(path: string, maxBytes: number, mounts = new 
 }
 
 /**
- * Names of a folder's entries that are no folders, sorted by their bytes; undefined when it does not exist. Throws the
+ * Names of a folder's entries that are not folders, sorted by their bytes; undefined when it does not exist. Throws the
  * error of the file system, and TIMED_OUT for a mount that hangs.
  */
 export async function listHostFolder(path: string, mounts = new HostMounts()): Promise<string[] | undefined> {

@@ -32,7 +32,7 @@ export function readRemoteFile(path: string, mount: MountPoint, maxBytes: number
   return onMount(mount, path, `exec head -c ${maxBytes} -- "$1"`, maxBytes);
 }
 
-/** Names of a folder's entries that are no folders. Throws as {@link realRemotePath} does. */
+/** Names of a folder's entries that are not folders. Throws as {@link realRemotePath} does. */
 export async function listRemoteFolder(path: string, mount: MountPoint): Promise<string[]> {
   const script = `exec find "$1" -mindepth 1 -maxdepth 1 ! -type d -printf '%f\\0'`;
   const names = await onMount(mount, path, script, 1 << 20);

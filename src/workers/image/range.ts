@@ -159,7 +159,7 @@ class Body {
   readonly #blob: Blob;
   readonly #answer: Answer;
   readonly #patience: Patience;
-  /** Bytes at the beginning that came before: they are no progress. */
+  /** Bytes at the beginning that came before: they are not progress. */
   #known: number;
   /** The body has come to the end that its headers announced. */
   isWhole = false;

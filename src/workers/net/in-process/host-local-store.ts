@@ -159,7 +159,7 @@ export async function withStore<T>(folder: string, limitMs: number, work: (store
   return during('', () => work(new Store(folder))); // closing the file gives the lock back
 }
 
-/** Go names the part of the path that is no folder, Node the whole path. */
+/** Go names the part of the path that is not a folder, Node the whole path. */
 function makeFolder(folder: string): void {
   try {
     mkdirSync(folder, { recursive: true, mode: 0o755 });

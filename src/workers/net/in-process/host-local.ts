@@ -171,7 +171,8 @@ function reserveNext(store: Store, set: RangeSet, owner: Owner, index: number) {
 }
 
 /**
- * Throws NotOurs for what only the program understands, and Refusal, in its words, for what is no usable configuration.
+ * Throws NotOurs for what only the program understands, and Refusal, in its words, for a configuration that cannot be
+ * used.
  */
 function settingsOf(network: string, conf: Json, requestedByArgs: string, cniVersion?: string): Settings {
   const fields = new Fields(conf.ipam, KEYS);

@@ -30,9 +30,9 @@ export type RangeSet = Range[];
 
 export const RANGE_KEYS = ['subnet', 'rangeStart', 'rangeEnd', 'gateway'];
 
-/** Reads one set. Throws NotOurs for texts that are no addresses, Refusal for addresses that make no range. */
+/** Reads one set. Throws NotOurs for texts that are not addresses, Refusal for addresses that make no range. */
 export function readRangeSet(json: unknown): RangeSet {
-  if (!Array.isArray(json)) throw new NotOurs('a range set that is no list');
+  if (!Array.isArray(json)) throw new NotOurs('a range set that is not a list');
   if (json.length === 0) throw new Refusal('empty range set');
   const set = json.map((each) => readRange(new Fields(each, RANGE_KEYS)));
   const [first] = set;
@@ -60,7 +60,7 @@ function readRange(fields: Fields): Range {
   const given = (key: string): Address | undefined => {
     if (fields.text(key) === '') return undefined;
     const address = parseAddress(fields.text(key));
-    if (!address) throw new NotOurs(`${key} that is no address`);
+    if (!address) throw new NotOurs(`${key} that is not an address`);
     return address;
   };
   const inside = (key: string, name: string): Address | undefined => {

@@ -34,7 +34,7 @@ const MOST_DATA = 32 << 20;
 /** Answers by path, valid for one state of the file. */
 const known = new Map<string, { state: string; package: string | undefined }>();
 
-/** Never throws: a file that can't be read is no reference plugin. */
+/** Never throws: a file that can't be read is not a reference plugin. */
 export function isReferencePlugin(name: string, path: string): boolean {
   const found = packageOf(path);
   return found !== undefined && (PACKAGES[name] ?? []).includes(found);
