@@ -189,6 +189,11 @@ export function codeOf(error: unknown): ErrorCode {
   return 'INTERNAL';
 }
 
+/** The code for a file of the configuration that cannot be used because of `cause`. */
+export function unusable(cause: unknown): 'TIMED_OUT' | 'CONFIG_INVALID' {
+  return codeOf(cause) === 'TIMED_OUT' ? 'TIMED_OUT' : 'CONFIG_INVALID';
+}
+
 /** The reason that kubelet looks for: the nearest one set in the chain, or else that of the error's code. */
 export function kubeletReasonOf(error: unknown): KubeletReason | undefined {
   const kind: ErrorKind = ERRORS[codeOf(error)];

@@ -36,6 +36,7 @@ import { Pulls } from '../pipeline/jobs/pulls.ts';
 import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
+import type { HostFiles } from '../workers/host-paths/read-file.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 import { Health } from './health.ts';
 import { openStore } from './open-store.ts';
@@ -192,15 +193,18 @@ interface Reports {
   log: Log;
 }
 
+/** Files that an operator names, read in the shim pool. */
+export const filesOf = ({ shim }: Pools): HostFiles => ({
+  names: (path) => shim.call('hostNames', { path }),
+  read: (path, maxBytes) => shim.call('hostFile', { path, maxBytes }),
+});
+
 function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {
   return Network.start({
     cni,
     root,
     pool: pools.net,
-    files: {
-      names: (path) => pools.shim.call('hostNames', { path }),
-      read: (path, maxBytes) => pools.shim.call('hostFile', { path, maxBytes }),
-    },
+    files: filesOf(pools),
     onPlugin: ({ plugin, command, outcome, seconds, spawnSeconds }) => {
       metrics.cni(plugin, command, outcome, seconds);
       // A plugin that ran in process has started none.
@@ -221,6 +225,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
   return new Images({
     config,
     pool: pools.image,
+    files: filesOf(pools),
     ask: (question) => pools.registry.call('ask', question),
     images: store.images,
     layers: store.layers,

@@ -235,7 +235,7 @@ function suite(binary: string): void {
           seccomp: { profileType: Profile.RuntimeDefault, localhostRef: '' },
         },
       ),
-      { hostDevices: readDevices('/dev', '/dev') },
+      { hostDevices: await readDevices('/dev', '/dev') },
     );
     const own = /CapEff:\s+(\w+)/.exec(read('/proc/self/status'))?.[1];
     assert.equal(out.split(' ')[2], own);
@@ -246,7 +246,7 @@ function suite(binary: string): void {
 
   test('devices: what is granted opens, what is not does not', async (t) => {
     if (!existsSync('/dev/fuse')) return t.skip('this host has no /dev/fuse');
-    const devices = readDevices('/dev/fuse', '/dev/mine').map((device) => ({ ...device, permissions: 'r' }));
+    const devices = (await readDevices('/dev/fuse', '/dev/mine')).map((device) => ({ ...device, permissions: 'r' }));
     assert.equal(devices.length, 1);
     const opens = (how: string) => `sh -c "exec 3${how}" 2>&1 | grep -o "not permitted" || echo opened`;
     const granted = await rig.output(pod, shell([opens('</dev/mine'), opens('>/dev/mine')].join('; ')), { devices });
@@ -451,7 +451,7 @@ class Rig {
 
   static async make(binary: string): Promise<Rig> {
     const host = await readHostFacts('auto');
-    return new Rig(binary, host, await readRuntimeFeatures(binary, host.kernel));
+    return new Rig(binary, host, await readRuntimeFeatures({ path: binary, key: '', remote: false }, host.kernel));
   }
 
   private constructor(binary: string, host: HostFacts, features: RuntimeFeatures) {
