@@ -65,6 +65,7 @@ export interface Services extends JobContext {
   readonly pulls: Pulls;
   readonly engine: Engine;
   readonly admission: Admission;
+  readonly locks: Locks;
   readonly retries: RetryQueue;
   readonly health: Health;
 }
@@ -134,7 +135,7 @@ export async function makeServices(
       onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
     }),
   );
-  const locks = new Locks();
+  const locks = new Locks((lock, mode, seconds) => metrics.observe('lockWait', { lock, mode }, seconds));
   const exits = new ExitWatch({ ...basis, stdio }, locks);
   const ctx: JobContext = { ...basis, stdio, exits };
 
@@ -184,7 +185,7 @@ export async function makeServices(
     onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
   });
   const health = resources.use(new Health({ config, pools, stdio, store }));
-  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries, health };
+  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, locks, retries, health };
 }
 
 /** What the services report to. */
