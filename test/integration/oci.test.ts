@@ -13,11 +13,9 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
-  readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
-  rmdirSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -50,6 +48,7 @@ import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
 import { parseMountinfo } from '../../src/sys/mountinfo.ts';
 import { readDevices } from '../../src/workers/host-paths/devices.ts';
+import { cgroupsOf, removeCgroupTree } from '../rig/leftovers.ts';
 import { containerSecurity, mount as mountMessage, namespaces, podSecurity, resources } from '../rig/messages.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { findProgram } from '../rig/paths.ts';
@@ -572,15 +571,17 @@ class Rig {
 
   end(): void {
     for (const id of this.#ids) this.#spawn(['delete', '--force', id]);
-    const roots =
-      this.host.cgroupVersion === 2
-        ? ['/sys/fs/cgroup']
-        : readdirSync('/sys/fs/cgroup').map((name) => join('/sys/fs/cgroup', name));
-    for (const root of roots) {
-      const path = join(root, this.parent);
-      if (existsSync(path)) rmdirSync(path);
-    }
+    // Each is tried: what stays in one hierarchy must not keep the rest.
+    const left = cgroupsOf(this.parent).flatMap((folder) => {
+      try {
+        removeCgroupTree(folder);
+        return [];
+      } catch (error) {
+        return [`${folder}: ${error}`];
+      }
+    });
     rmSync(this.dir, { recursive: true, force: true });
+    assert.deepEqual(left, []);
   }
 
   #spawn(args: string[], options: SpawnSyncOptions = {}) {
