@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../errors.ts';
 import { findResources, type Places, type Resource } from '../../workers/leaks/find.ts';
+import { readBeside } from '../../workers/store/open.ts';
 import type { Config } from '../config/config.ts';
 import { daemonId } from '../network/daemon-id.ts';
 
@@ -63,8 +63,7 @@ export function readOwners(root: string): Owners {
   const path = join(root, 'sluice.db');
   if (!existsSync(path))
     throw new SluiceError('INVALID_REQUEST', `there is no store at ${path}: nothing can be compared`);
-  const db = new DatabaseSync(path, { readOnly: true });
-  try {
+  return readBeside(path, (db) => {
     const rows = (table: string) =>
       (db.prepare(`SELECT id, row FROM ${table}`).all() as { id: string; row: string }[]).map(({ id, row }) => ({
         id,
@@ -79,7 +78,5 @@ export function readOwners(root: string): Owners {
       ]),
       netns: new Set(sandboxes.flatMap(({ netns, userns }) => [netns, userns].filter((one) => one !== undefined))),
     };
-  } finally {
-    db.close();
-  }
+  });
 }
