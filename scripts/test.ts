@@ -60,12 +60,11 @@ const find = (part: string) =>
         .map((file) => resolve(root, file))
         .sort()
     : [];
-const withDaemons = [...find('integration'), ...find('faults')];
+const withDaemons = [...find('integration'), ...find('faults'), ...files.map((file) => resolve(file))];
 const groups = [
   { files: find('unit'), concurrency: availableParallelism() },
   { files: MOSTLY_WAITING.filter((file) => withDaemons.includes(file)), concurrency: 2 },
   { files: withDaemons.filter((file) => !MOSTLY_WAITING.includes(file)), concurrency: 1 },
-  { files: files.map((file) => resolve(file)), concurrency: 1 },
 ].filter((group) => group.files.length > 0);
 if (groups.length === 0) throw new Error(`no tests in ${[...parts].join(', ')}`);
 
