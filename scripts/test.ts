@@ -1,5 +1,5 @@
 /**
- * Runs the tests: unit tests side by side; integration and fault tests that mostly wait two files at a time; then the
+ * Runs the tests: unit tests side by side; integration and fault tests that mostly wait a few files at a time; then the
  * others one file at a time, which time what they do or look at the whole machine.
  *
  *   npm test [-- PART|FILE...]      parts: unit, integration, faults; everything when none is given
@@ -17,6 +17,8 @@ import { spec as Spec } from 'node:test/reporters';
 const PARTS = ['unit', 'integration', 'faults'] as const;
 const TIME_LIMIT_MS = 60 * 60_000;
 const FILE_LIMIT_MS = 5 * 60_000;
+/** How many files that mostly wait run at a time: they keep two cores half busy. */
+const AT_ONCE = 3;
 
 const root = resolve(import.meta.dirname, '..');
 const wanted = process.argv.slice(2);
@@ -28,7 +30,7 @@ if (wanted.length === 0) for (const part of PARTS) parts.add(part);
 
 /**
  * Files that wait for time limits, retries and builds for most of their time, keep to folders, networks and cgroups of
- * their own, and judge nothing by how long it took; the longest first. Two daemons at a time are no load.
+ * their own, and judge nothing by how long it took, but for limits of seconds; the longest first.
  */
 const MOSTLY_WAITING = [
   'faults/store-disk',
@@ -52,6 +54,18 @@ const MOSTLY_WAITING = [
   'integration/spawn-hung',
   'faults/disk',
   'faults/input',
+  'faults/hung-config',
+  'faults/crash',
+  'faults/exposed',
+  'faults/power-cut',
+  'integration/stdio-hung-log',
+  'integration/cli',
+  'integration/container-life',
+  'integration/demo',
+  'integration/container-resources',
+  'integration/shim-direct',
+  'integration/shim-start',
+  'integration/streaming-crictl',
 ].map((name) => resolve(root, `test/${name}.test.ts`));
 
 const find = (part: string) =>
@@ -63,7 +77,7 @@ const find = (part: string) =>
 const withDaemons = [...find('integration'), ...find('faults'), ...files.map((file) => resolve(file))];
 const groups = [
   { files: find('unit'), concurrency: availableParallelism() },
-  { files: MOSTLY_WAITING.filter((file) => withDaemons.includes(file)), concurrency: 2 },
+  { files: MOSTLY_WAITING.filter((file) => withDaemons.includes(file)), concurrency: AT_ONCE },
   { files: withDaemons.filter((file) => !MOSTLY_WAITING.includes(file)), concurrency: 1 },
 ].filter((group) => group.files.length > 0);
 if (groups.length === 0) throw new Error(`no tests in ${[...parts].join(', ')}`);
