@@ -113,6 +113,10 @@ export const ADMIT = { name: 'admit', meaning: 'Waiting for a place among the ru
 /** What a queue wait is measured for: admission, or a stage. */
 export type QueueName = StageName | typeof ADMIT.name;
 
+/** What jobs lock: containers' jobs share their pod's lock, and hold that of their container alone. */
+export const LOCKS = ['pod', 'container'] as const;
+export type LockKind = (typeof LOCKS)[number];
+
 /**
  * Lanes of admission. Each has its own limit and its own queue: teardowns never wait behind launches (their finishing
  * is what makes room for launches, and most of them only wait out a grace period), and a pull of minutes takes no

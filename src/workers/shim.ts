@@ -16,6 +16,7 @@ import { serve } from './serve.ts';
 import { endAbandoned } from './shim/abandoned.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
+import { imageSubFolder } from './shim/image-volume.ts';
 import { type BundleOwner, killAllLeftovers } from './shim/processes.ts';
 import { removeBundle } from './shim/remove-bundle.ts';
 import { mountImageVolume, unmountRootfs } from './shim/rootfs.ts';
@@ -37,6 +38,7 @@ export const handlers = {
   prepareSnapshot,
   removeSnapshot,
   mountImageVolume,
+  imageSubFolder,
   unmountRootfs,
   copyFromImage,
   removeCgroups,

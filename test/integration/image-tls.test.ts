@@ -16,6 +16,7 @@ import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
@@ -50,6 +51,7 @@ before(async () => {
   hosts(`https://127.0.0.1:${(server.address() as AddressInfo).port}`);
   pools = startPools();
   images = new Images({
+    files: hostFiles,
     config: {
       root: at('root'),
       images: {

@@ -12,6 +12,7 @@ import type { Resolved } from '../../src/node/images/resolve.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 
 const log = createLog({ level: 'error' });
 let lookUps = 0;
@@ -53,6 +54,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
   const rows = { images: new Table<ImageRow>(), layers: new Table<LayerRow>() };
   const make = async () => {
     const images = new Images({
+      files: hostFiles,
       config: {
         root,
         images: {

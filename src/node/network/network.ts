@@ -2,13 +2,14 @@
 import type { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
 import { withTimeLimit } from '../../time-limit.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import type { CniAttachment, CniCall, CniResult, NetworkConf, PluginRun } from '../../workers/net/types.ts';
 import type { NetHandlers } from '../../workers/net.ts';
 import type { Config } from '../config/config.ts';
 import type { Pool } from '../threads/pool.ts';
 import { BUILT_IN, type Builtin, builtinNetwork, forPod } from './builtin.ts';
 import { capabilityArgs } from './capabilities.ts';
-import { type FolderConf, type HostFiles, loadFolder } from './conf.ts';
+import { type FolderConf, loadFolder } from './conf.ts';
 import { daemonId, netnsPath } from './daemon-id.ts';
 import { FolderWatch } from './folder-watch.ts';
 import { Releases } from './releases.ts';
@@ -298,7 +299,12 @@ export class Network implements AsyncDisposable {
     if (this.#builtin) return { network: this.#builtin.network, problems: this.#builtin.lacks };
     let builtin: Builtin;
     try {
-      builtin = builtinNetwork({ root, subnet: cni.builtin_subnet, binDirs: cni.bin_dirs, inProcess: cni.in_process });
+      builtin = await builtinNetwork({
+        root,
+        subnet: cni.builtin_subnet,
+        binDirs: cni.bin_dirs,
+        inProcess: cni.in_process,
+      });
     } catch (error) {
       return { problems: [`no CNI configuration in ${cni.conf_dir}, and ${explain(error)}`] };
     }

@@ -1,5 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import { ADMIT, type Lane, type PoolName, type StageName } from '../../stages.ts';
+import { ADMIT, type Lane, type LockKind, type PoolName, type StageName } from '../../stages.ts';
 import { withTimeLimit } from '../../time-limit.ts';
 import { ContainerdNames } from './containerd-names.ts';
 import { render } from './exposition.ts';
@@ -56,6 +56,8 @@ export interface PendingCleanup {
 interface MetricSources {
   stage?: (stage: StageName) => Use;
   lanes?: () => Record<Lane, Use>;
+  /** How many jobs wait for a lock. */
+  locksWaiting?: () => Readonly<Record<LockKind, number>>;
   /** pipeline.max_queued. */
   laneQueueLimit?: number;
   pools?: () => Iterable<{
@@ -301,6 +303,8 @@ export class Metrics implements Disposable {
       this.set('laneLimit', { lane }, use.limit);
       this.set('laneQueueLimit', { lane }, from.laneQueueLimit ?? 0);
     }
+    for (const [lock, count] of Object.entries(from.locksWaiting?.() ?? {}) as [LockKind, number][])
+      this.set('lockWaiting', { lock }, count);
     for (const { name: pool, use } of from.pools?.() ?? []) {
       if (pool === 'main') continue;
       this.set('poolThreads', { pool }, use.threads);

@@ -14,7 +14,7 @@ import { dirname } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { MessagePort } from 'node:worker_threads';
-import { SluiceError } from '../../errors.ts';
+import { codeOf, SluiceError } from '../../errors.ts';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { Applier } from './apply.ts';
 import type { BlobSource } from './blob-source.ts';
@@ -392,14 +392,8 @@ function compare(what: string, expected: string, hex: string): void {
 
 /** The error with the layer that it is about. */
 function withLayer(error: unknown, { digest, mediaType }: FetchLayer): SluiceError {
-  if (!(error instanceof SluiceError))
-    return new SluiceError(isFull(error) ? 'DISK_FULL' : 'INTERNAL', `layer ${digest}`, { cause: error });
+  if (!(error instanceof SluiceError)) return new SluiceError(codeOf(error), `layer ${digest}`, { cause: error });
   const named = new SluiceError(error.code, `layer ${digest} (${mediaType}): ${error.message}`, { cause: error.cause });
   named.details = error.details;
   return named;
-}
-
-function isFull(error: unknown): boolean {
-  const { code } = error as NodeJS.ErrnoException;
-  return code === 'ENOSPC' || code === 'EDQUOT';
 }

@@ -23,7 +23,7 @@ export function cniAdd(call: CniCall): Promise<Added> {
   return collectRuns(async (runs) => {
     const { attachment, binDirs, cacheDir, timeoutMs, inProcess = false } = call;
     const { network, netns } = attachment;
-    const { works, types, notes } = planAdd({
+    const { works, types, notes } = await planAdd({
       network,
       binDirs,
       inProcess,
@@ -31,7 +31,7 @@ export function cniAdd(call: CniCall): Promise<Added> {
       asksMac: attachment.args.some(([key, value]) => key.toUpperCase() === 'MAC' && value !== ''),
     });
     // A missing program is found before anything was made, so that there is nothing to take back either.
-    for (const [index, { type }] of network.plugins.entries()) if (!works[index]) findPlugin(type, binDirs);
+    for (const [index, { type }] of network.plugins.entries()) if (!works[index]) await findPlugin(type, binDirs);
     const isNew = cacheDir !== '' && !hasRecord(cacheDir, attachment);
     const mark = types.length > 0 ? { inProcess: types } : {};
     writeRecord(cacheDir, attachment, mark);

@@ -24,7 +24,7 @@ export function cniCheck(call: CniCall): Promise<{ plugins: PluginRun[] }> {
     if (!last) {
       throw new SluiceError('CNI_FAILED', `network ${network.name} has no result of ADD for ${attachment.containerId}`);
     }
-    const works = planLater(
+    const works = await planLater(
       { network, binDirs, inProcess, confOf: (plugin) => confOf(plugin, network, attachment), asksMac: false },
       intact?.inProcess ?? [],
     );

@@ -33,7 +33,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
     const last = previousResult(intact?.result, network.cniVersion);
     // Plugins receive the result of ADD since 0.4.0.
     const prevResult = last && atLeast(network.cniVersion, '0.4.0') ? inVersion(last, network.cniVersion) : undefined;
-    const works = planLater(
+    const works = await planLater(
       { network, binDirs, inProcess, confOf: (plugin) => confOf(plugin, network, attachment), asksMac: false },
       // A record without the key is of an ADD that ran processes only.
       intact ? (intact.inProcess ?? []) : undefined,
@@ -55,7 +55,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
           }
           await delStep(work, step, runs);
           // Without a valid record it is unknown which of the two has run ADD.
-          if (record !== 'damaged' || findTool(plugin.type, binDirs) === undefined) continue;
+          if (record !== 'damaged' || (await findTool(plugin.type, binDirs)) === undefined) continue;
         }
         await callPlugin({ command: 'DEL', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs }, runs);
       } catch (error) {

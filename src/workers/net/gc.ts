@@ -30,7 +30,7 @@ export function cniGc(input: GcInput): Promise<{ plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {
     const { network, binDirs, timeoutMs, inProcess = false } = input;
     const valid = [...input.valid, ...recorded(input.cacheDir, network.name)];
-    const works = planLater(
+    const works = await planLater(
       { network, binDirs, inProcess, confOf: (plugin) => confOf(plugin, network), asksMac: false },
       undefined,
     );

@@ -6,6 +6,7 @@
 import { SluiceError } from '../../errors.ts';
 import { removeBridge } from '../../sys/link.ts';
 import { run } from '../../sys/spawn.ts';
+import { commandOf, type Executable } from '../programs.ts';
 import { isIPv6Cidr } from './cidr.ts';
 import { removeTables } from './in-process/firewall.ts';
 import { findTool, programPath } from './programs.ts';
@@ -41,12 +42,13 @@ export async function openUplink(uplink: Uplink): Promise<void> {
  */
 export async function closeUplink(uplink: Uplink): Promise<void> {
   for (const { subnet, table, rule } of rules(uplink)) {
-    if (findIptables(subnet) === undefined) continue;
+    if ((await findIptables(subnet)) === undefined) continue;
     while ((await tryIptables(subnet, ['-t', table, '-C', ...rule])).code === 0) {
       await runIptables(subnet, ['-t', table, '-D', ...rule]);
     }
   }
-  for (const subnet of uplink.subnets) if (findIptables(subnet) !== undefined) await removePortmapChains(subnet);
+  for (const subnet of uplink.subnets)
+    if ((await findIptables(subnet)) !== undefined) await removePortmapChains(subnet);
   try {
     removeTables(uplink.bridge); // the built-in network has the name of its bridge
     removeBridge(uplink.bridge);
@@ -109,7 +111,7 @@ function words(rule: string): string[] {
   return [...rule.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? '');
 }
 
-function findIptables(subnet: string): string | undefined {
+function findIptables(subnet: string): Promise<Executable | undefined> {
   return findTool(isIPv6Cidr(subnet) ? 'ip6tables' : 'iptables');
 }
 
@@ -120,11 +122,11 @@ async function tryIptables(
   subnet: string,
   args: string[],
 ): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const path = findIptables(subnet);
-  if (path === undefined) throw new SluiceError('CNI_FAILED', 'iptables is not in PATH');
+  const found = await findIptables(subnet);
+  if (!found) throw new SluiceError('CNI_FAILED', 'iptables is not in PATH');
   const env = { PATH: programPath() };
   // -w waits for the xtables lock, which plugins of other pods may hold.
-  const ended = await run({ path, argv: [path, '-w', '10', ...args], env, timeoutMs: TIMEOUT_MS });
+  const ended = await run({ ...commandOf(found, ['-w', '10', ...args]), env, timeoutMs: TIMEOUT_MS });
   return { code: ended.code, stdout: ended.stdout.toString(), stderr: ended.stderr.toString() };
 }
 

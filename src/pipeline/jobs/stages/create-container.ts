@@ -139,7 +139,8 @@ export const bundle = {
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     ctx.specs.forget(row);
-    await ctx.pools.shim.call('removeBundle', { bundle: row.bundle, workDir: join(row.rootDir, 'work') });
+    const { bundle, rootDir, cgroupsPath } = row;
+    await ctx.pools.shim.call('removeBundle', { bundle, workDir: join(rootDir, 'work'), cgroupsPath });
     await Promise.all([row.stateDir, row.rootDir].map((folder) => rm(folder, { recursive: true, force: true })));
   },
 };

@@ -11,7 +11,7 @@ import { type Owner, type Store, withStore } from './host-local-store.ts';
 import { candidates, RANGE_KEYS, type RangeSet, rangeOf, readRangeSet, refuseOverlaps, setText } from './ranges.ts';
 import { during, Refusal } from './refusal.ts';
 
-const DEFAULT_FOLDER = '/var/lib/cni/networks';
+export const DEFAULT_FOLDER = '/var/lib/cni/networks';
 const KEYS = ['type', 'name', 'routes', 'dataDir', 'resolvConf', 'ranges', ...RANGE_KEYS];
 
 /** The part of a result that IPAM plugins make. */
