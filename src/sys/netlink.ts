@@ -5,7 +5,7 @@
  *
  * A socket belongs to the network namespace that the thread was in when it was opened, whatever the thread does later.
  */
-import { Fd } from './fd.ts';
+import { Fd, untilThreadEnds } from './fd.ts';
 import { C, check, errno, libc, SysError } from './libc.ts';
 
 /** <linux/socket.h>, <linux/netlink.h>. */
@@ -28,6 +28,8 @@ export const NLM_F = {
   REQUEST: 1,
   MULTI: 2,
   ACK: 4,
+  /** The notification of the change comes to the one who asked for it as well (links: since Linux 6.2). */
+  ECHO: 8,
   DUMP_INTR: 0x10,
   DUMP: 0x300,
   EXCL: 0x200,
@@ -173,12 +175,13 @@ export class NetlinkSocket implements Disposable {
   #sequence = 0;
 
   /**
-   * Opens a socket of the namespace this thread is in. Throws {@link SysError}: EPROTONOSUPPORT where the kernel lacks
-   * the family.
+   * Opens a socket of the namespace this thread is in; with `kept` for as long as the thread lives. Throws
+   * {@link SysError}: EPROTONOSUPPORT where the kernel lacks the family.
    */
-  constructor(protocol: number) {
+  constructor(protocol: number, { kept = false }: { kept?: boolean } = {}) {
     const type = SOCK_RAW | C.SOCK_CLOEXEC | C.O_NONBLOCK;
-    this.#fd = new Fd(check('socket', libc.socket(AF_NETLINK, type, protocol), 'netlink'));
+    const fd = new Fd(check('socket', libc.socket(AF_NETLINK, type, protocol), 'netlink'));
+    this.#fd = kept ? untilThreadEnds(fd) : fd;
     // Comforts, which old kernels refuse: shorter acknowledgements, reasons in words, dumps filtered by the kernel.
     this.#set(SOL_NETLINK, NETLINK_CAP_ACK, 1);
     this.#set(SOL_NETLINK, NETLINK_EXT_ACK, 1);

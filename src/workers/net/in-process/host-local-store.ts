@@ -13,7 +13,6 @@ import {
   readFileSync,
   rmSync,
   unlinkSync,
-  writeFileSync,
   writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -21,6 +20,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../../sys/fd.ts';
 import { type Address, addressText, parseAddress } from '../../../sys/ip.ts';
 import { C, errno, libc, SysError } from '../../../sys/libc.ts';
+import { overwrite } from '../overwrite.ts';
 import { during, Refusal } from './refusal.ts';
 
 const LOCK_EX = 2;
@@ -63,7 +63,8 @@ export class Store {
     } finally {
       closeSync(file);
     }
-    writeFileSync(this.#lastPath(set), addressText(address), { mode: 0o644 });
+    using last = openFd(this.#lastPath(set), C.O_WRONLY | C.O_CREAT, 0o644);
+    overwrite(last.number, addressText(address));
     return true;
   }
 
@@ -173,13 +174,11 @@ function makeFolder(folder: string): void {
 
 function openLock(folder: string): Fd {
   const path = join(folder, 'lock');
-  // The plugin's open has these flags and this mode; the folder is there except for the first pod.
-  const open = () => openFd(path, C.O_RDONLY | C.O_CREAT, 0o750);
   try {
-    return open();
+    return openFd(path, C.O_RDONLY);
   } catch (error) {
     if (!(error instanceof SysError) || !['ENOENT', 'ENOTDIR'].includes(error.code)) throw error;
     makeFolder(folder);
-    return open();
+    return openFd(path, C.O_RDONLY | C.O_CREAT, 0o750); // the plugin's mode
   }
 }

@@ -9,9 +9,9 @@ import type { Call, Work } from './call.ts';
 import { resultToCheck } from './check.ts';
 import { COMMON, Fields, NotOurs } from './fields.ts';
 import { isMapped, mapPorts, type PortMapping, type Protocol, release, releaseOthers } from './firewall.ts';
-import { writeSysctl } from './pod-interface.ts';
 import { during, Refusal } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
+import { writeSysctl } from './sysctl.ts';
 
 const KEYS = [...COMMON, 'snat', 'markMasqBit', 'backend'];
 const DEFAULT_BIT = 13;
