@@ -347,7 +347,7 @@ async function check(bridge: Bridge, call: Call): Promise<void> {
   }
 }
 
-async function gc(bridge: Bridge, call: GcCall): Promise<void> {
-  if (bridge.ipMasq) releaseOthers(nftablesSocket(), call.network.name, call.valid);
-  await ipamGc(bridge.ipam, call);
+async function gc(bridge: Bridge, call: GcCall): Promise<string[]> {
+  const rules = bridge.ipMasq ? releaseOthers(call.network.name, call) : [];
+  return [...rules, ...(await ipamGc(bridge.ipam, call))];
 }

@@ -12,6 +12,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   unlinkSync,
   writeSync,
 } from 'node:fs';
@@ -21,6 +22,7 @@ import { type Fd, openFd } from '../../../sys/fd.ts';
 import { type Address, addressText, parseAddress } from '../../../sys/ip.ts';
 import { C, errno, libc, SysError } from '../../../sys/libc.ts';
 import { overwrite } from '../overwrite.ts';
+import { type GcCall, type Owner, ownerText } from './call.ts';
 import { during, Refusal } from './refusal.ts';
 
 const LOCK_EX = 2;
@@ -31,11 +33,6 @@ const EINTR = 4;
  * Another holder keeps the lock for a fraction of a millisecond, a plugin process that is starved of CPU for longer.
  */
 const PAUSE_MS = 2;
-
-export interface Owner {
-  containerId: string;
-  ifName: string;
-}
 
 /** The folder while its lock is held. */
 export class Store {
@@ -101,17 +98,18 @@ export class Store {
     for (const name of files) rmSync(join(this.#folder, name), { force: true });
   }
 
-  /** Gives back what belongs to none of these (the specification's GC), and returns how many addresses that were. */
-  releaseOthers(valid: readonly Owner[]): number {
-    const keep = new Set(valid.flatMap((owner) => [contentOf(owner), owner.containerId.trim()]));
-    let count = 0;
-    for (const name of this.#addressFiles()) {
-      const content = read(join(this.#folder, name));
-      if (content === undefined || keep.has(content)) continue;
-      rmSync(join(this.#folder, name), { force: true });
-      count++;
-    }
-    return count;
+  /** Gives back what belongs to nobody (the specification's GC), and returns what that was, in words. */
+  releaseOthers({ isValid, minAgeMs, dryRun }: Pick<GcCall, 'isValid' | 'minAgeMs' | 'dryRun'>): string[] {
+    return this.#addressFiles().flatMap((name) => {
+      const path = join(this.#folder, name);
+      const content = read(path);
+      if (content === undefined || Date.now() - statSync(path).mtimeMs < minAgeMs) return [];
+      const [containerId = '', ifName = ''] = content.split('\r\n');
+      // A file without an owner is left by a power cut.
+      if (containerId !== '' && isValid({ containerId, ifName })) return [];
+      if (!dryRun) rmSync(path, { force: true });
+      return [`address ${name} of ${containerId === '' ? 'nobody' : ownerText({ containerId, ifName })}`];
+    });
   }
 
   #filesOf(contents: readonly string[]): string[] {

@@ -45,7 +45,7 @@ export const portmapWork = (portmap: Portmap): Work => ({
   add: (call) => add(portmap, call),
   del: (call) => del(portmap, call),
   check: (call) => check(portmap, call),
-  gc: async ({ network, valid }) => releaseOthers(nftablesSocket(), network.name, valid),
+  gc: async (call) => releaseOthers(call.network.name, call),
 });
 
 async function add(portmap: Portmap, call: Call) {

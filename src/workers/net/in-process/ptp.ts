@@ -151,7 +151,7 @@ async function check(ptp: Ptp, call: Call): Promise<void> {
   }
 }
 
-async function gc(ptp: Ptp, call: GcCall): Promise<void> {
-  if (ptp.ipMasq) releaseOthers(nftablesSocket(), call.network.name, call.valid);
-  await ipamGc(ptp.ipam, call);
+async function gc(ptp: Ptp, call: GcCall): Promise<string[]> {
+  const rules = ptp.ipMasq ? releaseOthers(call.network.name, call) : [];
+  return [...rules, ...(await ipamGc(ptp.ipam, call))];
 }
