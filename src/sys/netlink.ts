@@ -169,9 +169,11 @@ export function textOf(payload: Buffer | undefined): string | undefined {
   return payload.toString('latin1', 0, end < 0 ? payload.length : end);
 }
 
+/** Of all sockets of this thread: what is read is taken out before anybody else reads. */
+const received = Buffer.allocUnsafeSlow(READ_SIZE);
+
 export class NetlinkSocket implements Disposable {
   readonly #fd: Fd;
-  readonly #buffer = Buffer.allocUnsafe(READ_SIZE);
   #sequence = 0;
 
   /**
@@ -247,7 +249,7 @@ export class NetlinkSocket implements Disposable {
   /** After an overrun (ENOBUFS) the kernel answers nothing more until the queue was read to its end. */
   #drain(): void {
     for (;;) {
-      const size = Number(libc.read(this.#fd.number, this.#buffer, this.#buffer.length));
+      const size = Number(libc.read(this.#fd.number, received, received.length));
       if (size < 0 && errno() === EAGAIN) return;
     }
   }
@@ -255,7 +257,7 @@ export class NetlinkSocket implements Disposable {
   #collect(first: number, outcomes: Outcome[], open: Set<number>): void {
     let interrupted = false;
     for (;;) {
-      const size = Number(libc.read(this.#fd.number, this.#buffer, this.#buffer.length));
+      const size = Number(libc.read(this.#fd.number, received, received.length));
       if (size < 0) {
         const code = errno();
         if (code === EINTR) continue;
@@ -264,12 +266,12 @@ export class NetlinkSocket implements Disposable {
         throw new SysError('read', code, 'netlink');
       }
       for (let at = 0; at + HEADER <= size; ) {
-        const length = this.#buffer.readUInt32LE(at);
+        const length = received.readUInt32LE(at);
         if (length < HEADER || at + length > size) break;
-        const type = this.#buffer.readUInt16LE(at + 4);
-        const flags = this.#buffer.readUInt16LE(at + 6);
-        const index = this.#buffer.readUInt32LE(at + 8) - first;
-        const body = this.#buffer.subarray(at + HEADER, at + length);
+        const type = received.readUInt16LE(at + 4);
+        const flags = received.readUInt16LE(at + 6);
+        const index = received.readUInt32LE(at + 8) - first;
+        const body = received.subarray(at + HEADER, at + length);
         at += (length + 3) & ~3;
         if (flags & NLM_F.DUMP_INTR && type !== NLMSG_ERROR) interrupted = true;
         const outcome = outcomes[index];
