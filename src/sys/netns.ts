@@ -1,6 +1,6 @@
-import { closeSync, mkdirSync, openSync, unlinkSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { type Fd, openFd } from './fd.ts';
+import { type Fd, openFd, removeFile } from './fd.ts';
 import { C, check, libc } from './libc.ts';
 import { setLink } from './link.ts';
 import { isNsfs, mount, unmount } from './mount.ts';
@@ -98,11 +98,7 @@ function makeFile(path: string): void {
 /** Unmounts and removes a pinned namespace of any kind; an absent one is fine. */
 export function unpinNamespace(path: string): void {
   unmount(path);
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
+  removeFile(path);
 }
 
 /** Sets the hostname of the UTS namespace that this thread is in. Throws {@link SysError}. */

@@ -7,10 +7,10 @@
  * All of it is synchronous on the worker's thread: the folder is the user's and must not hold up libuv's shared
  * threads.
  */
-import { mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Fd, openFd } from '../../sys/fd.ts';
+import { type Fd, openFd, removeFile } from '../../sys/fd.ts';
 import { C, check, libc, SysError } from '../../sys/libc.ts';
 import { isObject, type Json } from '../json.ts';
 import { overwrite } from './overwrite.ts';
@@ -107,16 +107,13 @@ function openNew(path: string, cacheDir: string): { file: Fd; isNew: boolean } {
 }
 
 /**
- * Replaces the record for what a DEL has left to the end of the namespace. By a rename: the attachment has no row any
- * more then, and must outlive a power cut.
+ * Says in the record that a DEL has left the rest to the end of the namespace. The attachment has no row any more then.
+ * A power cut leaves this text or the one before, which is deleted again at the next start; where it leaves neither, GC
+ * gives the address back.
  */
-export function replaceRecord(cacheDir: string, attachment: CniAttachment, outcome: Outcome): void {
-  const path = recordPath(cacheDir, attachment);
-  {
-    using file = openFd(draft(path), C.O_RDWR | C.O_CREAT, 0o600);
-    overwrite(file.number, textOf(attachment, outcome));
-  }
-  renameSync(draft(path), path);
+export function markDeleted(cacheDir: string, attachment: CniAttachment, outcome: Omit<Outcome, 'deleted'>): void {
+  using file = openFd(recordPath(cacheDir, attachment), C.O_RDWR | C.O_CREAT, 0o600);
+  overwrite(file.number, textOf(attachment, { ...outcome, deleted: true }));
 }
 
 function textOf(attachment: CniAttachment, outcome: Outcome): string {
@@ -171,9 +168,6 @@ export function parseRecord(text: string): CniRecord | undefined {
 export function removeRecord(cacheDir: string, attachment: CniAttachment): void {
   if (cacheDir === '') return;
   const path = recordPath(cacheDir, attachment);
-  rmSync(path, { force: true });
-  rmSync(draft(path), { force: true });
+  // Earlier versions wrote what a DEL had to say into a second file.
+  for (const name of [path, `${path}.new`]) removeFile(name);
 }
-
-/** Temporary name beside the record; libcni never reads it. */
-const draft = (path: string): string => `${path}.new`;
