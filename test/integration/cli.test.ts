@@ -112,6 +112,25 @@ describe('sluice beside a daemon', { skip: SKIP }, () => {
     assert.match(text, new RegExp(`^network: ${name}\nfrom:    .+\nplugins: bridge, .+\n`));
   });
 
+  test('network check: every pod’s network is as it was made, until somebody changes it', async () => {
+    const check = async () => {
+      const { status, out } = await sluice(['network', 'check', '--config', lab.daemon.configFile, '--json'], '', []);
+      return { status, pods: JSON.parse(out) as { pod: string; checked: boolean; failed?: string }[] };
+    };
+    const good = await check();
+    assert.equal(good.status, 0, JSON.stringify(good));
+    assert.deepEqual(
+      good.pods.map(({ pod, checked, failed }) => [pod, checked, failed]),
+      [['rig/cli', true, undefined]],
+    );
+    const { info } = await lab.cri.podSandboxStatus({ podSandboxId: pod.id, verbose: true });
+    const { sandboxMetadata } = JSON.parse(info.info ?? '{}') as { sandboxMetadata?: { NetNSPath: string } };
+    execFileSync('nsenter', [`--net=${sandboxMetadata?.NetNSPath}`, 'ip', 'route', 'del', 'default']);
+    const bad = await check();
+    assert.equal(bad.status, 1);
+    assert.match(bad.pods[0]?.failed ?? '', /Expected Route \{Dst:0\.0\.0\.0\/0 .* not found in routing table/);
+  });
+
   test('a reload applies what it can, says what needs a restart, and refuses mistakes', async () => {
     const { daemon } = lab;
     const metrics = `127.0.0.1:${await freePort()}`;

@@ -240,6 +240,13 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'If true, the pod annotation sluice/ip-ranges chooses the ranges of the pod’s addresses, where the CNI configuration declares the capability ipRanges. Whoever may create pods then chooses any address.',
   },
+  'cni.gc': {
+    type: 'boolean',
+    default: true,
+    comment:
+      'Whether addresses, masquerading and host ports that belong to no attachment are given back, when the daemon starts and every hour: in the built-in network, and in others if cache_dir is /var/lib/cni, where all runtimes that share the network have their records.',
+    live: true,
+  },
   'images.sandbox_image': {
     type: 'string',
     default: '',
