@@ -37,7 +37,8 @@ export function giveBackAfterStorms({ admission, giveBack, onError, everyMs = EV
 }
 
 /**
- * Shrinks the heaps of the threads that jobs use, one kind after the other, and gives the allocator's free memory back.
+ * Shrinks the heaps of the threads that jobs use, one kind after the other, and gives back the allocator's free memory
+ * and the pages of the program that are mapped and not used.
  */
 export async function giveBack({ pools: { net, shim }, stdio }: { pools: Pools; stdio: Stdio }): Promise<void> {
   await shrinkHeap();

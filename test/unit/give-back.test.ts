@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cachedDataVersionTag } from 'node:v8';
 import { giveBackAfterStorms } from '../../src/main/give-back.ts';
-import { shrinkHeap, trimMemory } from '../../src/sys/memory.ts';
+import { shrinkHeap, trimMemory, unmapProgram } from '../../src/sys/memory.ts';
 
 test('memory is given back once after each storm, when nothing runs', async () => {
   const lane = { running: 0, queued: 0, limit: 1 };
@@ -54,4 +55,26 @@ test('the heap of an idle thread shrinks', async () => {
 
 test('what the allocator keeps goes back to the kernel', () => {
   assert.equal(typeof trimMemory(), 'boolean');
+});
+
+test('pages of the program are unmapped, those alone, and come back when they are used', () => {
+  const mapped = () => {
+    const sizes = { program: 0, written: 0 };
+    let own = false;
+    for (const line of readFileSync('/proc/self/smaps', 'latin1').split('\n')) {
+      if (/^[0-9a-f]+-/.test(line)) own = line.endsWith(` ${process.execPath}`);
+      const [, field, kib] = /^(Rss|Anonymous): +(\d+) kB$/.exec(line) ?? [];
+      if (own && field) sizes[field === 'Rss' ? 'program' : 'written'] += Number(kib) * 1024;
+    }
+    return sizes;
+  };
+  const before = mapped();
+  const unmapped = unmapProgram();
+  const after = mapped();
+  assert.ok(unmapped > 10 << 20, `${unmapped} of ${before.program} bytes`);
+  assert.ok(after.program < before.program - unmapped / 2, `${before.program} → ${after.program}`);
+  assert.equal(after.written, before.written, 'what the linker wrote stays');
+  assert.equal(new Intl.NumberFormat('de').format(1234.5), '1.234,5', 'ICU works');
+  assert.equal(new Function('a', 'return a + 1')(1), 2, 'the compiler works');
+  assert.ok(mapped().program > after.program);
 });
