@@ -1,4 +1,5 @@
 import type { PendingCleanup, PodView } from '../node/observe/metrics.ts';
+import { podsByShim } from '../pipeline/jobs/shared-shims.ts';
 import type { Services } from './services.ts';
 
 /**
@@ -27,6 +28,7 @@ export function readGauges(services: Services): void {
     stdio: () => stdio.stats(),
     eventSubscribers: () => events.subscribers,
     refused: () => admission.refused,
+    shimUses: () => podsByShim(services),
     podViews: () => podViews(services),
   });
 }

@@ -91,6 +91,7 @@ export const libc = {
   utimensat: lib.func('int utimensat(int dir, const char *path, const void *times, int flags)'),
 
   mallocTrim: lib.func('int malloc_trim(size_t pad)'),
+  madvise: lib.func('int madvise(uintptr_t address, size_t length, int advice)'),
   setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
   kill: lib.func('int kill(int pid, int signal)'),
   sigaddset: lib.func('int sigaddset(void *set, int signal)'),

@@ -3,7 +3,7 @@
  * short file work for other parts of the daemon.
  */
 
-import { shrinkHeap, trimMemory } from '../sys/memory.ts';
+import { shrinkHeap, trimMemory, unmapProgram } from '../sys/memory.ts';
 import { checkNode } from './alive.ts';
 import { removeCgroups } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
@@ -49,7 +49,11 @@ export const handlers = {
   ...hostPathHandlers,
   findResources,
   shrinkHeap: (_: null) => shrinkHeap(),
-  trimMemory: (_: null) => trimMemory(),
+  /** Both are about the whole process, and take some milliseconds. */
+  trimMemory: (_: null) => {
+    trimMemory();
+    unmapProgram();
+  },
   ...statsHandlers,
 };
 

@@ -12,7 +12,7 @@ import type { SandboxRow, ShimRow } from '../../src/node/store/sandbox.ts';
 import type { Store } from '../../src/node/store/store.ts';
 import { JobError } from '../../src/pipeline/engine/engine.ts';
 import { planPod } from '../../src/pipeline/jobs/plan-pod.ts';
-import { leaveSharedShim, shimWithRoom } from '../../src/pipeline/jobs/shared-shims.ts';
+import { leaveSharedShim, podsByShim, shimWithRoom } from '../../src/pipeline/jobs/shared-shims.ts';
 import { namespaces } from '../rig/messages.ts';
 import { openJobLab } from './job-fixture.ts';
 import { HOST, pod, podWith, userns } from './oci-fixtures.ts';
@@ -146,6 +146,20 @@ suite('shared shims', () => {
       member('pause', '/s/5', { pinned: undefined }),
     ];
     assert.equal(shimWithRoom(sandboxRow({ id: 'n' }), 8, node(pods, ['dead']).ctx), undefined);
+  });
+
+  test('the pods of each shim are counted; an ended shim and a pod without one count for nothing', () => {
+    const rows = [
+      member('a', '/s/1', { runtime: 'runc' }),
+      member('b', '/s/1', { runtime: 'runc', shim: { ...shim('/s/1'), leader: 'a' } }),
+      member('c', '/s/2', { runtime: 'crun', shim: { ...shim('/s/2'), leader: 'gone' } }),
+      member('over', '/s/3', { shimEnded: true }),
+      member('none', '', { shim: undefined }),
+    ];
+    assert.deepEqual(podsByShim(node(rows).ctx), [
+      { runtime: 'runc', leader: 'a', pods: 2 },
+      { runtime: 'crun', leader: 'gone', pods: 1 },
+    ]);
   });
 
   test('of pods that leave at the same time only the last one has to end the shim', () => {

@@ -24,6 +24,7 @@ import { Download } from './download.ts';
 import { invalid } from './invalid.ts';
 import { LayerLine } from './line.ts';
 import { TarReader } from './tar.ts';
+import { settle, temporaryBeside } from './temporary.ts';
 import { removeTree } from './tree.ts';
 import { YoungGarbage } from './young-garbage.ts';
 
@@ -155,22 +156,6 @@ function makeTemporary(dir: string, avoid: readonly number[]): string {
 }
 
 const flexGroup = (ino: number) => Math.floor((ino - 1) / FLEX_GROUP);
-
-/** A name beside `dir` that marks its content as unfinished, after a crash too. */
-export function temporaryBeside(dir: string): string {
-  return `${dir}.tmp-${crypto.randomUUID().slice(0, 8)}`;
-}
-
-/** Renames a finished layer to its final name. When another call has made the same layer, the first one stays. */
-export async function settle(temporary: string, dir: string): Promise<void> {
-  try {
-    renameSync(temporary, dir);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error;
-    await removeTree(toBytes(temporary));
-  }
-}
 
 type Unpacked = Pick<FetchedLayer, 'implied' | 'lowerLinks' | 'growsWhenWritten'>;
 
