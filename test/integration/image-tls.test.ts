@@ -112,6 +112,11 @@ function hosts(url: string): void {
   };
   file('none.io', `server = "${url}"\n`);
   file('ca.io', `server = "${url}"\nca = "${at('ca.crt')}"\n`);
+  // What people append to a bundle: text, other line ends, and a certificate that is broken.
+  const broken = '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n';
+  const ca = readFileSync(at('ca.crt'), 'utf8').replaceAll('\n', '\r\n');
+  writeFileSync(at('bundle.pem'), `subject=broken\n${broken}subject=authority\n${ca}end\n`);
+  file('bundle.io', `server = "${url}"\nca = "../../bundle.pem"\n`);
   file('client.io', `server = "${url}"\nca = "../../ca.crt"\nclient = [["../../client.crt", "../../client.key"]]\n`);
   file('both.io', `server = "${url}"\nca = ["../../ca.crt"]\nclient = "../../both.pem"\n`);
   file('skip.io', `server = "${url}"\nskip_verify = true\n`);
@@ -155,7 +160,14 @@ async function refused(reference: string, code: string, words: RegExp): Promise<
 }
 
 test('an authority of its own, a client certificate, and skip_verify', { skip }, async () => {
-  for (const reference of ['ca.io/app', 'mirror.io/app', 'skip.io/app', 'client.io/private/app', 'both.io/private/app'])
+  for (const reference of [
+    'ca.io/app',
+    'bundle.io/app',
+    'mirror.io/app',
+    'skip.io/app',
+    'client.io/private/app',
+    'both.io/private/app',
+  ])
     await pull(reference);
   await pull(`127.0.0.1:${(server.address() as AddressInfo).port}/private/app`);
 });

@@ -2,6 +2,7 @@
  * The images service with real workers, without a daemon around it: for tests of what comes from registries and
  * archives.
  */
+import type { AuthConfig } from '../../proto/gen/cri.ts';
 import { Images, type ImagesOptions } from '../../src/node/images/images.ts';
 import type { LayerProgress } from '../../src/node/images/layers.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
@@ -55,6 +56,7 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
 }
 
 export interface RigPull {
+  auth?: AuthConfig;
   signal?: AbortSignal;
   progress?: LayerProgress[];
 }
@@ -63,7 +65,7 @@ export interface RigPull {
 export async function pullImage(images: Images, reference: string, options: RigPull = {}): Promise<ImageRow> {
   const held: string[] = [];
   try {
-    const resolved = await images.resolve(reference, undefined);
+    const resolved = await images.resolve(reference, options.auth);
     const layers = await images.fetchLayers(resolved, { ...options, onHold: (id) => held.push(id) });
     return await images.commit(resolved, layers);
   } finally {
