@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
-import { type Dispatcher, request } from 'undici';
+import type { Dispatcher } from 'undici';
 import { explain, SluiceError } from '../../errors.ts';
 import { type Connection, dispatcherFor } from './dispatchers.ts';
 import { isParserError, isWithinReach, lenientRequest, needsLenience } from './lenient.ts';
@@ -87,8 +87,9 @@ async function once(wanted: Exchange): Promise<Answer> {
     return answerOf(url, answer.status, answer.headers, answer.body);
   };
   try {
-    const answer = await request(place, {
-      dispatcher: dispatcher.compose(whenSent(onSent)),
+    const answer = await dispatcher.compose(whenSent(onSent)).request({
+      origin: place.origin,
+      path: `${place.pathname}${place.search}`,
       method,
       headers: sent,
       body,
