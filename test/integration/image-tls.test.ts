@@ -13,6 +13,7 @@ import tls, { type TLSSocket } from 'node:tls';
 import { codeOf, explain } from '../../src/errors.ts';
 import { Images } from '../../src/node/images/images.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
+import { snapshotWorker } from '../../src/node/images/snapshotters/worker.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
@@ -59,8 +60,14 @@ before(async () => {
         progress_timeout_seconds: 10,
         credentials: '',
         volatile: false,
+        snapshotter: 'overlayfs',
+        snapshotter_socket: '',
+        snapshotter_name: '',
         keep_blobs: false,
         import_folder: '',
+        quota: '',
+        gc_high_percent: 0,
+        gc_low_percent: 80,
         signature_policy: '',
       },
     },
@@ -73,10 +80,12 @@ before(async () => {
     diskUsage: async () => undefined,
     lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.image.call('removeLayer', { dir }),
+    snapshots: snapshotWorker(pools),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: () => {},
     onFetched: () => {},
     onSynced: () => {},
+    onCollected: () => {},
     onRetry: () => {},
   });
   await images.recover();
@@ -141,7 +150,7 @@ async function pull(reference: string): Promise<void> {
     const resolved = await images.resolve(reference, undefined);
     const row = await images.commit(resolved, await images.fetchLayers(resolved, { onHold: (id) => held.push(id) }));
     assert.equal(row.id, IMAGE.id);
-    const lower = images.viewMounts(row)[0]?.source ?? '';
+    const lower = (await images.viewMounts(row))[0]?.source ?? '';
     assert.equal(readFileSync(join(lower, 'hello'), 'utf8'), 'over TLS');
     await images.remove(row);
   } finally {

@@ -4,8 +4,9 @@
  */
 import type { AuthConfig } from '../../proto/gen/cri.ts';
 import { Images, type ImagesOptions } from '../../src/node/images/images.ts';
-import type { LayerProgress } from '../../src/node/images/layers.ts';
+import type { LayerProgress } from '../../src/node/images/layer-store.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
+import { snapshotWorker } from '../../src/node/images/snapshotters/worker.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 import type { Pools } from '../../src/node/threads/pools.ts';
@@ -16,6 +17,9 @@ export interface ImagesRigOptions {
   progressTimeoutSeconds?: number;
   keepBlobs?: boolean;
   signaturePolicy?: string;
+  snapshotter?: 'overlayfs' | 'native' | 'proxy';
+  snapshotterSocket?: string;
+  snapshotterName?: string;
   onLayer?: ImagesOptions['onLayer'];
 }
 
@@ -31,8 +35,14 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
         progress_timeout_seconds: options.progressTimeoutSeconds ?? 10,
         credentials: '',
         volatile: false,
+        snapshotter: options.snapshotter ?? 'overlayfs',
+        snapshotter_socket: options.snapshotterSocket ?? '',
+        snapshotter_name: options.snapshotterName ?? 'overlayfs',
         keep_blobs: options.keepBlobs ?? false,
         import_folder: '',
+        quota: '',
+        gc_high_percent: 0,
+        gc_low_percent: 80,
         signature_policy: options.signaturePolicy ?? '',
       },
     },
@@ -45,10 +55,12 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
     diskUsage: (dir) => pools.shim.call('diskUsage', { folder: dir }),
     lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
+    snapshots: snapshotWorker(pools),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: options.onLayer ?? (() => {}),
     onFetched: () => {},
     onSynced: () => {},
+    onCollected: () => {},
     onRetry: () => {},
   });
   await images.recover();

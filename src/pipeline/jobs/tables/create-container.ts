@@ -20,10 +20,10 @@ import {
  * made.
  *
  *     reserve → ┬→ image → ┬→ user ────┬→ spec ─┬→ files → ready
- *               │          └→ volumes ─┤        │            │
- *               ├→ paths ──────────────┘        │            │
- *               ├→ shim (pinned sandboxes) ─────┘            │
- *               └→ rootfs ───────────────────────────────────┘
+ *               │          ├→ volumes ─┤        │            │
+ *               │          └→ rootfs ──┼────────┼────────────┘
+ *               ├→ paths ──────────────┘        │
+ *               └→ shim (pinned sandboxes) ─────┘
  */
 export const createContainer = jobTable<ContainerCreation, ContainerRow, JobContext>('CreateContainer', [
   { name: 'reserve', needs: [], ...reserve },
@@ -31,7 +31,7 @@ export const createContainer = jobTable<ContainerCreation, ContainerRow, JobCont
   { name: 'user', needs: ['image'], ...user },
   { name: 'volumes', needs: ['image'], ...volumes },
   { name: 'paths', needs: ['reserve'], ...paths },
-  { name: 'rootfs', needs: ['reserve'], ...rootfs },
+  { name: 'rootfs', needs: ['image'], ...rootfs },
   { name: 'spec', needs: ['user', 'volumes', 'paths'], ...spec },
   { name: 'shim', needs: ['reserve'], ...shim },
   { name: 'files', needs: ['spec', 'shim'], ...bundle },
