@@ -73,6 +73,7 @@ export class Daemon {
       );
     }
     await services.images.recover({ keepUnknown: unknown.length > 0 });
+    services.images.startCollecting();
     const { pods, containers } = services;
     const { complete } = await recover({ ctx: services, pods, containers });
     void complete.then((recovered) => {

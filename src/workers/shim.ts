@@ -11,6 +11,7 @@ import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
 import { lookUpUser } from './image/look-up-user.ts';
+import { copySnapshot, fillSnapshot, linkSnapshot, mergeLayers } from './image/snapshots.ts';
 import { findResources } from './leaks/find.ts';
 import { serve } from './serve.ts';
 import { endAbandoned } from './shim/abandoned.ts';
@@ -37,6 +38,10 @@ export const handlers = {
   removeSandboxFiles,
   prepareSnapshot,
   removeSnapshot,
+  copySnapshot,
+  mergeLayers,
+  fillSnapshot,
+  linkSnapshot,
   mountImageVolume,
   imageSubFolder,
   unmountRootfs,

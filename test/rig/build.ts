@@ -57,6 +57,11 @@ export const PROGRAMS = {
     cgo: true,
     tags: 'seccomp',
   },
+  'stargz-snapshotter': {
+    module: 'stargz',
+    package: '.',
+    mark: 'github.com/containerd/stargz-snapshotter\tv0.19.1\t',
+  },
 } as const satisfies Record<string, GoProgram>;
 
 export type ProgramName = keyof typeof PROGRAMS;

@@ -280,8 +280,10 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
         if (!found) throw SluiceError.of('IMAGE_NOT_FOUND', id);
         return found;
       },
-      rootfsMounts: () => [],
-      viewMounts: () => [],
+      prepareSnapshot: async ({ dir, owner }) => void (await did('images.prepareSnapshot', { dir, owner })),
+      removeSnapshot: async (dir) => void (await did('images.removeSnapshot', { dir })),
+      rootfsMounts: async () => [],
+      viewMounts: async () => [],
       lookUpUser: async () => ({ uid: 0, gid: 0, additionalGids: [0] }),
       pullKey: (reference) => reference,
       resolve: async (reference) => (await did('images.resolve', reference)) as Awaited<ReturnType<Images['resolve']>>,

@@ -111,7 +111,7 @@ for (const state of ['creating', 'removing'] as const) {
     await eventually(() => lab.services.retries.pending === 0);
     assert.equal(lab.ctx.store.sandboxes.size, 0);
     assert.equal(lab.ctx.store.containers.get(row.id), undefined);
-    for (const call of ['network.del', 'net.unpinNamespaces', 'shim.removeSnapshot', 'shims.shutdown']) {
+    for (const call of ['network.del', 'net.unpinNamespaces', 'images.removeSnapshot', 'shims.shutdown']) {
       assert.ok(lab.calls.includes(call), call);
     }
     lab.jobs.assertClosed();

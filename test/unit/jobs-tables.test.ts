@@ -90,7 +90,7 @@ test('a container’s creation reads the user while the volumes and the snapshot
     image: ['reserve'],
     user: ['image'],
     volumes: ['image'],
-    rootfs: ['reserve'],
+    rootfs: ['image'],
     paths: ['reserve'],
     spec: ['paths', 'user', 'volumes'],
     shim: ['reserve'],

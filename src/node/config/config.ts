@@ -44,8 +44,16 @@ export interface Config {
     registry_config: string;
     max_downloads: number;
     progress_timeout_seconds: number;
+    snapshotter: string;
+    /** Of a proxy snapshotter. */
+    snapshotter_socket: string;
+    snapshotter_name: string;
     volatile: boolean;
     keep_blobs: boolean;
+    /** A Kubernetes quantity; "": none. */
+    quota: string;
+    gc_high_percent: number;
+    gc_low_percent: number;
     /** A file of rules; "": none. */
     signature_policy: string;
     /** Archives in it are imported at each start; "": none. */

@@ -16,5 +16,5 @@ export async function networkInUse({ cni, root }: Pick<Config, 'cni' | 'root'>):
   // The subnet is chosen by the daemon's first start.
   if (cni.builtin_subnet === 'auto' && !existsSync(join(root, 'cni/subnet'))) return undefined;
   const { bin_dirs: binDirs, builtin_subnet: subnet, in_process: inProcess } = cni;
-  return builtinNetwork({ root, subnet, binDirs, inProcess }).network;
+  return (await builtinNetwork({ root, subnet, binDirs, inProcess })).network;
 }

@@ -23,6 +23,7 @@ import { decodeError, detect } from './decompress.ts';
 import { Download } from './download.ts';
 import { invalid } from './invalid.ts';
 import { LayerLine } from './line.ts';
+import type { WhiteoutForm } from './opaque.ts';
 import { TarReader } from './tar.ts';
 import { settle, temporaryBeside } from './temporary.ts';
 import { removeTree } from './tree.ts';
@@ -54,6 +55,8 @@ export interface FetchLayer {
   progressTimeoutMs: number;
   /** First pause before a retry, doubled each time. Default 250 ms. */
   retryDelayMs?: number;
+  /** How it says what it hides. Default: devices, for overlayfs. */
+  whiteouts?: WhiteoutForm;
   /** Where the blob is kept under its digest; absent: nowhere. */
   keep?: string;
   /** Inode numbers of folders of layers that were removed lately: their neighbourhood is slow to make files in. */
@@ -166,7 +169,7 @@ function resultOf({ implied, lowerLinks, growsWhenWritten }: Applier): Unpacked 
 
 async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<Unpacked> {
   if (layer.name !== undefined) return storeFile(layer, layer.name, download, { root, abort });
-  const applier = new Applier(toBytes(root));
+  const applier = new Applier(toBytes(root), layer.whiteouts);
   const reader = new TarReader(applier);
   const archive = createHash(algorithmOf('diffID', layer.diffId));
   await using blob = new Source(download, layer, abort);

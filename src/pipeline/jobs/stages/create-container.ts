@@ -100,11 +100,12 @@ export const paths = {
 
 /** The writable layer on top of the image's own. */
 export const rootfs = {
-  async run({ ctx, row, sandbox }: ContainerCreation): Promise<void> {
-    await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: usernsRootOwner(sandbox.config) });
+  async run({ ctx, row, sandbox, image }: ContainerCreation): Promise<void> {
+    const owner = usernsRootOwner(sandbox.config);
+    await ctx.images.prepareSnapshot({ dir: row.snapshot, image: required(image, 'image'), owner });
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
-    await ctx.pools.shim.call('removeSnapshot', { dir: row.snapshot });
+    await ctx.images.removeSnapshot(row.snapshot);
   },
 };
 

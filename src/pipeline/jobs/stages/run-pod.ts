@@ -125,11 +125,12 @@ export const image = {
 /** The writable layer on top of the image's own. */
 export const rootfs = {
   skip: isPinned,
-  async run({ ctx, row }: PodLaunch): Promise<void> {
-    await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: usernsRootOwner(row.config) });
+  async run({ ctx, row, image }: PodLaunch): Promise<void> {
+    const owner = usernsRootOwner(row.config);
+    await ctx.images.prepareSnapshot({ dir: row.snapshot, image: required(image, 'image'), owner });
   },
   async undo(row: SandboxRow, ctx: JobContext): Promise<void> {
-    if (!row.pinned) await ctx.pools.shim.call('removeSnapshot', { dir: row.snapshot });
+    if (!row.pinned) await ctx.images.removeSnapshot(row.snapshot);
   },
 };
 
@@ -203,7 +204,7 @@ export const create = {
     row.pid = await required(shim, 'shim').task.create({
       id: row.id,
       bundle: row.bundle,
-      rootfs: idMapped(ctx.images.rootfsMounts(required(image, 'image'), row.snapshot), row.config),
+      rootfs: idMapped(await ctx.images.rootfsMounts(required(image, 'image'), row.snapshot), row.config),
       runtime: runtimeOptions(ctx, runtime),
     });
   },

@@ -21,11 +21,11 @@ import {
  * made.
  *
  *     reserve → ┬→ image → ┬→ user ────┬→ spec ─┬→ bundle → ready
- *               │          └→ volumes ─┤        │             │
+ *               │          ├→ volumes ─┤        │             │
+ *               │          └→ rootfs ──┼────────┼─────────────┤
  *               ├→ paths ──────────────┘        │             │
  *               ├→ shim (pinned sandboxes) ─────┘             │
- *               ├→ files (pinned sandboxes) ──────────────────┤
- *               └→ rootfs ────────────────────────────────────┘
+ *               └→ files (pinned sandboxes) ──────────────────┘
  */
 export const createContainer = jobTable<ContainerCreation, ContainerRow, JobContext>('CreateContainer', [
   { name: 'reserve', needs: [], ...reserve },
@@ -33,7 +33,7 @@ export const createContainer = jobTable<ContainerCreation, ContainerRow, JobCont
   { name: 'user', needs: ['image'], ...user },
   { name: 'volumes', needs: ['image'], ...volumes },
   { name: 'paths', needs: ['reserve'], ...paths },
-  { name: 'rootfs', needs: ['reserve'], ...rootfs },
+  { name: 'rootfs', needs: ['image'], ...rootfs },
   { name: 'spec', needs: ['user', 'volumes', 'paths'], ...spec },
   { name: 'shim', needs: ['reserve'], ...shim },
   { name: 'files', needs: ['reserve'], ...files },
