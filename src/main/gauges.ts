@@ -9,7 +9,7 @@ export function readGauges(services: Services): void {
   services.metrics.readFrom({
     stage: (stage) => engine.use(stage),
     lanes: () => admission.use,
-    laneQueueLimit: config.pipeline.max_queued,
+    laneQueueLimit: () => config.pipeline.max_queued,
     pools: () => [pools.net, pools.shim, pools.image, pools.registry, pools.store],
     pods: () => countBy(store.sandboxes.values()),
     containers: () => countBy(store.containers.values()),

@@ -149,7 +149,7 @@ describe('the page', { skip }, () => {
         refused: () => 5,
         podViews: () => podViews,
       });
-      url = `http://127.0.0.1:${await all.server?.listen()}/`;
+      url = `http://127.0.0.1:${await all.server.listen()}/`;
     });
     after(() => all?.[Symbol.asyncDispose]());
 

@@ -57,7 +57,7 @@ interface MetricSources {
   stage?: (stage: StageName) => Use;
   lanes?: () => Record<Lane, Use>;
   /** pipeline.max_queued. */
-  laneQueueLimit?: number;
+  laneQueueLimit?: () => number;
   pools?: () => Iterable<{
     name: PoolName;
     use: { threads: number; running: number; queued: number; restarts: number };
@@ -237,7 +237,7 @@ export class Metrics implements Disposable {
       version: this.#version,
       stages,
       lanes: from.lanes?.() ?? {},
-      laneQueueLimit: from.laneQueueLimit ?? 0,
+      laneQueueLimit: from.laneQueueLimit?.() ?? 0,
       pools: [...(from.pools?.() ?? [])].map(({ name, use }) => ({ name, ...use })),
       pods: from.pods?.() ?? {},
       containers: from.containers?.() ?? {},
@@ -299,7 +299,7 @@ export class Metrics implements Disposable {
       this.set('laneRunning', { lane }, use.running);
       this.set('laneQueued', { lane }, use.queued);
       this.set('laneLimit', { lane }, use.limit);
-      this.set('laneQueueLimit', { lane }, from.laneQueueLimit ?? 0);
+      this.set('laneQueueLimit', { lane }, from.laneQueueLimit?.() ?? 0);
     }
     for (const { name: pool, use } of from.pools?.() ?? []) {
       if (pool === 'main') continue;
