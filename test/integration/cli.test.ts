@@ -113,6 +113,12 @@ describe('sluice beside a daemon', { skip: SKIP }, () => {
     assert.match(text, new RegExp(`^network: ${name}\nfrom:    .+\nplugins: bridge, .+\n`));
   });
 
+  test('the built-in network is not taken away under a daemon', async () => {
+    const { status, err } = await sluice(['network', 'remove', '--config', lab.daemon.configFile], '', []);
+    assert.equal(status, 1);
+    assert.match(err, /another daemon uses this folder/);
+  });
+
   test('a reload applies what it can, says what needs a restart, and refuses mistakes', async () => {
     const { daemon } = lab;
     const metrics = `127.0.0.1:${await freePort()}`;

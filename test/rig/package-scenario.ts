@@ -219,13 +219,13 @@ try {
   }
   assert.ok(!existsSync('/usr/lib/sluice') && !existsSync('/usr/sbin/sluiced'));
   assert.ok(existsSync('/etc/sluice/config.toml') && existsSync('/var/lib/sluice/sluice.db'));
-  seen('removed: the programs are gone, configuration and images stay');
+  assert.doesNotMatch(await sh('iptables-save'), /the built-in pod network/);
+  assert.doesNotMatch(await sh('ip', '-o', 'link'), /\bsluice[0-9a-f]{8}\b/);
+  seen('removed: the programs and the built-in network are gone, configuration and images stay');
   rmSync('/etc/sluice/conf.d/registry.toml');
   await sh('dpkg', '--purge', 'sluice');
   assert.ok(!existsSync('/etc/sluice') && !existsSync('/var/lib/sluice') && !existsSync('/run/sluice'));
   assert.equal((await attempt('dpkg', '-s', 'sluice')).code, 1);
-  assert.doesNotMatch(await sh('iptables-save'), /the built-in pod network/);
-  assert.doesNotMatch(await sh('ip', '-o', 'link'), /\bsluice[0-9a-f]{8}\b/);
   seen('purged: nothing is left');
 } finally {
   if (!SYSTEMD) await daemon?.stop(10_000);
