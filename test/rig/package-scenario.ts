@@ -2,14 +2,14 @@
  * What an operator does with the Debian package, done to the machine that this runs on: installs, starts, uses,
  * upgrades with a running pod, reloads, removes and purges. For a VM or a throw-away root only.
  *
- *   node test/rig/package-scenario.ts OLD.deb NEW.deb
+ *   node test/rig/package-scenario.ts OLD.deb NEW.deb FOLDER      the files' names, and the folder that has them
  *
  * With systemd as PID 1 the unit is tested as well; elsewhere the daemon is started by hand. Prints a line for each
  * thing that was seen, and ends with status 1 at the first that is not as it should be.
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageSpec } from '../../proto/gen/cri.ts';
 import { type Cri, connectCri } from './cri.ts';
@@ -22,7 +22,8 @@ const SOCKET = '/run/sluice/sluice.sock';
 const PATIENCE_MS = 300_000;
 const IMAGE = 'docker.io/library/busybox:latest';
 
-const [older = '', newer = ''] = process.argv.slice(2);
+const [olderName = '', newerName = '', packages = ''] = process.argv.slice(2);
+const [older, newer] = [join(packages, olderName), join(packages, newerName)];
 const versionOf = (file: string) => basename(file).split('_')[1] ?? '';
 const seen = (what: string) => console.log(`seen: ${what}`);
 
