@@ -2,8 +2,10 @@
  * The guides under docs/operate as what an operator takes from them: blocks of commands to type and files to write. A
  * block of commands that no test can run has a mark above it, with the reason:
  *
- *     <!-- not run: REASON -->          nowhere
- *     <!-- only in the VM: REASON -->   not on the machine of whoever develops
+ *     <!-- not run: REASON -->             nowhere
+ *     <!-- only in the VM: REASON -->      not on the machine of whoever develops
+ *     <!-- not in the VM: REASON -->       there alone
+ *     <!-- only in a cluster: REASON -->   by test/rig/vm/kubernetes.ts
  */
 import { globSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -20,7 +22,7 @@ export interface GuideBlock {
   kind: string;
   /** Without the indentation of a list. */
   text: string;
-  mark?: { kind: 'not run' | 'only in the VM'; reason: string };
+  mark?: { kind: 'not run' | 'only in the VM' | 'not in the VM' | 'only in a cluster'; reason: string };
 }
 
 /** Made from tables of the source, so what stands in them cannot differ from the program. */
@@ -43,7 +45,7 @@ export function blocksOf(page: string, text = guideText(page)): GuideBlock[] {
   for (let at = 0; at < lines.length; at++) {
     const line = lines[at] ?? '';
     heading = /^#+ (.+)$/.exec(line)?.[1] ?? heading;
-    const marked = /^ *<!-- (not run|only in the VM): (.*\S) *-->$/.exec(line);
+    const marked = /^ *<!-- (not run|only in the VM|not in the VM|only in a cluster): (.*\S) *-->$/.exec(line);
     if (marked) mark = { kind: marked[1] as 'not run', reason: marked[2]?.trim() ?? '' };
     const fence = /^( *)```(\w*)$/.exec(line);
     if (!fence) {
