@@ -79,6 +79,8 @@ try {
     assert.equal(verified.stdout + verified.stderr, '', 'systemd-analyze verify');
     await waitFor('a status', PATIENCE_MS, async () => /^0 pods, /.test(await property('StatusText')) || undefined);
     seen(`the unit is enabled, active and says: ${await property('StatusText')}`);
+    const exposure = await sh('systemd-analyze', 'security', '--no-pager', 'sluiced.service');
+    seen(`systemd-analyze security: ${exposure.trim().split('\n').at(-1)}`);
   } else byHand();
   assert.equal(await serving(cri), versionOf(older));
   mkdirSync('/etc/sluice/conf.d', { recursive: true });
