@@ -110,6 +110,7 @@ for (const name of ['kubelet', 'kubeadm', 'kubectl', 'crictl']) {
 }
 const [deb] = (await run('sh', ['-c', 'ls "$1"/sluice_0.1.0_*.deb', 'sh', packages])).stdout.trim().split('\n');
 copyFileSync(deb ?? '', join(folder, 'sluice_0.1.0_amd64.deb'));
+await run('sh', ['-c', 'cp "$1"/config-* /boot/', 'sh', packages]);
 const registry = await startRegistry({ folder, storage, readOnly: true });
 mkdirSync('/etc/systemd/system/kubelet.service.d', { recursive: true });
 writeFileSync('/etc/systemd/system/kubelet.service', UNIT);

@@ -9,12 +9,14 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { makePackages } from '../../../scripts/release/package.ts';
 import { built, type ProgramName } from '../build.ts';
 import { writableImageRegistry } from '../images.ts';
 import { cacheFolder, ROOT } from '../paths.ts';
+import { run } from '../proc.ts';
 import { pushImage } from '../push.ts';
 import { Rootfs } from '../rootfs.ts';
 
@@ -38,6 +40,7 @@ else {
   for (const name of ['crictl', 'kubelet', 'kubeadm', 'kubectl'] as const) await built(name);
   const storage = await storageWith(what === 'cluster');
   const made = await makePackages({ out: join(cacheFolder('packages'), 'kubernetes'), quick: true });
+  await kernelConfig(dirname(made.deb));
   const inside = (path: string) => join('/src', relative(ROOT, path));
   const vm = ['run', '--share', `${ROOT}:/src:ro`, '--dir', '/src', '--mem', '6144'];
   vm.push('--timeout', `${LIMIT_SECONDS}`, '--boot-timeout', `${BOOT_SECONDS}`);
@@ -47,6 +50,32 @@ else {
   });
   const [code] = (await once(child, 'exit')) as [number | null];
   process.exitCode = code ?? 1;
+}
+
+/**
+ * The configuration of the VM's kernel, which kubeadm reads: a real Debian has it in /boot, from the kernel's package.
+ * Written to `folder` under its own name.
+ */
+async function kernelConfig(folder: string): Promise<void> {
+  const [image = ''] = globSync(join(homedir(), '.cache/sluice-vm/*/vmlinuz'));
+  const [release = ''] = /\d+\.\d+\.\d+\+deb\d+[\w.-]*/.exec(readFileSync(image, 'latin1')) ?? [];
+  const lists = cacheFolder('kernel-package');
+  for (const part of ['lists/partial', 'cache/archives/partial']) mkdirSync(join(lists, part), { recursive: true });
+  const source = 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian';
+  writeFileSync(join(lists, 'sources.list'), `${source} bookworm-backports main\n`);
+  const own = { 'Dir::Etc::SourceList': 'sources.list', 'Dir::State::Lists': 'lists', 'Dir::Cache': 'cache' };
+  const options = Object.entries(own).flatMap(([key, name]) => ['-o', `${key}=${join(lists, name)}`]);
+  options.push('-o', 'Dir::Etc::SourceParts=-', '-o', 'APT::Sandbox::User=root');
+  await run('apt-get', ['-qq', ...options, 'update']);
+  await run('apt-get', ['-qq', ...options, 'download', `linux-image-${release}`], { cwd: lists });
+  const [deb = ''] = globSync(join(lists, `linux-image-${release}_*.deb`));
+  await run('sh', [
+    '-c',
+    `dpkg-deb --fsys-tarfile "$1" | tar -xO ./boot/config-${release} > "$2"`,
+    'sh',
+    deb,
+    join(folder, `config-${release}`),
+  ]);
 }
 
 /** A registry's storage with the rig's images and, if asked for, the control plane's. */
