@@ -54,6 +54,8 @@ export const libc = {
   read: lib.func('long read(int fd, void *buf, size_t count)'),
   lseek: lib.func('int64_t lseek(int fd, int64_t offset, int whence)'),
   memfdCreate: lib.func('int memfd_create(const char *name, uint flags)'),
+  mmap: lib.func('void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)'),
+  fallocate: lib.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
   ioctl: lib.func('int ioctl(int fd, ulong request, void *arg)'),
   flock: lib.func('int flock(int fd, int operation)'),
   fcntl: lib.func('int fcntl(int fd, int command, long argument)'),

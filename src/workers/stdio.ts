@@ -6,12 +6,13 @@
  */
 import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
-import { fromPlain, SluiceError, toPlain } from '../errors.ts';
+import { explain, fromPlain, SluiceError, toPlain } from '../errors.ts';
 import { shrinkHeap } from '../sys/memory.ts';
 import { type Handlers, serve } from './serve.ts';
 import { Captures, clearExecDir } from './stdio/capture.ts';
 import { IoTable } from './stdio/io-table.ts';
-import { Keeper } from './stdio/keeper.ts';
+import { OutputJournal } from './stdio/journal.ts';
+import { INHERITED_MS, Keeper } from './stdio/keeper.ts';
 import type {
   AskOp,
   CaptureInput,
@@ -60,16 +61,32 @@ const backend: ExecBackend = {
   closeStdin: async (process) => void (await request('closeStdin', process)),
 };
 
-const containers = new IoTable({
-  onLogError: (id, path, error) => event({ kind: 'log-failed', id, path, message: error.message }),
-  onOpened: (descriptors) => keeper.hold(descriptors),
-  onEmpty: () => keeper.changed(),
-});
-const keeper = new Keeper({
+const keeper: Keeper = new Keeper({
   file: join(dirname(execDir), 'keeper'),
   descriptors: () => containers.descriptors,
   onFailure: (message) => event({ kind: 'keeper-failed', message }),
 });
+const containers = new IoTable(
+  {
+    onLogError: (id, path, error) => event({ kind: 'log-failed', id, path, message: error.message }),
+    onOpened: (descriptors) => keeper.hold(descriptors),
+    onEmpty: () => keeper.changed(),
+  },
+  openJournal(),
+);
+setTimeout(() => containers.forgetOthers(), INHERITED_MS).unref();
+
+/** Without it containers run as well, so that only the event tells when it cannot be opened. */
+function openJournal(): OutputJournal | undefined {
+  try {
+    return OutputJournal.open(keeper.inherited);
+  } catch (error) {
+    const message = `output that is being written when the daemon is killed will be lost: ${explain(error)}`;
+    event({ kind: 'keeper-failed', message });
+    return undefined;
+  }
+}
+
 const captures = new Captures(execDir);
 const server = new StreamServer({ containers, backend, execDir, onEvent: event });
 

@@ -45,15 +45,16 @@ export class Store {
     this.#folder = folder;
   }
 
-  /** Takes the address unless somebody has it. */
+  /** Takes the address unless somebody has it. An orphan (see {@link Store.release}) is taken over. */
   reserve(owner: Owner, address: Address, set: number): boolean {
     const path = join(this.#folder, addressText(address));
     let file: number;
     try {
       file = openSync(path, 'wx+', 0o644);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
-      throw error;
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      if (read(path) !== '') return false;
+      file = openSync(path, 'r+');
     }
     try {
       writeSync(file, contentOf(owner));
@@ -83,7 +84,9 @@ export class Store {
 
   /**
    * Gives back all that the owner has. With `known` addresses only their files are looked at, and the others when one
-   * of them was not there; without, every file of the folder is read.
+   * of them was not there; without, every file of the folder is read, and orphans are removed: a file without an owner
+   * is of a process that was killed between making it and writing into it. It cannot be one that is being made, since
+   * every writer, the plugin too, holds the lock meanwhile.
    */
   release(owner: Owner, known: readonly Address[] = []): void {
     const own = [contentOf(owner), owner.containerId.trim()];
@@ -94,10 +97,12 @@ export class Store {
       return true;
     });
     if (known.length > 0 && found.length === known.length) return;
+    const files = this.#addressFiles().map((name) => ({ name, content: read(join(this.#folder, name)) }));
+    const named = files.filter(({ content }) => content === own[0]);
     // Files that an early version of the plugin wrote name the container alone.
-    let files = this.#filesOf(own.slice(0, 1));
-    if (files.length === 0) files = this.#filesOf(own.slice(1));
-    for (const name of files) rmSync(join(this.#folder, name), { force: true });
+    const released = named.length > 0 ? named : files.filter(({ content }) => content === own[1]);
+    const orphans = files.filter(({ content }) => content === '');
+    for (const { name } of [...released, ...orphans]) rmSync(join(this.#folder, name), { force: true });
   }
 
   /** Gives back what belongs to none of these (the specification's GC), and returns how many addresses that were. */
