@@ -9,7 +9,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { makePackages } from '../../../scripts/release/package.ts';
@@ -19,10 +19,9 @@ import { cacheFolder, ROOT } from '../paths.ts';
 import { run } from '../proc.ts';
 import { pushImage } from '../push.ts';
 import { Rootfs } from '../rootfs.ts';
+import { haveVm, INSIDE, VM, vmArguments } from './machine.ts';
 
-const VM = '/work/shared/rig/vm';
 const LIMIT_SECONDS = 5400;
-const BOOT_SECONDS = 1200;
 /** As kubeadm of this version names them. */
 const VERSION = 'v1.36.2';
 const IMAGES = {
@@ -35,19 +34,26 @@ const STAND_INS = [`kube-proxy:${VERSION}`, 'coredns/coredns:v1.14.2'];
 const PATH_ENV = ['PATH=/usr/local/bin:/usr/bin:/bin'];
 
 const [what = 'kubelet'] = process.argv.slice(2);
-if (!existsSync(VM)) console.log(`skipped: there is no ${VM} here`);
-else {
+if (haveVm()) {
   for (const name of ['crictl', 'kubelet', 'kubeadm', 'kubectl'] as const) await built(name);
   const storage = await storageWith(what === 'cluster');
   const made = await makePackages({ out: join(cacheFolder('packages'), 'kubernetes'), quick: true });
   await kernelConfig(dirname(made.deb));
-  const inside = (path: string) => join('/src', relative(ROOT, path));
-  const vm = ['run', '--share', `${ROOT}:/src:ro`, '--dir', '/src', '--mem', '6144'];
-  vm.push('--timeout', `${LIMIT_SECONDS}`, '--boot-timeout', `${BOOT_SECONDS}`);
+  const inside = (path: string) => join(INSIDE, relative(ROOT, path));
   const node = ['node', '--disable-warning=ExperimentalWarning', 'test/rig/kubernetes-scenario.ts', what];
-  const child = spawn(VM, [...vm, '--', ...node, inside(dirname(made.deb)), inside(storage)], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
+  const child = spawn(
+    VM,
+    [
+      ...vmArguments({ seconds: LIMIT_SECONDS, memory: 6144 }),
+      '--',
+      ...node,
+      inside(dirname(made.deb)),
+      inside(storage),
+    ],
+    {
+      stdio: ['ignore', 'inherit', 'inherit'],
+    },
+  );
   const [code] = (await once(child, 'exit')) as [number | null];
   process.exitCode = code ?? 1;
 }

@@ -9,24 +9,21 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, existsSync, rmSync } from 'node:fs';
+import { cpSync, rmSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
 import { makePackages } from '../../../scripts/release/package.ts';
 import { built } from '../build.ts';
 import { imageRegistry } from '../images.ts';
 import { cacheFolder, privateFolder, ROOT } from '../paths.ts';
+import { haveVm, INSIDE, VM, vmArguments } from './machine.ts';
 
-const VM = '/work/shared/rig/vm';
 const LIMIT_SECONDS = 3000;
-/** The VM of a busy machine, or one that is stopped while somebody measures, takes its time. */
-const BOOT_SECONDS = 1200;
 /** The version to which the guide upgrades. */
 const NEXT = '0.2.0';
 
 const { values } = parseArgs({ options: { guides: { type: 'boolean' } } });
-if (!existsSync(VM)) console.log(`skipped: there is no ${VM} here`);
-else {
+if (haveVm()) {
   const folder = privateFolder('sluice-vm');
   await (await imageRegistry(folder)).stop();
   rmSync(folder, { recursive: true });
@@ -35,15 +32,13 @@ else {
   const older = await makePackages({ out: join(packages, 'older'), quick: true });
   const newer = await makePackages({ out: join(packages, 'newer'), version: NEXT, quick: true });
   cpSync(newer.deb, join(packages, 'older', basename(newer.deb)));
-  const inside = join('/src', relative(ROOT, dirname(older.deb)));
+  const inside = join(INSIDE, relative(ROOT, dirname(older.deb)));
   const names = [basename(older.deb), basename(newer.deb)];
   const scenario = values.guides ? ['test/rig/guide-scenario.ts'] : ['test/rig/package-scenario.ts', ...names];
-  const vm = ['run', '--share', `${ROOT}:/src:ro`, '--dir', '/src', '--mem', '4096'];
-  vm.push('--timeout', `${LIMIT_SECONDS}`, '--boot-timeout', `${BOOT_SECONDS}`);
   // What a page makes lies beside the packages, and the share is read-only.
   const copy = 'mkdir /var/packages && cp "$1"/* /var/packages/ && shift && exec "$@" /var/packages';
   const node = ['node', '--disable-warning=ExperimentalWarning', ...scenario];
-  const child = spawn(VM, [...vm, '--', 'sh', '-c', copy, 'sh', inside, ...node], {
+  const child = spawn(VM, [...vmArguments({ seconds: LIMIT_SECONDS }), '--', 'sh', '-c', copy, 'sh', inside, ...node], {
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   const [code] = (await once(child, 'exit')) as [number | null];
