@@ -40,7 +40,7 @@ try {
 }
 
 async function measure(pods: number): Promise<void> {
-  const socket = join(folder, 'cri.sock');
+  const socket = join(folder, `${pods}.sock`);
   using listener = listenUnix(socket);
   const script = join(folder, 'activated');
   writeFileSync(script, `LISTEN_FDS=1 LISTEN_PID=$$ exec /bin/sh ${release.folder}/bin/sluiced "$@"\n`);
@@ -55,7 +55,7 @@ async function measure(pods: number): Promise<void> {
   );
 
   let longest = 0;
-  let failed = 0;
+  const failures: string[] = [];
   let over = false;
   const caller = (async () => {
     while (!over) {
@@ -63,8 +63,8 @@ async function measure(pods: number): Promise<void> {
       const began = performance.now();
       try {
         await fresh.version({}, { timeoutMs: 60_000 });
-      } catch {
-        failed++;
+      } catch (error) {
+        failures.push(String(error));
       }
       longest = Math.max(longest, performance.now() - began);
       await sleep(EVERY_MS);
@@ -98,6 +98,7 @@ async function measure(pods: number): Promise<void> {
   const { p50, p95 } = latencies(waits);
   const max = Math.max(...waits);
   console.log(
-    `${pods} pods: the longest call of a restart: p50 ${Math.round(p50)}, p95 ${Math.round(p95)}, longest ${Math.round(max)} ms of ${rounds} restarts; ${failed} calls failed; ${lines} log lines, none lost`,
+    `${pods} pods: the longest call of a restart: p50 ${Math.round(p50)}, p95 ${Math.round(p95)}, longest ${Math.round(max)} ms of ${rounds} restarts; ${failures.length} calls failed; ${lines} log lines, none lost`,
   );
+  for (const failure of failures) console.log(`  ${failure}`);
 }
