@@ -30,6 +30,7 @@ import { imageRegistry } from './images.ts';
 import { containerConfig, imageSpec, podConfig } from './messages.ts';
 import { BIN, privateFolder, SYSTEMD } from './paths.ts';
 import { run, type Started, start, waitFor } from './proc.ts';
+import { patientWatchdog } from './watchdog.ts';
 
 const [packages = ''] = process.argv.slice(2);
 const SOCKET = '/run/sluice/sluice.sock';
@@ -248,6 +249,7 @@ let mirror: Server | undefined;
 try {
   // ---- Without a package manager
 
+  if (SYSTEMD) patientWatchdog();
   await doSection('install.md', 'Anything else');
   await serving();
   await type('sluice status', 'the rig');
@@ -269,8 +271,8 @@ try {
   await typeBlock(looks.join('\n'), nameOf(install));
   done.add(nameOf(install));
   await doSection('install.md', 'Debian and Ubuntu'); // the other blocks, and this one a second time
-  await doSection('install.md', 'crictl');
   await useRegistry();
+  await doSection('install.md', 'A first pod, without Kubernetes');
   using cri = connectCri(SOCKET);
   const away = await launchHello(cri);
   await type(`sluice image export ${IMAGE} -o images.tar && mv images.tar archive.tar`, 'the rig');

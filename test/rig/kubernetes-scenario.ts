@@ -17,6 +17,7 @@ import { blocksOf, type GuideBlock } from './guides.ts';
 import { BIN, privateFolder } from './paths.ts';
 import { type Output, run, waitFor } from './proc.ts';
 import { startRegistry } from './registry.ts';
+import { patientWatchdog } from './watchdog.ts';
 
 const [what = '', packages = '', storage = ''] = process.argv.slice(2);
 /** The VM is emulated. */
@@ -282,6 +283,7 @@ async function cluster(): Promise<void> {
   seen('kubeadm.md from top to bottom');
 }
 
+patientWatchdog();
 try {
   if (what === 'kubelet') await kubeletAlone();
   else if (what === 'cluster') await cluster();

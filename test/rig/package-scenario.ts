@@ -17,6 +17,7 @@ import { imageRegistry } from './images.ts';
 import { containerConfig, podConfig } from './messages.ts';
 import { privateFolder, SYSTEMD } from './paths.ts';
 import { type Output, run, type Started, start, waitFor } from './proc.ts';
+import { ownWatchdog, patientWatchdog } from './watchdog.ts';
 
 const SOCKET = '/run/sluice/sluice.sock';
 const PATIENCE_MS = 300_000;
@@ -56,6 +57,7 @@ await using registry = await imageRegistry(folder);
 try {
   // ---- Install
 
+  if (SYSTEMD) patientWatchdog();
   const output = await sh('dpkg', '-i', older);
   assert.doesNotMatch(output, /warning|error/i, output);
   assert.equal((await sh('sluice', '--version')).trim(), `sluice ${versionOf(older)}`);
@@ -79,8 +81,10 @@ try {
     assert.equal(verified.stdout + verified.stderr, '', 'systemd-analyze verify');
     await waitFor('a status', PATIENCE_MS, async () => /^0 pods, /.test(await property('StatusText')) || undefined);
     seen(`the unit is enabled, active and says: ${await property('StatusText')}`);
-    const exposure = await sh('systemd-analyze', 'security', '--no-pager', 'sluiced.service');
-    seen(`systemd-analyze security: ${exposure.trim().split('\n').at(-1)}`);
+    for (const unit of ['sluiced.service', 'containerd.service']) {
+      const { stdout } = await attempt('systemd-analyze', 'security', '--no-pager', unit);
+      seen(`systemd-analyze security: ${stdout.trim().split('\n').at(-1)}`);
+    }
   } else byHand();
   assert.equal(await serving(cri), versionOf(older));
   mkdirSync('/etc/sluice/conf.d', { recursive: true });
@@ -205,6 +209,22 @@ try {
     });
     assert.equal(await serving(after), versionOf(newer));
     seen('the journal has priorities, the watchdog is fed, and a killed daemon is started again');
+    ownWatchdog();
+    await sh('systemctl', 'daemon-reload');
+    await sh('systemctl', 'restart', 'sluiced');
+    assert.equal(await property('WatchdogUSec'), '1min');
+    await serving(after);
+    const still = await property('MainPID');
+    process.kill(Number(still), 'SIGSTOP');
+    await waitFor('the watchdog to end a daemon that stands still', PATIENCE_MS, async () => {
+      const now = await property('MainPID');
+      return (now !== still && now !== '0' && (await property('ActiveState')) === 'active') || undefined;
+    });
+    assert.equal(await serving(after), versionOf(newer));
+    assert.equal(await startOf(after), startedAt);
+    seen('a daemon that stands still is ended by the watchdog and started again; the container goes on');
+    patientWatchdog();
+    await sh('systemctl', 'daemon-reload');
   }
 
   // ---- Down: an older daemon than the store is refused where the schema differs; here it is the same, so dpkg alone decides.
