@@ -109,7 +109,7 @@ export class Daemon {
       onError: (method, error) => logFailure(log, method, error),
     });
     await server.listen();
-    await observability.server?.listen();
+    await observability.server.listen();
     log.info(
       {
         version: VERSION,

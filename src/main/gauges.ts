@@ -11,7 +11,7 @@ export function readGauges(services: Services): void {
     stage: (stage) => engine.use(stage),
     lanes: () => admission.use,
     locksWaiting: () => locks.waiting,
-    laneQueueLimit: config.pipeline.max_queued,
+    laneQueueLimit: () => config.pipeline.max_queued,
     pools: () => [pools.net, pools.shim, pools.image, pools.registry, pools.store],
     pods: () => countBy(store.sandboxes.values()),
     containers: () => countBy(store.containers.values()),

@@ -147,12 +147,16 @@ export async function makeServices(
       onProblem: (id, err) => log.error({ id, err }, 'a failed clean-up could not be noted'),
     }),
   );
-  const pluginRunsMs = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds * 1000;
   const engine = new Engine({
     limits: config.pipeline.limits,
     observer,
     undoTimeoutMs: UNDO_SECONDS * 1000,
-    timeLimitsMs: { network: Math.max(STAGES.network.seconds * 1000, pluginRunsMs) },
+    timeLimitsMs: {
+      get network() {
+        const pluginRuns = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds; // a reload changes it
+        return Math.max(STAGES.network.seconds, pluginRuns) * 1000;
+      },
+    },
     leaseMs: LEASE_MS,
     retries,
   });

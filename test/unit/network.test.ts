@@ -21,6 +21,8 @@ interface Setup {
   runs: PluginRun[];
   start: () => Promise<Network>;
   write: (name: string, conf: unknown) => void;
+  /** The keys that the network was started with; a reload changes them in place. */
+  cni: NetworkOptions['cni'];
 }
 
 const RUN: PluginRun = { plugin: 'bridge', command: 'ADD', seconds: 0.1, spawnSeconds: 0.001, outcome: 'ok' };
@@ -73,7 +75,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
     writeFileSync(join(dir, 'draft'), typeof conf === 'string' ? conf : JSON.stringify(conf));
     renameSync(join(dir, 'draft'), join(confDir, name));
   };
-  return { dir, confDir, calls, changes, runs, start, write };
+  return { dir, confDir, calls, changes, runs, start, write, cni: options.cni };
 }
 
 const conf = (name: string, more: object = {}) => ({
@@ -407,4 +409,35 @@ test('strays: resources with the daemon’s id that the store does not have; nev
       },
     ],
   });
+});
+
+test('a reload: another folder and another built-in network count at once, and only the new folder is watched', async (t) => {
+  const { dir, confDir, calls, start, write, cni } = setup(t);
+  const network = await start();
+  const rulesSet = () => calls.filter(([op]) => op === 'openUplink').length;
+  const before = rulesSet();
+  cni.builtin_subnet = '10.89.0.0/16';
+  await network.reconfigure();
+  assert.match(JSON.stringify(network.current()), /10\.89\.0\.0\/16/);
+  assert.equal(rulesSet(), 2 * before);
+
+  cni.builtin_subnet = '';
+  await network.reconfigure();
+  assert.equal(network.current(), undefined);
+  assert.throws(() => network.attachment({ id: 'p', netns: '/n', config: POD }), { code: 'NETWORK_NOT_READY' });
+
+  const other = join(dir, 'other');
+  mkdirSync(other);
+  writeFileSync(join(other, '10-b.conflist'), JSON.stringify(conf('there')));
+  cni.conf_dir = other;
+  cni.builtin_subnet = '10.88.0.0/16';
+  await network.reconfigure();
+  assert.equal(network.current()?.name, 'there');
+  write('10-a.conflist', conf('here'));
+  writeFileSync(join(other, '05-a.conflist'), JSON.stringify(conf('first')));
+  await until(() => network.current()?.name === 'first', 'the new folder’s change');
+
+  cni.conf_dir = confDir;
+  await network.reconfigure();
+  assert.equal(network.current()?.name, 'here');
 });

@@ -1,10 +1,17 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { PodSandboxState } from '../../../proto/gen/cri.ts';
 import { explain } from '../../errors.ts';
 import { loadConfig } from '../../node/config/load.ts';
+import { builtinBridge } from '../../node/network/builtin.ts';
+import { daemonId, isOwnNetns } from '../../node/network/daemon-id.ts';
 import { readRows } from '../../node/store/read-rows.ts';
 import { cniCheck, isChecked } from '../../workers/net/check.ts';
+import { closeUplink } from '../../workers/net/uplink.ts';
+import { LOCK_FILE } from '../folders.ts';
+import { lockFile } from '../lock-file.ts';
 import { criClient } from './client.ts';
-import { type Command, EXIT, PEER_OPTIONS, printJson, printTable } from './command.ts';
+import { type Command, EXIT, optionText, PEER_OPTIONS, printJson, printTable } from './command.ts';
 import { fullName } from './pods.ts';
 
 /**
@@ -117,5 +124,29 @@ export const NETWORK_CHECK: Command = {
       );
     }
     return pods.some(({ failed }) => failed !== undefined) ? EXIT.failed.status : EXIT.ok.status;
+  },
+};
+
+export const NETWORK_REMOVE: Command = {
+  name: 'network remove',
+  summary: 'take the built-in network away, for a node that Sluice leaves',
+  description:
+    'Removes the bridge of the built-in network, its rules of iptables and its tables of nf_tables. Status 1, and nothing is removed, while the daemon runs or pods have namespaces. Networks of cni.conf_dir are left alone; the next start of the daemon makes the built-in one again.',
+  options: [PEER_OPTIONS.config],
+  async run(call) {
+    const { root, cni } = loadConfig(optionText(call, 'config'));
+    // The daemon makes bridge and rules once, so they may not go under it.
+    using _lock = existsSync(root) ? lockFile(join(root, LOCK_FILE)) : undefined;
+    const pods = existsSync(cni.netns_dir)
+      ? readdirSync(cni.netns_dir).filter((name) => isOwnNetns(name, daemonId(root)))
+      : [];
+    if (pods.length > 0) {
+      process.stderr.write(`sluice: ${pods.length} network namespaces of pods are there still: ${cni.netns_dir}\n`);
+      return EXIT.failed.status;
+    }
+    const bridge = builtinBridge(root);
+    await closeUplink(bridge);
+    call.out.write(`removed: ${bridge} and its rules\n`);
+    return EXIT.ok.status;
   },
 };

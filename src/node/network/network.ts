@@ -77,7 +77,8 @@ const LOOPBACK: NetworkConf = {
 export class Network implements AsyncDisposable {
   readonly #options: NetworkOptions;
   readonly #daemon: string;
-  readonly #folderWatch: FolderWatch;
+  #folderWatch: FolderWatch;
+  #watchedFolder: string;
   #loaded: Loaded = { problems: ['the configuration has not been read yet'] };
   #builtin: Builtin | undefined;
   /**
@@ -110,7 +111,31 @@ export class Network implements AsyncDisposable {
       release: (releases) => this.#reportRuns(options.pool.call('cniRelease', { releases })),
       onFailure: (error) => this.#note(`an address could not be given back yet: ${explain(error)}`),
     });
-    this.#folderWatch = new FolderWatch(options.cni.conf_dir, () => void this.#load());
+    this.#watchedFolder = options.cni.conf_dir;
+    this.#folderWatch = this.#watch(this.#watchedFolder);
+  }
+
+  #watch(folder: string): FolderWatch {
+    return new FolderWatch(folder, () => void this.#load());
+  }
+
+  /**
+   * Works from now on by the keys of `cni` as they are now: another folder of configurations, other folders of plugins,
+   * another built-in network. Pods keep what they have; their DEL uses the network that their rows name. Never rejects.
+   */
+  async reconfigure(): Promise<void> {
+    const folder = this.#options.cni.conf_dir;
+    if (folder !== this.#watchedFolder) {
+      this.#folderWatch[Symbol.dispose]();
+      this.#watchedFolder = folder;
+      this.#folderWatch = this.#watch(folder);
+      this.#sawFiles = false;
+    }
+    // After a read in progress, which may yet set up the built-in network by the old keys.
+    this.#loading = this.#loading.then(() => {
+      this.#builtin = undefined;
+    });
+    await this.#load();
   }
 
   /** The network to which the next pod is attached. */

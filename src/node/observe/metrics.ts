@@ -59,7 +59,7 @@ interface MetricSources {
   /** How many jobs wait for a lock. */
   locksWaiting?: () => Readonly<Record<LockKind, number>>;
   /** pipeline.max_queued. */
-  laneQueueLimit?: number;
+  laneQueueLimit?: () => number;
   pools?: () => Iterable<{
     name: PoolName;
     use: { threads: number; running: number; queued: number; restarts: number };
@@ -250,7 +250,7 @@ export class Metrics implements Disposable {
       version: this.#version,
       stages,
       lanes: from.lanes?.() ?? {},
-      laneQueueLimit: from.laneQueueLimit ?? 0,
+      laneQueueLimit: from.laneQueueLimit?.() ?? 0,
       pools: [...(from.pools?.() ?? [])].map(({ name, use }) => ({ name, ...use })),
       pods: from.pods?.() ?? {},
       containers: from.containers?.() ?? {},
@@ -313,7 +313,7 @@ export class Metrics implements Disposable {
       this.set('laneRunning', { lane }, use.running);
       this.set('laneQueued', { lane }, use.queued);
       this.set('laneLimit', { lane }, use.limit);
-      this.set('laneQueueLimit', { lane }, from.laneQueueLimit ?? 0);
+      this.set('laneQueueLimit', { lane }, from.laneQueueLimit?.() ?? 0);
     }
     for (const [lock, count] of Object.entries(from.locksWaiting?.() ?? {}) as [LockKind, number][])
       this.set('lockWaiting', { lock }, count);
