@@ -4,7 +4,7 @@
  * table, so it imports nothing.
  */
 
-/** gRPC status codes, as numbers, so that nothing outside cri/ needs the gRPC library. */
+/** gRPC status codes, as numbers, so that only who speaks gRPC needs the gRPC library. */
 export const GRPC = {
   CANCELLED: 1,
   UNKNOWN: 2,
@@ -93,6 +93,10 @@ export const ERRORS = {
     meaning: 'A CNI plugin failed, is missing, or printed something other than a CNI result.',
   },
   NAMESPACE_FAILED: { status: GRPC.INTERNAL, meaning: 'The kernel refused a namespace, mount or similar.' },
+  SNAPSHOTTER_FAILED: {
+    status: GRPC.INTERNAL,
+    meaning: 'The snapshotter of `images.snapshotter_socket` does not answer, or refuses.',
+  },
   REGISTRY_UNAVAILABLE: {
     status: GRPC.UNAVAILABLE,
     meaning: 'No registry host answered; a later pull may succeed.',

@@ -59,7 +59,14 @@ export const STAGES = {
     seconds: 120,
   },
   files: {
-    meaning: 'The pod’s folders, hostname, hosts, resolv.conf and shm.',
+    meaning:
+      'The pod’s folders, hostname, hosts, resolv.conf and shm; those of a pinned sandbox with its first container.',
+    pool: 'shim',
+    limit: KERNEL,
+    seconds: 120,
+  },
+  bundle: {
+    meaning: 'Writing the bundle of a container.',
     pool: 'shim',
     limit: KERNEL,
     seconds: 120,

@@ -7,6 +7,7 @@ import type { Log } from '../node/observe/log.ts';
 import { createObservability, type Observability } from '../node/observe/observability.ts';
 import { importFolder } from '../pipeline/jobs/import-folder.ts';
 import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
+import { collectNetworkGarbage, collectRegularly } from '../pipeline/jobs/network-gc.ts';
 import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
@@ -72,6 +73,7 @@ export class Daemon {
       );
     }
     await services.images.recover({ keepUnknown: unknown.length > 0 });
+    services.images.startCollecting();
     const { pods, containers } = services;
     const { complete } = await recover({ ctx: services, pods, containers });
     void complete.then((recovered) => {
@@ -81,7 +83,10 @@ export class Daemon {
       }
       log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
     });
-    if (unknown.length === 0) void sweepNetwork(services);
+    if (unknown.length === 0) {
+      void sweepNetwork(services).then(() => collectNetworkGarbage(services, { programs: true }));
+      resources.use(collectRegularly(services));
+    }
     resources.use(sweepRegularly(services));
     resources.use(
       giveBackAfterStorms({
@@ -104,7 +109,7 @@ export class Daemon {
       onError: (method, error) => logFailure(log, method, error),
     });
     await server.listen();
-    await observability.server?.listen();
+    await observability.server.listen();
     log.info(
       {
         version: VERSION,

@@ -1,4 +1,5 @@
 import type { PendingCleanup, PodView } from '../node/observe/metrics.ts';
+import { podsByShim } from '../pipeline/jobs/shared-shims.ts';
 import type { Services } from './services.ts';
 
 /**
@@ -10,7 +11,7 @@ export function readGauges(services: Services): void {
     stage: (stage) => engine.use(stage),
     lanes: () => admission.use,
     locksWaiting: () => locks.waiting,
-    laneQueueLimit: config.pipeline.max_queued,
+    laneQueueLimit: () => config.pipeline.max_queued,
     pools: () => [pools.net, pools.shim, pools.image, pools.registry, pools.store],
     pods: () => countBy(store.sandboxes.values()),
     containers: () => countBy(store.containers.values()),
@@ -27,6 +28,7 @@ export function readGauges(services: Services): void {
     stdio: () => stdio.stats(),
     eventSubscribers: () => events.subscribers,
     refused: () => admission.refused,
+    shimUses: () => podsByShim(services),
     podViews: () => podViews(services),
   });
 }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { nowNs } from '../clock.ts';
 import type { Config } from '../node/config/config.ts';
 import { Images } from '../node/images/images.ts';
+import { snapshotWorker } from '../node/images/snapshotters/worker.ts';
 import { BUILT_IN } from '../node/network/builtin.ts';
 import { Network } from '../node/network/network.ts';
 import type { Log } from '../node/observe/log.ts';
@@ -146,12 +147,16 @@ export async function makeServices(
       onProblem: (id, err) => log.error({ id, err }, 'a failed clean-up could not be noted'),
     }),
   );
-  const pluginRunsMs = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds * 1000;
   const engine = new Engine({
     limits: config.pipeline.limits,
     observer,
     undoTimeoutMs: UNDO_SECONDS * 1000,
-    timeLimitsMs: { network: Math.max(STAGES.network.seconds * 1000, pluginRunsMs) },
+    timeLimitsMs: {
+      get network() {
+        const pluginRuns = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds; // a reload changes it
+        return Math.max(STAGES.network.seconds, pluginRuns) * 1000;
+      },
+    },
     leaseMs: LEASE_MS,
     retries,
   });
@@ -235,6 +240,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     diskUsage: (folder) => pools.shim.call('diskUsage', { folder }),
     lookUpUser: (input) => pools.shim.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
+    snapshots: snapshotWorker(pools),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),
     onFetched: ({ seconds, waited, error, downloaded, unpacked }) => {
@@ -247,6 +253,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
       metrics.inc('imageBytes', { kind: 'downloaded' }, downloaded);
       metrics.inc('imageBytes', { kind: 'unpacked' }, unpacked);
     },
+    onCollected: (bytes) => metrics.inc('imageBytes', { kind: 'collected' }, Math.max(0, bytes)),
     onSynced: (seconds) => metrics.observe('imagePhase', { phase: 'sync', outcome: 'ok' }, seconds),
     onRetry: () => metrics.inc('imageRetries', {}),
   });

@@ -119,11 +119,14 @@ function blockOf(cidr: string): BlockList {
   return block;
 }
 
-/** The bridge's name, at most 15 characters (IFNAMSIZ), and the subnets. */
+/** The bridge's name, at most 15 characters (IFNAMSIZ). */
+export const builtinBridge = (root: string): string => `sluice${daemonId(root)}`;
+
+/** The bridge and the subnets. */
 function bridgeOf({ root, subnet }: Pick<BuiltinSettings, 'root' | 'subnet'>): Uplink {
   const subnets = (subnet === 'auto' ? ownSubnet(root) : subnet)
     .split(',')
     .map((cidr) => cidr.trim())
     .filter((cidr) => cidr !== '');
-  return { bridge: `sluice${daemonId(root)}`, subnets };
+  return { bridge: builtinBridge(root), subnets };
 }

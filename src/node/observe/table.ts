@@ -301,9 +301,9 @@ export const METRICS = {
   imageBytes: {
     name: 'sluice_image_bytes_total',
     type: 'counter',
-    help: 'Bytes of layers: downloaded (as the registry sent them) and unpacked (uncompressed).',
+    help: 'Bytes of layers: downloaded (as the registry sent them), unpacked (uncompressed), and collected (freed because images took more than they may).',
     group: 'images',
-    labels: { kind: ['downloaded', 'unpacked'] },
+    labels: { kind: ['downloaded', 'unpacked', 'collected'] },
   },
   imageLayers: {
     name: 'sluice_image_layers_total',

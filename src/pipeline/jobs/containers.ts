@@ -46,7 +46,9 @@ export class Containers {
     this.#ctx = ctx;
     this.#dead = new DeadContainers(services);
     this.#creations = new Joins({
-      claimTtlMs: ctx.config.pipeline.claim_ttl_seconds * 1000,
+      get claimTtlMs() {
+        return ctx.config.pipeline.claim_ttl_seconds * 1000; // a reload changes it
+      },
       unclaimed: ctx.unclaimed,
       exists: (id) => ctx.store.containers.get(id) !== undefined,
       onUnclaimed: (name, id) => {

@@ -28,7 +28,7 @@ export async function imageVolumes(
       const found = ctx.images.find(image.image);
       if (!found) throw SluiceError.of('IMAGE_NOT_FOUND', image.image);
       const target = join(imageVolumesFolder(sandbox), found.id.replace('sha256:', ''));
-      await mountOnce({ target, mounts: ctx.images.viewMounts(found), userns: usernsPath(sandbox) }, ctx);
+      await mountOnce({ target, mounts: await ctx.images.viewMounts(found), userns: usernsPath(sandbox) }, ctx);
       folders[containerPath] =
         imageSubPath === ''
           ? target

@@ -32,7 +32,9 @@ export class Pods {
     this.#pulls = pulls;
     const { ctx, runner } = services;
     this.#launches = new Joins({
-      claimTtlMs: ctx.config.pipeline.claim_ttl_seconds * 1000,
+      get claimTtlMs() {
+        return ctx.config.pipeline.claim_ttl_seconds * 1000; // a reload changes it
+      },
       unclaimed: ctx.unclaimed,
       exists: (id) => ctx.store.sandboxes.get(id) !== undefined,
       onJoin: ({ job }) => {

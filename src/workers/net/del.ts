@@ -6,7 +6,7 @@ import { confOf, delStep, heldLinkStep } from './in-process/step.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
 import { findTool } from './programs.ts';
-import { awaitUnlocked, readRecord, removeRecord, writeRecord } from './record.ts';
+import { awaitUnlocked, markDeleted, readRecord, removeRecord } from './record.ts';
 import type { Deferred } from './release.ts';
 import { inVersion, previousResult } from './result.ts';
 import type { CniCall, PluginRun } from './types.ts';
@@ -66,7 +66,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
     const [first, ...others] = errors;
     if (first) throw others.length === 0 ? first : together(first, others);
     if (deferred) {
-      writeRecord(cacheDir, attachment, { result: intact?.result, inProcess: intact?.inProcess, deleted: true });
+      markDeleted(cacheDir, attachment, { result: intact?.result, inProcess: intact?.inProcess });
       return { deferred };
     }
     removeRecord(cacheDir, attachment);
