@@ -1,6 +1,6 @@
 /**
- * What a pinned pod costs the net thread, call by call, without the rest of the daemon: the namespaces, ADD and DEL of a
- * bridge with host-local, masquerading and portmap, all in this process.
+ * What a pinned pod costs the net thread, call by call, without the rest of the daemon: the namespaces, ADD and DEL of
+ * a bridge with host-local, masquerading and portmap, all in this process.
  *
  *   node test/bench/net-thread.ts [--pods 200] [--present 0,500]
  *
