@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import { readBeside } from '../../workers/store/open.ts';
 import type { SandboxRow } from './sandbox.ts';
@@ -14,10 +15,16 @@ export function readRows(root: string): { sandboxes: StoredSandbox[]; containers
   if (!existsSync(path))
     throw new SluiceError('INVALID_REQUEST', `there is no store at ${path}: nothing can be compared`);
   return readBeside(path, (db) => {
-    const rows = (table: string) =>
+    const rows = <R extends { id: string }>(table: string): R[] =>
       (db.prepare(`SELECT id, row FROM ${table}`).all() as { id: string; row: string }[]).map(
-        ({ id, row }) => ({ ...JSON.parse(row), id }) as StoredSandbox,
+        ({ id, row }) => ({ ...JSON.parse(row), id }) as R,
       );
-    return { sandboxes: rows('sandboxes'), containers: rows('containers') };
+    return {
+      sandboxes: rows<Omit<StoredSandbox, 'config'> & { config?: string }>('sandboxes').map(({ config, ...row }) => ({
+        ...row,
+        ...(config === undefined ? {} : { config: PodSandboxConfig.decode(Buffer.from(config, 'base64')) }),
+      })),
+      containers: rows('containers'),
+    };
   });
 }

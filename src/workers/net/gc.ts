@@ -64,7 +64,7 @@ export function cniGc(input: GcInput): Promise<{ released: string[]; plugins: Pl
       }
     }
     if (errors.length > 0) throw errors[0];
-    return { released };
+    return { released: [...new Set(released)] }; // two plugins may look after one table
   });
 }
 
