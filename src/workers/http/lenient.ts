@@ -1,5 +1,6 @@
-import { type ClientRequestArgs, request as http, type IncomingMessage } from 'node:http';
+import type { ClientRequestArgs, IncomingMessage } from 'node:http';
 import { request as https } from 'node:https';
+import { request as http } from '../../sys/http.ts';
 import type { Connection } from './dispatchers.ts';
 import type { Target } from './redirect.ts';
 import { secureContext } from './tls.ts';

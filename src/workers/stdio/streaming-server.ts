@@ -3,12 +3,13 @@
  * port-forward. Its clients are kubelet (for the API server and kubectl) and crictl; the URL is the only authorisation.
  */
 import { readFileSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createWebSocketStream, type WebSocket, WebSocketServer } from 'ws';
 import { explain, SluiceError } from '../../errors.ts';
+import { createServer, STATUS_CODES } from '../../sys/http.ts';
 import { serveAttach } from './attach.ts';
 import { serveExec } from './exec.ts';
 import type { IoTable } from './io-table.ts';
