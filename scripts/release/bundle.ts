@@ -34,6 +34,7 @@ const koffiBeside: Plugin = {
 export async function bundle(folder: string, version: string): Promise<Metafile> {
   const { metafile, outputFiles } = await build({
     absWorkingDir: ROOT,
+    preserveSymlinks: true, // packages are named as below node_modules, also where that is a link
     entryPoints: {
       sluiced: 'src/main/sluiced.ts',
       sluice: 'src/main/cli/sluice.ts',

@@ -81,7 +81,7 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
     ...ownElements(name),
   ];
   const remove = async () => {
-    if (builtinOf) await closeUplink({ bridge, subnets: [subnet] });
+    if (builtinOf) await closeUplink(bridge);
     for (const veth of await veths()) await run('ip', ['link', 'del', veth], { check: false });
     await run('ip', ['link', 'del', bridge], { check: false });
     removeTables(name);

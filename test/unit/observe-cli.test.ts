@@ -135,8 +135,8 @@ async function withDaemon(work: (all: Observability, args: string[]) => Promise<
     jobs: [SHAPE],
     log: createLog({ level: 'info', stream: { write() {} } }),
   });
-  await all.server?.listen();
-  await work(all, ['--metrics', `127.0.0.1:${all.server?.port}`]);
+  await all.server.listen();
+  await work(all, ['--metrics', `127.0.0.1:${all.server.port}`]);
 }
 
 async function launch({ observer }: Observability, pod: string, error?: SluiceError): Promise<void> {

@@ -82,13 +82,13 @@ function* matching(
 }
 
 /** The keys that users of `crictl inspect` read with containerd. */
-async function inspect({ specs }: CriServices, row: ContainerRow): Promise<object> {
+async function inspect({ specs, images }: CriServices, row: ContainerRow): Promise<object> {
   return {
     sandboxID: row.sandbox,
     pid: row.pid,
     removing: row.state === 'removing',
     snapshotKey: row.id,
-    snapshotter: 'overlayfs',
+    snapshotter: images.snapshotterName,
     runtimeType: 'io.containerd.runc.v2',
     config: goJson(row.config),
     runtimeSpec: await specs.of(row),

@@ -1,4 +1,4 @@
-import { Encoded } from './service.ts';
+import { Encoded } from '../../node/grpc/service.ts';
 
 /**
  * The items of a list as bytes, each encoded once for as long as nothing in it changes: of 500 pods with kubelet's

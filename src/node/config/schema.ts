@@ -187,12 +187,14 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: '/etc/cni/net.d',
     comment: 'Folder of CNI configurations, watched for changes. The first file by name is used.',
     check: check.absolute,
+    live: true,
   },
   'cni.bin_dirs': {
     type: 'strings',
     default: ['/opt/cni/bin', '/usr/lib/cni'],
     comment: 'Folders of CNI plugins, searched in order.',
     check: check.someOf(check.absolute),
+    live: true,
   },
   'cni.cache_dir': {
     type: 'string',
@@ -207,12 +209,14 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'Folder in which network namespaces are pinned, each under a random name. `ip netns` reads /var/run/netns.',
     check: check.absolute,
+    live: true,
   },
   'cni.timeout_seconds': {
     type: 'number',
     default: 60,
     comment: 'Seconds that one run of a plugin may take.',
     check: check.positive,
+    live: true,
   },
   'cni.loopback': {
     type: 'string',
@@ -226,6 +230,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 'auto',
     comment:
       'Whether the plugins bridge, ptp, host-local, portmap, loopback, tuning and flannel run inside the daemon instead of as processes. "auto": in the built-in network, and where the programs in bin_dirs are the reference plugins. true: always. false: never.',
+    live: true,
   },
   'cni.builtin_subnet': {
     type: 'string',
@@ -233,12 +238,21 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'IPv4 subnet of the built-in bridge network, which is used while conf_dir contains no configuration. "auto": a free one of 10.192.0.0/16 to 10.243.0.0/16, stored under root. Empty: no built-in network; the node is not ready until conf_dir contains a configuration.',
     check: check.optional(check.either('auto', check.subnet)),
+    live: true,
   },
   'cni.ip_ranges_annotation': {
     type: 'boolean',
     default: false,
     comment:
       'If true, the pod annotation sluice/ip-ranges chooses the ranges of the pod’s addresses, where the CNI configuration declares the capability ipRanges. Whoever may create pods then chooses any address.',
+    live: true,
+  },
+  'cni.gc': {
+    type: 'boolean',
+    default: true,
+    comment:
+      'Whether addresses, masquerading and host ports that belong to no attachment are given back, when the daemon starts and every hour: in the built-in network, and in others if cache_dir is /var/lib/cni, where all runtimes that share the network have their records.',
+    live: true,
   },
   'images.sandbox_image': {
     type: 'string',
@@ -259,6 +273,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 4,
     comment: 'Layers that are downloaded and unpacked at the same time, over all pulls.',
     check: check.atLeast(1),
+    live: true,
   },
   'images.progress_timeout_seconds': {
     type: 'number',
@@ -267,6 +282,26 @@ export const SCHEMA: Record<KeyPath, Key> = {
       'Seconds without a new byte, or with less than 1 KiB for each of them, after which the download of a layer fails.',
     check: check.positive,
     live: true,
+  },
+  'images.snapshotter': {
+    type: 'string',
+    default: 'overlayfs',
+    comment:
+      'How containers get a file system of their image’s layers: "overlayfs"; "native" copies, for file systems without overlays; "proxy" asks a daemon that speaks containerd’s snapshots protocol (stargz, nydus, SOCI).',
+    check: check.oneOf('overlayfs', 'native', 'proxy'),
+  },
+  'images.snapshotter_socket': {
+    type: 'string',
+    default: '',
+    comment:
+      'The unix socket of the proxy snapshotter, such as /run/containerd-stargz-grpc/containerd-stargz-grpc.sock.',
+    check: check.optional(check.socketPath),
+  },
+  'images.snapshotter_name': {
+    type: 'string',
+    default: 'overlayfs',
+    comment: 'The name of the snapshotter there, where the daemon has several (containerd has); others ignore it.',
+    check: check.notEmpty,
   },
   'images.volatile': {
     type: 'boolean',
@@ -279,6 +314,29 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: false,
     comment:
       'Keep the blobs of images besides their unpacked layers, under <root>/blobs: `sluice image export` then gives the digests of the registry. Costs the size of the compressed images.',
+  },
+  'images.quota': {
+    type: 'string',
+    default: '',
+    comment:
+      'What images may take on the disk ("50Gi"): beyond it, images that nobody uses are removed, those first whose last use lies furthest back. Empty: no limit. The kubelet’s own garbage collection knows nothing of it.',
+    check: check.optional(check.quantity),
+    live: true,
+  },
+  'images.gc_high_percent': {
+    type: 'integer',
+    default: 0,
+    comment:
+      'Fullness in percent of the file system of root at which unused images are removed, for nodes without a kubelet that does it. 0: never.',
+    check: check.between(0, 100),
+    live: true,
+  },
+  'images.gc_low_percent': {
+    type: 'integer',
+    default: 80,
+    comment: 'Fullness at which no more of them are removed.',
+    check: check.between(0, 100),
+    live: true,
   },
   'images.import_folder': {
     type: 'string',
@@ -293,6 +351,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'TOML file that says which registries’ images must be signed, with cosign’s public keys or by an external verifier. Read anew at each pull.',
     check: check.optional(check.absolute),
+    live: true,
   },
   'images.credentials': {
     type: 'string',
@@ -300,6 +359,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'File with logins in docker’s config.json format (auths, credHelpers, credsStore), for the sandbox image and `sluice image pull`. The kubelet sends its own.',
     check: check.optional(check.absolute),
+    live: true,
   },
   'streaming.listen': {
     type: 'string',
@@ -330,7 +390,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     type: 'string',
     default: '127.0.0.1:9477',
     comment:
-      'host:port of the Prometheus endpoint /metrics; empty turns it off. A second daemon on the machine needs another port.',
+      'host:port of the Prometheus endpoint /metrics and of the page; empty turns it off. A second daemon on the machine needs another port.',
     check: check.optional(check.listen),
     live: true,
   },
@@ -375,6 +435,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 60,
     comment: 'Seconds that a finished launch whose callers have disconnected waits for the retry before it is undone.',
     check: check.positive,
+    live: true,
   },
   ...limits,
   'log.level': {

@@ -1,5 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import { ADMIT, type Lane, type PoolName, type StageName } from '../../stages.ts';
+import { ADMIT, type Lane, type LockKind, type PoolName, type StageName } from '../../stages.ts';
 import { withTimeLimit } from '../../time-limit.ts';
 import { ContainerdNames } from './containerd-names.ts';
 import { render } from './exposition.ts';
@@ -56,8 +56,10 @@ export interface PendingCleanup {
 interface MetricSources {
   stage?: (stage: StageName) => Use;
   lanes?: () => Record<Lane, Use>;
+  /** How many jobs wait for a lock. */
+  locksWaiting?: () => Readonly<Record<LockKind, number>>;
   /** pipeline.max_queued. */
-  laneQueueLimit?: number;
+  laneQueueLimit?: () => number;
   pools?: () => Iterable<{
     name: PoolName;
     use: { threads: number; running: number; queued: number; restarts: number };
@@ -248,7 +250,7 @@ export class Metrics implements Disposable {
       version: this.#version,
       stages,
       lanes: from.lanes?.() ?? {},
-      laneQueueLimit: from.laneQueueLimit ?? 0,
+      laneQueueLimit: from.laneQueueLimit?.() ?? 0,
       pools: [...(from.pools?.() ?? [])].map(({ name, use }) => ({ name, ...use })),
       pods: from.pods?.() ?? {},
       containers: from.containers?.() ?? {},
@@ -311,8 +313,10 @@ export class Metrics implements Disposable {
       this.set('laneRunning', { lane }, use.running);
       this.set('laneQueued', { lane }, use.queued);
       this.set('laneLimit', { lane }, use.limit);
-      this.set('laneQueueLimit', { lane }, from.laneQueueLimit ?? 0);
+      this.set('laneQueueLimit', { lane }, from.laneQueueLimit?.() ?? 0);
     }
+    for (const [lock, count] of Object.entries(from.locksWaiting?.() ?? {}) as [LockKind, number][])
+      this.set('lockWaiting', { lock }, count);
     for (const { name: pool, use } of from.pools?.() ?? []) {
       if (pool === 'main') continue;
       this.set('poolThreads', { pool }, use.threads);

@@ -1,9 +1,9 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
-import { type Dispatcher, request } from 'undici';
+import type { Dispatcher } from 'undici';
 import { SluiceError } from '../../errors.ts';
 import { type Connection, dispatcherFor } from './dispatchers.ts';
-import { isParserError, lenientRequest, needsLenience } from './lenient.ts';
+import { isParserError, isWithinReach, lenientRequest, needsLenience } from './lenient.ts';
 import { redirection, type Target } from './redirect.ts';
 import { type Unanswered, unanswered } from './unanswered.ts';
 
@@ -72,11 +72,12 @@ async function once(wanted: Exchange): Promise<Answer> {
   const ended = signal ? AbortSignal.any([signal, silence.signal]) : silence.signal;
   const again = async (): Promise<Answer> => {
     const answer = await lenientRequest({ ...wanted, headers: sent, signal: signal ?? new AbortController().signal });
-    return answerOf(url, answer.statusCode ?? 0, answer.headers, answer);
+    return answerOf(url, answer.status, answer.headers, answer.body);
   };
   try {
-    const answer = await request(place, {
-      dispatcher: dispatcher.compose(whenSent(onSent)),
+    const answer = await dispatcher.compose(whenSent(onSent)).request({
+      origin: place.origin,
+      path: `${place.pathname}${place.search}`,
       method,
       headers: sent,
       body,
@@ -85,11 +86,11 @@ async function once(wanted: Exchange): Promise<Answer> {
       bodyTimeout: 0,
     });
     const found = answerOf(url, answer.statusCode, answer.headers, answer.body);
-    if (!needsLenience(found.headers)) return found;
+    if (!needsLenience(found.headers) || !isWithinReach(url)) return found;
     found.body.destroy();
     return await again();
   } catch (error) {
-    if (isParserError(error) && !ended.aborted)
+    if (isParserError(error) && !ended.aborted && isWithinReach(url))
       return await again().catch((cause) => Promise.reject(unanswered(url, cause)));
     signal?.throwIfAborted();
     throw error instanceof SluiceError ? error : unanswered(url, error);
