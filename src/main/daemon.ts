@@ -80,6 +80,7 @@ export class Daemon {
         metrics.set('restored', { state }, recovered[state]);
       }
       log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
+      services.images.warm();
     });
     if (unknown.length === 0) void sweepNetwork(services);
     resources.use(sweepRegularly(services));

@@ -56,6 +56,7 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
     lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     snapshots: snapshotWorker(pools),
+    warmRegistry: () => pools.registry.call('warm', undefined),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: options.onLayer ?? (() => {}),
     onFetched: () => {},
