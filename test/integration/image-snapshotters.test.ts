@@ -3,9 +3,10 @@
  * what overlayfs shows. As root.
  */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { gunzipSync } from 'node:zlib';
 import { Snapshots } from '../../src/node/grpc/snapshots.ts';
 import type { Images } from '../../src/node/images/images.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
@@ -15,8 +16,12 @@ import { built, Unavailable } from '../rig/build.ts';
 import { FakeRegistries } from '../rig/fake-registry.ts';
 import { makeImages, pullImage } from '../rig/images-service.ts';
 import { seen, serveLayers } from '../rig/layered-image.ts';
-import { privateFolder } from '../rig/paths.ts';
-import { start, waitFor } from '../rig/proc.ts';
+import { mountsBelow } from '../rig/leftovers.ts';
+import { findProgram, privateFolder } from '../rig/paths.ts';
+import { run, start, waitFor } from '../rig/proc.ts';
+import { digestOf, pushImage } from '../rig/push.ts';
+import { startRegistry } from '../rig/registry.ts';
+import { tarball } from '../rig/tarball.ts';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root: layers have owners and devices';
 const folder = privateFolder('snapshotters');
@@ -40,8 +45,8 @@ interface Shown {
 }
 
 /** Pulls the image, and gives what a snapshot and the read-only image show. */
-async function shown(images: Images, at: string): Promise<Shown> {
-  const row = await pullImage(images, `${name}/app:1`);
+async function shown(images: Images, at: string, image = `${name}/app:1`): Promise<Shown> {
+  const row = await pullImage(images, image);
   const [snapshot, target] = [join(at, 'root/snapshots/one'), join(at, 'mounted')];
   mkdirSync(target);
   await images.prepareSnapshot({ dir: snapshot, image: row });
@@ -178,3 +183,93 @@ for (const kind of ['overlayfs', 'native'])
     assert.equal(left.length, 1, `the pause image alone is left: ${JSON.stringify(left)}`);
     assert.deepEqual(readdirSync(images.layers.folder), [], 'unpacked layers are left here');
   });
+
+test('a proxy to stargz-snapshotter: layers are there before they are downloaded', {
+  skip: skip || (findProgram('docker-registry') ? false : 'needs docker-registry'),
+}, async (t) => {
+  let stargz: string;
+  try {
+    stargz = await built('stargz-snapshotter');
+  } catch (error) {
+    if (!(error instanceof Unavailable)) throw error;
+    return t.skip(error.message);
+  }
+  const at = join(folder, 'stargz');
+  mkdirSync(join(at, 'root'), { recursive: true });
+  await using registry = await startRegistry({ folder: at });
+  const layers = await Promise.all(LAZY.map((tar, number) => converted(stargz, tar, join(at, String(number)))));
+  const descriptors = layers.map(({ blob, toc }) => ({
+    mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip',
+    ...{ digest: digestOf(blob), size: blob.length, annotations: { 'containerd.io/snapshot/stargz/toc.digest': toc } },
+  }));
+  await pushImage(registry.address, 'app:1', { layers, manifest: { layers: descriptors }, config: { User: 'app' } });
+  const image = `${registry.address}/app:1`;
+
+  const plain = join(at, 'plain');
+  mkdirSync(join(plain, 'root'), { recursive: true });
+  const overlay = await makeImages(pools, { root: join(plain, 'root') });
+  // The format's own files, which stargz-snapshotter keeps to itself.
+  const isOwn = (line: string) => /^f (?:stargz\.index\.json|\.no\.prefetch\.landmark) /.test(line);
+  const expected = (await shown(overlay, plain, image)).rootfs.filter((line) => !isOwn(line));
+
+  const socket = join(at, 's');
+  const snapshotter = start(stargz, ['serve', join(at, 'stargz'), socket], join(at, 'log'));
+  t.after(async () => {
+    await snapshotter.stop();
+    for (const path of mountsBelow(at).toReversed()) unmount(path);
+  });
+  using client = new Snapshots({ socket, name: 'stargz' });
+  await waitFor('stargz-snapshotter', 30_000, () => client.list().then(() => true));
+  let fetched = 0;
+  const images = await makeImages(pools, {
+    root: join(at, 'root'),
+    snapshotter: 'proxy',
+    snapshotterSocket: socket,
+    onFetched: () => fetched++,
+  });
+  const { rootfs, view } = await shown(images, at, image);
+  assert.equal(fetched, 0, 'layers were downloaded by Sluice');
+  const lazy = readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .filter((line) => line.includes(` ${at}/`) && / fuse/.test(line));
+  assert.equal(lazy.length, 2, 'each layer is a file system that fetches what is read');
+  assert.deepEqual(rootfs, expected);
+  assert.deepEqual(view, expected);
+  const row = images.find(image);
+  assert.ok(row);
+  await images.remove(row);
+  await waitFor('the layers to go', 10_000, async () => (await client.list()).length === 1 || undefined); // the pause image
+});
+
+/** stargz-snapshotter has no hard links to layers below, and gives implied folders to root. */
+const LAZY = [
+  tarball([
+    { path: 'd/', kind: 'directory', mode: 0o1777, uid: 5, gid: 6 },
+    { path: 'd/stays', content: 'below' },
+    { path: 'd/goes', content: 'below' },
+    { path: 'd/folder/', kind: 'directory' },
+    { path: 'd/folder/old', content: 'x' },
+    { path: 'etc/', kind: 'directory' },
+    { path: 'etc/passwd', content: 'app:x:4242:4343::/:/bin/sh\n' },
+  ]),
+  tarball([
+    { path: 'd/', kind: 'directory', mode: 0o1777, uid: 5, gid: 6 },
+    { path: 'd/.wh.goes' },
+    { path: 'd/folder/', kind: 'directory' },
+    { path: 'd/folder/.wh..wh..opq' },
+    { path: 'd/folder/new', content: 'lazily '.repeat(40_000), mode: 0o755 },
+    { path: 'd/link', kind: 'symlink', link: 'stays', mode: 0o777 },
+  ]),
+];
+
+/** A layer in the eStargz form, which is an archive of its own. */
+async function converted(
+  stargz: string,
+  tar: Buffer,
+  path: string,
+): Promise<{ tar: Buffer; blob: Buffer; toc: string }> {
+  writeFileSync(`${path}.tar`, tar);
+  const { stdout } = await run(stargz, ['convert', `${path}.tar`, `${path}.esgz`]);
+  const blob = readFileSync(`${path}.esgz`);
+  return { tar: gunzipSync(blob), blob, toc: (JSON.parse(stdout) as { toc: string }).toc };
+}

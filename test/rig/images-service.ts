@@ -21,6 +21,7 @@ export interface ImagesRigOptions {
   snapshotterSocket?: string;
   snapshotterName?: string;
   onLayer?: ImagesOptions['onLayer'];
+  onFetched?: ImagesOptions['onFetched'];
 }
 
 /** Starts it on `root`, an empty folder. */
@@ -59,7 +60,7 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
     warmRegistry: () => pools.registry.call('warm', undefined),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: options.onLayer ?? (() => {}),
-    onFetched: () => {},
+    onFetched: options.onFetched ?? (() => {}),
     onSynced: () => {},
     onCollected: () => {},
     onRetry: () => {},
