@@ -225,7 +225,7 @@ try {
   const status = await daemon.stop();
   if (status !== 0) wrong.push(`SIGTERM ended the daemon with ${status}, not with status 0`);
   wrong.push(...rowsLeft(daemon));
-  await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+  await closeUplink(daemon.network.bridge);
   bridgeGone = true;
   if (existsSync(`/sys/class/net/${daemon.network.bridge}`)) wrong.push(`the bridge ${daemon.network.bridge} is left`);
   const tables = (await run('iptables-save', [])).stdout.split('\n');
@@ -240,7 +240,7 @@ try {
   else console.error(`\nthe daemon's last words:\n${daemon.log().split('\n').slice(-15).join('\n')}`);
 } finally {
   await daemon[Symbol.asyncDispose]();
-  if (!bridgeGone) await closeUplink({ bridge: daemon.network.bridge, subnets: [daemon.network.subnet] });
+  if (!bridgeGone) await closeUplink(daemon.network.bridge);
 }
 if (values.report !== undefined && figures) {
   writeFileSync(values.report, reportPage({ ...figures, wrong }));

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmodSync, copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
-import { daemonId } from '../../src/node/network/daemon-id.ts';
+import { builtinBridge } from '../../src/node/network/builtin.ts';
 import { type Release, ROOT } from './build.ts';
 import type { RuntimeDependency } from './sbom.ts';
 import { installedKib, MAINTAINER, same, stage } from './stage.ts';
@@ -84,7 +84,7 @@ Description: Kubernetes CRI runtime with every launch bounded and measured
   same(root, epoch);
   for (const script of ['postinst', 'prerm', 'postrm']) {
     const text = readFileSync(join(ROOT, 'packaging/deb', script), 'utf8');
-    writeFileSync(join(control, script), text.replaceAll('@BRIDGE@', `sluice${daemonId('/var/lib/sluice')}`));
+    writeFileSync(join(control, script), text.replaceAll('@BRIDGE@', builtinBridge('/var/lib/sluice')));
     chmodSync(join(control, script), 0o755);
   }
   const file = join(out, `sluice_${release.version}_${architecture}.deb`);

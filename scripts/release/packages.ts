@@ -22,6 +22,11 @@ export function releasedPackages({ inputs }: Metafile): ReleasedPackage[] {
     ),
   );
   const all = [...folders].map((folder) => describe(join(ROOT, folder)));
+  // Its library for this machine is a package of its own, without a text; koffi's is its as well.
+  all.push({
+    ...describe(join(ROOT, `node_modules/@koromix/koffi-${process.platform}-${process.arch}`)),
+    texts: describe(join(ROOT, 'node_modules/koffi')).texts,
+  });
   const nodeProgram = `node-${process.platform}-${process.arch}`;
   all.push({
     ...describe(join(ROOT, 'node_modules/node')),

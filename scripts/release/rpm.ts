@@ -102,6 +102,8 @@ fi
 if [ "$1" -eq 0 ] && [ -d /run/systemd/system ]; then
   systemctl --no-reload disable --now sluiced.socket sluiced.service || :
 fi
+# What keeps the built-in network is said, and is no reason to stay installed.
+if [ "$1" -eq 0 ]; then sluice network remove >/dev/null || :; fi
 
 %postun
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || :; fi

@@ -1,4 +1,5 @@
 /** The bill of materials of a release: CycloneDX 1.6, JSON. */
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -34,6 +35,7 @@ export function sbom(release: Release, dependencies: readonly RuntimeDependency[
         : integrity
           ? [{ alg: 'SHA-512', content: Buffer.from(integrity.replace(/^sha512-/, ''), 'base64').toString('hex') }]
           : undefined,
+      components: program ? partsOfNode(join(release.folder, 'node')) : undefined,
     };
   });
   const system = dependencies.map(({ name, required }) => ({
@@ -63,6 +65,24 @@ export function sbom(release: Release, dependencies: readonly RuntimeDependency[
   const uuid = `${hash.slice(0, 8)}-${hash.slice(8, 12)}-5${hash.slice(13, 16)}-a${hash.slice(17, 20)}-${hash.slice(20, 32)}`;
   const { bomFormat, specVersion, ...rest } = body;
   return `${JSON.stringify({ bomFormat, specVersion, serialNumber: `urn:uuid:${uuid}`, ...rest }, null, 2)}\n`;
+}
+
+/** Versions that Node reports and that are of interfaces or data, not of code. */
+const NO_CODE = new Set(['node', 'modules', 'napi', 'unicode', 'cldr', 'tz']);
+
+/** The libraries that are compiled into Node (OpenSSL, V8, SQLite), by its own word. */
+function partsOfNode(program: string) {
+  const text = execFileSync(program, ['-p', 'JSON.stringify(process.versions)'], { encoding: 'utf8' });
+  const versions = Object.entries(JSON.parse(text) as Record<string, string>);
+  return versions
+    .filter(([name, version]) => version !== '' && !NO_CODE.has(name))
+    .map(([name, version]) => ({
+      'bom-ref': `node:${name}@${version}`,
+      type: 'library',
+      name,
+      version,
+      purl: `pkg:generic/${name}@${encodeURIComponent(version)}`,
+    }));
 }
 
 export function sha256(file: string): string {

@@ -1,6 +1,6 @@
 /** SIGHUP: reads the configuration again and applies what a running daemon can take over. */
 import type { Config, RuntimeConfig } from '../node/config/config.ts';
-import { type Change, differences, isLive } from '../node/config/values.ts';
+import { type Change, differences, needsRestart } from '../node/config/values.ts';
 import type { Observability } from '../node/observe/observability.ts';
 import { readAllFeatures } from '../node/oci/runtime-features.ts';
 import type { Services } from './services.ts';
@@ -21,10 +21,10 @@ export async function reload(services: Services, { server, log }: Observability,
   const changes = differences(config, next);
   const applied: Change[] = [];
   const kept: Change[] = [];
-  const used = runtimesInUse(services);
-  for (const change of changes) (applies(change, used, config, next) ? applied : kept).push(change);
+  const used = services.store.runtimesInUse();
+  for (const change of changes) (needsRestart(change, used) ? kept : applied).push(change);
 
-  if (applied.some(({ key }) => key.join('.') === 'metrics.listen')) await server?.moveTo(next.metrics.listen);
+  if (applied.some(({ key }) => key.join('.') === 'metrics.listen')) await server.moveTo(next.metrics.listen);
   for (const change of applied) put(config, change);
   // A runtime that lost its last key is gone.
   for (const [name, runtime] of Object.entries(config.runtimes))
@@ -33,22 +33,12 @@ export async function reload(services: Services, { server, log }: Observability,
   const { max_running: launch, max_teardowns: teardown, max_queued: maxQueued, limits } = config.pipeline;
   services.engine.setLimits(limits);
   services.admission.setLimits({ maxRunning: { launch, teardown, image: launch }, maxQueued });
+  services.images.layers.maxDownloads = config.images.max_downloads;
   log.setLevel(config.log.level);
+  if (applied.some(({ key }) => key[0] === 'cni')) await services.network.reconfigure();
   if (applied.some(({ key }) => key[0] === 'runtimes'))
     replace(services.features, await readAllFeatures(config, services.host, log));
   return { applied: applied.map(({ key }) => key.join('.')), needRestart: kept.map(({ key }) => key.join('.')) };
-}
-
-/** A runtime that pods use stays until they are gone; the metrics server moves, but neither begins nor ends. */
-function applies({ key, to }: Change, used: ReadonlySet<string>, config: Config, next: Config): boolean {
-  if (!isLive(key)) return false;
-  if (key[0] === 'runtimes' && to === undefined) return !used.has(key[1] ?? '');
-  if (key.join('.') === 'metrics.listen') return config.metrics.listen !== '' && next.metrics.listen !== '';
-  return true;
-}
-
-function runtimesInUse({ store, config }: Services): Set<string> {
-  return new Set([config.default_runtime, ...[...store.sandboxes.values()].map(({ runtime }) => runtime)]);
 }
 
 function put(config: Config, { key, to }: Change): void {

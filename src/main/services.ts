@@ -37,6 +37,7 @@ import { Pulls } from '../pipeline/jobs/pulls.ts';
 import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
+import type { HostFiles } from '../workers/host-paths/read-file.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 import { Health } from './health.ts';
 import { openStore } from './open-store.ts';
@@ -65,6 +66,7 @@ export interface Services extends JobContext {
   readonly pulls: Pulls;
   readonly engine: Engine;
   readonly admission: Admission;
+  readonly locks: Locks;
   readonly retries: RetryQueue;
   readonly health: Health;
 }
@@ -134,7 +136,7 @@ export async function makeServices(
       onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
     }),
   );
-  const locks = new Locks();
+  const locks = new Locks((lock, mode, seconds) => metrics.observe('lockWait', { lock, mode }, seconds));
   const exits = new ExitWatch({ ...basis, stdio }, locks);
   const ctx: JobContext = { ...basis, stdio, exits };
 
@@ -145,12 +147,16 @@ export async function makeServices(
       onProblem: (id, err) => log.error({ id, err }, 'a failed clean-up could not be noted'),
     }),
   );
-  const pluginRunsMs = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds * 1000;
   const engine = new Engine({
     limits: config.pipeline.limits,
     observer,
     undoTimeoutMs: UNDO_SECONDS * 1000,
-    timeLimitsMs: { network: Math.max(STAGES.network.seconds * 1000, pluginRunsMs) },
+    timeLimitsMs: {
+      get network() {
+        const pluginRuns = SLOW_PLUGIN_RUNS * config.cni.timeout_seconds; // a reload changes it
+        return Math.max(STAGES.network.seconds, pluginRuns) * 1000;
+      },
+    },
     leaseMs: LEASE_MS,
     retries,
   });
@@ -184,7 +190,7 @@ export async function makeServices(
     onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
   });
   const health = resources.use(new Health({ config, pools, stdio, store }));
-  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries, health };
+  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, locks, retries, health };
 }
 
 /** What the services report to. */
@@ -193,15 +199,18 @@ interface Reports {
   log: Log;
 }
 
+/** Files that an operator names, read in the shim pool. */
+export const filesOf = ({ shim }: Pools): HostFiles => ({
+  names: (path) => shim.call('hostNames', { path }),
+  read: (path, maxBytes) => shim.call('hostFile', { path, maxBytes }),
+});
+
 function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {
   return Network.start({
     cni,
     root,
     pool: pools.net,
-    files: {
-      names: (path) => pools.shim.call('hostNames', { path }),
-      read: (path, maxBytes) => pools.shim.call('hostFile', { path, maxBytes }),
-    },
+    files: filesOf(pools),
     onPlugin: ({ plugin, command, outcome, seconds, spawnSeconds }) => {
       metrics.cni(plugin, command, outcome, seconds);
       // A plugin that ran in process has started none.
@@ -222,6 +231,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
   return new Images({
     config,
     pool: pools.image,
+    files: filesOf(pools),
     ask: (question) => pools.registry.call('ask', question),
     images: store.images,
     layers: store.layers,

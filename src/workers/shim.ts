@@ -3,7 +3,7 @@
  * short file work for other parts of the daemon.
  */
 
-import { shrinkHeap, trimMemory } from '../sys/memory.ts';
+import { shrinkHeap, trimMemory, unmapProgram } from '../sys/memory.ts';
 import { checkNode } from './alive.ts';
 import { removeCgroups } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
@@ -17,6 +17,7 @@ import { serve } from './serve.ts';
 import { endAbandoned } from './shim/abandoned.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
+import { imageSubFolder } from './shim/image-volume.ts';
 import { type BundleOwner, killAllLeftovers } from './shim/processes.ts';
 import { removeBundle } from './shim/remove-bundle.ts';
 import { mountImageVolume, unmountRootfs } from './shim/rootfs.ts';
@@ -42,6 +43,7 @@ export const handlers = {
   fillSnapshot,
   linkSnapshot,
   mountImageVolume,
+  imageSubFolder,
   unmountRootfs,
   copyFromImage,
   removeCgroups,
@@ -52,7 +54,11 @@ export const handlers = {
   ...hostPathHandlers,
   findResources,
   shrinkHeap: (_: null) => shrinkHeap(),
-  trimMemory: (_: null) => trimMemory(),
+  /** Both are about the whole process, and take some milliseconds. */
+  trimMemory: (_: null) => {
+    trimMemory();
+    unmapProgram();
+  },
   ...statsHandlers,
 };
 

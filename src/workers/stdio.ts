@@ -6,12 +6,13 @@
  */
 import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
-import { fromPlain, SluiceError, toPlain } from '../errors.ts';
+import { explain, fromPlain, SluiceError, toPlain } from '../errors.ts';
 import { shrinkHeap } from '../sys/memory.ts';
 import { type Handlers, serve } from './serve.ts';
 import { Captures, clearExecDir } from './stdio/capture.ts';
 import { IoTable } from './stdio/io-table.ts';
-import { Keeper } from './stdio/keeper.ts';
+import { OutputJournal } from './stdio/journal.ts';
+import { INHERITED_MS, Keeper } from './stdio/keeper.ts';
 import type {
   AskOp,
   CaptureInput,
@@ -60,16 +61,32 @@ const backend: ExecBackend = {
   closeStdin: async (process) => void (await request('closeStdin', process)),
 };
 
-const containers = new IoTable({
-  onLogError: (id, path, error) => event({ kind: 'log-failed', id, path, message: error.message }),
-  onOpened: (descriptors) => keeper.hold(descriptors),
-  onEmpty: () => keeper.changed(),
-});
-const keeper = new Keeper({
+const keeper: Keeper = new Keeper({
   file: join(dirname(execDir), 'keeper'),
   descriptors: () => containers.descriptors,
   onFailure: (message) => event({ kind: 'keeper-failed', message }),
 });
+const containers = new IoTable(
+  {
+    onLogError: (id, path, error) => event({ kind: 'log-failed', id, path, message: error.message }),
+    onOpened: (descriptors) => keeper.hold(descriptors),
+    onEmpty: () => keeper.changed(),
+  },
+  openJournal(),
+);
+setTimeout(() => containers.forgetOthers(), INHERITED_MS).unref();
+
+/** Without it containers run as well, so that only the event tells when it cannot be opened. */
+function openJournal(): OutputJournal | undefined {
+  try {
+    return OutputJournal.open(keeper.inherited);
+  } catch (error) {
+    const message = `output that is being written when the daemon is killed will be lost: ${explain(error)}`;
+    event({ kind: 'keeper-failed', message });
+    return undefined;
+  }
+}
+
 const captures = new Captures(execDir);
 const server = new StreamServer({ containers, backend, execDir, onEvent: event });
 
@@ -96,9 +113,10 @@ export const handlers = {
     ...server.use,
   }),
 
-  /** ExecSync: makes the FIFOs and reads them into memory, until finishCapture or dropCapture. */
+  /** ExecSync: makes the FIFOs and reads them into memory, until they are at their end, or dropCapture. */
   openCapture: ({ execId, maxBytes }: CaptureInput): Fifos => captures.open(execId, maxBytes),
-  finishCapture: ({ execId }: { execId: string }) => captures.finish(execId),
+  captureOutput: ({ execId }: { execId: string }) => captures.output(execId),
+  captureEnded: ({ execId }: { execId: string }): void => captures.processEnded(execId),
   dropCapture: ({ execId }: { execId: string }): void => captures.drop(execId),
 
   /** Starts the streaming server. */
@@ -108,6 +126,7 @@ export const handlers = {
   /** Closes the server and all connections, writes buffered log lines, and leaves unread output in the FIFOs. */
   shutdown: async (_: null): Promise<void> => {
     await server.close();
+    captures[Symbol.dispose]();
     await keeper.close();
     await containers.suspend();
   },
@@ -125,7 +144,7 @@ port.on('message', async (message: ToWorker) => {
     return;
   }
   const reply = await run({ op: message.op, input: message.input });
-  const transfer = message.op === 'finishCapture' && reply.ok ? buffersOf(reply.value) : [];
+  const transfer = message.op === 'captureOutput' && reply.ok ? buffersOf(reply.value) : [];
   post({ kind: 'reply', id: message.id, reply }, transfer);
 });
 

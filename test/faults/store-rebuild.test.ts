@@ -76,7 +76,11 @@ for (const sandboxMode of ['pause', 'pinned'] as const) {
         assert.ok(
           (await cri.listImages({ filter: undefined })).images.some(({ repoTags }) => repoTags.includes(BUSYBOX)),
         );
-        assert.match(daemon.log(), /the store was lost and has been rebuilt from the copies of its rows/);
+        await waitFor(
+          'the daemon to tell of the lost store',
+          5000,
+          () => /the store was lost and has been rebuilt from the copies of its rows/.test(daemon.log()) || undefined,
+        );
         const aside = readdirSync(daemon.root).filter((name) => name.startsWith('sluice.db.broken-'));
         assert.equal(aside.length > 0, what === 'garbled');
         for (const name of aside) {
@@ -106,7 +110,12 @@ for (const sandboxMode of ['pause', 'pinned'] as const) {
       ]);
       await daemon.start();
       assert.deepEqual((await cri.listPodSandbox({ filter: undefined })).items, []);
-      assert.match(daemon.log(), /these pods or containers are in no record/);
+      // The log reaches its file up to 250 ms late.
+      await waitFor(
+        'the daemon to tell of what is in no record',
+        5000,
+        () => /these pods or containers are in no record/.test(daemon.log()) || undefined,
+      );
       await new Promise((resolve) => setTimeout(resolve, 1000)); // sweeps would have begun
       await run('ping', ['-c', '1', '-W', '2', status?.network?.ip ?? '']);
 

@@ -5,6 +5,7 @@ import { rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { NowView } from '../../src/node/observe/metrics-server.ts';
+import { podConfig } from '../rig/messages.ts';
 import { ROOT } from '../rig/paths.ts';
 import { freePort, waitFor } from '../rig/proc.ts';
 import { type ContainerLab, openContainerLab, SKIP, type TestPod } from './container-lab.ts';
@@ -112,6 +113,31 @@ describe('sluice beside a daemon', { skip: SKIP }, () => {
     assert.match(text, new RegExp(`^network: ${name}\nfrom:    .+\nplugins: bridge, .+\n`));
   });
 
+  test('network check: every pod’s network is as it was made, until somebody changes it', async () => {
+    const check = async () => {
+      const { status, out } = await sluice(['network', 'check', '--config', lab.daemon.configFile, '--json'], '', []);
+      return { status, pods: JSON.parse(out) as { pod: string; checked: boolean; failed?: string }[] };
+    };
+    const good = await check();
+    assert.equal(good.status, 0, JSON.stringify(good));
+    assert.deepEqual(
+      good.pods.map(({ pod, checked, failed }) => [pod, checked, failed]),
+      [['rig/cli', true, undefined]],
+    );
+    const { info } = await lab.cri.podSandboxStatus({ podSandboxId: pod.id, verbose: true });
+    const { sandboxMetadata } = JSON.parse(info.info ?? '{}') as { sandboxMetadata?: { NetNSPath: string } };
+    execFileSync('nsenter', [`--net=${sandboxMetadata?.NetNSPath}`, 'ip', 'route', 'del', 'default']);
+    const bad = await check();
+    assert.equal(bad.status, 1);
+    assert.match(bad.pods[0]?.failed ?? '', /Expected Route \{Dst:0\.0\.0\.0\/0 .* not found in routing table/);
+  });
+
+  test('the built-in network is not taken away under a daemon', async () => {
+    const { status, err } = await sluice(['network', 'remove', '--config', lab.daemon.configFile], '', []);
+    assert.equal(status, 1);
+    assert.match(err, /another daemon uses this folder/);
+  });
+
   test('a reload applies what it can, says what needs a restart, and refuses mistakes', async () => {
     const { daemon } = lab;
     const metrics = `127.0.0.1:${await freePort()}`;
@@ -120,16 +146,24 @@ describe('sluice beside a daemon', { skip: SKIP }, () => {
       metrics: { listen: metrics },
       runtimes: { again: { binary: 'runc' } },
       pipeline: { max_running: 17, limits: { network: 3 } },
-      cni: { timeout_seconds: 33 },
+      cni: { timeout_seconds: 33, loopback: 'plugin' },
+      images: { max_downloads: 7 },
     };
     daemon.configure(changed);
-    const diff = await sluice(['config', 'diff', daemon.configFile, '--running', '--json'], '', []);
-    assert.equal(diff.status, 1);
-    const needs = Object.fromEntries(
-      JSON.parse(diff.out).map((one: { key: string; needs: string }) => [one.key, one.needs]),
-    );
+    /** What each key needs that differs from what the daemon runs with. */
+    const needed = async () => {
+      const diff = await sluice(['config', 'diff', daemon.configFile, '--running', '--json'], '', []);
+      const needs = Object.fromEntries(
+        JSON.parse(diff.out).map((one: { key: string; needs: string }) => [one.key, one.needs]),
+      );
+      assert.equal(diff.status, Object.keys(needs).length > 0 ? 1 : 0);
+      return needs;
+    };
+    const needs = await needed();
     assert.equal(needs['pipeline.limits.network'], 'reload');
-    assert.equal(needs['cni.timeout_seconds'], 'restart');
+    assert.equal(needs['cni.timeout_seconds'], 'reload');
+    assert.equal(needs['images.max_downloads'], 'reload');
+    assert.equal(needs['cni.loopback'], 'restart');
 
     process.kill(daemon.pid(), 'SIGHUP');
     const logged = await waitFor(
@@ -138,7 +172,8 @@ describe('sluice beside a daemon', { skip: SKIP }, () => {
       () => /"configuration reloaded"/.test(daemon.log()) || undefined,
     );
     assert.ok(logged);
-    assert.match(daemon.log(), /"keys":\["cni\.timeout_seconds"\].*need a restart/);
+    assert.match(daemon.log(), /"keys":\["cni\.loopback"\].*need a restart/);
+    assert.deepEqual(await needed(), { 'cni.loopback': 'restart' }, 'what was said to need a reload is applied');
     const ask = async <T>(path: string) => (await (await fetch(`http://${metrics}${path}`)).json()) as T;
     const now = await ask<NowView>('/debug/now');
     assert.equal(now.stages.network?.limit, 3);
@@ -149,6 +184,33 @@ describe('sluice beside a daemon', { skip: SKIP }, () => {
     await using other = await lab.pod('of-the-new-runtime', {});
     assert.ok(other.id);
     assert.equal((await ask<{ level: string }>('/debug/log-level')).level, 'debug');
+
+    // A runtime that pods have stays until a restart, and `config diff` knows it.
+    const again = async (configured: Record<string, unknown>) => {
+      const reloads = daemon.log().match(/"configuration reloaded"/g)?.length ?? 0;
+      daemon.configure(configured);
+      process.kill(daemon.pid(), 'SIGHUP');
+      await waitFor(
+        'a reload',
+        10_000,
+        () => (daemon.log().match(/"configuration reloaded"/g)?.length ?? 0) > reloads || undefined,
+      );
+    };
+    const { runtimes: _, ...without } = changed;
+    const config = podConfig('of-the-other-runtime', { cgroupParent: daemon.cgroupParent });
+    const { podSandboxId } = await lab.cri.runPodSandbox({ config, runtimeHandler: 'again' });
+    await again(without);
+    const kept = await needed();
+    assert.equal(kept['runtimes.again.binary'], 'restart');
+    await lab.cri.stopPodSandbox({ podSandboxId });
+    await lab.cri.removePodSandbox({ podSandboxId });
+    assert.equal((await needed())['runtimes.again.binary'], 'reload');
+
+    // Metrics go off and on.
+    await again({ ...changed, metrics: { listen: '' } });
+    await assert.rejects(fetch(`http://${metrics}/metrics`), 'off');
+    await again(changed);
+    assert.equal((await fetch(`http://${metrics}/healthz`)).status, 200);
 
     daemon.configure({ ...changed, log: { level: 'loud' } });
     process.kill(daemon.pid(), 'SIGHUP');

@@ -17,6 +17,7 @@ import { snapshotWorker } from '../../src/node/images/snapshotters/worker.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
@@ -51,6 +52,7 @@ before(async () => {
   hosts(`https://127.0.0.1:${(server.address() as AddressInfo).port}`);
   pools = startPools();
   images = new Images({
+    files: hostFiles,
     config: {
       root: at('root'),
       images: {

@@ -33,7 +33,7 @@ import { netnsExists } from '../../src/sys/netns.ts';
 import { run } from '../../src/sys/spawn.ts';
 import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 import type { CniAttachment, CniResult, PluginRun } from '../../src/workers/net/types.ts';
-import { closeUplink } from '../../src/workers/net/uplink.ts';
+import { closeUplink, openUplink } from '../../src/workers/net/uplink.ts';
 import type { NetHandlers } from '../../src/workers/net.ts';
 import { emptyPod } from '../rig/messages.ts';
 
@@ -98,6 +98,7 @@ async function rig(t: TestContext, { inProcess, subnet = '10.232.0.0/16', conf }
     in_process: inProcess,
     builtin_subnet: subnet,
     ip_ranges_annotation: false,
+    gc: true,
   };
   const network = await Network.start({ cni, root, pool, files: hostFiles, onPlugin: (each) => runs.push(each) });
   const made: CniAttachment[] = [];
@@ -109,7 +110,7 @@ async function rig(t: TestContext, { inProcess, subnet = '10.232.0.0/16', conf }
   t.after(async () => {
     for (const pod of made) await down(pod);
     await network[Symbol.asyncDispose]();
-    await closeUplink({ bridge: `sluice${daemonId(root)}`, subnets: [subnet] });
+    await closeUplink(`sluice${daemonId(root)}`);
     await pool[Symbol.asyncDispose]();
     rmSync(dir, { recursive: true });
   });
@@ -293,10 +294,13 @@ both('removing the built-in network leaves neither bridge nor rules, also the se
   await down(pod);
   const bridge = network.current()?.name ?? '';
   assert.match(await sh(['ip', '-br', 'link']), new RegExp(bridge));
-  for (let time = 0; time < 2; time++) await closeUplink({ bridge, subnets: ['10.232.0.0/16'] });
+  // What a daemon of this root left that had another subnet.
+  await openUplink({ bridge, subnets: ['10.231.0.0/16', 'fd00:231::/64'] });
+  for (let time = 0; time < 2; time++) await closeUplink(bridge);
   assert.doesNotMatch(await sh(['ip', '-br', 'link']), new RegExp(bridge));
   for (const table of ['nat', 'filter']) {
     assert.doesNotMatch(await sh(['iptables', '-t', table, '-S']), /-A |CNI/);
+    assert.doesNotMatch(await sh(['ip6tables', '-t', table, '-S']), /-A |CNI/);
   }
 });
 

@@ -27,7 +27,7 @@ metrics.readFrom({
     teardown: { running: 0, queued: 0, limit: 8 },
     image: { running: 0, queued: 0, limit: 8 },
   }),
-  laneQueueLimit: 100,
+  laneQueueLimit: () => 100,
   pods: () => ({ ready: 3 }),
   networkReady: () => true,
 });
@@ -75,7 +75,7 @@ function aside(): void {
   metrics.observe('storeWrite', {}, 0.00004);
 }
 
-console.log(await all.server?.listen());
+console.log(await all.server.listen());
 for (;;) {
   for (const table of JOB_TABLES) void job(table);
   aside();

@@ -69,13 +69,27 @@ describe('packages', { skip }, () => {
     const bill = JSON.parse(readFileSync(made.sbom, 'utf8')) as {
       bomFormat: string;
       specVersion: string;
-      components: { name: string; version?: string; purl: string; licenses?: unknown[]; hashes?: unknown[] }[];
+      components: {
+        name: string;
+        version?: string;
+        purl: string;
+        licenses?: unknown[];
+        hashes?: unknown[];
+        components?: { name: string; version: string }[];
+      }[];
     };
     assert.deepEqual([bill.bomFormat, bill.specVersion], ['CycloneDX', '1.6']);
     const npm = bill.components.filter(({ purl }) => !purl.startsWith('pkg:deb/'));
     assert.ok(npm.length > 20, `${npm.length} components`);
     for (const one of npm) assert.ok(one.version && one.licenses?.length === 1 && one.hashes?.length === 1, one.name);
-    assert.ok(npm.some(({ name, version }) => name === 'node' && version === process.versions.node));
+    const node = npm.find(({ name }) => name === 'node');
+    assert.equal(node?.version, process.versions.node);
+    for (const name of ['openssl', 'v8', 'sqlite', 'uv'] as const)
+      assert.ok(
+        node?.components?.some((one) => one.name === name && one.version === process.versions[name]),
+        name,
+      );
+    assert.ok(npm.some(({ name }) => /^@koromix\/koffi-/.test(name)));
   });
 
   test('lintian finds nothing that is not explained', async () => {

@@ -74,6 +74,7 @@ describe('the page', { skip }, () => {
       const { page, complaints, hosts } = visitor;
       assert.equal(await figure(page, 'Pods ready'), '0');
       assert.match(await textOf(page.locator('#podlist')), /no pods/);
+      assert.equal(await page.locator('#cleanups').isVisible(), false);
 
       const names = Array.from({ length: 8 }, (_, n) => `page-${n}`);
       const pods = await Promise.all(names.map((name) => lab.pod(name)));
@@ -145,11 +146,15 @@ describe('the page', { skip }, () => {
       all.metrics.readFrom({
         stage: () => ({ running: 2, queued: 1, limit: 8 }),
         pods: () => ({ ready: 500 }),
-        cleanupsPending: () => 1,
+        cleanupsPending: () => 2,
+        cleanups: () => [
+          { what: `pod default/${HARM}`, id: 'f'.repeat(64), failed: `${HARM} plugin`, attempts: 3 },
+          { what: 'container main', id: 'e'.repeat(64), failed: 'the task is there still', attempts: 0 },
+        ],
         refused: () => 5,
         podViews: () => podViews,
       });
-      url = `http://127.0.0.1:${await all.server?.listen()}/`;
+      url = `http://127.0.0.1:${await all.server.listen()}/`;
     });
     after(() => all?.[Symbol.asyncDispose]());
 
@@ -159,6 +164,8 @@ describe('the page', { skip }, () => {
       await until(page, `document.querySelectorAll('#podlist tbody tr[data-key]').length === 500`);
       assert.equal(await figure(page, 'Refused'), '5');
       assert.match(await textOf(page.locator('#podlist')), /clean-up failed 3 times/);
+      assert.equal(await figure(page, 'Clean-ups pending'), '2');
+      assert.match(await textOf(page.locator('#cleanups')), /container main0the task is there still/);
       assert.equal(await page.locator('main img').count(), 0, 'nothing of a name became an element');
       await page.locator('#filter').fill('10.0.1.2');
       await until(page, `/^\\d+ of 500$/.test(document.getElementById('pods-count')?.textContent ?? '')`);

@@ -1,7 +1,7 @@
 /**
  * The Go programs that tests and benchmarks compare with, built once into .cache/bin from the pinned modules under go/.
  *
- *   node test/rig/build.ts [NAME...]      names as in PROGRAMS; all of them when none is given
+ *   node test/rig/build.ts [NAME...]      names as in PROGRAMS; all but the large ones when none is given
  */
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -17,6 +17,10 @@ interface GoProgram {
   /** How a build of the right version is recognised: Go writes this into each binary. */
   mark: string;
   cgo?: boolean;
+  /** Variables that its own build sets: the version that it says it is. */
+  variables?: Record<string, string>;
+  /** Takes minutes, so it is made only by its name. */
+  large?: boolean;
   tags?: string;
   /** A suite of Go tests (`go test -c`): its package has nothing else to build. */
   test?: boolean;
@@ -27,6 +31,19 @@ const CONTAINERD = 'github.com/containerd/containerd/v2';
 const CRI_TOOLS_MARK = `${CRI_TOOLS}\tv1.36.0\t`;
 const CONTAINERD_MARK = `${CONTAINERD}\tv2.3.4\t`;
 const CONTAINERD_2_4_MARK = `${CONTAINERD}\tv2.4.2\t`;
+const KUBERNETES = 'k8s.io/kubernetes';
+const kubernetes = (name: string) => ({
+  module: 'kubernetes',
+  package: `${KUBERNETES}/cmd/${name}`,
+  mark: `${KUBERNETES}\tv1.36.2\t`,
+  variables: {
+    'k8s.io/component-base/version.gitVersion': 'v1.36.2',
+    'k8s.io/component-base/version.gitMajor': '1',
+    'k8s.io/component-base/version.gitMinor': '36',
+    'k8s.io/component-base/version.gitTreeState': 'clean',
+  },
+  large: true,
+});
 
 export const PROGRAMS = {
   crictl: { module: 'cri-tools', package: `${CRI_TOOLS}/cmd/crictl`, mark: CRI_TOOLS_MARK },
@@ -72,6 +89,18 @@ export const PROGRAMS = {
     package: '.',
     mark: 'github.com/containerd/stargz-snapshotter\tv0.19.1\t',
   },
+  kubelet: kubernetes('kubelet'),
+  kubeadm: kubernetes('kubeadm'),
+  kubectl: kubernetes('kubectl'),
+  'kube-apiserver': kubernetes('kube-apiserver'),
+  'kube-controller-manager': kubernetes('kube-controller-manager'),
+  'kube-scheduler': kubernetes('kube-scheduler'),
+  etcd: {
+    module: 'etcd',
+    package: 'go.etcd.io/etcd/server/v3',
+    mark: 'go.etcd.io/etcd/server/v3\tv3.6.8\t',
+    large: true,
+  },
 } as const satisfies Record<string, GoProgram>;
 
 export type ProgramName = keyof typeof PROGRAMS;
@@ -103,13 +132,17 @@ export async function built(name: ProgramName): Promise<string> {
   if (!go) throw new Unavailable(`${name} is built from Go modules, and there is no Go here (https://go.dev/dl)`);
   mkdirSync(dirname(target), { recursive: true });
   const fresh = `${target}.${process.pid}`;
+  const variables = Object.entries(spec.variables ?? {})
+    .map(([name, value]) => ` -X ${name}=${value}`)
+    .join('');
   console.error(`rig: building ${name} (once; a minute or two)`);
   try {
     await run(
       go,
       [
         ...(spec.test ? ['test', '-c'] : ['build']),
-        ...['-trimpath', '-ldflags=-s -w', ...(spec.tags ? ['-tags', spec.tags] : []), '-o', fresh, spec.package],
+        ...['-trimpath', `-ldflags=-s -w${variables}`, ...(spec.tags ? ['-tags', spec.tags] : [])],
+        ...['-o', fresh, spec.package],
       ],
       {
         cwd: join(ROOT, 'test/rig/go', spec.module),
@@ -149,7 +182,8 @@ if (import.meta.main) {
   const known = Object.keys(PROGRAMS) as ProgramName[];
   for (const name of names) if (!known.includes(name as ProgramName)) throw new Error(`no such program: ${name}`);
   for (const name of known) {
-    if (names.length > 0 && !names.includes(name)) continue;
+    const spec: GoProgram = PROGRAMS[name];
+    if (names.length > 0 ? !names.includes(name) : spec.large) continue;
     try {
       console.log(await built(name));
     } catch (error) {

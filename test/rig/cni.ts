@@ -1,5 +1,5 @@
 /** A CNI network for tests: bridge, host-local and portmap with names that no other network of the machine has. */
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { daemonId } from '../../src/node/network/daemon-id.ts';
 import { FAMILY, listElements, openNftables } from '../../src/sys/nftables.ts';
@@ -18,7 +18,7 @@ export interface RigNetwork extends AsyncDisposable {
   /** Where host-local keeps one file per address. */
   dataDir: string;
   cacheDir: string;
-  /** Addresses in use. */
+  /** Addresses in use, and what each file says of its owner. */
   addresses(): string[];
   /** Ports on the bridge: the host ends of pods' veths. */
   veths(): Promise<string[]>;
@@ -81,7 +81,7 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
     ...ownElements(name),
   ];
   const remove = async () => {
-    if (builtinOf) await closeUplink({ bridge, subnets: [subnet] });
+    if (builtinOf) await closeUplink(bridge);
     for (const veth of await veths()) await run('ip', ['link', 'del', veth], { check: false });
     await run('ip', ['link', 'del', bridge], { check: false });
     removeTables(name);
@@ -109,9 +109,9 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
     dataDir,
     cacheDir,
     addresses: () =>
-      (existsSync(dataDir) ? readdirSync(dataDir, { recursive: true, encoding: 'utf8' }) : []).filter((f) =>
-        /(\d+\.){3}\d+$/.test(f),
-      ),
+      (existsSync(dataDir) ? readdirSync(dataDir, { recursive: true, encoding: 'utf8' }) : [])
+        .filter((file) => /(\d+\.){3}\d+$/.test(file))
+        .map((file) => `${file} of "${ownerIn(join(dataDir, file))}"`),
     veths,
     rules,
     remove,
@@ -138,4 +138,13 @@ async function freeSubnet(seed: number): Promise<string> {
     if (!stdout.includes(`${prefix}.`)) return `${prefix}.0/22`;
   }
   throw new Error('every subnet of 10.128.0.0/9 is taken');
+}
+
+/** The container and interface that host-local has written into an address file; what it is when the file is gone. */
+function ownerIn(file: string): string {
+  try {
+    return readFileSync(file, 'utf8').replace('\r\n', ' ');
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
 }

@@ -10,6 +10,7 @@ import { snapshotWorker } from '../../src/node/images/snapshotters/worker.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 import type { Pools } from '../../src/node/threads/pools.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 
 export interface ImagesRigOptions {
   root: string;
@@ -27,6 +28,7 @@ export interface ImagesRigOptions {
 /** Starts it on `root`, an empty folder. */
 export async function makeImages(pools: Pools, options: ImagesRigOptions): Promise<Images> {
   const images = new Images({
+    files: hostFiles,
     config: {
       root: options.root,
       images: {

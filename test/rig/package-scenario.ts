@@ -2,14 +2,14 @@
  * What an operator does with the Debian package, done to the machine that this runs on: installs, starts, uses,
  * upgrades with a running pod, reloads, removes and purges. For a VM or a throw-away root only.
  *
- *   node test/rig/package-scenario.ts OLD.deb NEW.deb
+ *   node test/rig/package-scenario.ts OLD.deb NEW.deb FOLDER      the files' names, and the folder that has them
  *
  * With systemd as PID 1 the unit is tested as well; elsewhere the daemon is started by hand. Prints a line for each
  * thing that was seen, and ends with status 1 at the first that is not as it should be.
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageSpec } from '../../proto/gen/cri.ts';
 import { type Cri, connectCri } from './cri.ts';
@@ -17,12 +17,14 @@ import { imageRegistry } from './images.ts';
 import { containerConfig, podConfig } from './messages.ts';
 import { privateFolder, SYSTEMD } from './paths.ts';
 import { type Output, run, type Started, start, waitFor } from './proc.ts';
+import { ownWatchdog, patientWatchdog } from './watchdog.ts';
 
 const SOCKET = '/run/sluice/sluice.sock';
 const PATIENCE_MS = 300_000;
 const IMAGE = 'docker.io/library/busybox:latest';
 
-const [older = '', newer = ''] = process.argv.slice(2);
+const [olderName = '', newerName = '', packages = ''] = process.argv.slice(2);
+const [older, newer] = [join(packages, olderName), join(packages, newerName)];
 const versionOf = (file: string) => basename(file).split('_')[1] ?? '';
 const seen = (what: string) => console.log(`seen: ${what}`);
 
@@ -55,6 +57,7 @@ await using registry = await imageRegistry(folder);
 try {
   // ---- Install
 
+  if (SYSTEMD) patientWatchdog();
   const output = await sh('dpkg', '-i', older);
   assert.doesNotMatch(output, /warning|error/i, output);
   assert.equal((await sh('sluice', '--version')).trim(), `sluice ${versionOf(older)}`);
@@ -78,6 +81,10 @@ try {
     assert.equal(verified.stdout + verified.stderr, '', 'systemd-analyze verify');
     await waitFor('a status', PATIENCE_MS, async () => /^0 pods, /.test(await property('StatusText')) || undefined);
     seen(`the unit is enabled, active and says: ${await property('StatusText')}`);
+    for (const unit of ['sluiced.service', 'containerd.service']) {
+      const { stdout } = await attempt('systemd-analyze', 'security', '--no-pager', unit);
+      seen(`systemd-analyze security: ${stdout.trim().split('\n').at(-1)}`);
+    }
   } else byHand();
   assert.equal(await serving(cri), versionOf(older));
   mkdirSync('/etc/sluice/conf.d', { recursive: true });
@@ -202,6 +209,22 @@ try {
     });
     assert.equal(await serving(after), versionOf(newer));
     seen('the journal has priorities, the watchdog is fed, and a killed daemon is started again');
+    ownWatchdog();
+    await sh('systemctl', 'daemon-reload');
+    await sh('systemctl', 'restart', 'sluiced');
+    assert.equal(await property('WatchdogUSec'), '1min');
+    await serving(after);
+    const still = await property('MainPID');
+    process.kill(Number(still), 'SIGSTOP');
+    await waitFor('the watchdog to end a daemon that stands still', PATIENCE_MS, async () => {
+      const now = await property('MainPID');
+      return (now !== still && now !== '0' && (await property('ActiveState')) === 'active') || undefined;
+    });
+    assert.equal(await serving(after), versionOf(newer));
+    assert.equal(await startOf(after), startedAt);
+    seen('a daemon that stands still is ended by the watchdog and started again; the container goes on');
+    patientWatchdog();
+    await sh('systemctl', 'daemon-reload');
   }
 
   // ---- Down: an older daemon than the store is refused where the schema differs; here it is the same, so dpkg alone decides.
@@ -219,13 +242,16 @@ try {
   }
   assert.ok(!existsSync('/usr/lib/sluice') && !existsSync('/usr/sbin/sluiced'));
   assert.ok(existsSync('/etc/sluice/config.toml') && existsSync('/var/lib/sluice/sluice.db'));
-  seen('removed: the programs are gone, configuration and images stay');
+  assert.doesNotMatch(await sh('iptables-save'), /the built-in pod network/);
+  assert.doesNotMatch(await sh('ip', '-o', 'link'), /\bsluice[0-9a-f]{8}\b/);
+  seen('removed: the programs and the built-in network are gone, configuration and images stay');
   rmSync('/etc/sluice/conf.d/registry.toml');
+  // As a daemon of this package with another root has left it.
+  const other = ['-s', '192.0.2.0/24', '-m', 'comment', '--comment', 'sluicedeadbeef: the built-in pod network'];
+  await sh('iptables', '-w', '-t', 'nat', '-A', 'POSTROUTING', ...other, '-j', 'MASQUERADE');
   await sh('dpkg', '--purge', 'sluice');
   assert.ok(!existsSync('/etc/sluice') && !existsSync('/var/lib/sluice') && !existsSync('/run/sluice'));
   assert.equal((await attempt('dpkg', '-s', 'sluice')).code, 1);
-  assert.doesNotMatch(await sh('iptables-save'), /the built-in pod network/);
-  assert.doesNotMatch(await sh('ip', '-o', 'link'), /\bsluice[0-9a-f]{8}\b/);
   seen('purged: nothing is left');
 } finally {
   if (!SYSTEMD) await daemon?.stop(10_000);

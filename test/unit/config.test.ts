@@ -9,6 +9,7 @@ import { linesOf } from '../../src/node/config/lines.ts';
 import { ConfigError, checkConfig, loadConfig, parseConfig } from '../../src/node/config/load.ts';
 import { printDefault } from '../../src/node/config/print.ts';
 import { suggest } from '../../src/node/config/suggest.ts';
+import { differences, needsRestart } from '../../src/node/config/values.ts';
 import { STAGES } from '../../src/stages.ts';
 
 const machine = { cores: 2, name: 'runc' };
@@ -229,4 +230,19 @@ test('addresses', () => {
   }
   const taken = listenError('metrics.listen', '127.0.0.1:1', Object.assign(new Error('x'), { code: 'EADDRINUSE' }));
   assert.match(taken.message, /metrics\.listen = "127\.0\.0\.1:1": the port is in use/);
+});
+
+test('what a change needs: a reload or a restart; a runtime goes when no pod has it', () => {
+  const before = parse('[runtimes.crun]\n');
+  const after = parse('root = "/data"\n[cni]\ntimeout_seconds = 5\n[metrics]\nlisten = ""\n');
+  const needs = (used: string[]) =>
+    Object.fromEntries(
+      differences(before, after).map((change) => [
+        change.key.slice(0, 2).join('.'),
+        needsRestart(change, new Set(used)) ? 'restart' : 'reload',
+      ]),
+    );
+  const rest = { root: 'restart', 'cni.timeout_seconds': 'reload', 'metrics.listen': 'reload' };
+  assert.deepEqual(needs([]), { ...rest, 'runtimes.crun': 'reload' });
+  assert.deepEqual(needs(['runc', 'crun']), { ...rest, 'runtimes.crun': 'restart' });
 });

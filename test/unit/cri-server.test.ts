@@ -1,14 +1,20 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageServiceDefinition, ListImagesResponse, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { GRPC, SluiceError } from '../../src/errors.ts';
 import type { ImageVerbs } from '../../src/main/cri/call.ts';
 import { CriServer } from '../../src/main/cri/server.ts';
 import { Encoded } from '../../src/node/grpc/service.ts';
+import { listenUnix } from '../../src/sys/unix-socket.ts';
 import { connectCri } from '../rig/cri.ts';
+import { ROOT } from '../rig/paths.ts';
 
 test('verbs are typed by the generated service', () => {
   // @ts-expect-error the method is listImages, and the other five are missing
@@ -66,5 +72,59 @@ test('calls, streams, errors and missing verbs over a real socket', async () => 
     await server.close(1000);
     assert.ok(!existsSync(socket));
     rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+const ONE_SERVER = `
+import { ImageServiceDefinition } from '${ROOT}/proto/gen/cri.ts';
+import { CriServer } from '${ROOT}/src/main/cri/server.ts';
+const verbs = { listImages: () => ({ images: [] }) };
+const server = new CriServer({ socket: '', listener: 3, services: [{ definition: ImageServiceDefinition, verbs }] });
+process.on('SIGTERM', () => server.close(1000).then(() => process.exit(0)));
+await server.listen();
+console.log('listens');
+`;
+
+test('calls on new connections do not fail while one daemon gives its socket over to the next', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'cri-'));
+  const socket = join(folder, 'cri.sock');
+  using listener = listenUnix(socket);
+  const flags = ['--disable-warning=ExperimentalWarning', '--input-type=module', '--eval', ONE_SERVER];
+  const begin = async () => {
+    const child = spawn(process.execPath, flags, { stdio: ['ignore', 'pipe', 'inherit', listener.number] });
+    await once(child.stdout as Readable, 'data');
+    return child;
+  };
+  let over = false;
+  let calls = 0;
+  const failures: string[] = [];
+  const client = async () => {
+    while (!over) {
+      using cri = connectCri(socket);
+      await cri.listImages().then(
+        () => calls++,
+        (error) => failures.push(String(error)),
+      );
+    }
+  };
+  try {
+    let server = await begin();
+    const clients = Array.from({ length: 6 }, client);
+    for (let round = 0; round < 4; round++) {
+      await sleep(100);
+      const ended = once(server, 'exit');
+      server.kill('SIGTERM');
+      assert.deepEqual(await ended, [0, null]);
+      server = await begin();
+    }
+    over = true;
+    await Promise.all(clients);
+    server.kill('SIGTERM');
+    await once(server, 'exit');
+    assert.deepEqual(failures, []);
+    assert.ok(calls > 10, `${calls} calls`);
+  } finally {
+    over = true;
+    rmSync(folder, { recursive: true });
   }
 });

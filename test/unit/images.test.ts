@@ -12,6 +12,7 @@ import type { Resolved } from '../../src/node/images/resolve.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 
 const log = createLog({ level: 'error' });
 let lookUps = 0;
@@ -53,6 +54,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
   const rows = { images: new Table<ImageRow>(), layers: new Table<LayerRow>() };
   const make = async () => {
     const images = new Images({
+      files: hostFiles,
       config: {
         root,
         images: {
@@ -259,6 +261,34 @@ test('no more layers at once than max_downloads, over all pulls', async (t) => {
     pull(images, resolved('two', 'd', ID.b, ['4', '5', '6'].map(digest))),
   ]);
   assert.equal(most, 2);
+});
+
+test('another max_downloads counts at once: for layers that wait, and for those that come', async (t) => {
+  const { images, worker } = await setup(t, { maxDownloads: 1 });
+  const ends: (() => void)[] = [];
+  worker.fetch = () => new Promise<undefined>((resolve) => ends.push(() => resolve(undefined)));
+  const running = async (count: number) => {
+    for (let i = 0; i < 200 && ends.length !== count; i++) await new Promise((resolve) => setTimeout(resolve, 1));
+    assert.equal(ends.length, count);
+  };
+  const end = (count: number) => {
+    for (const done of ends.splice(0, count)) done();
+  };
+  const layers = ['1', '2', '3', '4', '5', '6'].map(digest);
+  const pulled = pull(images, resolved('one', 'c', ID.a, layers));
+  await running(1);
+  images.layers.maxDownloads = 4;
+  await running(4);
+  images.layers.maxDownloads = 1;
+  end(3); // three turns are given up, since one layer runs still
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  await running(1);
+  end(1);
+  await running(1);
+  end(1);
+  await running(1);
+  end(1);
+  await pulled;
 });
 
 test('turns go round among the pulls: one layer does not wait for forty', async (t) => {

@@ -269,6 +269,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
         };
       },
       del: async (attachment) => void (await did('network.del', attachment)),
+      gc: async (_, how) => ((await did('network.gc', how)) as string[] | undefined) ?? [],
       strays: async (known) => (await did('network.strays', known)) as Awaited<ReturnType<Network['strays']>>,
     }),
     images: fake<Images>('images', {

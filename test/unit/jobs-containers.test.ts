@@ -58,7 +58,7 @@ test('a container’s name is taken until the container is removed; one in fligh
 
 for (const [call, stage] of [
   ['images.prepareSnapshot', 'rootfs'],
-  ['shim.writeBundle', 'files'],
+  ['shim.writeBundle', 'bundle'],
 ] as const) {
   test(`a creation whose ${call} fails is undone from stage ${stage}`, async () => {
     using lab = openJobLab();

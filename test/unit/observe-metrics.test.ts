@@ -92,7 +92,7 @@ test('sources are read at each scrape; missing states become 0; restarts never d
       teardown: { running: 0, queued: 0, limit: 3 },
       image: { running: 0, queued: 0, limit: 3 },
     }),
-    laneQueueLimit: 500,
+    laneQueueLimit: () => 500,
     pools: () => [{ name: 'net', use: { threads: 2, running: 5, queued: 1, restarts } }],
     cleanupsPending: () => 2,
     networkReady: () => true,

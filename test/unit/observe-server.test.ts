@@ -29,7 +29,7 @@ async function setUp(listen = '127.0.0.1:0', health?: () => string[]) {
     log,
     health,
   });
-  const port = await all.server?.listen();
+  const port = await all.server.listen();
   return {
     ...all,
     all,
@@ -136,9 +136,21 @@ test('a malformed address and one in use are errors of the configuration', async
   await assert.rejects(setUp('nonsense'), /is not host:port/);
 });
 
+test('a reload moves it, ends it, and begins it again; an address in use leaves it where it is', async () => {
+  await using it = await setUp();
+  await using other = await setUp();
+  const ok = async (url: string) => (await fetch(`${url}/healthz`)).status;
+  await assert.rejects(it.server.moveTo(other.url.slice('http://'.length)), { code: 'CONFIG_INVALID' });
+  assert.equal(await ok(it.url), 200);
+  await it.server.moveTo('');
+  await assert.rejects(ok(it.url));
+  await it.server.moveTo('127.0.0.1:0');
+  assert.equal(await ok(`http://127.0.0.1:${it.server.port}`), 200);
+});
+
 test('an empty address: no endpoint, everything else works', async () => {
   await using it = await setUp('');
-  assert.equal(it.server, undefined);
+  assert.equal(await it.server.listen(), 0);
   it.observer.jobEnded(it.observer.jobQueued({ job: 'PullImage', image: 'x' }), undefined);
   assert.equal(it.lines.length, 1);
 });

@@ -2,7 +2,7 @@
 import type { Config } from '../../node/config/config.ts';
 import { checkConfig, loadSources, parseConfig } from '../../node/config/load.ts';
 import { printDefault } from '../../node/config/print.ts';
-import { differences, flatten, isLive } from '../../node/config/values.ts';
+import { differences, flatten, needsRestart } from '../../node/config/values.ts';
 import { criClient } from './client.ts';
 import { type Call, type Command, EXIT, optionText, PEER_OPTIONS, printJson, printTable } from './command.ts';
 
@@ -71,15 +71,18 @@ const CONFIG_DIFF: Command = {
     const [file] = call.arguments;
     const { config, origin } = loadSources(file);
     const running = call.options.running === true;
-    const before = running ? await runningConfig(call, file) : parseConfig('', 'the defaults');
-    const changes = differences(before, config).map(({ key, from, to }) => {
+    const { config: before, runtimesInUse } = running
+      ? await runningConfig(call, file)
+      : { config: parseConfig('', 'the defaults'), runtimesInUse: new Set<string>() };
+    const changes = differences(before, config).map((change) => {
+      const { key, from, to } = change;
       const at = origin(key);
       return {
         key: key.join('.'),
         [running ? 'running' : 'default']: from,
         configured: to,
         from: at ? `${at.file}:${at.line}` : 'default',
-        ...(running ? { needs: isLive(key) ? 'reload' : 'restart' } : {}),
+        ...(running ? { needs: needsRestart(change, runtimesInUse) ? 'restart' : 'reload' } : {}),
       };
     });
     if (call.options.json) printJson(call.out, changes);
@@ -100,11 +103,17 @@ const CONFIG_DIFF: Command = {
   },
 };
 
-async function runningConfig(call: Call, file: string | undefined): Promise<Config> {
+async function runningConfig(
+  call: Call,
+  file: string | undefined,
+): Promise<{ config: Config; runtimesInUse: Set<string> }> {
   const options = { ...call.options, config: optionText(call, 'config') ?? file };
   using cri = await criClient({ ...call, options });
   const { info } = await cri.status({ verbose: true });
-  return JSON.parse(info.config ?? '{}') as Config;
+  return {
+    config: JSON.parse(info.config ?? '{}') as Config,
+    runtimesInUse: new Set(JSON.parse(info.runtimesInUse ?? '[]') as string[]),
+  };
 }
 
 export const CONFIG_COMMANDS: readonly Command[] = [CONFIG_DEFAULT, CONFIG_CHECK, CONFIG_SHOW, CONFIG_DIFF];

@@ -1,6 +1,15 @@
-import { copyFileSync, createReadStream, createWriteStream, fstatSync, mkdtempSync, rmSync } from 'node:fs';
+import {
+  copyFileSync,
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  fstatSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { AuthConfig, Image } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
@@ -8,6 +17,7 @@ import { loadConfig } from '../../node/config/load.ts';
 import { storedAuth } from '../../node/images/credentials.ts';
 import { nameOf, parseReference } from '../../node/images/reference.ts';
 import { parseQuantity } from '../../node/network/quantity.ts';
+import { hostFiles } from '../../workers/host-paths/read-file.ts';
 import type { ImageEvent } from '../cri/image-service.ts';
 import { connectSocket, type SocketClient } from '../cri/images-client.ts';
 import { type Argument, type Command, EXIT, type Option } from './command.ts';
@@ -129,7 +139,7 @@ async function authFor(name: string, { creds, config }: Options): Promise<AuthCo
     return { username, password, auth: '', serverAddress: '', identityToken: '', registryToken: '' };
   }
   const file = loadConfig(config).images.credentials;
-  return file === '' ? undefined : storedAuth(file, nameOf(parseReference(name)));
+  return file === '' ? undefined : storedAuth(file, nameOf(parseReference(name)), hostFiles);
 }
 
 async function inspect({ cri }: SocketClient, names: string[]): Promise<void> {
@@ -219,7 +229,11 @@ async function follow(
   return done;
 }
 
-/** A path of this process as the daemon reaches it, which may have another /tmp (systemd's PrivateTmp). */
-const forDaemon = (path: string) => `/proc/${process.pid}/root${path}`;
+/**
+ * A path of this process as the daemon reaches it, which may have another /tmp (systemd's PrivateTmp). The daemon takes
+ * no symbolic links there; the last name may not exist yet.
+ */
+const forDaemon = (path: string) =>
+  `/proc/${process.pid}/root${existsSync(path) ? realpathSync(path) : join(realpathSync(dirname(path)), basename(path))}`;
 
 const isTerminal = (fd: number) => fstatSync(fd).isCharacterDevice() && process.stderr.isTTY === true;

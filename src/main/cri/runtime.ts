@@ -50,11 +50,14 @@ function runtimeReady(reasons: readonly string[]): RuntimeCondition {
   return { type: 'RuntimeReady', status: ready, reason: ready ? '' : 'RuntimeNotReady', message: reasons.join('; ') };
 }
 
-/** The keys that scripts read in `crictl info` with containerd; each value is JSON. */
-function statusInfo({ config, network }: CriServices): Record<string, string> {
+/**
+ * The keys that scripts read in `crictl info` with containerd, and what `sluice config diff` asks; each value is JSON.
+ */
+function statusInfo({ config, network, store }: CriServices): Record<string, string> {
   const { network: current, problems } = network.loaded;
   return {
     config: JSON.stringify(config),
+    runtimesInUse: JSON.stringify([...store.runtimesInUse()]),
     cniconfig: JSON.stringify(cniConfigInfo(config.cni, current)),
     lastCNILoadStatus: JSON.stringify(current ? 'OK' : problems.join('; ')),
     golang: JSON.stringify(`none (Node ${process.version})`),

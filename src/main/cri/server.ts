@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server as NetServer, type Socket } from 'node:net';
 import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type handleServerStreamingCall,
   type handleUnaryCall,
@@ -19,6 +20,9 @@ import type { CallerLeft, CallInfo } from './call.ts';
 
 /** Bytes of a message in either direction: kubelet's own limit, and containerd's. */
 const MAX_MESSAGE = 16 << 20;
+/** Milliseconds in which a client that has connected sends its first request, at the end of the server. */
+const FIRST_REQUEST_MS = 200;
+const SETTLE_MS = 20;
 
 /** A verb without its types, which the mapped types of call.ts have checked. */
 type AnyVerb = (request: never, call: CallInfo) => unknown;
@@ -96,6 +100,13 @@ export class CriServer implements AsyncDisposable {
   async close(graceMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#listener?.close(); // who connects from now on waits in the socket's queue for the next daemon
+    // Whoever has connected has a request on its way, which no other daemon can answer: it is read before its
+    // connection is told that the server ends.
+    for (let waited = 0; waited < FIRST_REQUEST_MS; waited += SETTLE_MS) {
+      const all = this.#unserved.size === 0;
+      await sleep(SETTLE_MS);
+      if (all) break;
+    }
     for (const connection of this.#unserved) connection.destroy();
     this.#server.tryShutdown(() => resolve());
     const timer = setTimeout(() => {

@@ -34,6 +34,8 @@ export interface Config {
     /** An IPv4 subnet, "auto", or "" for no built-in network. */
     builtin_subnet: string;
     ip_ranges_annotation: boolean;
+    /** Whether what no attachment owns is given back. */
+    gc: boolean;
   };
   images: {
     /** "" means the built-in pause image. */

@@ -187,12 +187,14 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: '/etc/cni/net.d',
     comment: 'Folder of CNI configurations, watched for changes. The first file by name is used.',
     check: check.absolute,
+    live: true,
   },
   'cni.bin_dirs': {
     type: 'strings',
     default: ['/opt/cni/bin', '/usr/lib/cni'],
     comment: 'Folders of CNI plugins, searched in order.',
     check: check.someOf(check.absolute),
+    live: true,
   },
   'cni.cache_dir': {
     type: 'string',
@@ -207,12 +209,14 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'Folder in which network namespaces are pinned, each under a random name. `ip netns` reads /var/run/netns.',
     check: check.absolute,
+    live: true,
   },
   'cni.timeout_seconds': {
     type: 'number',
     default: 60,
     comment: 'Seconds that one run of a plugin may take.',
     check: check.positive,
+    live: true,
   },
   'cni.loopback': {
     type: 'string',
@@ -226,6 +230,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 'auto',
     comment:
       'Whether the plugins bridge, ptp, host-local, portmap, loopback, tuning and flannel run inside the daemon instead of as processes. "auto": in the built-in network, and where the programs in bin_dirs are the reference plugins. true: always. false: never.',
+    live: true,
   },
   'cni.builtin_subnet': {
     type: 'string',
@@ -233,12 +238,21 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'IPv4 subnet of the built-in bridge network, which is used while conf_dir contains no configuration. "auto": a free one of 10.192.0.0/16 to 10.243.0.0/16, stored under root. Empty: no built-in network; the node is not ready until conf_dir contains a configuration.',
     check: check.optional(check.either('auto', check.subnet)),
+    live: true,
   },
   'cni.ip_ranges_annotation': {
     type: 'boolean',
     default: false,
     comment:
       'If true, the pod annotation sluice/ip-ranges chooses the ranges of the pod’s addresses, where the CNI configuration declares the capability ipRanges. Whoever may create pods then chooses any address.',
+    live: true,
+  },
+  'cni.gc': {
+    type: 'boolean',
+    default: true,
+    comment:
+      'Whether addresses, masquerading and host ports that belong to no attachment are given back, when the daemon starts and every hour: in the built-in network, and in others if cache_dir is /var/lib/cni, where all runtimes that share the network have their records.',
+    live: true,
   },
   'images.sandbox_image': {
     type: 'string',
@@ -259,6 +273,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 4,
     comment: 'Layers that are downloaded and unpacked at the same time, over all pulls.',
     check: check.atLeast(1),
+    live: true,
   },
   'images.progress_timeout_seconds': {
     type: 'number',
@@ -336,6 +351,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'TOML file that says which registries’ images must be signed, with cosign’s public keys or by an external verifier. Read anew at each pull.',
     check: check.optional(check.absolute),
+    live: true,
   },
   'images.credentials': {
     type: 'string',
@@ -343,6 +359,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     comment:
       'File with logins in docker’s config.json format (auths, credHelpers, credsStore), for the sandbox image and `sluice image pull`. The kubelet sends its own.',
     check: check.optional(check.absolute),
+    live: true,
   },
   'streaming.listen': {
     type: 'string',
@@ -373,7 +390,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     type: 'string',
     default: '127.0.0.1:9477',
     comment:
-      'host:port of the Prometheus endpoint /metrics; empty turns it off. A second daemon on the machine needs another port.',
+      'host:port of the Prometheus endpoint /metrics and of the page; empty turns it off. A second daemon on the machine needs another port.',
     check: check.optional(check.listen),
     live: true,
   },
@@ -418,6 +435,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: 60,
     comment: 'Seconds that a finished launch whose callers have disconnected waits for the retry before it is undone.',
     check: check.positive,
+    live: true,
   },
   ...limits,
   'log.level': {

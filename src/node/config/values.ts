@@ -33,8 +33,12 @@ export function differences(before: Config, after: Config): Change[] {
     .map((key) => ({ key: key.split('\0'), from: from.get(key), to: to.get(key) }));
 }
 
-/** Can a running daemon take over a new value of this key (SIGHUP), or must it be started anew? */
-export function isLive(key: readonly string[]): boolean {
+/**
+ * Must a running daemon be started anew to take over a change, or does a reload (SIGHUP) do? A runtime that is removed
+ * stays while pods have it: `used` has the names of those.
+ */
+export function needsRestart({ key, to }: Change, used: ReadonlySet<string>): boolean {
   const path = (key[0] === 'runtimes' ? key.with(1, 'NAME') : key).join('.');
-  return SCHEMA[path as KeyPath]?.live === true;
+  if (SCHEMA[path as KeyPath]?.live !== true) return true;
+  return key[0] === 'runtimes' && to === undefined && used.has(key[1] ?? '');
 }

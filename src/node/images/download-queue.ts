@@ -8,13 +8,19 @@ interface Line {
  * does not hold up another's single one; pulls for kube-system come before all others.
  */
 export class DownloadQueue {
-  readonly #limit: number;
+  #limit: number;
   /** What waits, by pull; the first pull gets the next turn of its kind. */
   readonly #lines = new Map<object, Line>();
   #running = 0;
 
   constructor(limit: number) {
     this.#limit = limit;
+  }
+
+  /** Another limit from now on. What runs goes on, also above a lower limit. */
+  set limit(limit: number) {
+    this.#limit = limit;
+    while (this.#running < this.#limit && this.#next()) this.#running++;
   }
 
   /** Layers that wait. */
@@ -42,15 +48,19 @@ export class DownloadQueue {
   }
 
   #passOn(): void {
+    // Above a limit that was lowered meanwhile nobody takes the turn.
+    if (this.#running > this.#limit || !this.#next()) this.#running--;
+  }
+
+  /** Starts the layer whose turn it is; false when none waits. */
+  #next(): boolean {
     const lines = [...this.#lines];
     const [pull, line] = lines.find(([, { urgent }]) => urgent) ?? lines[0] ?? [];
-    if (!pull || !line) {
-      this.#running--;
-      return;
-    }
+    if (!pull || !line) return false;
     this.#lines.delete(pull);
     const start = line.waiting.shift();
     if (line.waiting.length > 0) this.#lines.set(pull, line); // behind all others
     start?.();
+    return true;
   }
 }

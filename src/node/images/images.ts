@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import type { LookUpUser } from '../../workers/image/look-up-user.ts';
 import type { FoundUser, UserRequest } from '../../workers/image/users.ts';
 import type { handlers } from '../../workers/image.ts';
@@ -57,6 +58,8 @@ export interface ImageSurroundings {
 export interface ImagesOptions extends ImageSurroundings {
   config: Pick<Config, 'root' | 'images'>;
   pool: Pool<typeof handlers>;
+  /** Reads registries' configurations, credentials and policies. */
+  files: HostFiles;
   /** Sends a small request to a registry, in a worker. */
   ask: Ask;
   images: Table<ImageRow>;
@@ -107,6 +110,7 @@ export class Images {
         return config.images.registry_config; // a reload changes it
       },
       ask,
+      files: options.files,
       onRetry: options.onRetry,
     });
     const { layers: store, snapshotter } = makeSnapshotter({
@@ -240,12 +244,12 @@ export class Images {
     const { credentials } = this.#options.config.images;
     const isSandbox = fullName(reference) === this.#sandboxName;
     const own = isSandbox && authKey(auth) === '' && credentials !== '';
-    const login = own ? await storedAuth(credentials, nameOf(reference)) : auth;
+    const login = own ? await storedAuth(credentials, nameOf(reference), this.#options.files) : auth;
     const repository = await this.#registry.open(reference, login);
     const known = (digest: string) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest);
     const resolved = await resolveImage(repository, known);
     const policy = this.#options.config.images.signature_policy;
-    if (policy !== '') await checkSignature(policy, resolved, repository);
+    if (policy !== '') await checkSignature(policy, resolved, repository, this.#options.files);
     return resolved;
   }
 
@@ -303,7 +307,8 @@ export class Images {
     const folder = join(this.#scratch, crypto.randomUUID());
     this.#busy++;
     try {
-      const archive = await this.#options.pool.call('readArchive', { path, folder });
+      const idleMs = this.#options.config.images.progress_timeout_seconds * 1000;
+      const archive = await this.#options.pool.call('readArchive', { path, folder, idleMs });
       const rows: ImageRow[] = [];
       for (const { names, digest, image, files } of await imagesIn(archive, name)) {
         const wanted = image.layers.map((blob, index) => ({

@@ -39,6 +39,8 @@ export interface LayerStore {
   readonly folder: string;
   /** What all layers occupy on the disk. */
   readonly usage: { bytes: number; inodes: number };
+  /** Layers that are fetched at the same time, from now on. */
+  set maxDownloads(limit: number);
   /** Starts what a first layer would wait for. */
   warm(): void;
   has(id: string): boolean;

@@ -109,6 +109,11 @@ export class Layers implements LayerStore {
     this.#queue = new DownloadQueue(options.maxDownloads);
   }
 
+  /** Layers that are fetched at the same time, from now on. */
+  set maxDownloads(limit: number) {
+    this.#queue.limit = limit;
+  }
+
   get folder(): string {
     return join(this.#options.root, 'layers');
   }

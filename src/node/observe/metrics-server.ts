@@ -20,7 +20,7 @@ const compress = promisify(gzip);
 export type NowView = { now: number; jobs: JobRecord[] } & NowUse;
 
 interface MetricsServerOptions {
-  /** host:port; port 0 means any free port. */
+  /** host:port; port 0 means any free port. "": it does not listen. */
   listen: string;
   metrics: Metrics;
   history: JobHistory;
@@ -64,11 +64,12 @@ export class MetricsServer implements AsyncDisposable {
   }
 
   /**
-   * Binds the address and resolves to the port. Rejects with CONFIG_INVALID when the address is malformed, in use or
-   * not of this machine.
+   * Binds the address and resolves to the port, 0 without an address. Rejects with CONFIG_INVALID when the address is
+   * malformed, in use or not of this machine.
    */
   async listen(): Promise<number> {
     const { listen } = this.#options;
+    if (listen === '') return 0;
     const address = parseListen(listen);
     if (!address) throw new SluiceError('CONFIG_INVALID', `metrics.listen = "${listen}" is not host:port`);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -85,7 +86,7 @@ export class MetricsServer implements AsyncDisposable {
     return this.port;
   }
 
-  /** Goes over to another address. Throws as {@link listen} does, and then listens at the old one still. */
+  /** Goes over to another address, or to none. Throws as {@link listen} does, and then listens at the old one still. */
   async moveTo(listen: string): Promise<void> {
     const next = new MetricsServer({ ...this.#options, listen });
     await next.listen();

@@ -25,8 +25,7 @@ export interface Observability extends AsyncDisposable {
   history: JobHistory;
   /** Passed to the engine, which reports job events to it. */
   observer: Observer;
-  /** Absent when metrics.listen is "". */
-  server?: MetricsServer;
+  server: MetricsServer;
 }
 
 /**
@@ -68,8 +67,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
   };
   process.on('SIGUSR2', toggle);
   const { listen } = config.metrics;
-  const server =
-    listen === '' ? undefined : new MetricsServer({ listen, metrics, history, log, jobs, health: options.health });
+  const server = new MetricsServer({ listen, metrics, history, log, jobs, health: options.health });
   return {
     log,
     metrics,
@@ -78,7 +76,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
     server,
     async [Symbol.asyncDispose]() {
       process.off('SIGUSR2', toggle);
-      await server?.close();
+      await server.close();
       await tracer?.[Symbol.asyncDispose]();
       metrics[Symbol.dispose]();
       log.flush();

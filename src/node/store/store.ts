@@ -117,6 +117,11 @@ export class Store implements Disposable {
     return [...this.containers.values()].filter((container) => container.sandbox === sandbox);
   }
 
+  /** Names of the runtimes that pods have. */
+  runtimesInUse(): Set<string> {
+    return new Set([...this.sandboxes.values()].map(({ runtime }) => runtime));
+  }
+
   [Symbol.dispose](): void {
     this.#database[Symbol.dispose]();
   }

@@ -7,9 +7,10 @@ import { measureTree, type Usage } from '../measure-tree.ts';
 import { type MountSpec, mountRootfs, unmountRootfs } from '../shim/rootfs.ts';
 import { native, toBytes } from './byte-paths.ts';
 import { copyAttributes } from './copy-up.ts';
-import { type FetchedLayer, settle, temporaryBeside } from './fetch-layer.ts';
+import type { FetchedLayer } from './fetch-layer.ts';
 import { inheritAttributes } from './layers.ts';
 import { mergeLayer } from './merge.ts';
+import { settle, temporaryBeside } from './temporary.ts';
 import { removeTree } from './tree.ts';
 
 const COPY_SECONDS = 600;

@@ -1,7 +1,10 @@
 /** Writes tar archives: image archives for export, and layers whose blobs are not kept. */
 import { createHash, type Hash } from 'node:crypto';
 import { closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, type Stats, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { SluiceError } from '../../errors.ts';
 import { deviceParts, getXattr, listXattrs } from '../../sys/attributes.ts';
+import { placeOf } from '../host-paths/resolve.ts';
 import { yielder } from '../yield.ts';
 import { native, toBytes } from './byte-paths.ts';
 import { isOpaque, isWhiteout, OPAQUE_MARK } from './opaque.ts';
@@ -11,13 +14,27 @@ const PIECE = 1 << 20;
 const MAX_XATTR = 64 << 10;
 
 export interface WriteArchive {
-  /** The file to write; an existing one is replaced. */
+  /**
+   * The file to write; an existing one is replaced. One in another mount namespace (`/proc/PID/root/...`) must be named
+   * without symbolic links.
+   */
   path: string;
   members: { name: string; file?: string; text?: string }[];
 }
 
-/** Writes an archive of whole files and texts. Throws SysError and Node's errors, ENOSPC among them. */
+/**
+ * Writes an archive of whole files and texts. Throws SysError and Node's errors, ENOSPC among them, and INVALID_REQUEST
+ * for a file on a mount that may hang, where each write would hold this thread.
+ */
 export async function writeArchive({ path, members }: WriteArchive): Promise<{ bytes: number }> {
+  const place = placeOf(dirname(path));
+  if (place.kind === 'remote') {
+    const { type, mountPoint } = place.mount;
+    throw new SluiceError(
+      'INVALID_REQUEST',
+      `${path} lies on the ${type} mount ${mountPoint}, which may hang: archives are written to local file systems (see TMPDIR)`,
+    );
+  }
   using tar = new TarWriter(path);
   const yieldThread = yielder();
   for (const { name, file, text = '' } of members) {

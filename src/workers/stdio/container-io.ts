@@ -4,16 +4,14 @@ import { dirname } from 'node:path';
 import { Clock } from '../../clock.ts';
 import { makeFifo } from '../../sys/fifo.ts';
 import { type Drained, drainReaders, FifoReader, FifoWriter } from './fifo.ts';
+import type { OutputJournal, Slot } from './journal.ts';
 import { LogFile } from './log-file.ts';
 import { LogLines, type StreamName } from './log-lines.ts';
 import type { Fifos, IoRegistration, IoStats } from './protocol.ts';
 import { Stamp } from './stamp.ts';
 import { StderrHold } from './stream-order.ts';
 
-/**
- * An unfinished line is written as a partial entry after so long, so that it can be read, and a daemon that is killed
- * loses no more than that (milliseconds).
- */
+/** An unfinished line is written as a partial entry after so long, so that it can be read (milliseconds). */
 const UNFINISHED_MS = 1000;
 /**
  * How long a client that does not read may block the container it is attached to, in milliseconds; after that it is
@@ -39,6 +37,16 @@ export interface IoEvents {
   onLogError(id: string, path: string, error: Error): void;
 }
 
+/** One output stream of a container with a log. */
+interface LoggedStream {
+  name: StreamName;
+  lines: LogLines;
+  /** Bytes of its reads that the log has got, in the file or on their way to it. */
+  taken: number;
+  /** What it gave to the log last is on its way. */
+  underWay: boolean;
+}
+
 /**
  * The input and output of one container: reads its FIFOs all the time, writes its log, and copies the output to
  * attached clients. The container waits only for a log that waits for its disk, and for a short time for a slow client.
@@ -46,8 +54,10 @@ export interface IoEvents {
 export class ContainerIo {
   readonly registration: IoRegistration;
   readonly #log: LogFile | undefined;
-  readonly #readers: FifoReader[] = [];
-  readonly #lines: LogLines[] = [];
+  readonly #readers: { name: StreamName; reader: FifoReader }[] = [];
+  readonly #logged: LoggedStream[] = [];
+  readonly #journal: OutputJournal | undefined;
+  readonly #slot: Slot | undefined;
   readonly #followers = new Set<Follower>();
   readonly #hold: StderrHold | undefined;
   readonly #stats: IoStats = { bytes: 0, entries: 0, split: 0, droppedBytes: 0, droppedEntries: 0 };
@@ -58,7 +68,12 @@ export class ContainerIo {
   #unfinishedTimer: NodeJS.Timeout | undefined;
   #stallTimer: NodeJS.Timeout | undefined;
 
-  static async open(registration: IoRegistration, events: IoEvents): Promise<ContainerIo> {
+  /** `journal` keeps what is read and not written yet, and gives what an earlier daemon has left there. */
+  static async open(
+    registration: IoRegistration,
+    events: IoEvents,
+    journal: OutputJournal | undefined,
+  ): Promise<ContainerIo> {
     for (const path of Object.values(registration.fifos)) if (path !== '') makeFifo(path);
     let io: ContainerIo | undefined;
     const log =
@@ -67,10 +82,10 @@ export class ContainerIo {
         : await LogFile.open(registration.logPath, {
             onError: (error) => events.onLogError(registration.id, registration.logPath, error),
             onDropped: (bytes, entries) => io?.countDropped(bytes, entries),
-            onRoom: () => io?.resume(),
+            onIdle: () => io?.logIsIdle(),
           });
     try {
-      io = new ContainerIo(registration, log);
+      io = new ContainerIo(registration, log, journal);
       return io;
     } catch (error) {
       await log?.close();
@@ -78,28 +93,58 @@ export class ContainerIo {
     }
   }
 
-  private constructor(registration: IoRegistration, log: LogFile | undefined) {
+  private constructor(registration: IoRegistration, log: LogFile | undefined, journal: OutputJournal | undefined) {
     this.registration = registration;
     this.#log = log;
+    this.#journal = journal;
+    // Of a log whose size is not known nobody could tell later what is in it.
+    if (log?.size !== undefined) this.#slot = journal?.claim(registration.id);
     const { stdin, stdout, stderr } = registration.fifos;
     try {
       const stamp = new Stamp(clock);
       if (stdout !== '') {
         const take = this.#taker('stdout', stamp);
-        this.#follow(stdout, (bytes) => {
+        this.#follow('stdout', stdout, (bytes) => {
           this.#hold?.stdout();
           take(bytes);
         });
       }
       if (stderr !== '') {
-        const hold = new StderrHold({ release: this.#taker('stderr', stamp) });
+        const take = this.#taker('stderr', stamp);
+        const release = (bytes: Buffer) => {
+          take(bytes);
+          this.resume();
+        };
+        const hold = new StderrHold({ release });
         this.#hold = hold;
-        this.#follow(stderr, (bytes) => hold.stderr(bytes));
+        this.#follow('stderr', stderr, (bytes) => hold.stderr(bytes));
       }
+      this.#recover();
       if (stdin !== '') this.#stdin = new FifoWriter(stdin);
     } catch (error) {
       this.#release();
       throw error;
+    }
+  }
+
+  /** Puts into the log what an earlier daemon has read and not written, or not wholly. */
+  #recover(): void {
+    const log = this.#log;
+    const slot = this.#slot;
+    if (!log || !slot) return;
+    const { stream: writer, size: before } = slot.begun;
+    const beyond = Math.max(0, (log.size ?? 0) - before);
+    // What is written for one stream makes the log longer, so the stream of the write that was cut off comes first.
+    for (const stream of this.#logged.toSorted((a, b) => Number(b.name === writer) - Number(a.name === writer))) {
+      const { name, lines } = stream;
+      const { line, unread, committing } = slot[name].recover();
+      const written = name === writer && !committing ? beyond : 0;
+      lines.resume(line);
+      if (unread.length > 0) lines.push(unread);
+      else if (written > 0) lines.flush(false);
+      log.skip(written);
+      if (written === 0) this.#begin(name);
+      this.#write(stream, unread.length);
     }
   }
 
@@ -118,44 +163,93 @@ export class ContainerIo {
 
   /** Descriptors of the read ends that are still open. */
   get descriptors(): number[] {
-    return this.#readers.flatMap(({ descriptor }) => descriptor ?? []);
+    return this.#readers.flatMap(({ reader }) => reader.descriptor ?? []);
   }
 
-  #follow(path: string, take: (bytes: Buffer) => void): void {
-    const reader = new FifoReader(path, (bytes) => {
-      this.#stats.bytes += bytes.length;
-      take(bytes);
-      return !this.#log?.full && !this.#stallTimer;
-    });
+  #follow(name: StreamName, path: string, take: (bytes: Buffer) => void): void {
+    const reader = new FifoReader(
+      path,
+      (bytes) => {
+        this.#stats.bytes += bytes.length;
+        take(bytes);
+        return !this.#mustWait && !this.#isHeld(name);
+      },
+      this.#slot?.[name].buffer,
+    );
     void reader.ended.then(() => this.#streamEnded());
-    this.#readers.push(reader);
+    this.#readers.push({ name, reader });
   }
 
   /** Makes the function that writes a stream's bytes to the log and copies them to the followers. */
   #taker(name: StreamName, stamp: Stamp): (bytes: Buffer) => void {
     const log = this.#log;
     const lines = log && new LogLines(name, this.registration.maxLine, stamp, log, this.#stats);
-    if (lines) this.#lines.push(lines);
+    const stream = lines && { name, lines, taken: 0, underWay: false };
+    if (stream) this.#logged.push(stream);
     return (bytes) => {
-      if (log && lines) {
-        lines.push(bytes);
-        log.flush();
-        if (lines.unfinished > 0) this.#unfinishedTimer ??= setTimeout(() => this.#flushUnfinished(), UNFINISHED_MS);
+      if (stream) {
+        stream.lines.push(bytes);
+        this.#begin(name);
+        this.#write(stream, bytes.length);
       }
       if (this.#followers.size > 0) this.#copyToFollowers(name, bytes);
     };
   }
 
+  /**
+   * Notes in the journal that lines of the stream are about to be written. While a slow disk keeps the log busy the
+   * write under way has the note: a stream that adds to it (held stderr, the last line) may be in the log twice after a
+   * kill in that moment.
+   */
+  #begin(name: StreamName): void {
+    if (!this.#log?.busy) this.#slot?.begin(name, this.#log?.size ?? 0);
+  }
+
+  /** Writes the lines of a stream, of which `taken` more bytes were read. */
+  #write(stream: LoggedStream, taken: number): void {
+    const log = this.#log;
+    if (!log) return;
+    stream.taken += taken;
+    log.flush();
+    if (stream.lines.unfinished.length > 0)
+      this.#unfinishedTimer ??= setTimeout(() => this.#flushUnfinished(), UNFINISHED_MS);
+    stream.underWay = log.busy;
+    if (!log.busy) this.#commit(stream);
+    else for (const { reader } of this.#readers) reader.pause();
+  }
+
+  #commit(stream: LoggedStream): void {
+    const { name, lines, taken } = stream;
+    stream.taken = 0;
+    stream.underWay = false;
+    this.#slot?.commit(name, taken, lines.unfinished, this.#log?.size ?? 0);
+  }
+
+  /** The log has written what it was given while its disk was slow. */
+  logIsIdle(): void {
+    for (const stream of this.#logged) if (stream.underWay) this.#commit(stream);
+    this.resume();
+  }
+
+  /** The stream's last read is held back, and stays in its buffer meanwhile. */
+  #isHeld(name: StreamName): boolean {
+    return name === 'stderr' && this.#hold?.holds === true;
+  }
+
+  /** No more is read, because the log or a client does not keep up. */
+  get #mustWait(): boolean {
+    return this.#log?.busy === true || this.#stallTimer !== undefined;
+  }
+
   #streamEnded(): void {
     // suspend() finishes the output itself after it has closed the readers.
-    if (!this.#released && this.#readers.every(({ isEnded }) => isEnded)) this.#finishOutput();
+    if (!this.#released && this.#readers.every(({ reader }) => reader.isEnded)) this.#finishOutput();
   }
 
   #finishOutput(): void {
     this.#hasEnded = true;
     this.#hold?.flush();
-    for (const lines of this.#lines) lines.flush(true);
-    this.#log?.flush();
+    this.#flushLines(true);
     const followers = [...this.#followers];
     this.#followers.clear();
     for (const follower of followers) follower.end();
@@ -163,14 +257,23 @@ export class ContainerIo {
 
   #flushUnfinished(): void {
     this.#unfinishedTimer = undefined;
-    for (const lines of this.#lines) lines.flush(false);
-    this.#log?.flush();
+    this.#flushLines(false);
   }
 
-  /** Resumes reading the FIFOs, unless the log is full or a client blocks. */
+  /** Writes unfinished lines as partial entries, see {@link LogLines.flush}. */
+  #flushLines(all: boolean): void {
+    for (const stream of this.#logged) {
+      if (stream.lines.unfinished.length === 0) continue;
+      this.#begin(stream.name);
+      stream.lines.flush(all);
+      this.#write(stream, 0);
+    }
+  }
+
+  /** Reads the FIFOs on, unless the log or a client does not keep up. */
   resume(): void {
-    if (this.#log?.full || this.#stallTimer) return;
-    for (const reader of this.#readers) reader.resume();
+    if (this.#mustWait || this.#released) return;
+    for (const { name, reader } of this.#readers) if (!this.#isHeld(name)) reader.resume();
   }
 
   countDropped(bytes: number, entries: number): void {
@@ -224,7 +327,11 @@ export class ContainerIo {
    * called.
    */
   async drain(quietMs: number, maxMs: number): Promise<Drained> {
-    const drained = await drainReaders(this.#readers, quietMs, maxMs);
+    const drained = await drainReaders(
+      this.#readers.map(({ reader }) => reader),
+      quietMs,
+      maxMs,
+    );
     this.#finishOutput();
     await this.#log?.settled();
     return drained;
@@ -245,7 +352,7 @@ export class ContainerIo {
   async suspend(): Promise<void> {
     this.#release();
     this.#finishOutput(); // includes what was read in the meantime
-    await this.#log?.close();
+    if (await this.#log?.close()) this.#journal?.release(this.id);
   }
 
   #release(): void {
@@ -253,7 +360,7 @@ export class ContainerIo {
     clearTimeout(this.#unfinishedTimer);
     clearTimeout(this.#stallTimer);
     this.#stallTimer = undefined;
-    for (const reader of this.#readers) reader[Symbol.dispose]();
+    for (const { reader } of this.#readers) reader[Symbol.dispose]();
     this.#stdin?.[Symbol.dispose]();
   }
 }

@@ -8,7 +8,9 @@ import { bytesReady, openFifoReader, openFifoWriter } from '../../sys/fifo.ts';
 import { withTimeLimit } from '../../time-limit.ts';
 import { CHUNK } from './buffer-pool.ts';
 
-/** Shared by all readers of the thread: each read is consumed before the next one happens. */
+/**
+ * For all readers of the thread that have no buffer of their own: each read is consumed before the next one happens.
+ */
 const SHARED = Buffer.allocUnsafeSlow(CHUNK);
 
 /**
@@ -23,7 +25,8 @@ export class FifoReader implements Disposable {
   /** performance.now() at the last data. */
   #lastData = performance.now();
 
-  constructor(path: string, onData: (bytes: Buffer) => boolean) {
+  /** `buffer` gets the bytes of each read. */
+  constructor(path: string, onData: (bytes: Buffer) => boolean, buffer: Buffer = SHARED) {
     const fd = openFifoReader(path);
     this.#fd = fd.number;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -33,11 +36,11 @@ export class FifoReader implements Disposable {
       readable: true,
       writable: false,
       onread: {
-        buffer: SHARED,
+        buffer,
         callback: (count) => {
           this.#lastData = performance.now();
           // One callback is one read of at most 64 KiB; libuv serves other descriptors after 32 of them.
-          const more = onData(SHARED.subarray(0, count));
+          const more = onData(buffer.subarray(0, count));
           this.#paused = !more;
           return more;
         },
@@ -72,6 +75,12 @@ export class FifoReader implements Disposable {
     if (this.#isEnded) return true;
     if (this.#paused || performance.now() - this.#lastData < quietMs) return false;
     return bytesReady(this.#fd) === 0;
+  }
+
+  pause(): void {
+    if (this.#paused) return;
+    this.#paused = true;
+    this.#socket.pause();
   }
 
   resume(): void {

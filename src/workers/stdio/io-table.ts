@@ -1,5 +1,6 @@
 import { SluiceError } from '../../errors.ts';
 import { ContainerIo, type IoEvents, removeFifos } from './container-io.ts';
+import type { OutputJournal } from './journal.ts';
 import type { IoRegistration, IoStats } from './protocol.ts';
 
 export interface IoTableEvents extends IoEvents {
@@ -12,14 +13,17 @@ export interface IoTableEvents extends IoEvents {
 /** The IO of all containers that this thread serves. */
 export class IoTable {
   readonly #events: IoTableEvents;
+  readonly #journal: OutputJournal | undefined;
   readonly #containers = new Map<string, Promise<ContainerIo>>();
   /** The opened ones, for synchronous reads. */
   readonly #open = new Map<string, ContainerIo>();
   /** Totals of the containers that were closed. */
   readonly #closed = { bytes: 0, entries: 0 };
 
-  constructor(events: IoTableEvents) {
+  /** Without a journal, what a killed daemon had read and not written yet is lost. */
+  constructor(events: IoTableEvents, journal: OutputJournal | undefined) {
     this.#events = events;
+    this.#journal = journal;
   }
 
   /** Makes missing FIFOs and starts reading. Idempotent per container. */
@@ -27,7 +31,7 @@ export class IoTable {
     const { id } = registration;
     let opening = this.#containers.get(id);
     if (!opening) {
-      opening = ContainerIo.open(registration, this.#events);
+      opening = ContainerIo.open(registration, this.#events, this.#journal);
       this.#containers.set(id, opening);
       opening.then(
         (io) => {
@@ -61,6 +65,7 @@ export class IoTable {
   /** {@link close}, then removes the FIFOs. Idempotent. */
   async remove({ id, fifos }: Pick<IoRegistration, 'id' | 'fifos'>): Promise<void> {
     await this.close(id);
+    this.#journal?.release(id);
     await removeFifos(fifos);
   }
 
@@ -82,9 +87,15 @@ export class IoTable {
     return totals;
   }
 
-  /** Descriptors of the read ends of all containers' FIFOs. */
+  /** Descriptors of the read ends of all containers' FIFOs, and of the journal. */
   get descriptors(): number[] {
-    return [...this.#open.values()].flatMap((io) => io.descriptors);
+    const fifos = [...this.#open.values()].flatMap((io) => io.descriptors);
+    return this.#journal && this.#open.size > 0 ? [...fifos, ...this.#journal.descriptors] : fifos;
+  }
+
+  /** Drops what the journal has of containers that are not open. */
+  forgetOthers(): void {
+    this.#journal?.retain(new Set(this.#containers.keys()));
   }
 
   stats(): Record<string, IoStats> {

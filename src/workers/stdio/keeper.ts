@@ -17,7 +17,7 @@ import { sendDescriptors, socketPair } from '../../sys/unix-socket.ts';
 
 const EVERY_MS = 500;
 /** By then all containers of the previous daemon have been recovered and are read by this one (milliseconds). */
-const INHERITED_MS = 60_000;
+export const INHERITED_MS = 60_000;
 const SPAWN_MS = 10_000;
 /**
  * The shell exits at once, so that init becomes the sleeper's parent and it outlives the daemon. The number is the
@@ -58,6 +58,11 @@ export class Keeper {
     this.#options = options;
     this.#inherited = readSleepers(options.file);
     if (this.#inherited.length > 0) setTimeout(() => this.#killInherited(), INHERITED_MS).unref();
+  }
+
+  /** Processes that keep descriptors for an earlier daemon. */
+  get inherited(): number[] {
+    return this.#inherited.map(({ pid }) => pid);
   }
 
   /**

@@ -2,8 +2,6 @@ import { withTimeLimit } from '../../time-limit.ts';
 import type { LineSink } from './log-lines.ts';
 import { type LogTarget, openLogTarget } from './log-target.ts';
 
-/** Bytes that may be buffered for the disk; above it the container's FIFO is not read, and the container waits. */
-const HIGH_WATER = 512 << 10;
 /** A write that takes longer shows that the kernel makes writers wait (milliseconds). */
 const SLOW_MS = 10;
 /** After such a write the file is written in libuv's pool for so long (milliseconds). */
@@ -18,18 +16,17 @@ export interface LogFileEvents {
   onError(error: Error): void;
   /** `bytes` in `entries` whole lines could not be written and are lost. */
   onDropped(bytes: number, entries: number): void;
-  /** There is room again after {@link LogFile.full}. */
-  onRoom(): void;
+  /** It has written everything after it was {@link LogFile.busy}. */
+  onIdle(): void;
 }
 
 /**
  * One container's log. Buffered lines are written together, in one write of whole lines, so that a reader never finds
  * half a line, and one write at a time, which keeps their order.
  *
- * Usually they are written at once, on this thread: the page cache takes them in microseconds, and a daemon that is
- * killed loses nothing that it has read. When the kernel makes the writer wait (dirty pages over the limit, a slow
- * disk), the file is written in libuv's pool for a while: then only that container's log waits. A log on a mount that
- * may hang is written by a process (log-target.ts).
+ * Usually they are written at once, on this thread: the page cache takes them in microseconds. When the kernel makes
+ * the writer wait (dirty pages over the limit, a slow disk), the file is written in libuv's pool for a while: then only
+ * that container's log waits. A log on a mount that may hang is written by a process (log-target.ts).
  */
 export class LogFile implements LineSink {
   readonly path: string;
@@ -42,12 +39,13 @@ export class LogFile implements LineSink {
   #front: Buffer = Buffer.alloc(0);
   #writing: Promise<void> | undefined;
   #failed = false;
-  #full = false;
   #slowUntil = 0;
+  #size: number | undefined;
 
   private constructor(path: string, target: LogTarget, events: LogFileEvents) {
     this.path = path;
     this.#target = target;
+    this.#size = target.size;
     this.#events = events;
   }
 
@@ -68,12 +66,26 @@ export class LogFile implements LineSink {
 
   commit(size: number): void {
     this.#filled += size;
-    if (this.#filled > HIGH_WATER) this.#full = true;
   }
 
-  /** More than {@link HIGH_WATER} is buffered: do not add more until `onRoom`. */
-  get full(): boolean {
-    return this.#full;
+  /**
+   * A write is under way elsewhere: add no more until `onIdle`. Then the container waits, and not this thread's memory
+   * grows.
+   */
+  get busy(): boolean {
+    return this.#writing !== undefined;
+  }
+
+  /** The file's size in bytes; undefined where it is not known. */
+  get size(): number | undefined {
+    return this.#size;
+  }
+
+  /** The first bytes of those that are buffered are in the file already. */
+  skip(bytes: number): void {
+    const skipped = Math.min(bytes, this.#filled);
+    this.#back.copyWithin(0, skipped, this.#filled);
+    this.#filled -= skipped;
   }
 
   /** Writes the buffered lines, or starts writing them without this thread. */
@@ -90,15 +102,17 @@ export class LogFile implements LineSink {
   }
 
   /**
-   * Resolves when everything buffered so far is in the file (or was dropped), or after 5 s with a file that takes no
-   * more.
+   * Resolves with true when everything buffered so far is in the file (or was dropped), with false after 5 s with a
+   * file that takes no more.
    */
-  async settled(): Promise<void> {
+  async settled(): Promise<boolean> {
     const until = performance.now() + SETTLE_MS;
     const left = () => Math.max(1, until - performance.now());
     this.flush();
     while (this.#writing && performance.now() < until) await withTimeLimit(this.#writing, left(), () => {});
-    if (!this.#writing) await this.#target.sync(left());
+    if (this.#writing) return false;
+    await this.#target.sync(left());
+    return true;
   }
 
   /** Continues in a new file of the same path, for log rotation. What is buffered already goes to the old file. */
@@ -108,22 +122,24 @@ export class LogFile implements LineSink {
     await this.settled();
     const old = this.#target;
     this.#target = next;
+    this.#size = next.size;
     await old.close();
   }
 
-  async close(): Promise<void> {
-    await this.settled();
+  /** Closes the file and resolves with what {@link settled} says. */
+  async close(): Promise<boolean> {
+    const settled = await this.settled();
     await this.#target.close();
+    return settled;
   }
 
   #writeNow(): void {
     const lines = this.#back.subarray(0, this.#filled);
     this.#filled = 0;
-    this.#full = false;
     let written = 0;
     try {
       while (written < lines.length) written += this.#target.writeNow?.(lines, written) ?? lines.length;
-      this.#failed = false;
+      this.#wrote(written);
     } catch (error) {
       this.#dropFailedWrite(lines, written, error as Error);
     }
@@ -140,19 +156,21 @@ export class LogFile implements LineSink {
         let written = 0;
         try {
           while (written < lines.length) written += await this.#target.write(lines, written);
-          this.#failed = false;
+          this.#wrote(written);
         } catch (error) {
           this.#dropFailedWrite(lines, written, error as Error);
         }
         this.#front = reusable(buffer);
-        if (this.#full) {
-          this.#full = false;
-          this.#events.onRoom();
-        }
       }
     } finally {
       this.#writing = undefined;
     }
+    this.#events.onIdle();
+  }
+
+  #wrote(bytes: number): void {
+    this.#failed = false;
+    if (this.#size !== undefined) this.#size += bytes;
   }
 
   /**
@@ -161,6 +179,7 @@ export class LogFile implements LineSink {
    */
   #dropFailedWrite(lines: Buffer, written: number, error: Error): void {
     const kept = written === 0 ? 0 : lines.lastIndexOf(10, written - 1) + 1;
+    if (this.#size !== undefined) this.#size += kept;
     if (kept < written) {
       try {
         this.#target.takeBack(written - kept);

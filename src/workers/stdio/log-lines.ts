@@ -52,9 +52,14 @@ export class LogLines {
     this.#tagAt = STAMP_SIZE + stream.length + 2;
   }
 
-  /** Bytes of the unfinished line. */
-  get unfinished(): number {
-    return this.#carried;
+  /** The unfinished line; valid until the next call. */
+  get unfinished(): Buffer {
+    return this.#carry.subarray(0, this.#carried);
+  }
+
+  /** Begins with an unfinished line, which another one had. */
+  resume(unfinished: Buffer): void {
+    this.#keep(unfinished, 0);
   }
 
   push(chunk: Buffer): void {

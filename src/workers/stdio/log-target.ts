@@ -29,6 +29,8 @@ const LAST_LOOK_MS = 2000;
 export interface LogTarget {
   /** Writes some of `lines` on this thread and returns how many bytes; absent where the thread might not come back. */
   writeNow?(lines: Buffer, at: number): number;
+  /** The file's size in bytes when it was opened; undefined where asking for it might take for ever. */
+  readonly size?: number;
   /** Writes some of `lines` without blocking this thread and resolves with how many bytes. */
   write(lines: Buffer, at: number): Promise<number>;
   /** Takes the last `bytes` back, half a line of a failed write, where that is possible. */
@@ -70,9 +72,11 @@ function makeFolder(path: string): void {
 
 class LocalLog implements LogTarget {
   readonly #fd: number;
+  readonly size: number;
 
   constructor(fd: number) {
     this.#fd = fd;
+    this.size = fstatSync(fd).size;
   }
 
   writeNow(lines: Buffer, at: number): number {

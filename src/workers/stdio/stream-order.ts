@@ -47,6 +47,11 @@ export class StderrHold {
     this.#isBusy = isBusy ?? loopIsBusy;
   }
 
+  /** Bytes are held back. */
+  get holds(): boolean {
+    return this.#held.length > 0;
+  }
+
   /** The container has written to stdout. */
   stdout(): void {
     this.#stdoutUsed = true;

@@ -9,17 +9,16 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { relative, resolve } from 'node:path';
 import { imageRegistry } from '../images.ts';
 import { privateFolder, ROOT } from '../paths.ts';
+import { haveVm, VM, vmArguments } from './machine.ts';
 
-const VM = '/work/shared/rig/vm';
 const FILES = ['test/integration/systemd.test.ts', 'test/integration/stats.test.ts', 'test/integration/oci.test.ts'];
 const LIMIT_SECONDS = 3600;
 
-if (!existsSync(VM)) console.log(`skipped: there is no ${VM} here`);
-else {
+if (haveVm()) {
   // The images are made here, where there is a network, and shared with the checkout.
   const folder = privateFolder('sluice-vm');
   await (await imageRegistry(folder)).stop();
@@ -27,7 +26,7 @@ else {
   const named = process.argv.slice(2).map((file) => relative(ROOT, resolve(file)));
   const files = named.length > 0 ? named : FILES;
   const test = ['node', '--test', '--test-concurrency=1', '--disable-warning=ExperimentalWarning', ...files];
-  const vm = ['run', '--share', `${ROOT}:/src:ro`, '--dir', '/src', '--mem', '4096', '--timeout', `${LIMIT_SECONDS}`];
+  const vm = vmArguments({ seconds: LIMIT_SECONDS });
   // The checkout is read-only there, and without a cache each of the daemon's threads compiles everything again.
   vm.push('--env', 'NODE_COMPILE_CACHE=/var/cache/node');
   const child = spawn(VM, [...vm, '--', ...test], { stdio: ['ignore', 'inherit', 'inherit'] });

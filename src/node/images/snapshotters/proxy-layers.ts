@@ -74,6 +74,10 @@ export class ProxyLayers implements LayerStore {
     this.#queue = new DownloadQueue(options.maxDownloads);
   }
 
+  set maxDownloads(limit: number) {
+    this.#queue.limit = limit;
+  }
+
   get folder(): string {
     return join(this.#options.root, 'layers');
   }

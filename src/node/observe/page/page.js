@@ -194,7 +194,7 @@ function showFigures(now, minute) {
     figure(
       'Clean-ups pending',
       String(now.cleanupsPending),
-      now.cleanupsPending > 0 ? 'reasons: among the pods' : 'none failed',
+      now.cleanupsPending > 0 ? 'reasons: below' : 'none failed',
       {
         bad: now.cleanupsPending > 0,
       },
@@ -306,6 +306,22 @@ function showFailed(now) {
   fill(body('failed'), rows, 'nothing that is remembered');
 }
 
+/** There only while something is pending. */
+function showCleanups({ cleanups }) {
+  byId('cleanups').hidden = cleanups.length === 0;
+  byId('cleanups-count').textContent = String(cleanups.length);
+  const rows = cleanups.map(({ what, id, failed, attempts }) => ({
+    key: id,
+    cells: [
+      [what, 'pod'],
+      [String(attempts), 'n'],
+      [failed, 'why'],
+      [id.slice(0, 13), 'id'],
+    ],
+  }));
+  fill(body('cleanuplist'), rows, 'none');
+}
+
 /** Rewritten only when the list is another one: an open chart stays open. */
 function showSlowest() {
   const list = byId('slow');
@@ -389,6 +405,7 @@ function show(now) {
   showStages(now, minute);
   showFlight(now);
   showFailed(now);
+  showCleanups(now);
   showSlowest();
   showPods();
   forget(now.now);

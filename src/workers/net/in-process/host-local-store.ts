@@ -12,8 +12,8 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   unlinkSync,
-  writeFileSync,
   writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -21,6 +21,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../../sys/fd.ts';
 import { type Address, addressText, parseAddress } from '../../../sys/ip.ts';
 import { C, errno, libc, SysError } from '../../../sys/libc.ts';
+import { overwrite } from '../overwrite.ts';
+import { type GcCall, type Owner, ownerText } from './call.ts';
 import { during, Refusal } from './refusal.ts';
 
 const LOCK_EX = 2;
@@ -32,11 +34,6 @@ const EINTR = 4;
  */
 const PAUSE_MS = 2;
 
-export interface Owner {
-  containerId: string;
-  ifName: string;
-}
-
 /** The folder while its lock is held. */
 export class Store {
   readonly #folder: string;
@@ -45,15 +42,16 @@ export class Store {
     this.#folder = folder;
   }
 
-  /** Takes the address unless somebody has it. */
+  /** Takes the address unless somebody has it. An orphan (see {@link Store.release}) is taken over. */
   reserve(owner: Owner, address: Address, set: number): boolean {
     const path = join(this.#folder, addressText(address));
     let file: number;
     try {
       file = openSync(path, 'wx+', 0o644);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
-      throw error;
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      if (read(path) !== '') return false;
+      file = openSync(path, 'r+');
     }
     try {
       writeSync(file, contentOf(owner));
@@ -63,7 +61,8 @@ export class Store {
     } finally {
       closeSync(file);
     }
-    writeFileSync(this.#lastPath(set), addressText(address), { mode: 0o644 });
+    using last = openFd(this.#lastPath(set), C.O_WRONLY | C.O_CREAT, 0o644);
+    overwrite(last.number, addressText(address));
     return true;
   }
 
@@ -83,7 +82,9 @@ export class Store {
 
   /**
    * Gives back all that the owner has. With `known` addresses only their files are looked at, and the others when one
-   * of them was not there; without, every file of the folder is read.
+   * of them was not there; without, every file of the folder is read, and orphans are removed: a file without an owner
+   * is of a process that was killed between making it and writing into it. It cannot be one that is being made, since
+   * every writer, the plugin too, holds the lock meanwhile.
    */
   release(owner: Owner, known: readonly Address[] = []): void {
     const own = [contentOf(owner), owner.containerId.trim()];
@@ -94,23 +95,26 @@ export class Store {
       return true;
     });
     if (known.length > 0 && found.length === known.length) return;
+    const files = this.#addressFiles().map((name) => ({ name, content: read(join(this.#folder, name)) }));
+    const named = files.filter(({ content }) => content === own[0]);
     // Files that an early version of the plugin wrote name the container alone.
-    let files = this.#filesOf(own.slice(0, 1));
-    if (files.length === 0) files = this.#filesOf(own.slice(1));
-    for (const name of files) rmSync(join(this.#folder, name), { force: true });
+    const released = named.length > 0 ? named : files.filter(({ content }) => content === own[1]);
+    const orphans = files.filter(({ content }) => content === '');
+    for (const { name } of [...released, ...orphans]) rmSync(join(this.#folder, name), { force: true });
   }
 
-  /** Gives back what belongs to none of these (the specification's GC), and returns how many addresses that were. */
-  releaseOthers(valid: readonly Owner[]): number {
-    const keep = new Set(valid.flatMap((owner) => [contentOf(owner), owner.containerId.trim()]));
-    let count = 0;
-    for (const name of this.#addressFiles()) {
-      const content = read(join(this.#folder, name));
-      if (content === undefined || keep.has(content)) continue;
-      rmSync(join(this.#folder, name), { force: true });
-      count++;
-    }
-    return count;
+  /** Gives back what belongs to nobody (the specification's GC), and returns what that was, in words. */
+  releaseOthers({ isValid, minAgeMs, dryRun }: Pick<GcCall, 'isValid' | 'minAgeMs' | 'dryRun'>): string[] {
+    return this.#addressFiles().flatMap((name) => {
+      const path = join(this.#folder, name);
+      const content = read(path);
+      if (content === undefined || Date.now() - statSync(path).mtimeMs < minAgeMs) return [];
+      const [containerId = '', ifName = ''] = content.split('\r\n');
+      // A file without an owner is left by a power cut.
+      if (containerId !== '' && isValid({ containerId, ifName })) return [];
+      if (!dryRun) rmSync(path, { force: true });
+      return [`address ${name} of ${containerId === '' ? 'nobody' : ownerText({ containerId, ifName })}`];
+    });
   }
 
   #filesOf(contents: readonly string[]): string[] {
@@ -173,13 +177,11 @@ function makeFolder(folder: string): void {
 
 function openLock(folder: string): Fd {
   const path = join(folder, 'lock');
-  // The plugin's open has these flags and this mode; the folder is there except for the first pod.
-  const open = () => openFd(path, C.O_RDONLY | C.O_CREAT, 0o750);
   try {
-    return open();
+    return openFd(path, C.O_RDONLY);
   } catch (error) {
     if (!(error instanceof SysError) || !['ENOENT', 'ENOTDIR'].includes(error.code)) throw error;
     makeFolder(folder);
-    return open();
+    return openFd(path, C.O_RDONLY | C.O_CREAT, 0o750); // the plugin's mode
   }
 }

@@ -1,0 +1,323 @@
+/**
+ * Does what the guides under docs/operate say, word for word, on the machine that this runs on: a throw-away root or a
+ * VM. Files go where their first line says, commands are typed in the order of the page; what a page wrote into the
+ * configuration is taken back before the next one begins.
+ *
+ *   node test/rig/guide-scenario.ts FOLDER      the packages of this version and of 0.2.0
+ *
+ * Where systemd is not PID 1 the daemon is started by hand and does what `systemctl` is told about it; the other lines
+ * for systemd are left to the VM (test/rig/vm/package.ts --guides), and said. Prints a line for each command that was
+ * run, and ends with status 1 at the first that fails.
+ */
+import assert from 'node:assert/strict';
+import {
+  appendFileSync,
+  existsSync,
+  globSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { request } from 'node:http';
+import { createServer, type Server } from 'node:https';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Cri, connectCri } from './cri.ts';
+import { blocksOf, fileOf, GUIDES, type GuideBlock, tableCommands } from './guides.ts';
+import { imageRegistry } from './images.ts';
+import { containerConfig, imageSpec, podConfig } from './messages.ts';
+import { BIN, privateFolder, SYSTEMD } from './paths.ts';
+import { run, type Started, start, waitFor } from './proc.ts';
+import { patientWatchdog } from './watchdog.ts';
+
+const [packages = ''] = process.argv.slice(2);
+const SOCKET = '/run/sluice/sluice.sock';
+const CONF = '/etc/sluice/conf.d';
+const LOG = '/var/log/sluiced.log';
+const IMAGE = 'docker.io/library/busybox:latest';
+const PATIENCE_MS = 300_000;
+/** Milliseconds that a command which goes on until Ctrl-C is left to run. */
+const FOLLOW_MS = 3000;
+/** What stands for something of the reader's own. */
+const OWN: Record<string, string> = { POD: 'default/hello', IMAGE };
+const CERTS = '/etc/containerd/certs.d';
+
+const folder = privateFolder('sluice-guides');
+mkdirSync(join(folder, 'bin'));
+symlinkSync(join(BIN, 'crictl'), join(folder, 'bin/crictl'));
+const env = {
+  PATH: `/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:${folder}/bin`,
+  HOME: '/root',
+  DEBIAN_FRONTEND: 'noninteractive',
+  LANG: 'C.UTF-8',
+};
+
+let daemon: Started | undefined;
+const done = new Set<string>();
+const left: string[] = [];
+const nameOf = ({ page, line }: GuideBlock) => `${page}:${line}`;
+
+// ---- One command after the other
+
+/** Types lines into a shell, and says what was run. */
+async function type(text: string, where: string): Promise<void> {
+  const lines = text.trimEnd();
+  if (lines === '') return;
+  const { code, stdout, stderr } = await run('bash', ['-eu', '-c', lines], {
+    cwd: packages,
+    env,
+    check: false,
+    input: 'y\n'.repeat(8), // apt asks
+    timeoutMs: PATIENCE_MS,
+  });
+  assert.equal(code, 0, `${where}: status ${code} of\n${lines}\n${stdout}${stderr}`);
+  console.log(`run: ${where}: ${lines.replaceAll('\n', ' ⏎ ')}`);
+}
+
+/** A command that goes on until Ctrl-C: it must still run after a while. */
+async function follow(line: string, where: string): Promise<void> {
+  const seconds = String(FOLLOW_MS / 1000);
+  const { code, stderr } = await run('timeout', [seconds, 'bash', '-c', line], { cwd: packages, env, check: false });
+  assert.equal(code, 124, `${where}: ${line} ended by itself: ${stderr}`);
+  console.log(`run: ${where}: ${line} (for ${seconds} s)`);
+}
+
+const FOR_SYSTEMD = /^(systemctl|journalctl)\b/;
+
+async function typeBlock(text: string, where: string): Promise<void> {
+  let together: string[] = [];
+  const flush = async () => {
+    await type(together.join('\n'), where);
+    together = [];
+  };
+  let heredoc = '';
+  for (const bare of text.trimEnd().split('\n')) {
+    const line = bare.replaceAll(/\b(?:POD|IMAGE)\b/g, (word) => OWN[word] ?? word).replace(/\s+# .*$/, '');
+    if (heredoc === '') heredoc = /<<(\w+)$/.exec(line)?.[1] ?? '';
+    else if (line === heredoc) heredoc = '';
+    if (heredoc === '' && FOR_SYSTEMD.test(line) && !SYSTEMD) {
+      await flush();
+      await forSystemd(line, where);
+    } else if (/ -f$/.test(line)) {
+      await flush();
+      await follow(line, where);
+    } else together.push(line);
+  }
+  await flush();
+}
+
+/** What systemd would do, as far as the daemon is concerned. */
+async function forSystemd(line: string, where: string): Promise<void> {
+  if (/^systemctl (restart|enable --now|start) sluiced$/.test(line)) await restart();
+  else if (/^systemctl reload sluiced$/.test(line)) await reload();
+  left.push(`${where}: ${line}`);
+}
+
+async function serving(): Promise<void> {
+  await waitFor('the daemon to answer', PATIENCE_MS, async () => {
+    using cri = connectCri(SOCKET);
+    return cri.version({}, { timeoutMs: 10_000 });
+  });
+}
+
+async function restart(): Promise<void> {
+  if (SYSTEMD) await type('systemctl restart sluiced', 'the rig');
+  else {
+    await daemon?.stop(120_000);
+    daemon = start('/usr/sbin/sluiced', [], LOG, { PATH: env.PATH });
+  }
+  await serving();
+}
+
+async function reload(): Promise<void> {
+  const count = () => readFileSync(LOG, 'utf8').match(/"configuration reloaded"/g)?.length ?? 0;
+  const before = count();
+  process.kill(daemon?.pid ?? 0, 'SIGHUP');
+  await waitFor('the reload', PATIENCE_MS, () => count() > before || undefined);
+}
+
+// ---- Pages
+
+async function doBlock(block: GuideBlock): Promise<void> {
+  const { kind, text, mark } = block;
+  done.add(nameOf(block));
+  if (mark && mark.kind !== (SYSTEMD ? 'only in the VM' : 'not in the VM')) {
+    console.log(`${mark.kind}: ${nameOf(block)}: ${mark.reason}`);
+    return;
+  }
+  const file = fileOf(block);
+  if (kind === 'toml' && file) {
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, text);
+    console.log(`written: ${nameOf(block)}: ${file}`);
+  } else if (kind === 'sh') await typeBlock(text, nameOf(block));
+}
+
+async function doSection(page: string, heading: string): Promise<void> {
+  const found = blocksOf(page).filter((block) => block.heading === heading);
+  assert.ok(found.length > 0, `${page} has no section "${heading}" with a block`);
+  for (const block of found) await doBlock(block);
+}
+
+/** A page from top to bottom, but for what was done before; then the configuration is as it was. */
+async function doPage(page: string): Promise<void> {
+  for (const block of blocksOf(page)) if (!done.has(nameOf(block))) await doBlock(block);
+  if (page === 'troubleshooting.md') {
+    for (const command of tableCommands(page)) {
+      if (/^(kubectl|docker) /.test(command)) left.push(`${page}: ${command} (needs a cluster)`);
+      else await typeBlock(command, `${page}: table`);
+    }
+  }
+  for (const file of globSync(`${CONF}/*.toml`)) if (file !== REGISTRY) rmSync(file);
+  await restart();
+}
+
+// ---- What the guides take for granted: a registry, archives, a pod
+
+const REGISTRY = join(CONF, '00-rig.toml');
+const registry = await imageRegistry(folder);
+
+/** The mirror of the page on air-gapped nodes, with its authority; the registry of the rig is behind it. */
+async function insideMirror(): Promise<Server> {
+  const at = (name: string) => join(folder, name);
+  const openssl = (...words: string[]) => run('openssl', words, { cwd: folder });
+  const days = ['-days', '2', '-nodes', '-newkey', 'rsa:2048'];
+  await openssl('req', '-x509', ...days, '-keyout', 'ca.key', '-out', '/etc/ssl/inside-ca.pem', '-subj', '/CN=inside');
+  await openssl(
+    'req',
+    ...days.slice(2),
+    '-keyout',
+    'key.pem',
+    '-out',
+    'csr.pem',
+    '-subj',
+    '/CN=registry.inside.example',
+  );
+  writeFileSync(at('san'), 'subjectAltName=DNS:registry.inside.example\n');
+  const sign = ['-req', '-in', 'csr.pem', '-CA', '/etc/ssl/inside-ca.pem', '-CAkey', 'ca.key', '-CAcreateserial'];
+  await openssl('x509', ...sign, '-days', '2', '-extfile', 'san', '-out', 'cert.pem');
+  appendFileSync('/etc/hosts', '127.0.0.1 registry.inside.example\n');
+  const [host, port] = registry.address.split(':');
+  const server = createServer(
+    { key: readFileSync(at('key.pem')), cert: readFileSync(at('cert.pem')) },
+    (question, answer) => {
+      const { method, url: path, headers } = question;
+      request({ host, port, method, path, headers }, (real) => {
+        answer.writeHead(real.statusCode ?? 502, real.headers);
+        real.pipe(answer);
+      })
+        .on('error', () => answer.destroy())
+        .end();
+    },
+  );
+  await new Promise<void>((resolve) => server.listen(5000, '127.0.0.1', resolve));
+  return server;
+}
+
+/** A pod default/hello with a container, as `kubectl run` makes it. */
+async function launchHello(cri: Cri): Promise<() => Promise<void>> {
+  await cri.pullImage({ image: imageSpec(IMAGE) }, { timeoutMs: PATIENCE_MS });
+  const logs = join(folder, 'logs');
+  mkdirSync(logs, { recursive: true });
+  const config = podConfig('hello', {
+    namespace: 'default',
+    logDirectory: logs,
+    cgroupParent: SYSTEMD ? 'sluiceguides.slice' : '/sluiceguides',
+  });
+  const { podSandboxId } = await cri.runPodSandbox({ config }, { timeoutMs: PATIENCE_MS });
+  const container = containerConfig('hello', IMAGE, ['sh', '-c', 'echo hello; exec sleep 3600'], { logPath: '0.log' });
+  const { containerId } = await cri.createContainer(
+    { podSandboxId, config: container, sandboxConfig: config },
+    { timeoutMs: PATIENCE_MS },
+  );
+  await cri.startContainer({ containerId }, { timeoutMs: PATIENCE_MS });
+  return async () => {
+    await cri.stopPodSandbox({ podSandboxId }, { timeoutMs: PATIENCE_MS });
+    await cri.removePodSandbox({ podSandboxId }, { timeoutMs: PATIENCE_MS });
+  };
+}
+
+async function useRegistry(): Promise<void> {
+  mkdirSync(CONF, { recursive: true });
+  writeFileSync(REGISTRY, `[images]\nregistry_config = "${registry.certsDir}"\n`);
+  await restart();
+}
+
+let mirror: Server | undefined;
+try {
+  // ---- Without a package manager
+
+  if (SYSTEMD) patientWatchdog();
+  await doSection('install.md', 'Anything else');
+  await serving();
+  await type('sluice status', 'the rig');
+  await (SYSTEMD ? type('systemctl disable --now sluiced', 'the rig') : daemon?.stop(120_000));
+  await type(
+    'rm -rf /usr/lib/sluice* /usr/sbin/sluiced /usr/bin/sluice /etc/systemd/system/sluiced.* /var/lib/sluice /run/sluice',
+    'the rig',
+  );
+  if (SYSTEMD) await type('systemctl daemon-reload', 'the rig');
+
+  // ---- The package, up to an upgrade
+
+  await doSection('install.md', 'What was downloaded');
+  const [install] = blocksOf('install.md').filter(({ heading }) => heading === 'Debian and Ubuntu');
+  assert.ok(install);
+  const [apt = '', ...looks] = install.text.trimEnd().split('\n');
+  await typeBlock(apt, nameOf(install));
+  if (!SYSTEMD) await restart();
+  await typeBlock(looks.join('\n'), nameOf(install));
+  done.add(nameOf(install));
+  await doSection('install.md', 'Debian and Ubuntu'); // the other blocks, and this one a second time
+  await useRegistry();
+  await doSection('install.md', 'A first pod, without Kubernetes');
+  using cri = connectCri(SOCKET);
+  const away = await launchHello(cri);
+  await type(`sluice image export ${IMAGE} -o images.tar && mv images.tar archive.tar`, 'the rig');
+
+  // ---- Every other page
+
+  mirror = await insideMirror();
+  for (const page of GUIDES) {
+    if (page === 'install.md') continue;
+    if (page === 'air-gapped.md') {
+      await type('cp archive.tar images.tar', 'the rig');
+      rmSync(REGISTRY); // the page has its own
+      await restart();
+      await doPage(page);
+      rmSync(CERTS, { recursive: true, force: true });
+      await useRegistry();
+    } else await doPage(page);
+    assert.match(
+      (await run('/usr/bin/sluice', ['pods'], { env })).stdout,
+      /default\/hello/,
+      `the pod is there after ${page}`,
+    );
+  }
+
+  // ---- Upgrade and remove
+
+  await doSection('install.md', 'Upgrade');
+  if (!SYSTEMD) await restart();
+  assert.match((await run('/usr/bin/sluice', ['status'], { env })).stdout, /0\.2\.0/);
+  await sleep(100);
+  using after = connectCri(SOCKET);
+  await after.version({}, { timeoutMs: PATIENCE_MS });
+  await away();
+  if (!SYSTEMD) await daemon?.stop(120_000);
+  await doSection('install.md', 'Remove');
+  for (const block of blocksOf('install.md')) if (!done.has(nameOf(block))) await doBlock(block);
+  assert.ok(!existsSync('/usr/lib/sluice') && !existsSync('/etc/sluice') && !existsSync('/var/lib/sluice'));
+
+  const all = GUIDES.flatMap((page) => blocksOf(page));
+  assert.deepEqual(all.filter((block) => !done.has(nameOf(block))).map(nameOf), []);
+  for (const line of left) console.log(`left to the VM: ${line}`);
+  console.log(`seen: all ${all.filter(({ kind, mark }) => kind === 'sh' && !mark).length} blocks of commands were run`);
+} finally {
+  if (!SYSTEMD) await daemon?.stop(10_000);
+  mirror?.close();
+  await registry.stop();
+  rmSync(folder, { recursive: true, force: true });
+}
