@@ -7,7 +7,7 @@
  *
  * Where systemd is not PID 1 the daemon is started by hand and does what `systemctl` is told about it; the other lines
  * for systemd are left to the VM (test/rig/vm/package.ts --guides), and said. Prints a line for each command that was
- * run, and ends with status 1 at the first that fails.
+ * run, goes on after one that fails, and ends with status 1 then.
  */
 import assert from 'node:assert/strict';
 import {
@@ -57,6 +57,7 @@ const env = {
 let daemon: Started | undefined;
 const done = new Set<string>();
 const left: string[] = [];
+const failures: string[] = [];
 const nameOf = ({ page, line }: GuideBlock) => `${page}:${line}`;
 
 // ---- One command after the other
@@ -118,7 +119,7 @@ async function forSystemd(line: string, where: string): Promise<void> {
 async function serving(): Promise<void> {
   await waitFor('the daemon to answer', PATIENCE_MS, async () => {
     using cri = connectCri(SOCKET);
-    return cri.version({}, { timeoutMs: 10_000 });
+    return await cri.version({}, { timeoutMs: 10_000 });
   });
 }
 
@@ -138,6 +139,17 @@ async function reload(): Promise<void> {
   await waitFor('the reload', PATIENCE_MS, () => count() > before || undefined);
 }
 
+/** The rest of the guides is looked at even so. */
+async function trying(work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    const words = error instanceof Error ? error.message : String(error);
+    console.log(`FAILED: ${words}`);
+    failures.push(words);
+  }
+}
+
 // ---- Pages
 
 async function doBlock(block: GuideBlock): Promise<void> {
@@ -152,7 +164,7 @@ async function doBlock(block: GuideBlock): Promise<void> {
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(file, text);
     console.log(`written: ${nameOf(block)}: ${file}`);
-  } else if (kind === 'sh') await typeBlock(text, nameOf(block));
+  } else if (kind === 'sh') await trying(() => typeBlock(text, nameOf(block)));
 }
 
 async function doSection(page: string, heading: string): Promise<void> {
@@ -167,7 +179,7 @@ async function doPage(page: string): Promise<void> {
   if (page === 'troubleshooting.md') {
     for (const command of tableCommands(page)) {
       if (/^(kubectl|docker) /.test(command)) left.push(`${page}: ${command} (needs a cluster)`);
-      else await typeBlock(command, `${page}: table`);
+      else await trying(() => typeBlock(command, `${page}: table`));
     }
   }
   for (const file of globSync(`${CONF}/*.toml`)) if (file !== REGISTRY) rmSync(file);
@@ -314,6 +326,7 @@ try {
   const all = GUIDES.flatMap((page) => blocksOf(page));
   assert.deepEqual(all.filter((block) => !done.has(nameOf(block))).map(nameOf), []);
   for (const line of left) console.log(`left to the VM: ${line}`);
+  assert.deepEqual(failures, []);
   console.log(`seen: all ${all.filter(({ kind, mark }) => kind === 'sh' && !mark).length} blocks of commands were run`);
 } finally {
   if (!SYSTEMD) await daemon?.stop(10_000);
