@@ -8,7 +8,7 @@
  * lost or twice is checked.
  */
 import assert from 'node:assert/strict';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -17,6 +17,7 @@ import { listenUnix } from '../../src/sys/unix-socket.ts';
 import { openContainerLab, pidOf } from '../integration/container-lab.ts';
 import { connectCri } from '../rig/cri.ts';
 import { privateFolder } from '../rig/paths.ts';
+import { cpuSeconds } from '../rig/proc.ts';
 import { machine, otherWork } from './machine.ts';
 import { latencies } from './statistics.ts';
 
@@ -80,7 +81,7 @@ async function measure(pods: number): Promise<void> {
     assert.equal(await daemon.stop(), 0);
     ends.push(performance.now() - began);
     await daemon.start();
-    cpu.push(cpuMs(daemon.pid()));
+    cpu.push(cpuSeconds(daemon.pid(), { children: false }) * 1000);
     await sleep(200);
     waits.push(longest);
   }
@@ -110,14 +111,4 @@ async function measure(pods: number): Promise<void> {
     `${pods} pods: the longest call of a restart: p50 ${Math.round(p50)}, p95 ${Math.round(p95)}, longest ${Math.round(max)} ms of ${rounds} restarts; ${failures.length} calls failed; ${lines} log lines, none lost`,
   );
   for (const failure of failures) console.log(`  ${failure}`);
-}
-
-/** User and system time of a process and its threads, in milliseconds (clock ticks of 10 ms). */
-function cpuMs(pid: number): number {
-  const [utime = 0, stime = 0] = readFileSync(`/proc/${pid}/stat`, 'latin1')
-    .replace(/^.*\) /, '')
-    .split(' ')
-    .slice(11, 13)
-    .map(Number);
-  return (utime + stime) * 10;
 }
