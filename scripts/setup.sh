@@ -59,6 +59,7 @@ if [ -n "$test" ]; then
 	want libfuse3-dev any /usr/include/fuse3/fuse.h
 	want pkg-config command -v pkg-config
 	want crun command -v crun
+	want btrfs-progs command -v mkfs.btrfs
 	want protobuf-compiler command -v protoc
 	want libprotobuf-dev any /usr/include/google/protobuf/any.proto
 	want ca-certificates any /etc/ssl/certs/ca-certificates.crt

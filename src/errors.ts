@@ -4,7 +4,7 @@
  * table, so it imports nothing.
  */
 
-/** gRPC status codes, as numbers, so that nothing outside cri/ needs the gRPC library. */
+/** gRPC status codes, as numbers, so that only who speaks gRPC needs the gRPC library. */
 export const GRPC = {
   CANCELLED: 1,
   UNKNOWN: 2,
@@ -93,6 +93,10 @@ export const ERRORS = {
     meaning: 'A CNI plugin failed, is missing, or printed something other than a CNI result.',
   },
   NAMESPACE_FAILED: { status: GRPC.INTERNAL, meaning: 'The kernel refused a namespace, mount or similar.' },
+  SNAPSHOTTER_FAILED: {
+    status: GRPC.INTERNAL,
+    meaning: 'The snapshotter of `images.snapshotter_socket` does not answer, or refuses.',
+  },
   REGISTRY_UNAVAILABLE: {
     status: GRPC.UNAVAILABLE,
     meaning: 'No registry host answered; a later pull may succeed.',
@@ -173,7 +177,7 @@ export interface PlainError {
 export function explain(error: unknown): string {
   const parts: string[] = [];
   for (let e: unknown = error; e !== undefined && e !== null; e = e instanceof Error ? e.cause : undefined) {
-    const text = e instanceof Error ? e.message : String(e);
+    const text = e instanceof Error ? messageOf(e) : String(e);
     if (text !== '' && !parts.some((part) => part.includes(text))) parts.push(text);
   }
   return parts.join(': ');
@@ -182,11 +186,15 @@ export function explain(error: unknown): string {
 /** The nearest code in the chain; but DISK_FULL as soon as any error in it is ENOSPC, EDQUOT or SQLITE_FULL. */
 export function codeOf(error: unknown): ErrorCode {
   for (let e: unknown = error; e instanceof Error; e = e.cause) {
-    const code = (e as NodeJS.ErrnoException).code;
-    if (code === 'ENOSPC' || code === 'EDQUOT' || isSqliteFull(e)) return 'DISK_FULL';
+    if (isOutOfSpace(e) || isSqliteFull(e)) return 'DISK_FULL';
   }
   for (let e: unknown = error; e instanceof Error; e = e.cause) if (e instanceof SluiceError) return e.code;
   return 'INTERNAL';
+}
+
+/** The code for a file of the configuration that cannot be used because of `cause`. */
+export function unusable(cause: unknown): 'TIMED_OUT' | 'CONFIG_INVALID' {
+  return codeOf(cause) === 'TIMED_OUT' ? 'TIMED_OUT' : 'CONFIG_INVALID';
 }
 
 /** The reason that kubelet looks for: the nearest one set in the chain, or else that of the error's code. */
@@ -202,6 +210,20 @@ function reasonInChain(error: unknown): KubeletReason | undefined {
   return undefined;
 }
 
+/** EDQUOT as Node gives it: libuv has no name for it and says "UNKNOWN: unknown error". */
+const UV_EDQUOT = -122;
+
+const isQuota = (error: Error): boolean => (error as NodeJS.ErrnoException).errno === UV_EDQUOT;
+
+const messageOf = (error: Error): string =>
+  isQuota(error) ? error.message.replace('UNKNOWN: unknown error', 'EDQUOT: disk quota exceeded') : error.message;
+
+/** The file system, or the quota on it, has no room. */
+export function isOutOfSpace(error: Error): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'ENOSPC' || code === 'EDQUOT' || isQuota(error);
+}
+
 const SQLITE_FULL = 13;
 
 /** SQLITE_FULL: the error of node:sqlite for a database that cannot grow. */
@@ -211,7 +233,7 @@ export function toPlain(error: unknown): PlainError {
   const top = error instanceof Error ? error : new Error(String(error));
   return {
     code: codeOf(error),
-    message: top.message,
+    message: messageOf(top),
     stage: error instanceof SluiceError ? error.stage : undefined,
     details: error instanceof SluiceError ? error.details : undefined,
     kubeletReason: reasonInChain(error),

@@ -59,7 +59,14 @@ export const STAGES = {
     seconds: 120,
   },
   files: {
-    meaning: 'The pod’s folders, hostname, hosts, resolv.conf and shm.',
+    meaning:
+      'The pod’s folders, hostname, hosts, resolv.conf and shm; those of a pinned sandbox with its first container.',
+    pool: 'shim',
+    limit: KERNEL,
+    seconds: 120,
+  },
+  bundle: {
+    meaning: 'Writing the bundle of a container.',
     pool: 'shim',
     limit: KERNEL,
     seconds: 120,
@@ -112,6 +119,10 @@ export const STAGE_NAMES = Object.keys(STAGES) as StageName[];
 export const ADMIT = { name: 'admit', meaning: 'Waiting for a place among the running jobs.' } as const;
 /** What a queue wait is measured for: admission, or a stage. */
 export type QueueName = StageName | typeof ADMIT.name;
+
+/** What jobs lock: containers' jobs share their pod's lock, and hold that of their container alone. */
+export const LOCKS = ['pod', 'container'] as const;
+export type LockKind = (typeof LOCKS)[number];
 
 /**
  * Lanes of admission. Each has its own limit and its own queue: teardowns never wait behind launches (their finishing

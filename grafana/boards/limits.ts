@@ -86,6 +86,21 @@ export const limits = board({
           unit: 's',
           targets: [{ expr: quantile(0.99, 'stageQueue', ['job'], { stage: 'admit' }), legend: legend('job') }],
         }),
+        lines({
+          title: 'Wait for locks p99',
+          description:
+            'Time for which an admitted job waits until other jobs on the same pod or container are done: a stop behind creations in the pod, for example.',
+          unit: 's',
+          targets: [
+            { expr: quantile(0.99, 'lockWait', ['lock', 'mode']), legend: `${legend('lock')} ${legend('mode')}` },
+          ],
+        }),
+        lines({
+          title: 'Jobs that wait for a lock',
+          description: 'They keep their place in the lane.',
+          unit: 'short',
+          targets: [{ expr: gauge('lockWaiting', ['lock']), legend: legend('lock') }],
+        }),
       ],
     },
     {

@@ -2,10 +2,12 @@ import { join } from 'node:path';
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
+import { reloadConfig } from '../node/config/load.ts';
 import type { Log } from '../node/observe/log.ts';
 import { createObservability, type Observability } from '../node/observe/observability.ts';
 import { importFolder } from '../pipeline/jobs/import-folder.ts';
 import { sweepRegularly } from '../pipeline/jobs/leaks.ts';
+import { collectNetworkGarbage, collectRegularly } from '../pipeline/jobs/network-gc.ts';
 import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
@@ -19,7 +21,7 @@ import { giveBack, giveBackAfterStorms } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
 import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
-import { makeServices, type Services } from './services.ts';
+import { filesOf, makeServices, type Services } from './services.ts';
 
 /** Milliseconds that endless streams (events, lists) get to end by themselves. */
 const STREAM_GRACE_MS = 2000;
@@ -71,6 +73,7 @@ export class Daemon {
       );
     }
     await services.images.recover({ keepUnknown: unknown.length > 0 });
+    services.images.startCollecting();
     const { pods, containers } = services;
     const { complete } = await recover({ ctx: services, pods, containers });
     void complete.then((recovered) => {
@@ -80,7 +83,10 @@ export class Daemon {
       }
       log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
     });
-    if (unknown.length === 0) void sweepNetwork(services);
+    if (unknown.length === 0) {
+      void sweepNetwork(services).then(() => collectNetworkGarbage(services, { programs: true }));
+      resources.use(collectRegularly(services));
+    }
     resources.use(sweepRegularly(services));
     resources.use(
       giveBackAfterStorms({
@@ -131,8 +137,12 @@ export class Daemon {
     return `${pods.length} pods, ${sum('running')} jobs running, ${sum('queued')} queued`;
   }
 
-  /** Takes over what it can of a new configuration. Throws CONFIG_INVALID, and leaves everything as it is then. */
-  reload(next: Config): Promise<Reloaded> {
+  /**
+   * Reads the configuration again and takes over what it can of it. Throws CONFIG_INVALID, and leaves everything as it
+   * is then.
+   */
+  async reload(path: string | undefined): Promise<Reloaded> {
+    const next = await reloadConfig(path, filesOf(this.#services.pools));
     return reload(this.#services, this.#observability, next);
   }
 

@@ -1,14 +1,16 @@
 import type { PendingCleanup, PodView } from '../node/observe/metrics.ts';
+import { podsByShim } from '../pipeline/jobs/shared-shims.ts';
 import type { Services } from './services.ts';
 
 /**
  * Names the sources of the gauges, which are read when Prometheus scrapes: nothing is counted twice, nothing is pushed.
  */
 export function readGauges(services: Services): void {
-  const { engine, admission, config, pools, store, shims, pulls, retries, network, stdio, events } = services;
+  const { engine, admission, locks, config, pools, store, shims, pulls, retries, network, stdio, events } = services;
   services.metrics.readFrom({
     stage: (stage) => engine.use(stage),
     lanes: () => admission.use,
+    locksWaiting: () => locks.waiting,
     laneQueueLimit: () => config.pipeline.max_queued,
     pools: () => [pools.net, pools.shim, pools.image, pools.registry, pools.store],
     pods: () => countBy(store.sandboxes.values()),
@@ -26,6 +28,7 @@ export function readGauges(services: Services): void {
     stdio: () => stdio.stats(),
     eventSubscribers: () => events.subscribers,
     refused: () => admission.refused,
+    shimUses: () => podsByShim(services),
     podViews: () => podViews(services),
   });
 }

@@ -11,21 +11,25 @@ export interface GiveBackOptions {
   everyMs?: number;
 }
 
-const EVERY_MS = 10_000;
+const EVERY_MS = 2000;
 /** Fewer jobs leave nothing worth a walk through the allocator's arenas. */
 const STORM = 100;
 
 /**
- * After a storm of jobs, once none runs, the memory that it took is given back: 158 MiB stayed after 300 pods where a
- * new daemon has 122. V8 shrinks the heap of a thread only while it allocates, and glibc keeps what was freed (buffers
+ * After a storm of jobs, once none has run or come for a while, the memory that it took is given back; the start is a
+ * storm, too. V8 shrinks the heap of a thread only while it allocates, and glibc keeps what was freed (buffers
  * of sockets, of SQLite, of zlib) below its highest block in use.
  */
 export function giveBackAfterStorms({ admission, giveBack, onError, everyMs = EVERY_MS }: GiveBackOptions): Disposable {
-  let before = admission.admitted;
+  let before = admission.admitted - STORM;
+  let last = admission.admitted;
   const look = async () => {
-    const idle = Object.values(admission.use).every(({ running }) => running === 0);
-    if (!idle || admission.admitted - before < STORM) return;
-    before = admission.admitted;
+    const { admitted } = admission;
+    // A storm pauses between two waves, too.
+    const idle = admitted === last && Object.values(admission.use).every(({ running }) => running === 0);
+    last = admitted;
+    if (!idle || admitted - before < STORM) return;
+    before = admitted;
     await giveBack();
   };
   const timer = setInterval(() => void look().catch(onError), everyMs).unref();
@@ -33,7 +37,8 @@ export function giveBackAfterStorms({ admission, giveBack, onError, everyMs = EV
 }
 
 /**
- * Shrinks the heaps of the threads that jobs use, one kind after the other, and gives the allocator's free memory back.
+ * Shrinks the heaps of the threads that jobs use, one kind after the other, and gives back the allocator's free memory
+ * and the pages of the program that are mapped and not used.
  */
 export async function giveBack({ pools: { net, shim }, stdio }: { pools: Pools; stdio: Stdio }): Promise<void> {
   await shrinkHeap();

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { nowNs } from '../clock.ts';
 import type { Config } from '../node/config/config.ts';
 import { Images } from '../node/images/images.ts';
+import { snapshotWorker } from '../node/images/snapshotters/worker.ts';
 import { BUILT_IN } from '../node/network/builtin.ts';
 import { Network } from '../node/network/network.ts';
 import type { Log } from '../node/observe/log.ts';
@@ -36,6 +37,7 @@ import { Pulls } from '../pipeline/jobs/pulls.ts';
 import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
+import type { HostFiles } from '../workers/host-paths/read-file.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 import { Health } from './health.ts';
 import { openStore } from './open-store.ts';
@@ -64,6 +66,7 @@ export interface Services extends JobContext {
   readonly pulls: Pulls;
   readonly engine: Engine;
   readonly admission: Admission;
+  readonly locks: Locks;
   readonly retries: RetryQueue;
   readonly health: Health;
 }
@@ -133,7 +136,7 @@ export async function makeServices(
       onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
     }),
   );
-  const locks = new Locks();
+  const locks = new Locks((lock, mode, seconds) => metrics.observe('lockWait', { lock, mode }, seconds));
   const exits = new ExitWatch({ ...basis, stdio }, locks);
   const ctx: JobContext = { ...basis, stdio, exits };
 
@@ -187,7 +190,7 @@ export async function makeServices(
     onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
   });
   const health = resources.use(new Health({ config, pools, stdio, store }));
-  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, retries, health };
+  return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, locks, retries, health };
 }
 
 /** What the services report to. */
@@ -196,15 +199,18 @@ interface Reports {
   log: Log;
 }
 
+/** Files that an operator names, read in the shim pool. */
+export const filesOf = ({ shim }: Pools): HostFiles => ({
+  names: (path) => shim.call('hostNames', { path }),
+  read: (path, maxBytes) => shim.call('hostFile', { path, maxBytes }),
+});
+
 function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {
   return Network.start({
     cni,
     root,
     pool: pools.net,
-    files: {
-      names: (path) => pools.shim.call('hostNames', { path }),
-      read: (path, maxBytes) => pools.shim.call('hostFile', { path, maxBytes }),
-    },
+    files: filesOf(pools),
     onPlugin: ({ plugin, command, outcome, seconds, spawnSeconds }) => {
       metrics.cni(plugin, command, outcome, seconds);
       // A plugin that ran in process has started none.
@@ -225,6 +231,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
   return new Images({
     config,
     pool: pools.image,
+    files: filesOf(pools),
     ask: (question) => pools.registry.call('ask', question),
     images: store.images,
     layers: store.layers,
@@ -233,6 +240,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     diskUsage: (folder) => pools.shim.call('diskUsage', { folder }),
     lookUpUser: (input) => pools.shim.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
+    snapshots: snapshotWorker(pools),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),
     onFetched: ({ seconds, waited, error, downloaded, unpacked }) => {
@@ -245,6 +253,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
       metrics.inc('imageBytes', { kind: 'downloaded' }, downloaded);
       metrics.inc('imageBytes', { kind: 'unpacked' }, unpacked);
     },
+    onCollected: (bytes) => metrics.inc('imageBytes', { kind: 'collected' }, Math.max(0, bytes)),
     onSynced: (seconds) => metrics.observe('imagePhase', { phase: 'sync', outcome: 'ok' }, seconds),
     onRetry: () => metrics.inc('imageRetries', {}),
   });

@@ -88,7 +88,7 @@ async function main(): Promise<void> {
 /** Reads the configuration again and applies what a running daemon can take over. Never rejects. */
 async function reloadConfig(daemon: Daemon, log: Log, path: string | undefined): Promise<void> {
   try {
-    const { applied, needRestart } = await daemon.reload(loadConfig(path));
+    const { applied, needRestart } = await daemon.reload(path);
     log.info({ applied }, 'configuration reloaded');
     if (needRestart.length > 0) log.warn({ keys: needRestart }, 'these keys have changed and need a restart');
   } catch (err) {

@@ -83,6 +83,15 @@ function deviceNumber(major: number, minor: number): bigint {
   return ((a & 0xfffff000n) << 32n) | ((a & 0xfffn) << 8n) | ((b & 0xffffff00n) << 12n) | (b & 0xffn);
 }
 
+/** The parts of a device number as stat(2) gives it (major(3), minor(3)). */
+export function deviceParts(device: number): { major: number; minor: number } {
+  const all = BigInt(device);
+  return {
+    major: Number(((all >> 8n) & 0xfffn) | ((all >> 32n) & 0xfffff000n)),
+    minor: Number((all & 0xffn) | ((all >> 12n) & 0xffffff00n)),
+  };
+}
+
 /** koffi appends the NUL to strings only; a Buffer needs it explicitly. */
 const terminated = (path: BytePath) => (typeof path === 'string' ? path : Buffer.concat([path, Buffer.alloc(1)]));
 const shown = (path: BytePath) => (typeof path === 'string' ? path : path.toString());

@@ -1,3 +1,4 @@
+import { openSync, unlinkSync } from 'node:fs';
 import { C, check, libc } from './libc.ts';
 
 /** An open descriptor with O_CLOEXEC that `using` closes: `using f = openFd(path, C.O_RDONLY)`. */
@@ -36,6 +37,33 @@ export class Fd {
 /** Opens `path`; `mode` applies when `flags` create the file. Throws {@link SysError}. */
 export function openFd(path: string, flags: number, mode = 0o600): Fd {
   return new Fd(check('open', libc.open(path, flags | C.O_CLOEXEC, mode), path));
+}
+
+/**
+ * Moves a descriptor to a number that Node closes when this thread ends, as it does with what node:fs has opened: a
+ * pool's idle thread ends without a word. To be left open until then.
+ */
+export function untilThreadEnds(fd: Fd): Fd {
+  using from = fd;
+  const number = openSync('/dev/null', 'r');
+  check('dup3', libc.dup3(from.number, number, C.O_CLOEXEC));
+  return new Fd(number);
+}
+
+/** Removes a file; an absent one is fine. */
+export function removeFile(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
+
+/** Writes `text` into the file at `path` below the open folder `dir`. Throws {@link SysError}. */
+export function writeBelow(dir: number, path: string, text: string): void {
+  using file = new Fd(check('openat', libc.openat(dir, path, C.O_WRONLY | C.O_CLOEXEC, 0), path));
+  const bytes = Buffer.from(text);
+  check('write', Number(libc.write(file.number, bytes, bytes.length)), path);
 }
 
 /** Keeps a descriptor that this process inherited from those that it starts. Throws {@link SysError} (EBADF). */

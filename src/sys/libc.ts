@@ -48,7 +48,9 @@ koffi.struct('msghdr', {
 
 export const libc = {
   open: lib.func('int open(const char *path, int flags, uint mode)'),
+  openat: lib.func('int openat(int dir, const char *path, int flags, uint mode)'),
   close: lib.func('int close(int fd)'),
+  dup3: lib.func('int dup3(int fd, int newfd, int flags)'),
   pipe2: lib.func('int pipe2(_Out_ int *fds, int flags)'),
   write: lib.func('long write(int fd, const void *buf, size_t count)'),
   read: lib.func('long read(int fd, void *buf, size_t count)'),
@@ -63,6 +65,7 @@ export const libc = {
   syncFileRange: lib.func('int sync_file_range(int fd, int64_t offset, int64_t nbytes, uint flags)'),
 
   unshare: lib.func('int unshare(int flags)'),
+  sethostname: lib.func('int sethostname(const void *name, size_t length)'),
   setns: lib.func('int setns(int fd, int nstype)'),
   mount: lib.func('int mount(const char *source, const char *target, const char *type, ulong flags, const void *data)'),
   umount2: lib.func('int umount2(const char *target, int flags)'),
@@ -88,6 +91,7 @@ export const libc = {
   utimensat: lib.func('int utimensat(int dir, const char *path, const void *times, int flags)'),
 
   mallocTrim: lib.func('int malloc_trim(size_t pad)'),
+  madvise: lib.func('int madvise(uintptr_t address, size_t length, int advice)'),
   setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
   kill: lib.func('int kill(int pid, int signal)'),
   sigaddset: lib.func('int sigaddset(void *set, int signal)'),
@@ -119,6 +123,7 @@ export const C = {
   O_WRONLY: 1,
   O_RDWR: 2,
   O_CREAT: 0o100,
+  O_EXCL: 0o200,
   O_APPEND: 0o2000,
   O_NONBLOCK: 0o4000,
   O_CLOEXEC: 0o2000000,

@@ -5,7 +5,7 @@
  *
  * A socket belongs to the network namespace that the thread was in when it was opened, whatever the thread does later.
  */
-import { Fd } from './fd.ts';
+import { Fd, untilThreadEnds } from './fd.ts';
 import { C, check, errno, libc, SysError } from './libc.ts';
 
 /** <linux/socket.h>, <linux/netlink.h>. */
@@ -28,6 +28,8 @@ export const NLM_F = {
   REQUEST: 1,
   MULTI: 2,
   ACK: 4,
+  /** The notification of the change comes to the one who asked for it as well (links: since Linux 6.2). */
+  ECHO: 8,
   DUMP_INTR: 0x10,
   DUMP: 0x300,
   EXCL: 0x200,
@@ -167,18 +169,21 @@ export function textOf(payload: Buffer | undefined): string | undefined {
   return payload.toString('latin1', 0, end < 0 ? payload.length : end);
 }
 
+/** Of all sockets of this thread: what is read is taken out before anybody else reads. */
+const received = Buffer.allocUnsafeSlow(READ_SIZE);
+
 export class NetlinkSocket implements Disposable {
   readonly #fd: Fd;
-  readonly #buffer = Buffer.allocUnsafe(READ_SIZE);
   #sequence = 0;
 
   /**
-   * Opens a socket of the namespace this thread is in. Throws {@link SysError}: EPROTONOSUPPORT where the kernel lacks
-   * the family.
+   * Opens a socket of the namespace this thread is in; with `kept` for as long as the thread lives. Throws
+   * {@link SysError}: EPROTONOSUPPORT where the kernel lacks the family.
    */
-  constructor(protocol: number) {
+  constructor(protocol: number, { kept = false }: { kept?: boolean } = {}) {
     const type = SOCK_RAW | C.SOCK_CLOEXEC | C.O_NONBLOCK;
-    this.#fd = new Fd(check('socket', libc.socket(AF_NETLINK, type, protocol), 'netlink'));
+    const fd = new Fd(check('socket', libc.socket(AF_NETLINK, type, protocol), 'netlink'));
+    this.#fd = kept ? untilThreadEnds(fd) : fd;
     // Comforts, which old kernels refuse: shorter acknowledgements, reasons in words, dumps filtered by the kernel.
     this.#set(SOL_NETLINK, NETLINK_CAP_ACK, 1);
     this.#set(SOL_NETLINK, NETLINK_EXT_ACK, 1);
@@ -244,7 +249,7 @@ export class NetlinkSocket implements Disposable {
   /** After an overrun (ENOBUFS) the kernel answers nothing more until the queue was read to its end. */
   #drain(): void {
     for (;;) {
-      const size = Number(libc.read(this.#fd.number, this.#buffer, this.#buffer.length));
+      const size = Number(libc.read(this.#fd.number, received, received.length));
       if (size < 0 && errno() === EAGAIN) return;
     }
   }
@@ -252,7 +257,7 @@ export class NetlinkSocket implements Disposable {
   #collect(first: number, outcomes: Outcome[], open: Set<number>): void {
     let interrupted = false;
     for (;;) {
-      const size = Number(libc.read(this.#fd.number, this.#buffer, this.#buffer.length));
+      const size = Number(libc.read(this.#fd.number, received, received.length));
       if (size < 0) {
         const code = errno();
         if (code === EINTR) continue;
@@ -261,12 +266,12 @@ export class NetlinkSocket implements Disposable {
         throw new SysError('read', code, 'netlink');
       }
       for (let at = 0; at + HEADER <= size; ) {
-        const length = this.#buffer.readUInt32LE(at);
+        const length = received.readUInt32LE(at);
         if (length < HEADER || at + length > size) break;
-        const type = this.#buffer.readUInt16LE(at + 4);
-        const flags = this.#buffer.readUInt16LE(at + 6);
-        const index = this.#buffer.readUInt32LE(at + 8) - first;
-        const body = this.#buffer.subarray(at + HEADER, at + length);
+        const type = received.readUInt16LE(at + 4);
+        const flags = received.readUInt16LE(at + 6);
+        const index = received.readUInt32LE(at + 8) - first;
+        const body = received.subarray(at + HEADER, at + length);
         at += (length + 3) & ~3;
         if (flags & NLM_F.DUMP_INTR && type !== NLMSG_ERROR) interrupted = true;
         const outcome = outcomes[index];

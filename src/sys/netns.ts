@@ -1,6 +1,6 @@
-import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { type Fd, openFd } from './fd.ts';
+import { type Fd, openFd, removeFile } from './fd.ts';
 import { C, check, libc } from './libc.ts';
 import { setLink } from './link.ts';
 import { isNsfs, mount, unmount } from './mount.ts';
@@ -65,8 +65,7 @@ export function pinNamespaces(paths: Partial<Record<Kind, string>>, setUp: () =>
   const wanted = Object.entries(paths) as [Kind, string][];
   using undo = new DisposableStack();
   for (const [, path] of wanted) {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
-    closeSync(openSync(path, 'wx', 0o444));
+    makeFile(path);
     undo.defer(() => unpinNamespace(path));
   }
   const kinds = wanted.map(([kind]) => kind);
@@ -84,10 +83,28 @@ export function pinNamespaces(paths: Partial<Record<Kind, string>>, setUp: () =>
   undo.move();
 }
 
+/** An empty file to mount on; its folder is there except for the first pod. */
+function makeFile(path: string): void {
+  const make = () => closeSync(openSync(path, 'wx', 0o444));
+  try {
+    make();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+    make();
+  }
+}
+
 /** Unmounts and removes a pinned namespace of any kind; an absent one is fine. */
 export function unpinNamespace(path: string): void {
   unmount(path);
-  rmSync(path, { force: true });
+  removeFile(path);
+}
+
+/** Sets the hostname of the UTS namespace that this thread is in. Throws {@link SysError}. */
+export function setHostname(name: string): void {
+  const bytes = Buffer.from(name);
+  check('sethostname', libc.sethostname(bytes, bytes.length), name);
 }
 
 /** Is a namespace mounted at `path`? A plain file is left there when a reboot has removed the mount. */

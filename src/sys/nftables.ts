@@ -63,10 +63,10 @@ const COMMENT = 0;
 const COMMENT_SIZE = 127;
 
 /**
- * A socket for the tables of the namespace that this thread is in now. Throws SysError where the kernel has no
- * netfilter.
+ * A socket for the tables of the namespace that this thread is in now; `kept`: until the thread ends. Throws SysError
+ * where the kernel has no netfilter.
  */
-export const openNftables = (): NetlinkSocket => new NetlinkSocket(NETLINK.NETFILTER);
+export const openNftables = (how?: { kept: boolean }): NetlinkSocket => new NetlinkSocket(NETLINK.NETFILTER, how);
 
 /** Carries out all changes, or none of them and throws the first {@link NetlinkError}. */
 export function commit(socket: NetlinkSocket, changes: Request[]): void {

@@ -55,6 +55,7 @@ const IFLA_INFO_DATA = 2;
 const IFLA_BR_VLAN_FILTERING = 7;
 const IFLA_BRPORT_MODE = 4;
 const IFLA_BRIDGE_VLAN_INFO = 2;
+const IFLA_INET_CONF = 1;
 const BRIDGE_VLAN_INFO_PVID = 2;
 const BRIDGE_VLAN_INFO_UNTAGGED = 4;
 const VETH_INFO_PEER = 1;
@@ -108,20 +109,27 @@ export interface Route {
   scope?: number;
 }
 
-/** A socket for links, addresses and routes of the namespace that this thread is in now. */
-export const openRoute = (): NetlinkSocket => new NetlinkSocket(NETLINK.ROUTE);
+/**
+ * A socket for links, addresses and routes of the namespace that this thread is in now; `kept`: until the thread ends.
+ */
+export const openRoute = (how?: { kept: boolean }): NetlinkSocket => new NetlinkSocket(NETLINK.ROUTE, how);
 
 /** The link with this name or index; undefined where there is none. */
 export function findLink(socket: NetlinkSocket, which: string | number): Link | undefined {
-  const body = [linkHeader({ index: typeof which === 'number' ? which : 0 })];
-  if (typeof which === 'string') body.push(attributeText(IFLA.IFNAME, which));
-  try {
-    const [answer] = socket.request({ type: RTM.GETLINK, body: Buffer.concat(body) });
+  return findLinks(socket, [which])[0];
+}
+
+/** The links with these names or indexes, asked for in one go. */
+export function findLinks(socket: NetlinkSocket, wanted: (string | number)[]): (Link | undefined)[] {
+  const requests = wanted.map((which) => {
+    const body = [linkHeader({ index: typeof which === 'number' ? which : 0 })];
+    if (typeof which === 'string') body.push(attributeText(IFLA.IFNAME, which));
+    return { type: RTM.GETLINK, body: Buffer.concat(body) };
+  });
+  return socket.exchange(requests).map(({ answers: [answer], error }) => {
+    if (error && error.errno !== ENODEV) throw error;
     return answer && linkOf(answer.body);
-  } catch (error) {
-    if (error instanceof NetlinkError && error.errno === ENODEV) return undefined;
-    throw error;
-  }
+  });
 }
 
 /** All links of the namespace. */
@@ -162,8 +170,12 @@ export interface NewVeth {
   peer: { name: string /** "" for a random one. */; mac: string /** Descriptor of its namespace. */; netns?: number };
 }
 
-/** Makes a pair of veths across namespaces; NetlinkError EEXIST when one of the names is taken. */
-export function addVeth(socket: NetlinkSocket, { name, mtu, master, peer }: NewVeth): void {
+/**
+ * Makes a pair of veths across namespaces. Returns the end in the socket's namespace as it is before it becomes a port:
+ * with the answer to the request, or on Linux before 6.2 by asking for it. NetlinkError EEXIST when one of the names is
+ * taken.
+ */
+export function addVeth(socket: NetlinkSocket, { name, mtu, master, peer }: NewVeth): Link {
   const size = mtu > 0 ? [attributeU32(IFLA.MTU, mtu)] : [];
   const other = [
     linkHeader({}),
@@ -172,9 +184,9 @@ export function addVeth(socket: NetlinkSocket, { name, mtu, master, peer }: NewV
     ...(peer.mac === '' ? [] : [attribute(IFLA.ADDRESS, parseMac(peer.mac))]),
     ...(peer.netns === undefined ? [] : [attributeU32(IFLA.NET_NS_FD, peer.netns)]),
   ];
-  socket.request({
+  const answers = socket.request({
     type: RTM.NEWLINK,
-    flags: NLM_F.CREATE | NLM_F.EXCL,
+    flags: NLM_F.CREATE | NLM_F.EXCL | NLM_F.ECHO,
     body: Buffer.concat([
       linkHeader({ flags: IFF_UP, change: IFF_UP }),
       attributeText(IFLA.IFNAME, name),
@@ -186,6 +198,10 @@ export function addVeth(socket: NetlinkSocket, { name, mtu, master, peer }: NewV
       ]),
     ]),
   });
+  const echo = answers.find(({ type }) => type === RTM.NEWLINK);
+  const link = echo ? linkOf(echo.body) : findLink(socket, name);
+  if (!link) throw new NetlinkError(ENODEV);
+  return link;
 }
 
 /** Requests for {@link NetlinkSocket.exchange}: several changes of links go in one batch. */
@@ -210,6 +226,18 @@ export const setHairpin = (index: number, on: boolean): Request => ({
   body: Buffer.concat([
     linkHeader({ family: AF_BRIDGE, index }),
     nested(IFLA.PROTINFO, [attributeU8(IFLA_BRPORT_MODE, on ? 1 : 0)]),
+  ]),
+});
+
+/** IPv4 settings of a link that are sysctls below net/ipv4/conf, too; numbers of IPV4_DEVCONF_* in <linux/ip.h>. */
+export const IPV4_CONF = { ARP_NOTIFY: 22 } as const;
+
+/** Sets one of {@link IPV4_CONF}: as the sysctl does, without a path that the kernel looks up among all namespaces. */
+export const setIpv4Conf = (index: number, setting: number, value: number): Request => ({
+  type: RTM.SETLINK,
+  body: Buffer.concat([
+    linkHeader({ index }),
+    nested(IFLA.AF_SPEC, [nested(AF_INET, [nested(IFLA_INET_CONF, [attributeU32(setting, value)])])]),
   ]),
 });
 
@@ -238,9 +266,10 @@ export function deleteLink(socket: NetlinkSocket, index: number): boolean {
   }
 }
 
-/** The addresses of one link, of both families. */
-export function listAddresses(socket: NetlinkSocket, index: number): LinkAddress[] {
-  return [AF_INET, AF_INET6].flatMap((family) => {
+/** The addresses of one link: of both families, or of one. */
+export function listAddresses(socket: NetlinkSocket, index: number, only?: 4 | 6): LinkAddress[] {
+  const families = [...(only === 6 ? [] : [AF_INET]), ...(only === 4 ? [] : [AF_INET6])];
+  return families.flatMap((family) => {
     const header = Buffer.alloc(8);
     header.writeUInt8(family, 0);
     header.writeUInt32LE(index, 4); // with NETLINK_GET_STRICT_CHK the kernel filters by it

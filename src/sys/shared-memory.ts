@@ -1,5 +1,5 @@
 /** Memory of a file without a name, which outlives this process as long as any process has it open. */
-import { fstatSync, ftruncateSync, readdirSync, readlinkSync } from 'node:fs';
+import { fstatSync, ftruncateSync, readdirSync, readlinkSync, readSync } from 'node:fs';
 import koffi from 'koffi';
 import { Fd, openFd } from './fd.ts';
 import { C, check, errno, libc, SysError } from './libc.ts';
@@ -44,6 +44,12 @@ export function mapMemory(file: Fd, offset: number, length: number): Buffer {
 
 /** The file's size in bytes. */
 export const memorySize = (file: Fd): number => fstatSync(file.number).size;
+
+/** Copies a part of the file, without memory for those pages of it that nobody has written. */
+export function readMemory(file: Fd, offset: number, length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  return bytes.subarray(0, readSync(file.number, bytes, 0, length, offset));
+}
 
 /** Gives the memory of a part of the file back, which is zero from then on, also for those that have it mapped. */
 export function dropMemory(file: Fd, offset: number, length: number): void {

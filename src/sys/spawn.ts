@@ -146,6 +146,58 @@ function secondPipe(...first: [Fd, Fd]): [read: Fd, write: Fd] {
   }
 }
 
+/** For {@link printed}. */
+export interface PrintedOptions extends Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd'> {
+  /** Milliseconds that the program may print nothing while somebody reads; then it gets SIGKILL. */
+  idleMs: number;
+  /** Called with the pid once the process exists. */
+  onStart?: (pid: number) => void;
+}
+
+/**
+ * Runs a program and yields what it prints to stdout, piece by piece, at the reader's pace; its exit status is not
+ * looked at. It is killed when the reader stops before the end. Throws {@link SysError} when the program cannot be
+ * started, and an Error with code ETIMEDOUT when it printed nothing for too long.
+ */
+export async function* printed({ idleMs, onStart, ...options }: PrintedOptions): AsyncGenerator<Buffer, void> {
+  const [read, write] = pipe();
+  let pid: number;
+  try {
+    pid = start(options, undefined, write.number);
+  } catch (error) {
+    read[Symbol.dispose]();
+    throw error;
+  } finally {
+    write[Symbol.dispose]();
+  }
+  onStart?.(pid);
+  const socket = new Socket({ fd: read.release(), readable: true, writable: false });
+  const { promise: closed, resolve: onClosed } = Promise.withResolvers<void>();
+  socket.on('close', () => onClosed());
+  const { promise: killed, resolve: onKilled } = Promise.withResolvers<void>();
+  let ended = false;
+  const end = waitOrAbandon(pid, options.path, closed, killed).then((status) => {
+    ended = status !== undefined;
+  });
+  let late = false;
+  try {
+    const pieces = socket[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+    for (;;) {
+      const next = await withTimeLimit(pieces.next(), idleMs, () => undefined);
+      late = next === undefined;
+      if (!next || next.done) break;
+      yield next.value;
+    }
+  } finally {
+    if (!ended) libc.kill(-pid, SIGKILL);
+    onKilled();
+    socket.destroy();
+    await end;
+  }
+  if (late)
+    throw Object.assign(new Error(`${options.path} printed nothing for ${idleMs / 1000} s`), { code: 'ETIMEDOUT' });
+}
+
 type Startable = Pick<SpawnOptions, 'path' | 'argv' | 'env' | 'cwd' | 'inherit' | 'keep'>;
 
 /** For a program without a time limit; stdio without a descriptor is /dev/null. */

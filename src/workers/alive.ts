@@ -14,16 +14,16 @@ export interface NodeCheck {
  * stops go on, and the kubelet, which frees the disk, does not while the runtime is not ready. Answering at all shows
  * that the pool's threads work.
  */
-export function checkNode({ folders, programs }: NodeCheck): string[] {
+export async function checkNode({ folders, programs }: NodeCheck): Promise<string[]> {
   const reasons: string[] = [];
-  const check = (look: () => void) => {
+  const check = async (look: () => unknown) => {
     try {
-      look();
+      await look();
     } catch (error) {
       reasons.push(explain(error));
     }
   };
-  for (const folder of folders) check(() => accessSync(folder, constants.W_OK)); // EROFS for a file system that became read-only
-  for (const [what, program] of Object.entries(programs)) check(() => findProgram(program, what));
+  for (const folder of folders) await check(() => accessSync(folder, constants.W_OK)); // EROFS for a file system that became read-only
+  for (const [what, program] of Object.entries(programs)) await check(() => findProgram(program, what));
   return reasons;
 }

@@ -83,7 +83,7 @@ async function realOrMade(path: string, table: HostMounts, refuse: readonly stri
 export const hostPathHandlers = {
   resolveHostPaths,
   /** See {@link readDevices}. */
-  hostDevices: ({ hostPath, containerPath }: { hostPath: string; containerPath: string }): HostDevice[] =>
+  hostDevices: ({ hostPath, containerPath }: { hostPath: string; containerPath: string }): Promise<HostDevice[]> =>
     readDevices(hostPath, containerPath),
   /** See {@link readHostFile}. */
   hostFile: ({ path, maxBytes }: { path: string; maxBytes: number }): Promise<string> => readHostFile(path, maxBytes),

@@ -1,4 +1,4 @@
-import { lstatSync, readdirSync } from 'node:fs';
+import { lstatSync, readdirSync, statSync } from 'node:fs';
 import { yielder } from './yield.ts';
 
 export interface Usage {
@@ -10,12 +10,13 @@ export interface Usage {
 const SLASH = Buffer.from('/');
 
 /**
- * What a folder and all below it occupy, as `du -x` counts: neither symbolic links nor other file systems are entered.
- * Names may be any bytes. The walk yields to the thread's other calls; what vanishes during it is left out. Throws
- * ENOENT when `root` is absent.
+ * What a folder and all below it occupy, as `du -x` counts: neither symbolic links nor other file systems are entered,
+ * but `root` itself may be a link. Names may be any bytes. The walk yields to the thread's other calls; what vanishes
+ * during it is left out. With `linked: false`, files with other names are left out too: somebody else counts them.
+ * Throws ENOENT when `root` is absent.
  */
-export async function measureTree(root: string): Promise<Usage> {
-  const top = lstatSync(root);
+export async function measureTree(root: string, { linked: withLinked = true } = {}): Promise<Usage> {
+  const top = statSync(root);
   const yieldThread = yielder();
   const total: Usage = { bytes: top.blocks * 512, inodes: 1 };
   const linked = new Set<number>();
@@ -28,7 +29,7 @@ export async function measureTree(root: string): Promise<Usage> {
       if (!stats || stats.dev !== top.dev) continue;
       if (stats.isDirectory()) folders.push(path);
       else if (stats.nlink > 1) {
-        if (linked.has(stats.ino)) continue;
+        if (!withLinked || linked.has(stats.ino)) continue;
         linked.add(stats.ino);
       }
       total.bytes += stats.blocks * 512;

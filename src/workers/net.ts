@@ -59,7 +59,7 @@ async function pinNamespaces({ paths, loopback, hostname, sysctls }: PinNamespac
   await wrapFailure('the namespaces of the sandbox could not be made', () =>
     netns.pinNamespaces(paths, () => {
       if (paths.net !== undefined && loopback) setLink('lo', true);
-      if (paths.uts !== undefined && hostname !== '') writeFileSync('/proc/sys/kernel/hostname', hostname);
+      if (paths.uts !== undefined && hostname !== '') netns.setHostname(hostname);
       for (const [name, value] of Object.entries(sysctls)) setSysctl(name, value);
     }),
   );

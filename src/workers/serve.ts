@@ -16,6 +16,9 @@ export interface Call {
   input: unknown;
 }
 
+/** Answered by every worker: its thread has loaded what it runs. */
+export const READY = 'ready';
+
 export type Reply = { ok: true; value: unknown; seconds: number } | { ok: false; error: PlainError; seconds: number };
 
 /**
@@ -28,7 +31,7 @@ export function serve(handlers: Handlers): (call: Call) => Promise<Reply> {
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     try {
-      const handler = handlers[op];
+      const handler = op === READY ? () => null : handlers[op];
       if (!handler) throw new Error(`this worker has no "${op}"`);
       return { ok: true, value: await handler(input), seconds: seconds() };
     } catch (error) {

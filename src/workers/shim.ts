@@ -3,7 +3,7 @@
  * short file work for other parts of the daemon.
  */
 
-import { shrinkHeap, trimMemory } from '../sys/memory.ts';
+import { shrinkHeap, trimMemory, unmapProgram } from '../sys/memory.ts';
 import { checkNode } from './alive.ts';
 import { removeCgroups } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
@@ -11,11 +11,13 @@ import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
 import { removeLayer } from './image/layers.ts';
 import { lookUpUser } from './image/look-up-user.ts';
+import { copySnapshot, fillSnapshot, linkSnapshot, mergeLayers } from './image/snapshots.ts';
 import { findResources } from './leaks/find.ts';
 import { serve } from './serve.ts';
 import { endAbandoned } from './shim/abandoned.ts';
 import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
+import { imageSubFolder } from './shim/image-volume.ts';
 import { type BundleOwner, killAllLeftovers } from './shim/processes.ts';
 import { removeBundle } from './shim/remove-bundle.ts';
 import { mountImageVolume, unmountRootfs } from './shim/rootfs.ts';
@@ -36,7 +38,12 @@ export const handlers = {
   removeSandboxFiles,
   prepareSnapshot,
   removeSnapshot,
+  copySnapshot,
+  mergeLayers,
+  fillSnapshot,
+  linkSnapshot,
   mountImageVolume,
+  imageSubFolder,
   unmountRootfs,
   copyFromImage,
   removeCgroups,
@@ -47,7 +54,11 @@ export const handlers = {
   ...hostPathHandlers,
   findResources,
   shrinkHeap: (_: null) => shrinkHeap(),
-  trimMemory: (_: null) => trimMemory(),
+  /** Both are about the whole process, and take some milliseconds. */
+  trimMemory: (_: null) => {
+    trimMemory();
+    unmapProgram();
+  },
   ...statsHandlers,
 };
 

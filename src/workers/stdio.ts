@@ -113,9 +113,10 @@ export const handlers = {
     ...server.use,
   }),
 
-  /** ExecSync: makes the FIFOs and reads them into memory, until finishCapture or dropCapture. */
+  /** ExecSync: makes the FIFOs and reads them into memory, until they are at their end, or dropCapture. */
   openCapture: ({ execId, maxBytes }: CaptureInput): Fifos => captures.open(execId, maxBytes),
-  finishCapture: ({ execId }: { execId: string }) => captures.finish(execId),
+  captureOutput: ({ execId }: { execId: string }) => captures.output(execId),
+  captureEnded: ({ execId }: { execId: string }): void => captures.processEnded(execId),
   dropCapture: ({ execId }: { execId: string }): void => captures.drop(execId),
 
   /** Starts the streaming server. */
@@ -125,6 +126,7 @@ export const handlers = {
   /** Closes the server and all connections, writes buffered log lines, and leaves unread output in the FIFOs. */
   shutdown: async (_: null): Promise<void> => {
     await server.close();
+    captures[Symbol.dispose]();
     await keeper.close();
     await containers.suspend();
   },
@@ -142,7 +144,7 @@ port.on('message', async (message: ToWorker) => {
     return;
   }
   const reply = await run({ op: message.op, input: message.input });
-  const transfer = message.op === 'finishCapture' && reply.ok ? buffersOf(reply.value) : [];
+  const transfer = message.op === 'captureOutput' && reply.ok ? buffersOf(reply.value) : [];
   post({ kind: 'reply', id: message.id, reply }, transfer);
 });
 

@@ -3,9 +3,10 @@
  * turns A B A B.
  *
  *   npm run bench [-- --rounds N] [--rows REGEX] [--quick] [--containerd 2.4.2|2.3.4] [--sides plugins,pause,pinned,shared,containerd]
- *     [--runtime PATH|NAME] [--crun PATH|NAME] [--json FILE] [--markdown FILE]
+ *     [--runtime PATH|NAME] [--crun PATH|NAME] [--sources] [--json FILE] [--markdown FILE]
  *
- * Sluice runs in four configurations (sides.ts). For each row the median over the rounds of both, and the ratio of the
+ * Sluice is a release that is built first (`--sources`: the tree as it is), and runs in four configurations (sides.ts).
+ * For each row the median over the rounds of both, and the ratio of the
  * medians beside the target, with the lowest and the highest ratio of a round. containerd is built from Go modules, or
  * Debian's where Go is absent. Ends with status 1 when a target is missed; rows whose calls a daemon lacks say so and
  * count as open.
@@ -21,6 +22,7 @@ import { findProgram, privateFolder, program } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
 import { machine, otherWork } from './machine.ts';
 import { launchPodAndContainer, warmUp } from './pods.ts';
+import { releaseFor, SOURCES } from './release.ts';
 import { MEASUREMENTS, type Measurement, type Row, type Target } from './rows.ts';
 import { SIDE_NAMES, SIDES, type Side, type SluiceSide, startSide } from './sides.ts';
 import { median } from './statistics.ts';
@@ -38,6 +40,7 @@ const { values: options } = parseArgs({
     sides: { type: 'string', default: SIDE_NAMES.join(',') },
     runtime: { type: 'string', default: 'runc' },
     crun: { type: 'string', default: 'crun' },
+    sources: SOURCES,
     json: { type: 'string' },
     markdown: { type: 'string' },
   },
@@ -269,7 +272,8 @@ async function main(): Promise<number> {
   const daemons = new Map<Side, RigDaemon>();
   try {
     const sandboxImage = 'registry.k8s.io/pause:3.10';
-    const common = { registry, shim, runc: runtime, crun, containerd, sandboxImage };
+    const release = await releaseFor(folder, options);
+    const common = { registry, shim, runc: runtime, crun, containerd, sandboxImage, release };
     for (const [index, side] of sides.entries()) daemons.set(side, await startSide(side, index, common));
     for (const daemon of daemons.values()) await warmUp(daemon, ['runc']);
     const refusals = crun ? await refusalsOfCrun(daemons) : new Map<Side, string>();

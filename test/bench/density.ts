@@ -1,7 +1,7 @@
 /**
  * A node that fills up: pinned pods of one container each, a hundred at a time, until there are many.
  *
- *   npm run bench:density [-- --pods 500] [--parallel 16] [--containerd 2.4.2|none] [--runtime PATH|NAME] [--shared] [--svg FILE] [--json FILE]
+ *   npm run bench:density [-- --pods 500] [--parallel 16] [--containerd 2.4.2|none] [--runtime PATH|NAME] [--shared] [--sources] [--svg FILE] [--json FILE]
  *
  * After each hundred: pods per second, CPU per pod, memory, p99 of List and Status, mounts. A straight line through all
  * hundreds but the last is checked against the last one, and the line through all says what 1000 and 2500 pods would
@@ -21,6 +21,7 @@ import { callTimes, favourClient, phase } from './load.ts';
 import { machine, otherWork } from './machine.ts';
 import { fit } from './model.ts';
 import { launchPodAndContainer, memoryOf, warmUp } from './pods.ts';
+import { releaseFor, SOURCES } from './release.ts';
 import { type Common, startSide } from './sides.ts';
 import { MIB } from './streams.ts';
 
@@ -31,6 +32,7 @@ const { values: options } = parseArgs({
     containerd: { type: 'string', default: '2.4.2' },
     runtime: { type: 'string', default: 'runc' },
     shared: { type: 'boolean', default: false },
+    sources: SOURCES,
     svg: { type: 'string' },
     json: { type: 'string' },
   },
@@ -167,7 +169,9 @@ async function main(): Promise<number> {
   const registry = await imageRegistry(folder);
   try {
     const runc = findProgram(options.runtime) ?? program('runc');
-    const common: Common = { registry, shim, runc, containerd, sandboxImage: 'registry.k8s.io/pause:3.10' };
+    const release = await releaseFor(folder, options);
+    const sandboxImage = 'registry.k8s.io/pause:3.10';
+    const common: Common = { registry, shim, runc, containerd, sandboxImage, release };
     const theirs = containerd ? await mountsOfContainerd(common) : undefined;
     await using daemon = await startSide(options.shared ? 'shared' : 'pinned', 0, common);
     await warmUp(daemon, []);

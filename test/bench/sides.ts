@@ -2,6 +2,7 @@
 import { startContainerd } from '../rig/containerd.ts';
 import { type RigDaemon, startSluice } from '../rig/daemon.ts';
 import type { Registry } from '../rig/registry.ts';
+import { ownCopy } from './release.ts';
 
 /** `meaning` is what a table calls it. */
 export const SIDES = {
@@ -28,6 +29,8 @@ export interface Common {
   crun?: string;
   containerd?: string;
   sandboxImage: string;
+  /** The folder of the release to start a copy of (release.ts). Left out: the tree's sources. */
+  release?: string;
   /** Of the daemon's own process. */
   env?: NodeJS.ProcessEnv;
 }
@@ -46,6 +49,7 @@ export async function startSide(side: Side, index: number, common: Common): Prom
     registry,
     index,
     stateInMemory: true,
+    program: common.release === undefined ? undefined : ownCopy(common.release, `${side}${index}`),
     env: common.env,
     config: {
       default_runtime: 'runc',

@@ -4,12 +4,13 @@
  */
 import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { ContainerState, PodSandboxState } from '../../proto/gen/cri.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { containerConfig, podConfig } from '../rig/messages.ts';
-import { privateFolder } from '../rig/paths.ts';
-import { processesOf, waitFor } from '../rig/proc.ts';
+import { privateFolder, ROOT } from '../rig/paths.ts';
+import { run as command, processesOf, waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
 import { type Lab, openLab, SKIP_WITH_REGISTRY } from './lab.ts';
 
@@ -44,6 +45,12 @@ interface Running {
   container: string;
 }
 
+/** What `sluice top` shows. */
+async function top(): Promise<string> {
+  const sluice = join(ROOT, 'bin/sluice');
+  return (await command(sluice, ['top', '--once', '--metrics', lab.daemon.metrics])).stdout;
+}
+
 /** A pod with one running container. */
 async function run(name: string): Promise<Running> {
   const pod = await lab.launch(name);
@@ -68,6 +75,7 @@ test('five pods have two shims; they outlive their first pods and the daemon, an
 }, async () => {
   const all = await Promise.all(Array.from({ length: 2 * SHARE - 1 }, (_, i) => run(`share-${i}`)));
   assert.equal(shims().length, 2);
+  assert.match(await top(), /shims of runc: 2 {3}1 with 3 pods {3}1 with 2 pods/);
   // Each shim's own pod, under whose id it was started, goes first.
   const leaders = all.filter(({ pod }) => shims().some(({ command }) => command.includes(pod)));
   assert.equal(leaders.length, 2);

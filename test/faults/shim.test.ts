@@ -6,6 +6,20 @@ import { program } from '../rig/paths.ts';
 import { processesOf, waitFor } from '../rig/proc.ts';
 import { type Lab, openLab, pausePid, SKIP, writeScript } from './lab.ts';
 
+/** A runtime whose `create` makes the container's cgroup and fails. */
+const LITTERS = `for word; do
+  [ "$last" = --bundle ] && bundle=$word
+  [ "$word" = create ] && creates=1
+  last=$word
+done
+[ -n "$creates" ] || exec RUNC "$@"
+path=$(sed 's/.*"cgroupsPath":"\\([^"]*\\)".*/\\1/' "$bundle/config.json")
+for top in /sys/fs/cgroup/unified /sys/fs/cgroup/pids /sys/fs/cgroup; do
+  [ -e $top/cgroup.procs ] && mkdir -p "$top$path" && break
+done
+echo "made $top$path" >>"$0.made"
+exit 1`;
+
 let lab: Lab;
 const skip = SKIP;
 
@@ -66,6 +80,12 @@ exec ${runc} "$@"`,
         'runc-missing': { shim, sandbox_mode: 'pause', binary: join(folder, 'no-such-runc') },
         'runc-create': refusing('create'),
         'runc-start': refusing('start'),
+        'runc-litters': {
+          shim,
+          sandbox_mode: 'pause',
+          // As crun does on a hybrid set-up: it fails, and an empty cgroup stays.
+          binary: script('runc-litters', LITTERS.replaceAll('RUNC', runc)),
+        },
       };
     },
   });
@@ -83,6 +103,7 @@ const FAULTS: [handler: string, words: RegExp][] = [
   ['runc-missing', /create.*no-such-runc/s],
   ['runc-create', /create.*the rig refuses create/s],
   ['runc-start', /start.*the rig refuses start/s],
+  ['runc-litters', /create/],
 ];
 for (const [handler, words] of FAULTS) {
   test(`a launch with ${handler.replace('-', ': ')}`, { skip, timeout: 100_000 }, async () => {

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PodSandboxState } from '../../proto/gen/cri.ts';
 import { codeOf, GRPC } from '../../src/errors.ts';
 import { Store } from '../../src/node/store/store.ts';
-import { type Disk, ext4InFile, fill, freeBytes, smallTmpfs } from '../rig/disk.ts';
+import { type Disk, ext4InFile, fill, freeBytes, quotaInFile, SKIP_QUOTA, smallTmpfs } from '../rig/disk.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import { sandboxRow } from '../unit/store-fixture.ts';
 import { type Lab, openLab, pausePid, SKIP } from './lab.ts';
@@ -44,10 +44,12 @@ function stored(path: string, id: string): { state: string } | undefined {
   }
 }
 
-for (const how of ['read-only', 'full', 'full, without a ballast']) {
+for (const how of ['read-only', 'full', 'full, without a ballast', 'over quota', 'over quota, without a ballast']) {
+  const quota = how.startsWith('over quota');
   for (const left of ['closed', 'killed']) {
-    test(`the store alone, ${how}, as a daemon that was ${left} has left it`, { skip }, async () => {
-      await using disk = await smallTmpfs(12);
+    const options = { skip: skip || (quota && SKIP_QUOTA) };
+    test(`the store alone, ${how}, as a daemon that was ${left} has left it`, options, async () => {
+      await using disk = quota ? await quotaInFile(16) : await smallTmpfs(12);
       const path = join(disk.path, 'sluice.db');
       const filler = join(disk.path, 'filler');
       {
@@ -60,7 +62,7 @@ for (const how of ['read-only', 'full', 'full, without a ballast']) {
         cpSync(`${disk.path}-killed`, disk.path, { recursive: true });
         rmSync(`${disk.path}-killed`, { recursive: true });
       }
-      if (how === 'full, without a ballast') rmSync(`${path}.ballast`);
+      if (how.endsWith('without a ballast')) rmSync(`${path}.ballast`);
       if (how === 'read-only') await run('mount', ['-o', 'remount,ro', disk.path]);
       else fill(filler);
 
@@ -71,9 +73,10 @@ for (const how of ['read-only', 'full', 'full, without a ballast']) {
       changed.pid = 9;
       store.sandboxes.update(changed);
       store.sandboxes.delete('p4');
-      assert.equal(store.pendingWrites, how === 'full' ? 0 : 2);
+      const hasRoom = how === 'full' || how === 'over quota';
+      assert.equal(store.pendingWrites, hasRoom ? 0 : 2);
       const insert = () => store.sandboxes.put(sandboxRow({ id: 'new', name: 'new' }));
-      if (how === 'full') insert();
+      if (hasRoom) insert();
       else {
         const code = how === 'read-only' ? 'INTERNAL' : 'DISK_FULL';
         assert.throws(insert, (error) => codeOf(error) === code && /store cannot be written/.test(String(error)));
@@ -85,7 +88,7 @@ for (const how of ['read-only', 'full', 'full, without a ballast']) {
       using next = new Store(path);
       assert.equal(next.sandboxes.get('p3')?.pid, 9);
       assert.equal(next.sandboxes.get('p4'), undefined);
-      assert.equal(next.sandboxes.size, how === 'full' ? 20 : 19);
+      assert.equal(next.sandboxes.size, hasRoom ? 20 : 19);
     });
   }
 }
@@ -200,6 +203,56 @@ describe('a disk that is full or read-only when the daemon starts', { skip }, ()
     change('PRAGMA user_version = 1');
     await lab.daemon.start();
     await lab.assertSound();
+  });
+});
+
+describe('a quota that is used up when the daemon starts', { skip: skip || SKIP_QUOTA }, () => {
+  let lab: Lab;
+  let disk: Disk;
+  before(async () => {
+    disk = await quotaInFile(32);
+    lab = await openLab({ index: 25, root: disk.path });
+  });
+  after(async () => {
+    await lab?.[Symbol.asyncDispose]();
+    await disk?.[Symbol.asyncDispose]();
+  });
+
+  for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+    test(`after ${signal}: the start gives up the ballast, and the node can be emptied`, async () => {
+      const ballast = join(lab.daemon.root, 'sluice.db.ballast');
+      if (!existsSync(ballast)) {
+        await lab.daemon.stop();
+        await lab.daemon.start();
+      }
+      assert.ok(existsSync(ballast));
+      const id = await lab.launch('up');
+      await lab.daemon.stop(signal);
+      const filler = join(disk.path, 'filler');
+      fill(filler);
+      try {
+        assert.ok(freeBytes(disk.path) > 0, 'the file system itself has room');
+        await lab.daemon.start();
+        assert.ok(!existsSync(ballast), 'the ballast was given up');
+        assert.equal(await stateOf(lab, id), PodSandboxState.SANDBOX_READY);
+        await lab.stopAndRemove(id);
+        assert.equal(await pendingWrites(lab), 0);
+      } finally {
+        rmSync(filler);
+      }
+      await lab.assertSound(30_000);
+    });
+  }
+
+  test('a launch says that the disk is full', async () => {
+    const filler = join(disk.path, 'filler');
+    fill(filler);
+    try {
+      await lab.launchFails('doomed', { code: GRPC.RESOURCE_EXHAUSTED, words: /quota|full/i });
+    } finally {
+      rmSync(filler);
+    }
+    await lab.assertSound(30_000);
   });
 });
 

@@ -113,6 +113,25 @@ describe('sluice beside a daemon', { skip: SKIP }, () => {
     assert.match(text, new RegExp(`^network: ${name}\nfrom:    .+\nplugins: bridge, .+\n`));
   });
 
+  test('network check: every pod’s network is as it was made, until somebody changes it', async () => {
+    const check = async () => {
+      const { status, out } = await sluice(['network', 'check', '--config', lab.daemon.configFile, '--json'], '', []);
+      return { status, pods: JSON.parse(out) as { pod: string; checked: boolean; failed?: string }[] };
+    };
+    const good = await check();
+    assert.equal(good.status, 0, JSON.stringify(good));
+    assert.deepEqual(
+      good.pods.map(({ pod, checked, failed }) => [pod, checked, failed]),
+      [['rig/cli', true, undefined]],
+    );
+    const { info } = await lab.cri.podSandboxStatus({ podSandboxId: pod.id, verbose: true });
+    const { sandboxMetadata } = JSON.parse(info.info ?? '{}') as { sandboxMetadata?: { NetNSPath: string } };
+    execFileSync('nsenter', [`--net=${sandboxMetadata?.NetNSPath}`, 'ip', 'route', 'del', 'default']);
+    const bad = await check();
+    assert.equal(bad.status, 1);
+    assert.match(bad.pods[0]?.failed ?? '', /Expected Route \{Dst:0\.0\.0\.0\/0 .* not found in routing table/);
+  });
+
   test('the built-in network is not taken away under a daemon', async () => {
     const { status, err } = await sluice(['network', 'remove', '--config', lab.daemon.configFile], '', []);
     assert.equal(status, 1);

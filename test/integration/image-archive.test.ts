@@ -120,7 +120,7 @@ function ociArchive(
 /** What a layer's folder looks like: names, kinds, owners, modes, contents. */
 function tree(images: Images, row: ImageRow): unknown[] {
   return row.layers.map((id) => {
-    const dir = images.layers.dirOf(id);
+    const dir = join(images.layers.folder, id, 'fs');
     const names = readdirSync(dir, { recursive: true, encoding: 'utf8' }).sort();
     return names.map((name) => {
       const stats = lstatSync(join(dir, name));
@@ -138,7 +138,10 @@ test('docker save: names, layers that are links, compressed as a whole', { skip 
     assert.deepEqual(one?.names, ['docker.io/library/app:1', 'reg.io/app:one']);
     assert.equal(one?.id, `sha256:${sha256(config(LAYER))}`);
     assert.equal(two?.layers[0], one?.layers[0], 'the shared layer is there twice');
-    assert.equal(readFileSync(join(images.layers.dirOf(one?.layers[0] ?? ''), 'etc/hello'), 'utf8'), 'from an archive');
+    assert.equal(
+      readFileSync(join(join(images.layers.folder, one?.layers[0] ?? '', 'fs'), 'etc/hello'), 'utf8'),
+      'from an archive',
+    );
   }
   assert.deepEqual(readdirSync(join(root, 'tmp-images')), []);
   assert.equal(images.list().length, 3, 'two and the pause image');

@@ -3,28 +3,27 @@
  * works. As root.
  */
 import assert from 'node:assert/strict';
-import { createHash, randomBytes } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
-import { type AddressInfo, createServer as createNetServer, type Server } from 'node:net';
+import { createServer as createNetServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { gzipSync } from 'node:zlib';
 import { codeOf, type ErrorCode, explain } from '../../src/errors.ts';
 import type { Images } from '../../src/node/images/images.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
+import { type FakeImage, FakeRegistries, fakeImage as image, type Rule, serving } from '../rig/fake-registry.ts';
 import { makeImages, pullImage } from '../rig/images-service.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
-import { tarball } from '../rig/tarball.ts';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root: layers have owners and devices';
 const folder = privateFolder('bad-input');
 const certs = join(folder, 'certs.d');
-const servers: Server[] = [];
+const registries = new FakeRegistries(certs);
 let pools: Pools;
 let images: Images;
 
@@ -35,76 +34,13 @@ before(async () => {
 });
 after(async () => {
   await pools?.[Symbol.asyncDispose]();
-  for (const server of servers) {
-    if ('closeAllConnections' in server) (server as ReturnType<typeof createServer>).closeAllConnections();
-    server.close();
-  }
+  registries[Symbol.dispose]();
   rmSync(folder, { recursive: true, force: true });
 });
 
-const sha256 = (data: Buffer) => `sha256:${createHash('sha256').update(data).digest('hex')}`;
-const MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
-
-/** An image of one layer that no other test has. */
-function image(change: { config?: object; manifest?: object; layer?: object; size?: number } = {}) {
-  const archive = tarball([{ path: 'data', content: randomBytes(change.size ?? 300_000) }]);
-  const layer = gzipSync(archive, { level: 1 });
-  const config = Buffer.from(
-    JSON.stringify({ os: 'linux', rootfs: { type: 'layers', diff_ids: [sha256(archive)] }, ...change.config }),
-  );
-  const manifest = Buffer.from(
-    JSON.stringify({
-      schemaVersion: 2,
-      mediaType: MANIFEST,
-      config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: sha256(config), size: config.length },
-      layers: [
-        {
-          mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip',
-          digest: sha256(layer),
-          size: layer.length,
-          ...change.layer,
-        },
-      ],
-      ...change.manifest,
-    }),
-  );
-  return { layer, config, manifest };
-}
-
-type Rule = (request: IncomingMessage, response: ServerResponse, what: 'manifest' | 'config' | 'layer') => unknown;
-
-/** Serves an image; a rule that returns true has answered itself. */
-function serving({ layer, config, manifest }: ReturnType<typeof image>, rule: Rule = () => false) {
-  const [layerDigest, configDigest] = [layer, config].map(sha256);
-  return (request: IncomingMessage, response: ServerResponse) => {
-    const path = request.url ?? '';
-    const what = path.includes('/manifests/') ? 'manifest' : path.includes(configDigest ?? '') ? 'config' : 'layer';
-    if (rule(request, response, what)) return;
-    if (what === 'layer' && !path.includes(layerDigest ?? '')) return void response.writeHead(404).end();
-    const body = { manifest, config, layer }[what];
-    const headers = { 'content-type': what === 'manifest' ? MANIFEST : 'application/octet-stream' };
-    response.writeHead(200, { ...headers, 'content-length': body.length, 'docker-content-digest': sha256(body) });
-    response.end(request.method === 'HEAD' ? undefined : body);
-  };
-}
-
-async function listen(server: Server): Promise<string> {
-  servers.push(server);
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return `127.0.0.1:${(server.address() as AddressInfo).port}`;
-}
-
-let names = 0;
-/** A registry name that leads to this URL. */
-function host(url: string): string {
-  const name = `bad${++names}.test`;
-  mkdirSync(join(certs, name), { recursive: true });
-  writeFileSync(join(certs, name, 'hosts.toml'), `server = "${url}"\ndial_timeout = "1s"\n`);
-  return name;
-}
-
-const serve = async (own: ReturnType<typeof image>, rule?: Rule) =>
-  host(`http://${await listen(createServer(serving(own, rule)))}`);
+const host = (url: string) => registries.host(url);
+const listen = (server: Server) => registries.listen(server);
+const serve = (own: FakeImage, rule?: Rule) => registries.serve(own, rule);
 
 async function fails(name: string, code: ErrorCode, words: RegExp): Promise<void> {
   const error = await pullImage(images, `${name}/app:1`).then(

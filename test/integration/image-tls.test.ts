@@ -13,9 +13,11 @@ import tls, { type TLSSocket } from 'node:tls';
 import { codeOf, explain } from '../../src/errors.ts';
 import { Images } from '../../src/node/images/images.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
+import { snapshotWorker } from '../../src/node/images/snapshotters/worker.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
@@ -50,6 +52,7 @@ before(async () => {
   hosts(`https://127.0.0.1:${(server.address() as AddressInfo).port}`);
   pools = startPools();
   images = new Images({
+    files: hostFiles,
     config: {
       root: at('root'),
       images: {
@@ -59,8 +62,14 @@ before(async () => {
         progress_timeout_seconds: 10,
         credentials: '',
         volatile: false,
+        snapshotter: 'overlayfs',
+        snapshotter_socket: '',
+        snapshotter_name: '',
         keep_blobs: false,
         import_folder: '',
+        quota: '',
+        gc_high_percent: 0,
+        gc_low_percent: 80,
         signature_policy: '',
       },
     },
@@ -73,10 +82,12 @@ before(async () => {
     diskUsage: async () => undefined,
     lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.image.call('removeLayer', { dir }),
+    snapshots: snapshotWorker(pools),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: () => {},
     onFetched: () => {},
     onSynced: () => {},
+    onCollected: () => {},
     onRetry: () => {},
   });
   await images.recover();
@@ -112,6 +123,11 @@ function hosts(url: string): void {
   };
   file('none.io', `server = "${url}"\n`);
   file('ca.io', `server = "${url}"\nca = "${at('ca.crt')}"\n`);
+  // What people append to a bundle: text, other line ends, and a certificate that is broken.
+  const broken = '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n';
+  const ca = readFileSync(at('ca.crt'), 'utf8').replaceAll('\n', '\r\n');
+  writeFileSync(at('bundle.pem'), `subject=broken\n${broken}subject=authority\n${ca}end\n`);
+  file('bundle.io', `server = "${url}"\nca = "../../bundle.pem"\n`);
   file('client.io', `server = "${url}"\nca = "../../ca.crt"\nclient = [["../../client.crt", "../../client.key"]]\n`);
   file('both.io', `server = "${url}"\nca = ["../../ca.crt"]\nclient = "../../both.pem"\n`);
   file('skip.io', `server = "${url}"\nskip_verify = true\n`);
@@ -136,7 +152,7 @@ async function pull(reference: string): Promise<void> {
     const resolved = await images.resolve(reference, undefined);
     const row = await images.commit(resolved, await images.fetchLayers(resolved, { onHold: (id) => held.push(id) }));
     assert.equal(row.id, IMAGE.id);
-    const lower = images.viewMounts(row)[0]?.source ?? '';
+    const lower = (await images.viewMounts(row))[0]?.source ?? '';
     assert.equal(readFileSync(join(lower, 'hello'), 'utf8'), 'over TLS');
     await images.remove(row);
   } finally {
@@ -155,7 +171,14 @@ async function refused(reference: string, code: string, words: RegExp): Promise<
 }
 
 test('an authority of its own, a client certificate, and skip_verify', { skip }, async () => {
-  for (const reference of ['ca.io/app', 'mirror.io/app', 'skip.io/app', 'client.io/private/app', 'both.io/private/app'])
+  for (const reference of [
+    'ca.io/app',
+    'bundle.io/app',
+    'mirror.io/app',
+    'skip.io/app',
+    'client.io/private/app',
+    'both.io/private/app',
+  ])
     await pull(reference);
   await pull(`127.0.0.1:${(server.address() as AddressInfo).port}/private/app`);
 });

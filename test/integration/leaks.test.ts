@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { after, before, test } from 'node:test';
@@ -13,6 +13,7 @@ import { doctorLeaks } from '../../src/main/cli/doctor.ts';
 import type { Config } from '../../src/node/config/config.ts';
 import { parseConfig } from '../../src/node/config/load.ts';
 import { placesOf } from '../../src/node/leaks/leaks.ts';
+import { networkInUse } from '../../src/node/network/in-use.ts';
 import { sweepLeaks } from '../../src/pipeline/jobs/leaks.ts';
 import { createNetns, unpinNamespace } from '../../src/sys/netns.ts';
 import { findResources, type Places, type Resource } from '../../src/workers/leaks/find.ts';
@@ -196,4 +197,45 @@ test('the daemon’s own sweep counts each leak once, by kind', { skip }, async 
   rmSync(path, { recursive: true });
   await sweepLeaks(ctx as unknown as Parameters<typeof sweepLeaks>[0], known, 100);
   assert.equal(known.size, 0);
+});
+
+test('addresses of the built-in network that no attachment has are found, and given back with --fix', {
+  skip,
+}, async () => {
+  const own = { ...config, cni: { ...config.cni, conf_dir: join(folder, 'conf'), builtin_subnet: '10.254.252.0/24' } };
+  const network = await networkInUse(own);
+  assert.ok(network);
+  const addresses = join(folder, 'root/cni', network.name);
+  mkdirSync(addresses, { recursive: true });
+  const HOUR_AGO = Date.now() / 1000 - 3600;
+  const take = (address: string, owner: string, when = HOUR_AGO) => {
+    writeFileSync(join(addresses, address), owner);
+    utimesSync(join(addresses, address), when, when);
+  };
+  take('10.254.252.5', `${LEAKED}\r\neth0`);
+  take('10.254.252.6', '');
+  take('10.254.252.7', `${OWNED}\r\neth0`);
+  take('10.254.252.8', `${FOREIGN}\r\neth0`, Date.now() / 1000);
+  const db = new DatabaseSync(join(folder, 'root/sluice.db'));
+  const attachment = { containerId: OWNED, ifName: 'eth0', network };
+  const row = JSON.stringify({ netns: netnsOf(OWNED), network: attachment });
+  db.prepare('UPDATE sandboxes SET row = ? WHERE id = ?').run(row, OWNED);
+  db.close();
+  const look = async (fix: boolean) => {
+    const parts: string[] = [];
+    const status = await doctorLeaks(own, { write: (part) => parts.push(part) }, { fix, kill: false, json: false });
+    return { status, text: parts.join('') };
+  };
+  const found = [`address 10.254.252.5 of ${LEAKED}/eth0`, 'address 10.254.252.6 of nobody'];
+  const said = (end: string) => found.map((what) => `${what}: no attachment has it${end}\n`).join('');
+  assert.deepEqual(await look(false), { status: 1, text: `${said('')}2 without an owner, 2 left\n` });
+  assert.deepEqual(await look(true), { status: 0, text: `${said(', given back')}2 without an owner, 0 left\n` });
+  assert.deepEqual(await look(false), { status: 0, text: 'nothing without an owner\n' });
+  assert.deepEqual(
+    readdirSync(addresses)
+      .filter((name) => name.startsWith('10'))
+      .sort(),
+    ['10.254.252.7', '10.254.252.8'],
+    'what a row names, and what somebody may be about to record',
+  );
 });

@@ -98,6 +98,7 @@ async function rig(t: TestContext, { inProcess, subnet = '10.232.0.0/16', conf }
     in_process: inProcess,
     builtin_subnet: subnet,
     ip_ranges_annotation: false,
+    gc: true,
   };
   const network = await Network.start({ cni, root, pool, files: hostFiles, onPlugin: (each) => runs.push(each) });
   const made: CniAttachment[] = [];

@@ -11,7 +11,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { explain } from '../../src/errors.ts';
 import { Pool } from '../../src/node/threads/pool.ts';
-import type { CniCall, PluginConf, PluginRun } from '../../src/workers/net/types.ts';
+import type { PluginConf, PluginRun } from '../../src/workers/net/types.ts';
 import { handlers, type NetHandlers } from '../../src/workers/net.ts';
 import { BIN_DIRS, type Lab, openLab, ownNamespace, type Pod, sh } from './network-lab.ts';
 
@@ -365,17 +365,29 @@ test('GC gives back what belongs to no attachment, and nothing else', async (t) 
   const { cacheDir, attachment, binDirs, timeoutMs } = lost.call;
   // Everything of the first pod is forgotten: its record, its namespace.
   rmSync(join(cacheDir, 'results', `share-${attachment.containerId}-eth0`));
-  const gc = (inProcess: CniCall['inProcess'], network = attachment.network) =>
-    handlers.cniGc({ network, binDirs, cacheDir, valid: [], timeoutMs, inProcess });
-  await gc(true);
+  const input = { network: attachment.network, binDirs, cacheDir, valid: [], timeoutMs, programs: true, minAgeMs: 0 };
+  const gc = (more: Partial<Parameters<typeof handlers.cniGc>[0]>) => handlers.cniGc({ ...input, ...more });
+  const id = attachment.containerId;
+  const all = [
+    `address 10.70.0.2 of ${id}/eth0`,
+    `host port 9800/tcp of ${id}/eth0`,
+    `masquerading of 10.70.0.2 of ${id}/eth0`,
+  ];
+  assert.deepEqual((await gc({ inProcess: true, dryRun: true })).released.sort(), all);
+  assert.deepEqual((await gc({ inProcess: true, valid: [attachment] })).released, [], 'a row names it');
+  const young = await gc({ inProcess: true, minAgeMs: undefined });
+  assert.deepEqual(young.released.sort(), all.slice(1), 'another runtime may be at its ADD');
+  assert.equal(lab.leases().length, 3);
+  const { released } = await gc({ inProcess: true });
+  assert.deepEqual(released, all.slice(0, 1));
   assert.deepEqual(lab.leases().sort(), ['10.70.0.3', '10.70.0.4']);
   await handlers.cniCheck(kept.call);
   const rules = await rulesOfPods('share');
   assert.doesNotMatch(rules, new RegExp(`comment "${attachment.containerId}/`));
   assert.match(rules, new RegExp(`comment "${kept.call.attachment.containerId}/`));
   // Processes are asked since 1.1; those of 1.1.1 do not know the verb.
-  await gc(false);
-  await gc(false, { ...attachment.network, cniVersion: '1.1.0' });
+  await gc({ inProcess: false });
+  await gc({ inProcess: false, network: { ...attachment.network, cniVersion: '1.1.0' } });
 });
 
 test('flannel: the bridge gets the subnet that flanneld has leased, and DEL goes by what ADD went by', async (t) => {

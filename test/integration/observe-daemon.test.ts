@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import { type RunPodSandboxRequest, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
-import { grpcService } from '../../src/main/cri/service.ts';
+import { grpcService } from '../../src/node/grpc/service.ts';
 import { load } from '../bench/load.ts';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
 import { podConfig } from '../rig/messages.ts';

@@ -13,11 +13,9 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
-  readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
-  rmdirSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -50,6 +48,7 @@ import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
 import { parseMountinfo } from '../../src/sys/mountinfo.ts';
 import { readDevices } from '../../src/workers/host-paths/devices.ts';
+import { cgroupsOf, removeCgroupTree } from '../rig/leftovers.ts';
 import { containerSecurity, mount as mountMessage, namespaces, podSecurity, resources } from '../rig/messages.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { findProgram } from '../rig/paths.ts';
@@ -235,7 +234,7 @@ function suite(binary: string): void {
           seccomp: { profileType: Profile.RuntimeDefault, localhostRef: '' },
         },
       ),
-      { hostDevices: readDevices('/dev', '/dev') },
+      { hostDevices: await readDevices('/dev', '/dev') },
     );
     const own = /CapEff:\s+(\w+)/.exec(read('/proc/self/status'))?.[1];
     assert.equal(out.split(' ')[2], own);
@@ -246,7 +245,7 @@ function suite(binary: string): void {
 
   test('devices: what is granted opens, what is not does not', async (t) => {
     if (!existsSync('/dev/fuse')) return t.skip('this host has no /dev/fuse');
-    const devices = readDevices('/dev/fuse', '/dev/mine').map((device) => ({ ...device, permissions: 'r' }));
+    const devices = (await readDevices('/dev/fuse', '/dev/mine')).map((device) => ({ ...device, permissions: 'r' }));
     assert.equal(devices.length, 1);
     const opens = (how: string) => `sh -c "exec 3${how}" 2>&1 | grep -o "not permitted" || echo opened`;
     const granted = await rig.output(pod, shell([opens('</dev/mine'), opens('>/dev/mine')].join('; ')), { devices });
@@ -451,7 +450,7 @@ class Rig {
 
   static async make(binary: string): Promise<Rig> {
     const host = await readHostFacts('auto');
-    return new Rig(binary, host, await readRuntimeFeatures(binary, host.kernel));
+    return new Rig(binary, host, await readRuntimeFeatures({ path: binary, key: '', remote: false }, host.kernel));
   }
 
   private constructor(binary: string, host: HostFacts, features: RuntimeFeatures) {
@@ -572,15 +571,17 @@ class Rig {
 
   end(): void {
     for (const id of this.#ids) this.#spawn(['delete', '--force', id]);
-    const roots =
-      this.host.cgroupVersion === 2
-        ? ['/sys/fs/cgroup']
-        : readdirSync('/sys/fs/cgroup').map((name) => join('/sys/fs/cgroup', name));
-    for (const root of roots) {
-      const path = join(root, this.parent);
-      if (existsSync(path)) rmdirSync(path);
-    }
+    // Each is tried: what stays in one hierarchy must not keep the rest.
+    const left = cgroupsOf(this.parent).flatMap((folder) => {
+      try {
+        removeCgroupTree(folder);
+        return [];
+      } catch (error) {
+        return [`${folder}: ${error}`];
+      }
+    });
     rmSync(this.dir, { recursive: true, force: true });
+    assert.deepEqual(left, []);
   }
 
   #spawn(args: string[], options: SpawnSyncOptions = {}) {

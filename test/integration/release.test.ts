@@ -36,6 +36,14 @@ describe('the folder', () => {
     assert.ok(existsSync(join(lib, 'koffi.node')));
   });
 
+  test('a thread loads the HTTP client only where registries are asked', () => {
+    const lib = join(release.folder, 'lib');
+    const client = (entry: string) => loadedBy(lib, entry).filter((text) => text.includes('UndiciError')).length;
+    for (const entry of ['sluiced', 'worker-net', 'worker-shim', 'worker-store', 'worker-stdio', 'sluice'])
+      assert.equal(client(`${entry}.js`), 0, entry);
+    for (const entry of ['worker-image', 'worker-registry']) assert.ok(client(`${entry}.js`) > 0, entry);
+  });
+
   test('every licence that it names has its text', () => {
     const licences = readdirSync(join(release.folder, 'licenses'));
     for (const { name, version, license } of release.packages) {
@@ -57,6 +65,19 @@ describe('the folder', () => {
     assert.match(config.stdout, /^socket = "\/run\/sluice\/sluice\.sock"$/m);
   });
 });
+
+/** The texts of all files that a file of the bundle loads at once: what it imports later, on demand, is left out. */
+function loadedBy(lib: string, entry: string): string[] {
+  const files = new Map<string, string>();
+  const load = (name: string) => {
+    if (files.has(name)) return;
+    const text = readFileSync(join(lib, name), 'utf8');
+    files.set(name, text);
+    for (const [, path = ''] of text.matchAll(/(?:from|import) ?"\.\/([\w-]+\.js)"/g)) load(path);
+  };
+  load(entry);
+  return [...files.values()];
+}
 
 test('its daemon launches pods and containers, restarts, and leaves nothing', { skip: SKIP }, async () => {
   const program = join(release.folder, 'bin/sluiced');

@@ -10,7 +10,6 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
-  rmdirSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -23,6 +22,7 @@ import { unmount } from '../../src/sys/mount.ts';
 import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { killLeftovers, listProcesses, type Process } from '../../src/workers/shim/processes.ts';
 import { handlers } from '../../src/workers/shim.ts';
+import { cgroupsOf, removeCgroupTree } from '../rig/leftovers.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { findProgram } from '../rig/paths.ts';
 
@@ -180,27 +180,18 @@ export class Lab {
       left.push(`mount ${point}`);
       unmount(point);
     }
-    for (const folder of this.cgroups()) removeCgroup(folder);
-    left.push(...this.cgroups().map((folder) => `cgroup ${folder}`));
+    // Each is tried: what stays in one hierarchy must not keep the rest.
+    for (const folder of cgroupsOf(this.cgroup)) {
+      try {
+        removeCgroupTree(folder);
+      } catch (error) {
+        left.push(`cgroup ${folder}: ${error}`);
+      }
+    }
     if (existsSync(this.socketDir)) left.push(...readdirSync(this.socketDir).map((name) => `socket ${name}`));
     rmSync(this.dir, { recursive: true, force: true });
     assert.deepEqual(left, []);
   }
-
-  cgroups(): string[] {
-    const top = '/sys/fs/cgroup';
-    const places = existsSync(join(top, 'cgroup.controllers'))
-      ? [top]
-      : readdirSync(top).map((name) => join(top, name));
-    return places.map((place) => join(place, this.cgroup)).filter((folder) => existsSync(folder));
-  }
-}
-
-function removeCgroup(folder: string): void {
-  for (const entry of readdirSync(folder, { withFileTypes: true })) {
-    if (entry.isDirectory()) removeCgroup(join(folder, entry.name));
-  }
-  rmdirSync(folder);
 }
 
 /** Polls a condition; fails after five seconds. */

@@ -14,7 +14,7 @@ import {
   ImageServiceDefinition,
   RuntimeServiceDefinition,
 } from '../../proto/gen/cri.ts';
-import { grpcService } from '../../src/main/cri/service.ts';
+import { grpcService } from '../../src/node/grpc/service.ts';
 import { Stdio } from '../../src/node/streaming/stdio.ts';
 import type {
   ExecBackend,

@@ -1,7 +1,7 @@
 /** The streaming server with clients that are faulty or slow, or that use the rarer protocols. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -339,6 +339,39 @@ test('ExecSync: output, exit code, a limit on what is kept, no waiting for child
   await assert.rejects(run(), { code: 'INVALID_REQUEST' });
   await assert.rejects(run('no-such-program'), /executable file not found/);
   assert.deepEqual(statSync(join(rig.folder, 'execs')).isDirectory(), true);
+});
+
+test('ExecSync: one capture is open for the next call, is used once, and is made anew after the worker has died', async () => {
+  await using own = await Rig.open();
+  const { stdio, backend } = own;
+  const started: string[] = [];
+  const { startExec } = backend;
+  backend.startExec = (start) => {
+    started.push(start.fifos.stdout);
+    return startExec.call(backend, start);
+  };
+  const echo = async (text: string) => {
+    const request = { containerId: 'c', cmd: ['echo', text], timeoutSeconds: 10 };
+    return `${Buffer.from((await runExecSync(stdio, backend, request)).stdout)}`;
+  };
+  const open = () => readdirSync(join(own.folder, 'execs')).map((name) => join(own.folder, 'execs', name));
+  assert.equal(await echo('first'), 'first\n');
+  await until('the next one’s FIFOs are there', () => open().length === 2);
+  const spare = open();
+  assert.ok(!spare.includes(started[0] ?? ''));
+  assert.deepEqual(await Promise.all([echo('a'), echo('b')]), ['a\n', 'b\n']);
+  assert.equal(started.filter((path) => spare.includes(path)).length, 1);
+  await until('only the next one’s are there', () => open().length === 2);
+  await stdio.restart();
+  assert.deepEqual(open(), []);
+  assert.equal(await echo('after'), 'after\n');
+});
+
+test('ExecSync: output that ends before its process is complete, and the exit code is still waited for', async () => {
+  const { stdio, backend } = rig;
+  const cmd = ['sh', '-c', 'echo early; exec >&- 2>&-; sleep 0.3; exit 7'];
+  const { stdout, exitCode } = await runExecSync(stdio, backend, { containerId: 'c', cmd, timeoutSeconds: 10 });
+  assert.deepEqual([`${Buffer.from(stdout)}`, exitCode], ['early\n', 7]);
 });
 
 test('ExecSync: at the time limit the whole process group dies, and the error says so', async () => {

@@ -74,6 +74,11 @@ export const PROGRAMS = {
     cgo: true,
     tags: 'seccomp',
   },
+  'stargz-snapshotter': {
+    module: 'stargz',
+    package: '.',
+    mark: 'github.com/containerd/stargz-snapshotter\tv0.19.1\t',
+  },
   kubelet: kubernetes('kubelet'),
   kubeadm: kubernetes('kubeadm'),
   kubectl: kubernetes('kubectl'),

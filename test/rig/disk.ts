@@ -1,8 +1,9 @@
 /** Disks of a test's own, and ways to fill them. */
 import assert from 'node:assert/strict';
-import { rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { privateFolder } from './paths.ts';
+import { isOutOfSpace } from '../../src/errors.ts';
+import { findProgram, privateFolder } from './paths.ts';
 import { run } from './proc.ts';
 
 const MIB = 2 ** 20;
@@ -31,6 +32,34 @@ export async function ext4InFile(mib: number): Promise<Disk & { image: string }>
   return { image, ...disk(path, folder) };
 }
 
+export const SKIP_QUOTA: string | false =
+  process.getuid?.() !== 0
+    ? 'needs root'
+    : !/\bbtrfs$/m.test(readFileSync('/proc/filesystems', 'utf8'))
+      ? 'the kernel has no btrfs'
+      : findProgram('mkfs.btrfs')
+        ? false
+        : 'needs btrfs-progs';
+
+/**
+ * A btrfs subvolume that may hold this many MiB, in a file that has room for more: what does not fit fails with EDQUOT,
+ * for root too, and the file system still has free blocks.
+ */
+export async function quotaInFile(mib: number): Promise<Disk> {
+  const folder = privateFolder('sluice-quota');
+  const [image, mounted] = [join(folder, 'image'), join(folder, 'mounted')];
+  await run('mkdir', [mounted]);
+  await run('truncate', ['-s', `${Math.max(128, 3 * mib)}M`, image]);
+  // Small ones are "mixed": data and metadata share their room.
+  await run('mkfs.btrfs', ['-q', '-M', '-m', 'single', '-d', 'single', image]);
+  await run('mount', ['-o', 'loop', image, mounted]);
+  const path = join(mounted, 'limited');
+  await run('btrfs', ['subvolume', 'create', path]);
+  await run('btrfs', ['quota', 'enable', mounted]);
+  await run('btrfs', ['qgroup', 'limit', `${mib}M`, path]);
+  return { ...disk(mounted, folder), path };
+}
+
 function disk(path: string, folder: string): Disk {
   return {
     path,
@@ -49,14 +78,14 @@ export function freeBytes(path: string): number {
   return bavail * bsize;
 }
 
-/** Takes the last byte of the disk with a file of this path. */
+/** Takes the last byte of the disk, or of its quota, with a file of this path. */
 export function fill(path: string): void {
   for (let size = 4 * MIB; size >= 1; size = Math.floor(size / 4)) {
     for (;;) {
       try {
         writeFileSync(path, Buffer.alloc(size), { flag: 'a' });
       } catch (error) {
-        assert.equal((error as NodeJS.ErrnoException).code, 'ENOSPC');
+        assert.ok(error instanceof Error && isOutOfSpace(error), String(error));
         break;
       }
     }

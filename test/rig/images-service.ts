@@ -2,12 +2,15 @@
  * The images service with real workers, without a daemon around it: for tests of what comes from registries and
  * archives.
  */
+import type { AuthConfig } from '../../proto/gen/cri.ts';
 import { Images, type ImagesOptions } from '../../src/node/images/images.ts';
-import type { LayerProgress } from '../../src/node/images/layers.ts';
+import type { LayerProgress } from '../../src/node/images/layer-store.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
+import { snapshotWorker } from '../../src/node/images/snapshotters/worker.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
 import type { Pools } from '../../src/node/threads/pools.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 
 export interface ImagesRigOptions {
   root: string;
@@ -15,12 +18,16 @@ export interface ImagesRigOptions {
   progressTimeoutSeconds?: number;
   keepBlobs?: boolean;
   signaturePolicy?: string;
+  snapshotter?: 'overlayfs' | 'native' | 'proxy';
+  snapshotterSocket?: string;
+  snapshotterName?: string;
   onLayer?: ImagesOptions['onLayer'];
 }
 
 /** Starts it on `root`, an empty folder. */
 export async function makeImages(pools: Pools, options: ImagesRigOptions): Promise<Images> {
   const images = new Images({
+    files: hostFiles,
     config: {
       root: options.root,
       images: {
@@ -30,8 +37,14 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
         progress_timeout_seconds: options.progressTimeoutSeconds ?? 10,
         credentials: '',
         volatile: false,
+        snapshotter: options.snapshotter ?? 'overlayfs',
+        snapshotter_socket: options.snapshotterSocket ?? '',
+        snapshotter_name: options.snapshotterName ?? 'overlayfs',
         keep_blobs: options.keepBlobs ?? false,
         import_folder: '',
+        quota: '',
+        gc_high_percent: 0,
+        gc_low_percent: 80,
         signature_policy: options.signaturePolicy ?? '',
       },
     },
@@ -44,10 +57,12 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
     diskUsage: (dir) => pools.shim.call('diskUsage', { folder: dir }),
     lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
+    snapshots: snapshotWorker(pools),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: options.onLayer ?? (() => {}),
     onFetched: () => {},
     onSynced: () => {},
+    onCollected: () => {},
     onRetry: () => {},
   });
   await images.recover();
@@ -55,6 +70,7 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
 }
 
 export interface RigPull {
+  auth?: AuthConfig;
   signal?: AbortSignal;
   progress?: LayerProgress[];
 }
@@ -63,7 +79,7 @@ export interface RigPull {
 export async function pullImage(images: Images, reference: string, options: RigPull = {}): Promise<ImageRow> {
   const held: string[] = [];
   try {
-    const resolved = await images.resolve(reference, undefined);
+    const resolved = await images.resolve(reference, options.auth);
     const layers = await images.fetchLayers(resolved, { ...options, onHold: (id) => held.push(id) });
     return await images.commit(resolved, layers);
   } finally {

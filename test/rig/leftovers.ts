@@ -1,5 +1,5 @@
 /** What a daemon with private folders and a private network has left on the machine. */
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RigNetwork } from './cni.ts';
 import { processesOf, run, waitFor } from './proc.ts';
@@ -32,6 +32,17 @@ export function cgroupsOf(name: string): string[] {
     if (existsSync(dir)) found.push(dir);
   }
   return found;
+}
+
+/**
+ * Removes a cgroup with those below it, and throws when it stays (a process in it, say). An absent one is fine. Only
+ * rmdir works: the files in it belong to the kernel.
+ */
+export function removeCgroupTree(folder: string): void {
+  if (!existsSync(folder)) return;
+  for (const entry of readdirSync(folder, { withFileTypes: true }))
+    if (entry.isDirectory()) removeCgroupTree(join(folder, entry.name));
+  rmdirSync(folder);
 }
 
 /** One line for each thing that a pod had and that is still there; none when all is gone. */

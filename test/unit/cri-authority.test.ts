@@ -9,7 +9,7 @@ import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import { ImageServiceDefinition } from '../../proto/gen/cri.ts';
 import { AuthorityRewriter } from '../../src/main/cri/authority.ts';
 import { CriServer } from '../../src/main/cri/server.ts';
-import { grpcService } from '../../src/main/cri/service.ts';
+import { grpcService } from '../../src/node/grpc/service.ts';
 
 const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
 const PATH = '/runtime.v1.ImageService/ListImages';

@@ -11,7 +11,7 @@ import { ImageServiceDefinition, ListImagesResponse, RuntimeServiceDefinition } 
 import { GRPC, SluiceError } from '../../src/errors.ts';
 import type { ImageVerbs } from '../../src/main/cri/call.ts';
 import { CriServer } from '../../src/main/cri/server.ts';
-import { Encoded } from '../../src/main/cri/service.ts';
+import { Encoded } from '../../src/node/grpc/service.ts';
 import { listenUnix } from '../../src/sys/unix-socket.ts';
 import { connectCri } from '../rig/cri.ts';
 import { ROOT } from '../rig/paths.ts';

@@ -17,6 +17,12 @@ test('the nearest code counts, and a full disk is seen wherever it comes from', 
   assert.equal(codeOf(Object.assign(new Error('database or disk is full'), { errcode: 13 })), 'DISK_FULL');
   assert.equal(codeOf(new Error('anything', { cause: new SluiceError('NOT_READY', 'x') })), 'NOT_READY');
   assert.equal(codeOf('text'), 'INTERNAL');
+  // Node's error for a write over a quota.
+  const quota = Object.assign(new Error('UNKNOWN: unknown error, write'), { code: 'UNKNOWN', errno: -122 });
+  const wrapped = new SluiceError('SHIM_FAILED', 'the bundle cannot be made', { cause: quota });
+  assert.equal(codeOf(wrapped), 'DISK_FULL');
+  assert.equal(explain(wrapped), 'the bundle cannot be made: EDQUOT: disk quota exceeded, write');
+  assert.equal(toPlain(quota).message, 'EDQUOT: disk quota exceeded, write');
 });
 
 test('an error crosses threads with its code, stage and path', () => {

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cachedDataVersionTag } from 'node:v8';
 import { giveBackAfterStorms } from '../../src/main/give-back.ts';
-import { shrinkHeap, trimMemory } from '../../src/sys/memory.ts';
+import { shrinkHeap, trimMemory, unmapProgram } from '../../src/sys/memory.ts';
 
 test('memory is given back once after each storm, when nothing runs', async () => {
   const lane = { running: 0, queued: 0, limit: 1 };
@@ -11,25 +12,32 @@ test('memory is given back once after each storm, when nothing runs', async () =
   let trims = 0;
   const giveBack = async () => {
     trims++;
-    if (trims === 2) throw new Error('no more');
+    if (trims === 3) throw new Error('no more');
   };
   const errors: unknown[] = [];
   using _watch = giveBackAfterStorms({ admission, giveBack, onError: (error) => errors.push(error), everyMs: 5 });
   const later = () => sleep(40);
 
+  await later();
+  assert.equal(trims, 1, 'after the start');
   admission.admitted = 20;
   await later();
-  assert.equal(trims, 0, 'a few jobs are no storm');
+  assert.equal(trims, 1, 'a few jobs are no storm');
   admission.admitted = 500;
   lane.running = 1;
   await later();
-  assert.equal(trims, 0, 'jobs run');
+  assert.equal(trims, 1, 'jobs run');
   lane.running = 0;
   await later();
-  assert.equal(trims, 1);
-  admission.admitted = 1000;
-  await later();
   assert.equal(trims, 2);
+  const storm = setInterval(() => {
+    admission.admitted += 50;
+  }, 1);
+  await later();
+  assert.equal(trims, 2, 'jobs come, though none runs at the moment');
+  clearInterval(storm);
+  await later();
+  assert.equal(trims, 3);
   assert.equal(errors.length, 1, 'a failure is reported');
 });
 
@@ -47,4 +55,26 @@ test('the heap of an idle thread shrinks', async () => {
 
 test('what the allocator keeps goes back to the kernel', () => {
   assert.equal(typeof trimMemory(), 'boolean');
+});
+
+test('pages of the program are unmapped, those alone, and come back when they are used', () => {
+  const mapped = () => {
+    const sizes = { program: 0, written: 0 };
+    let own = false;
+    for (const line of readFileSync('/proc/self/smaps', 'latin1').split('\n')) {
+      if (/^[0-9a-f]+-/.test(line)) own = line.endsWith(` ${process.execPath}`);
+      const [, field, kib] = /^(Rss|Anonymous): +(\d+) kB$/.exec(line) ?? [];
+      if (own && field) sizes[field === 'Rss' ? 'program' : 'written'] += Number(kib) * 1024;
+    }
+    return sizes;
+  };
+  const before = mapped();
+  const unmapped = unmapProgram();
+  const after = mapped();
+  assert.ok(unmapped > 10 << 20, `${unmapped} of ${before.program} bytes`);
+  assert.ok(after.program < before.program - unmapped / 2, `${before.program} → ${after.program}`);
+  assert.equal(after.written, before.written, 'what the linker wrote stays');
+  assert.equal(new Intl.NumberFormat('de').format(1234.5), '1.234,5', 'ICU works');
+  assert.equal(new Function('a', 'return a + 1')(1), 2, 'the compiler works');
+  assert.ok(mapped().program > after.program);
 });

@@ -41,9 +41,9 @@ test('healthy: no reasons; each part that does not answer, or fails, is one', as
   await waitFor('health', 2000, () => health.reasons.length === 0 || undefined);
 });
 
-test('a node without a writable folder or without a program cannot run pods', () => {
-  assert.deepEqual(checkNode({ folders: ['/tmp'], programs: { 'the shim': 'sh' } }), []);
-  const reasons = checkNode({ folders: ['/proc/sys/nonesuch'], programs: { 'the runtime': '/nonesuch/runc' } });
+test('a node without a writable folder or without a program cannot run pods', async () => {
+  assert.deepEqual(await checkNode({ folders: ['/tmp'], programs: { 'the shim': 'sh' } }), []);
+  const reasons = await checkNode({ folders: ['/proc/sys/nonesuch'], programs: { 'the runtime': '/nonesuch/runc' } });
   assert.match(
     reasons.join('\n'),
     /ENOENT.*\/proc\/sys\/nonesuch.*\n.*the runtime \/nonesuch\/runc: there is no such program/,

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { parseAddress } from '../../src/sys/ip.ts';
-import { type Owner, type Store, withStore } from '../../src/workers/net/in-process/host-local-store.ts';
+import type { Owner } from '../../src/workers/net/in-process/call.ts';
+import { type Store, withStore } from '../../src/workers/net/in-process/host-local-store.ts';
 
 let folder = '';
 before(() => {

@@ -3,7 +3,11 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { credentialsFor, storedAuth } from '../../src/node/images/credentials.ts';
+import * as credentials from '../../src/node/images/credentials.ts';
+import { credentialsFor } from '../../src/node/images/credentials.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
+
+const storedAuth = (path: string, repository: string) => credentials.storedAuth(path, repository, hostFiles);
 
 const basic = (user: string, password: string) => Buffer.from(`${user}:${password}`).toString('base64');
 

@@ -3,7 +3,11 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { type RegistryHost, registryHosts } from '../../src/node/images/hosts.ts';
+import type { RegistryHost } from '../../src/node/images/hosts.ts';
+import * as images from '../../src/node/images/hosts.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
+
+const registryHosts = (config: string, registry: string) => images.registryHosts(config, registry, hostFiles);
 
 const folder = mkdtempSync(join(tmpdir(), 'sluice-hosts-'));
 after(() => rmSync(folder, { recursive: true }));

@@ -39,6 +39,24 @@ test('manifests of OCI and docker', () => {
   assert.equal(parseManifest(json({ manifests: [] }), '').kind, 'index');
 });
 
+test('fields are found in any case of letters, as Go finds them; the proper name counts first', () => {
+  const odd = json({
+    SchemaVersion: 2,
+    Config: { MediaType: CONFIG, Digest: of(CONFIG).digest, SIZE: 7, size: 9 },
+    LAYERS: [of(LAYER)],
+  });
+  const found = parseManifest(odd, OCI);
+  assert.ok(found.kind === 'image');
+  assert.equal(found.config.size, 9);
+  assert.equal(found.layers.length, 1);
+  const index = parseManifest(
+    json({ Manifests: [{ ...of(OCI), Platform: { OS: 'linux', Architecture: 'arm64' } }] }),
+    '',
+  );
+  assert.ok(index.kind === 'index');
+  assert.deepEqual(index.manifests[0]?.platform, { os: 'linux', architecture: 'arm64', variant: undefined });
+});
+
 test('manifests that cannot be run say why', () => {
   const schema1 = 'application/vnd.docker.distribution.manifest.v1+prettyjws';
   const read = (body: unknown, type = OCI) => parseManifest(Buffer.isBuffer(body) ? body : json(body), type);

@@ -13,6 +13,7 @@ import { Registry } from '../../src/node/images/registry.ts';
 import { resolveImage } from '../../src/node/images/resolve.ts';
 import type { ImageRow } from '../../src/node/images/rows.ts';
 import { parseChallenges } from '../../src/node/images/tokens.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 import { ask } from '../../src/workers/http/ask.ts';
 import { buildImage, digestOf, MANIFEST } from '../rig/push.ts';
 
@@ -58,7 +59,7 @@ function client(t: TestContext, ...addresses: string[]) {
   const tables = addresses.slice(0, -1).map((address) => `[host."http://${address}"]\n`);
   writeFileSync(join(folder, '_default/hosts.toml'), `server = "http://${addresses.at(-1)}"\n${tables.join('')}`);
   let retries = 0;
-  const registry = new Registry({ config: folder, ask, onRetry: () => retries++, backOffMs: 1 });
+  const registry = new Registry({ config: folder, files: hostFiles, ask, onRetry: () => retries++, backOffMs: 1 });
   t.after(() => rmSync(folder, { recursive: true }));
   const resolve = async (reference: string, login?: AuthConfig) =>
     resolveImage(await registry.open(parseReference(reference), login), () => undefined);
@@ -117,7 +118,7 @@ test('an image on the node is given to nobody whom its registry refuses, by its 
 
 test('a registry on this machine needs no hosts.toml: plain http when it speaks no TLS', async (t) => {
   const registry = await fake(t);
-  const own = new Registry({ config: '/nonexistent', ask, backOffMs: 1 });
+  const own = new Registry({ config: '/nonexistent', files: hostFiles, ask, backOffMs: 1 });
   const repository = await own.open(parseReference(`${registry.address}/app`), undefined);
   assert.equal((await repository.resolve()).digest, MANIFEST_DIGEST);
   const source = await repository.layer({ digest: 'sha256:x' }, async ({ url }) => url);

@@ -6,7 +6,15 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { digestOf } from '../../src/node/images/digest.ts';
 import { parseReference } from '../../src/node/images/reference.ts';
-import { checkSignature, type Rule, ruleFor, type SignatureSource } from '../../src/node/images/signatures.ts';
+import * as signatures from '../../src/node/images/signatures.ts';
+import { type Rule, ruleFor, type SignatureSource } from '../../src/node/images/signatures.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
+
+const checkSignature = (
+  policy: string,
+  image: Parameters<typeof signatures.checkSignature>[1],
+  source: SignatureSource,
+) => signatures.checkSignature(policy, image, source, hostFiles);
 
 const DIGEST = `sha256:${'d'.repeat(64)}`;
 const image = { reference: parseReference('reg.io/team/app:1'), digest: DIGEST };

@@ -12,6 +12,7 @@ import type { Resolved } from '../../src/node/images/resolve.ts';
 import type { ImageRow, LayerRow } from '../../src/node/images/rows.ts';
 import { createLog } from '../../src/node/observe/log.ts';
 import { Table } from '../../src/node/store/table.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 
 const log = createLog({ level: 'error' });
 let lookUps = 0;
@@ -53,6 +54,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
   const rows = { images: new Table<ImageRow>(), layers: new Table<LayerRow>() };
   const make = async () => {
     const images = new Images({
+      files: hostFiles,
       config: {
         root,
         images: {
@@ -62,8 +64,14 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
           progress_timeout_seconds: 1,
           credentials: '',
           volatile: false,
+          snapshotter: 'overlayfs',
+          snapshotter_socket: '',
+          snapshotter_name: '',
           keep_blobs: false,
           import_folder: '',
+          quota: '',
+          gc_high_percent: 0,
+          gc_low_percent: 80,
           signature_policy: '',
         },
       },
@@ -76,6 +84,15 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
       diskUsage: async () => ({ timestamp: 0n, usedBytes: 50n, inodes: 5n, tookMs: 1 }),
       lookUpUser: async ({ dirs }) => ({ uid: dirs.length, gid: ++lookUps, additionalGids: [] }),
       removeLayer: async (dir) => rmSync(dir, { recursive: true, force: true }),
+      snapshots: {
+        prepare: async () => {},
+        remove: async () => {},
+        copy: async () => {},
+        merge: async () => ({ bytes: 1, inodes: 1 }),
+        fill: async () => {},
+        link: async () => {},
+        removeLayer: async ({ dir }) => rmSync(dir, { recursive: true, force: true }),
+      },
       installPause: async (dir) => {
         mkdirSync(join(dir, 'fs'), { recursive: true });
         return { bytes: 10, inodes: 2 };
@@ -83,6 +100,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
       onLayer: () => {},
       onFetched: () => {},
       onSynced: () => {},
+      onCollected: () => {},
       onRetry: () => {},
     });
     await images.recover();
@@ -194,7 +212,7 @@ test('an image in use loses its names at once and its layers with its last conta
   await images.remove(row);
   assert.equal(images.find('app'), undefined);
   assert.equal(images.list().length, 1);
-  const [mount] = images.rootfsMounts(images.get(ID.a), '/snap');
+  const [mount] = await images.rootfsMounts(images.get(ID.a), '/snap');
   const lower = mount?.options.find((option) => option.startsWith('lowerdir='))?.slice('lowerdir='.length) ?? '';
   assert.ok(lower.startsWith(root) && existsSync(lower));
   // Pulled again, it is the same.
@@ -334,7 +352,7 @@ test('implied folders are dressed once the layers below are there, and then fit 
   const one = await pull(images, resolved('one', 'c', ID.a, [digest('1'), implied]));
   const [inherit] = worker.of('inheritAttributes');
   assert.deepEqual(inherit?.folders, ['tmp']);
-  assert.deepEqual(inherit?.parentDirs, [images.layers.dirOf(one.layers[0] ?? '')]);
+  assert.deepEqual(inherit?.parentDirs, [join(images.layers.folder, one.layers[0] ?? '', 'fs')]);
   const two = await pull(images, resolved('two', 'd', ID.b, [digest('2'), implied]));
   assert.notEqual(two.layers[1], one.layers[1]);
   const three = await pull(images, resolved('three', 'e', digest('f'), [digest('1'), implied]));
@@ -368,19 +386,21 @@ test('pulls of bound layers on each other, in any order and at once, all end', a
   const rows = await Promise.all(
     stacks.map((stack, i) => pull(images, resolved(`i${i}`, `${i}`, `sha256:${`${i}`.repeat(64)}`, stack))),
   );
-  const diffIds = (row: ImageRow) => row.layers.map((id) => images.layers.dirOf(id));
+  const diffIds = (row: ImageRow) => row.layers.map((id) => join(images.layers.folder, id, 'fs'));
   assert.deepEqual(rows[4]?.layers, rows[0]?.layers);
   assert.equal(new Set(rows.flatMap(diffIds)).size, 11, 'stacks 0 and 4 are one, 0 and 3 have their bottom in common');
   // Each was dressed by what lies below it in its own image.
   for (const row of rows) {
     for (const [i, id] of row.layers.entries()) {
-      const inherit = worker.of('inheritAttributes').find(({ dir }) => images.layers.dirOf(id) === join(dir, 'fs'));
+      const inherit = worker
+        .of('inheritAttributes')
+        .find(({ dir }) => join(images.layers.folder, id, 'fs') === join(dir, 'fs'));
       assert.deepEqual(
         inherit?.parentDirs,
         row.layers
           .slice(0, i)
           .toReversed()
-          .map((below) => images.layers.dirOf(below)),
+          .map((below) => join(images.layers.folder, below, 'fs')),
       );
     }
   }
@@ -400,7 +420,9 @@ test('a lower layer that failed for another pull does not fail the layers above 
   const two = pull(images, resolved('two', 'd', ID.b, [digest('1'), digest('9')]));
   await assert.rejects(one, { code: 'REGISTRY_DENIED' });
   const row = await two;
-  assert.deepEqual(worker.of('inheritAttributes')[0]?.parentDirs, [images.layers.dirOf(row.layers[0] ?? '')]);
+  assert.deepEqual(worker.of('inheritAttributes')[0]?.parentDirs, [
+    join(images.layers.folder, row.layers[0] ?? '', 'fs'),
+  ]);
 });
 
 test('after a crash: half layers, stray folders and rows without folders are gone, the rest is as it was', async (t) => {
@@ -427,8 +449,8 @@ test('after a crash: half layers, stray folders and rows without folders are gon
 test('mounts: topmost layer first, one layer is bound, none is an empty folder, a repeated one counts on top', async (t) => {
   const { images } = await setup(t);
   const row = await pull(images, resolved('app', 'c', ID.a, [digest('1'), digest('2'), digest('1')]));
-  const [bottom = '', top = ''] = row.layers.map((id) => images.layers.dirOf(id));
-  assert.deepEqual(images.rootfsMounts(row, '/snap'), [
+  const [bottom = '', top = ''] = row.layers.map((id) => join(images.layers.folder, id, 'fs'));
+  assert.deepEqual(await images.rootfsMounts(row, '/snap'), [
     {
       type: 'overlay',
       source: 'overlay',
@@ -436,11 +458,13 @@ test('mounts: topmost layer first, one layer is bound, none is an empty folder, 
       options: ['index=off', `lowerdir=${bottom}:${top}`, 'upperdir=/snap/fs', 'workdir=/snap/work'],
     },
   ]);
-  assert.deepEqual(images.viewMounts(row)[0]?.options, ['ro', 'index=off', `lowerdir=${bottom}:${top}`]);
+  assert.deepEqual((await images.viewMounts(row))[0]?.options, ['ro', 'index=off', `lowerdir=${bottom}:${top}`]);
   const single = await pull(images, resolved('single', 'd', ID.b, [digest('1')]));
-  assert.deepEqual(images.viewMounts(single), [{ type: 'bind', source: bottom, target: '', options: ['rbind', 'ro'] }]);
+  assert.deepEqual(await images.viewMounts(single), [
+    { type: 'bind', source: bottom, target: '', options: ['rbind', 'ro'] },
+  ]);
   const none = await pull(images, resolved('none', 'e', digest('f'), []));
-  const source = images.viewMounts(none)[0]?.source ?? '';
+  const source = (await images.viewMounts(none))[0]?.source ?? '';
   assert.deepEqual(readdirSync(source), []);
   const request = { user: 'app', supplementalGroups: [], mergeImageGroups: true };
   const first = await images.lookUpUser(row, request);

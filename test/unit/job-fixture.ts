@@ -269,6 +269,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
         };
       },
       del: async (attachment) => void (await did('network.del', attachment)),
+      gc: async (_, how) => ((await did('network.gc', how)) as string[] | undefined) ?? [],
       strays: async (known) => (await did('network.strays', known)) as Awaited<ReturnType<Network['strays']>>,
     }),
     images: fake<Images>('images', {
@@ -279,8 +280,10 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
         if (!found) throw SluiceError.of('IMAGE_NOT_FOUND', id);
         return found;
       },
-      rootfsMounts: () => [],
-      viewMounts: () => [],
+      prepareSnapshot: async ({ dir, owner }) => void (await did('images.prepareSnapshot', { dir, owner })),
+      removeSnapshot: async (dir) => void (await did('images.removeSnapshot', { dir })),
+      rootfsMounts: async () => [],
+      viewMounts: async () => [],
       lookUpUser: async () => ({ uid: 0, gid: 0, additionalGids: [0] }),
       pullKey: (reference) => reference,
       resolve: async (reference) => (await did('images.resolve', reference)) as Awaited<ReturnType<Images['resolve']>>,

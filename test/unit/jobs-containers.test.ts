@@ -57,8 +57,8 @@ test('a container’s name is taken until the container is removed; one in fligh
 });
 
 for (const [call, stage] of [
-  ['shim.prepareSnapshot', 'rootfs'],
-  ['shim.writeBundle', 'files'],
+  ['images.prepareSnapshot', 'rootfs'],
+  ['shim.writeBundle', 'bundle'],
 ] as const) {
   test(`a creation whose ${call} fails is undone from stage ${stage}`, async () => {
     using lab = openJobLab();
@@ -77,7 +77,7 @@ test('a creation whose undo fails gives its name back; each retry is one job, un
   const sandbox = await lab.launch();
   let refusals = 3; // the undo of the creation, and two retries
   lab.hooks.set('shim.writeBundle', failure);
-  lab.hooks.set('shim.removeSnapshot', () => {
+  lab.hooks.set('images.removeSnapshot', () => {
     if (refusals-- > 0) throw new SluiceError('NAMESPACE_FAILED', 'busy');
   });
   await assert.rejects(lab.add(sandbox), (error) => error instanceof JobError && error.stuck !== undefined);
@@ -239,11 +239,11 @@ test('a removal that fails goes back to the state before, and can be tried again
   using lab = openJobLab();
   const row = await lab.add(await lab.launch());
   await lab.containers.stop(row.id, 0, {});
-  lab.hooks.set('shim.removeSnapshot', failure);
+  lab.hooks.set('images.removeSnapshot', failure);
   await assert.rejects(lab.containers.remove(row.id, {}), /rootfs/);
   assert.equal(row.state, 'exited');
   assert.equal(lab.ctx.containerNames.owner(row.name), row.id, 'the name stays taken');
-  lab.hooks.delete('shim.removeSnapshot');
+  lab.hooks.delete('images.removeSnapshot');
   await lab.containers.remove(row.id, {});
   assert.equal(lab.ctx.store.containers.size, 0);
   lab.jobs.assertClosed();

@@ -251,7 +251,7 @@ test('a pod whose shim dies is not ready any more', async () => {
 test('a pause process that ends while its pod is being stopped makes it not ready, without a warning', async () => {
   using lab = openJobLab();
   const sandbox = await lab.launch();
-  using _exclusive = await lab.locks.take(sandbox.id, 'exclusive');
+  using _exclusive = await lab.locks.take('pod', sandbox.id, 'exclusive');
   lab.shims.get(sandbox.id)?.exit(sandbox.id, 0);
   await eventually(() => sandbox.state === 'notready');
   assert.deepEqual(

@@ -77,7 +77,7 @@ for (const state of CONTAINER_STATES.filter((one) => one !== 'starting')) {
 test('in the background the undo waits for a job that holds the pod', async () => {
   using lab = openJobLab();
   const { sandbox, row } = await halfStarted(lab);
-  const held = await lab.locks.take(sandbox.id, 'exclusive');
+  const held = await lab.locks.take('pod', sandbox.id, 'exclusive');
   undoStartLater(row, lab.services, 'the daemon ended', 0);
   await new Promise((resolve) => setTimeout(resolve, 5));
   assert.equal(row.state, 'starting');

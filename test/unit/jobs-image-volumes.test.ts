@@ -7,6 +7,7 @@ import { codeOf, explain, SluiceError } from '../../src/errors.ts';
 import { imageVolumesFolder, unmountImageVolumes } from '../../src/pipeline/jobs/image-volumes.ts';
 import { runtimeOptions } from '../../src/pipeline/jobs/runtime-options.ts';
 import { usedImages } from '../../src/pipeline/jobs/used-images.ts';
+import { imageSubFolder } from '../../src/workers/shim/image-volume.ts';
 import { imageSpec, mount } from '../rig/messages.ts';
 import { type JobLab, openJobLab } from './job-fixture.ts';
 
@@ -19,6 +20,7 @@ function mountsFolders(lab: JobLab) {
   lab.hooks.set('shim.mountImageVolume', (input) => {
     mkdirSync(join((input as { target: string }).target, 'data/deep'), { recursive: true });
   });
+  lab.hooks.set('shim.imageSubFolder', (input) => imageSubFolder(input as Parameters<typeof imageSubFolder>[0]));
 }
 
 test('two containers that want the same image at the same time share one mount, and show it with its image', async () => {

@@ -105,7 +105,7 @@ test('a launch that fails names its stage, and leaves no row, no name and nothin
 
 for (const [call, stage] of [
   ['net.createNetns', 'netns'],
-  ['shim.prepareSnapshot', 'rootfs'],
+  ['images.prepareSnapshot', 'rootfs'],
   ['shim.sandboxFiles', 'files'],
   ['shim.startShim', 'shim'],
   ['shims.connect', 'shim'],
@@ -162,7 +162,7 @@ test('a stop ends processes and network, and keeps what a removal needs', async 
   assert.equal(row.shimEnded, true);
   assert.equal(row.network, undefined, 'DEL is not run twice');
   assert.ok(lab.calls.includes('net.unpinNamespaces') && netns !== '');
-  assert.ok(!lab.calls.includes('shim.removeSnapshot'));
+  assert.ok(!lab.calls.includes('images.removeSnapshot'));
   const jobs = lab.jobs.jobs.length;
   await lab.pods.stop(row.id, {});
   assert.equal(lab.jobs.jobs.length, jobs, 'a stopped pod takes no job');
@@ -203,10 +203,10 @@ test('a removal that fails half-way can be tried again, and publishes the end on
   using lab = openJobLab();
   const row = await lab.launch();
   await lab.pods.stop(row.id, {});
-  lab.hooks.set('shim.removeSnapshot', failure);
+  lab.hooks.set('images.removeSnapshot', failure);
   await assert.rejects(lab.pods.remove(row.id, {}), /rootfs/);
   assert.equal(row.state, 'removing');
-  lab.hooks.delete('shim.removeSnapshot');
+  lab.hooks.delete('images.removeSnapshot');
   await lab.pods.remove(row.id, {});
   assert.equal(lab.ctx.store.sandboxes.size, 0);
   const deleted = (await lab.published()).filter(([type]) => type === 'deleted');

@@ -3,6 +3,7 @@ import { mock, test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
 import type { ContainerState } from '../../src/node/store/container.ts';
 import type { SandboxState } from '../../src/node/store/sandbox.ts';
+import { collectNetworkGarbage, collectRegularly } from '../../src/pipeline/jobs/network-gc.ts';
 import { recover, sweepNetwork } from '../../src/pipeline/jobs/recover.ts';
 import { eventually, type JobLab, openJobLab } from './job-fixture.ts';
 
@@ -110,7 +111,7 @@ for (const state of ['creating', 'removing'] as const) {
     await eventually(() => lab.services.retries.pending === 0);
     assert.equal(lab.ctx.store.sandboxes.size, 0);
     assert.equal(lab.ctx.store.containers.get(row.id), undefined);
-    for (const call of ['network.del', 'net.unpinNamespaces', 'shim.removeSnapshot', 'shims.shutdown']) {
+    for (const call of ['network.del', 'net.unpinNamespaces', 'images.removeSnapshot', 'shims.shutdown']) {
       assert.ok(lab.calls.includes(call), call);
     }
     lab.jobs.assertClosed();
@@ -269,4 +270,29 @@ test('strays that cannot be looked for are logged, and keep nothing from going o
   lab.hooks.set('network.strays', new SluiceError('INTERNAL', 'no such folder'));
   await sweepNetwork(lab.ctx);
   assert.ok(lab.lines.some(({ level }) => level === 'error'));
+});
+
+test('GC: what no attachment owns is logged and counted; a failure keeps nothing from going on', async () => {
+  using lab = openJobLab();
+  const asked: unknown[] = [];
+  lab.hooks.set('network.gc', (how) => {
+    asked.push(how);
+    return ['address 10.1.2.3 of a/eth0', 'host port 80/tcp of a/eth0'];
+  });
+  await collectNetworkGarbage(lab.ctx, { programs: true });
+  assert.deepEqual(lab.counted, ['leaks address', 'leaks address']);
+  assert.equal(lab.lines.filter(({ level }) => level === 'warn').length, 2);
+  lab.hooks.set('network.gc', new SluiceError('CNI_FAILED', 'no'));
+  await collectNetworkGarbage(lab.ctx, { programs: true });
+  assert.equal(lab.lines.filter(({ level }) => level === 'error').length, 1);
+  lab.ctx.config.cni.gc = false;
+  await collectNetworkGarbage(lab.ctx, { programs: true });
+  assert.equal(lab.calls.length, 2, 'turned off');
+  lab.ctx.config.cni.gc = true;
+  lab.calls.length = 0;
+  {
+    using _regularly = collectRegularly(lab.ctx, 5);
+    await eventually(() => lab.calls.length > 1);
+  }
+  assert.deepEqual(asked, [{ programs: true }]);
 });

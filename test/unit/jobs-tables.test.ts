@@ -90,18 +90,19 @@ test('a container’s creation reads the user while the volumes and the snapshot
     image: ['reserve'],
     user: ['image'],
     volumes: ['image'],
-    rootfs: ['reserve'],
+    rootfs: ['image'],
     paths: ['reserve'],
     spec: ['paths', 'user', 'volumes'],
     shim: ['reserve'],
-    files: ['shim', 'spec'],
-    ready: ['files', 'rootfs'],
+    files: ['reserve'],
+    bundle: ['shim', 'spec'],
+    ready: ['bundle', 'files', 'rootfs'],
   });
-  assert.deepEqual(withUndo(createContainer), ['reserve', 'volumes', 'rootfs', 'files']);
+  assert.deepEqual(withUndo(createContainer), ['reserve', 'volumes', 'rootfs', 'bundle']);
 });
 
 test('a container’s removal removes the bundle before the volumes in the same folder, and the record last', () => {
-  assert.deepEqual(needs(removeContainer).volumes, ['files']);
+  assert.deepEqual(needs(removeContainer).volumes, ['bundle']);
   assert.ok(before(removeContainer, 'forget').has('rootfs'));
 });
 

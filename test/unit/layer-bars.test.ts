@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { Writable } from 'node:stream';
 import { test } from 'node:test';
 import { bytesText, LayerBars } from '../../src/main/cli/layer-bars.ts';
-import type { LayerProgress } from '../../src/node/images/layers.ts';
+import type { LayerProgress } from '../../src/node/images/layer-store.ts';
 
 const layer = (downloaded: number, state: LayerProgress['state'] = 'downloading'): LayerProgress => ({
   digest: `sha256:${'ab'.repeat(32)}`,

@@ -7,7 +7,7 @@ const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 /** Takes the lock in the background, and says in `order` when it is held. */
 function taker(locks: Locks, order: string[]) {
   return async (name: string, mode: 'shared' | 'exclusive', key = 'pod') => {
-    const lock = await locks.take(key, mode);
+    const lock = await locks.take('pod', key, mode);
     order.push(name);
     return lock;
   };
@@ -15,8 +15,8 @@ function taker(locks: Locks, order: string[]) {
 
 test('a shared lock is held by many at once', async () => {
   const locks = new Locks();
-  using _a = await locks.take('pod', 'shared');
-  using _b = await locks.take('pod', 'shared');
+  using _a = await locks.take('pod', 'pod', 'shared');
+  using _b = await locks.take('pod', 'pod', 'shared');
   assert.equal(locks.held('pod'), false);
 });
 
@@ -78,8 +78,8 @@ test('first come first served: shared ones that come later do not overtake a wai
 
 test('keys do not wait for each other', async () => {
   const locks = new Locks();
-  using _a = await locks.take('a', 'exclusive');
-  using _b = await locks.take('b', 'exclusive');
+  using _a = await locks.take('pod', 'a', 'exclusive');
+  using _b = await locks.take('pod', 'b', 'exclusive');
   assert.deepEqual([locks.held('a'), locks.held('b'), locks.held('c')], [true, true, false]);
 });
 
@@ -87,19 +87,45 @@ test('a lock that everyone has released is free again', async () => {
   const locks = new Locks();
   for (let round = 0; round < 3; round++) {
     {
-      using _exclusive = await locks.take('pod', 'exclusive');
+      using _exclusive = await locks.take('pod', 'pod', 'exclusive');
       assert.equal(locks.held('pod'), true);
     }
     assert.equal(locks.held('pod'), false);
-    using _shared = await locks.take('pod', 'shared');
+    using _shared = await locks.take('pod', 'pod', 'shared');
   }
 });
 
 test('a holder that throws releases the lock', async () => {
   const locks = new Locks();
   await assert.rejects(async () => {
-    using _lock = await locks.take('pod', 'exclusive');
+    using _lock = await locks.take('pod', 'pod', 'exclusive');
     throw new Error('boom');
   }, /boom/);
-  using _next = await locks.take('pod', 'exclusive');
+  using _next = await locks.take('pod', 'pod', 'exclusive');
+});
+
+test('how long each lock was waited for, and how many wait', async () => {
+  const taken: { kind: string; mode: string; seconds: number }[] = [];
+  const locks = new Locks((kind, mode, seconds) => taken.push({ kind, mode, seconds }));
+  const shared = await locks.take('pod', 'a', 'shared');
+  const stop = locks.take('pod', 'a', 'exclusive');
+  const create = locks.take('pod', 'a', 'shared');
+  using _container = await locks.take('container', 'c', 'exclusive');
+  assert.deepEqual(locks.waiting, { pod: 2, container: 0 });
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  shared[Symbol.dispose]();
+  const stopping = await stop;
+  assert.deepEqual(locks.waiting, { pod: 1, container: 0 });
+  stopping[Symbol.dispose]();
+  using _create = await create;
+  assert.deepEqual(locks.waiting, { pod: 0, container: 0 });
+  assert.deepEqual(
+    taken.map(({ kind, mode, seconds }) => [kind, mode, seconds >= 0.025]),
+    [
+      ['pod', 'shared', false],
+      ['container', 'exclusive', false],
+      ['pod', 'exclusive', true],
+      ['pod', 'shared', true],
+    ],
+  );
 });

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
 import { test } from 'node:test';
+import { Worker } from 'node:worker_threads';
 import {
   addressText,
   contains,
@@ -99,4 +102,23 @@ test('more answers than the socket holds (ENOBUFS) is an error, and the socket g
   );
   assert.equal(findLink(socket, 'lo')?.up, true);
   assert.equal(findLink(socket, 'nowhere'), undefined);
+});
+
+test('what a thread keeps open is closed when it ends, however it ends', async () => {
+  const open = () => readdirSync('/proc/self/fd').length;
+  const file = import.meta.resolve('../../src/workers/net/in-process/sockets.ts');
+  const script = `const { routeSocket } = await import('${file}');
+    routeSocket();
+    (await import('node:worker_threads')).parentPort.postMessage('open');
+    setInterval(() => {}, 60_000);`;
+  const entry = new URL(`data:text/javascript,${encodeURIComponent(script)}`);
+  const run = async () => {
+    const thread = new Worker(entry);
+    await once(thread, 'message');
+    await thread.terminate();
+  };
+  await run();
+  const before = open();
+  for (let count = 0; count < 3; count++) await run();
+  assert.equal(open(), before);
 });

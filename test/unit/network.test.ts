@@ -55,6 +55,7 @@ function setup(t: TestContext, answer: (op: string) => unknown = () => ({ plugin
       in_process: false,
       builtin_subnet: '10.88.0.0/16',
       ip_ranges_annotation: false,
+      gc: true,
       ...more,
     },
     root: join(dir, 'root'),
@@ -260,6 +261,66 @@ test('plugin runs are reported, those of a failed call too', async (t) => {
   await assert.rejects(network.add(attachment), /too slow/);
   await network.del(attachment);
   assert.deepEqual(runs, [failed, RUN]);
+});
+
+test('GC: only where all attachments are known; ADDs wait while it calls programs, and it waits for them', async (t) => {
+  const order: string[] = [];
+  const adds: (() => void)[] = [];
+  const gcs: (() => void)[] = [];
+  const { write, calls, start } = setup(
+    t,
+    async (op) => {
+      order.push(op);
+      if (op === 'cniAdd') await new Promise<void>((resolve) => void adds.push(resolve));
+      if (op === 'cniGc') await new Promise<void>((resolve) => void gcs.push(resolve));
+      order.push(`${op} ended`);
+      return op === 'cniGc'
+        ? { released: ['x'], plugins: [] }
+        : { result: { cniVersion: '1.1.0' }, plugins: [], notes: [] };
+    },
+    { cache_dir: '/var/lib/cni' },
+  );
+  write('1.conflist', conf('net'));
+  const network = await start();
+  const attachment = network.attachment({ id: 'x', netns: '/n', config: POD });
+  const tick = () => new Promise((resolve) => setImmediate(resolve));
+
+  const first = network.add(attachment);
+  const gc = network.gc(() => [attachment], { programs: true });
+  const second = network.add(attachment);
+  await tick();
+  assert.deepEqual(order, ['cniAdd'], 'GC waits for the first ADD, the second ADD for GC');
+  adds.shift()?.();
+  await first;
+  await tick();
+  assert.deepEqual(order, ['cniAdd', 'cniAdd ended', 'cniGc']);
+  gcs.shift()?.();
+  assert.deepEqual(await gc, ['x']);
+  await tick();
+  adds.shift()?.();
+  await second;
+  assert.deepEqual(order.slice(3), ['cniGc ended', 'cniAdd', 'cniAdd ended']);
+  const input = calls.find(([op]) => op === 'cniGc')?.[1] as { valid: object[]; programs: boolean };
+  assert.deepEqual([input.valid, input.programs], [[{ containerId: 'x', ifName: 'eth0' }], true]);
+
+  const beside = [network.add(attachment), network.gc(() => [], { programs: false })] as const;
+  await tick();
+  gcs.shift()?.();
+  await beside[1];
+  adds.shift()?.();
+  await beside[0];
+});
+
+test('GC leaves a network alone that other runtimes may share, whose records are elsewhere', async (t) => {
+  const { write, calls, start } = setup(t, () => ({ released: [], plugins: [] }));
+  const builtin = await start();
+  await builtin.gc(() => [], { programs: true });
+  assert.equal(calls.at(-1)?.[0], 'cniGc', 'the built-in network is nobody else’s');
+  write('1.conflist', conf('net'));
+  const network = await start();
+  calls.length = 0;
+  assert.deepEqual(await network.gc(() => [], { programs: true }), []);
+  assert.deepEqual(calls, []);
 });
 
 test('loopback = "plugin" runs that plugin first, without a record', async (t) => {

@@ -228,6 +228,7 @@ test('the view fits the terminal, whatever its size', () => {
     pools: [{ name: 'net', threads: 2, running: 3, queued: 0, restarts: 0 }],
     pods: { ready: 9 },
     containers: {},
+    shims: [16, 16, 3, 1].map((pods, at) => ({ runtime: at < 3 ? 'runc' : 'crun', leader: `p${at}`, pods })),
     refused: 0,
     cleanupsPending: 2,
     cleanups: [],
@@ -248,6 +249,7 @@ test('the view fits the terminal, whatever its size', () => {
   const text = topView(now, minute, { width: 120, height: 40, color: false, address: 'x' }).join('\n');
   assert.match(text, /and \d+ more/);
   assert.match(text, /2 CLEAN-UPS PENDING/);
+  assert.match(text, /shims of runc: 3 {3}2 with 16 pods {3}1 with 3 pods {3}shims of crun: 1 {3}1 with 1 pod$/m);
   minute.add([], Date.now() + 61_000);
   assert.equal(minute.jobs.length, 0);
 });

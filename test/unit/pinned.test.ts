@@ -4,13 +4,15 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import { NamespaceMode } from '../../proto/gen/cri.ts';
+import { SluiceError } from '../../src/errors.ts';
 import { containerNamespaces } from '../../src/node/oci/namespaces.ts';
 import { buildPinnedSpec } from '../../src/node/oci/pinned-spec.ts';
 import type { Shims } from '../../src/node/shims/shims.ts';
 import type { SandboxRow, ShimRow } from '../../src/node/store/sandbox.ts';
 import type { Store } from '../../src/node/store/store.ts';
+import { JobError } from '../../src/pipeline/engine/engine.ts';
 import { planPod } from '../../src/pipeline/jobs/plan-pod.ts';
-import { leaveSharedShim, shimWithRoom } from '../../src/pipeline/jobs/shared-shims.ts';
+import { leaveSharedShim, podsByShim, shimWithRoom } from '../../src/pipeline/jobs/shared-shims.ts';
 import { namespaces } from '../rig/messages.ts';
 import { openJobLab } from './job-fixture.ts';
 import { HOST, pod, podWith, userns } from './oci-fixtures.ts';
@@ -30,12 +32,14 @@ suite('which pods are pinned', () => {
   test('a PID namespace for each container, or the host’s: pinned, with its IPC and UTS namespaces under the state folder', () => {
     for (const pid of [CONTAINER, NODE]) {
       const { pinned, id, state } = planned(withPid(pid));
-      assert.deepEqual(pinned, { bootId: HOST.bootId, ipc: `${state}/ns/${id}.ipc`, uts: `${state}/ns/${id}.uts` });
+      const [ipc, uts] = [`${state}/ns/${id}.ipc`, `${state}/ns/${id}.uts`];
+      assert.deepEqual(pinned, { bootId: HOST.bootId, filesPending: true, ipc, uts });
     }
   });
 
   test('on the host network and IPC there is nothing to hold', () => {
-    assert.deepEqual(planned(withPid(CONTAINER, { network: NODE, ipc: NODE })).pinned, { bootId: HOST.bootId });
+    const { pinned } = planned(withPid(CONTAINER, { network: NODE, ipc: NODE }));
+    assert.deepEqual(pinned, { bootId: HOST.bootId, filesPending: true });
   });
 
   test('a shared PID namespace, a user namespace, another shim, sandbox_mode pause: a pause process', () => {
@@ -68,6 +72,27 @@ test('containers join pinned namespaces by path, and have a PID namespace of the
       { type: 'pid' },
     ]);
   }
+});
+
+test('the files of a pinned sandbox come with its first container, once, and again after a failure', async () => {
+  using lab = openJobLab();
+  const sandbox = await lab.launch(withPid(CONTAINER));
+  assert.equal(sandbox.pinned?.filesPending, true);
+  const made = () => lab.calls.filter((call) => call === 'shim.sandboxFiles').length;
+  assert.equal(made(), 0);
+  lab.hooks.set('shim.sandboxFiles', new SluiceError('DISK_FULL', 'no space'));
+  await assert.rejects(lab.add(sandbox), (error) => error instanceof JobError && error.stage === 'files');
+  assert.equal(sandbox.pinned?.filesPending, true);
+  lab.hooks.delete('shim.sandboxFiles');
+  const names = ['a', 'b', 'c'].map((name) => ({ metadata: { name, attempt: 0 } }));
+  await Promise.all(names.map((over) => lab.add(sandbox, over)));
+  assert.equal(made(), 2, 'containers at the same time share one making');
+  assert.equal(sandbox.pinned?.filesPending, undefined);
+  await lab.add(sandbox, { metadata: { name: 'd', attempt: 0 } });
+  assert.equal(made(), 2);
+  await lab.pods.remove(sandbox.id, {});
+  assert.ok(lab.calls.includes('shim.removeSandboxFiles'), 'also of a pod whose making was cut off');
+  lab.jobs.assertClosed();
 });
 
 test('the spec of a pinned sandbox: namespaces, hostname and the annotations that shims group by', () => {
@@ -121,6 +146,20 @@ suite('shared shims', () => {
       member('pause', '/s/5', { pinned: undefined }),
     ];
     assert.equal(shimWithRoom(sandboxRow({ id: 'n' }), 8, node(pods, ['dead']).ctx), undefined);
+  });
+
+  test('the pods of each shim are counted; an ended shim and a pod without one count for nothing', () => {
+    const rows = [
+      member('a', '/s/1', { runtime: 'runc' }),
+      member('b', '/s/1', { runtime: 'runc', shim: { ...shim('/s/1'), leader: 'a' } }),
+      member('c', '/s/2', { runtime: 'crun', shim: { ...shim('/s/2'), leader: 'gone' } }),
+      member('over', '/s/3', { shimEnded: true }),
+      member('none', '', { shim: undefined }),
+    ];
+    assert.deepEqual(podsByShim(node(rows).ctx), [
+      { runtime: 'runc', leader: 'a', pods: 2 },
+      { runtime: 'crun', leader: 'gone', pods: 1 },
+    ]);
   });
 
   test('of pods that leave at the same time only the last one has to end the shim', () => {

@@ -51,3 +51,66 @@ test('a thread that fails without a call ends neither the process nor the pool',
     rmSync(folder, { recursive: true, force: true });
   }
 });
+
+/** A pool over a worker that answers with its thread's id; `wait` takes as many milliseconds as it is told. */
+async function withThreads(
+  bounds: { minThreads: number; maxThreads: number },
+  work: (pool: Pool<{ id: (_: null) => number; wait: (ms: number) => number }>) => Promise<void>,
+): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-pool-'));
+  try {
+    const file = join(folder, 'worker.mjs');
+    writeFileSync(
+      file,
+      `import { threadId } from 'node:worker_threads';
+      import { setTimeout as sleep } from 'node:timers/promises';
+      export default async ({ op, input }) => {
+        if (op === 'wait') await sleep(input);
+        return { ok: true, value: threadId, seconds: 0 };
+      };`,
+    );
+    const url = pathToFileURL(file);
+    await using pool = new Pool({ name: 'net', file: url, ...bounds, callsPerThread: 1, maxQueue: 10, idleMs: 100 });
+    await work(pool as never);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+const until = async (what: () => boolean) => {
+  for (let n = 0; !what() && n < 500; n++) await sleep(10);
+  assert.ok(what());
+};
+
+test('a pool that needs no thread has none when it was idle, and the next call starts one', async () => {
+  await withThreads({ minThreads: 0, maxThreads: 1 }, async (pool) => {
+    assert.equal(pool.use.threads, 0);
+    const first = await pool.call('id', null);
+    assert.equal(pool.use.threads, 1);
+    await until(() => pool.use.threads === 0);
+    assert.notEqual(await pool.call('id', null), first);
+    assert.equal(pool.use.restarts, 0, 'a thread that has ended because it was idle was not replaced');
+  });
+});
+
+test('calls now and then keep their thread, and a long one as well', async () => {
+  await withThreads({ minThreads: 0, maxThreads: 1 }, async (pool) => {
+    const ids = new Set<number>();
+    for (let n = 0; n < 12; n++) {
+      ids.add(await pool.call('id', null));
+      await sleep(25);
+    }
+    ids.add(await pool.call('wait', 300));
+    assert.equal(ids.size, 1);
+  });
+});
+
+test('idle threads beyond the fewest end, and there is one at work all the while', async () => {
+  await withThreads({ minThreads: 1, maxThreads: 2 }, async (pool) => {
+    await Promise.all([pool.call('wait', 100), pool.call('wait', 100), pool.call('wait', 100)]);
+    assert.equal(pool.use.threads, 2);
+    await until(() => pool.use.threads === 1);
+    assert.ok((await pool.call('id', null)) > 0);
+    assert.equal(pool.use.restarts, 0);
+  });
+});

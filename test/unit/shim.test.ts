@@ -234,20 +234,20 @@ test('resolv.conf has search, nameserver and options in that order, and no empty
   assert.equal(resolvConf({ servers: [], searches: [], options: [] }), '');
 });
 
-test('a program name is looked up in PATH, and the first executable file is taken', () => {
+test('a program name is looked up in PATH, and the first executable file is taken', async () => {
   for (const name of ['a', 'b', 'c']) mkdirSync(join(dir, name));
   writeFileSync(join(dir, 'a', 'shim'), '');
   mkdirSync(join(dir, 'b', 'shim'));
   writeFileSync(join(dir, 'c', 'shim'), '');
   chmodSync(join(dir, 'c', 'shim'), 0o755);
   const path = ['relative', '', 'a', 'b', 'c'].map((name) => (name === 'relative' ? name : join(dir, name))).join(':');
-  assert.equal(findProgram('shim', 'the shim', path).path, join(dir, 'c', 'shim'));
-  assert.throws(() => findProgram('nothing', 'the shim', path), /the shim nothing: there is no such program in PATH/);
-  assert.throws(() => findProgram('/no/shim', 'the shim', path), /the shim \/no\/shim: there is no such program$/);
-  const before = findProgram('shim', 'the shim', path).key;
+  assert.equal((await findProgram('shim', 'the shim', path)).path, join(dir, 'c', 'shim'));
+  await assert.rejects(findProgram('nothing', 'the shim', path), /the shim nothing: there is no such program in PATH/);
+  await assert.rejects(findProgram('/no/shim', 'the shim', path), /the shim \/no\/shim: there is no such program$/);
+  const before = (await findProgram('shim', 'the shim', path)).key;
   rmSync(join(dir, 'c', 'shim'));
   writeFileSync(join(dir, 'c', 'shim'), 'new', { mode: 0o755 });
-  assert.notEqual(findProgram('shim', 'the shim', path).key, before);
+  assert.notEqual((await findProgram('shim', 'the shim', path)).key, before);
 });
 
 test('the mounts below a folder are listed, last mounted first', () => {

@@ -7,7 +7,7 @@ import {
   type PodSandboxMetrics,
   RuntimeServiceDefinition,
 } from '../../proto/gen/cri.ts';
-import { Encoded, grpcService } from '../../src/main/cri/service.ts';
+import { Encoded, grpcService } from '../../src/node/grpc/service.ts';
 import { CpuRates } from '../../src/node/stats/cpu-rates.ts';
 import { DiskUsage } from '../../src/node/stats/disk-usage.ts';
 import { encodeMetrics } from '../../src/node/stats/encoded.ts';

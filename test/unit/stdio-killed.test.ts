@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -72,36 +82,28 @@ for (const count of [1, 3, 100]) {
   });
 }
 
-/** Writes counted lines to stdout as fast as they are taken, each in two parts, and some lines to stderr; then ends. */
-const COUNTING = (lines: number) => `
+/** Writes counted lines to stdout as fast as they are taken, each in two parts, and some lines to stderr. */
+const COUNTING = `
 i=1
-while [ $i -le ${lines} ]; do
+while :; do
   printf 'line '; printf '%d of the container\\n' $i
   [ $((i % 7)) -ne 0 ] || echo "error $i" >&2
   i=$((i+1))
 done`;
 
 test('killed at any moment, again and again: every line is in the log once', { timeout: 120_000 }, async (t) => {
-  const LINES = 30_000;
   const KILLS = 12;
   const folder = mkdtempSync(join(tmpdir(), 'sluice-killed-'));
   t.after(() => rmSync(folder, { recursive: true, force: true }));
   const dir = join(folder, 'c');
   const fifos = { stdin: '', stdout: join(dir, 'stdout'), stderr: join(dir, 'stderr') };
-  const io: IoRegistration = {
-    id: 'c',
-    fifos,
-    tty: false,
-    logPath: join(folder, 'log'),
-    maxLine: 16384,
-    stdinOnce: false,
-  };
+  const logPath = join(folder, 'log');
+  const io: IoRegistration = { id: 'c', fifos, tty: false, logPath, maxLine: 16384, stdinOnce: false };
   const file = join(folder, 'program.mjs');
   writeFileSync(file, PROGRAM(join(folder, 'exec'), [io]));
   let container: ChildProcess | undefined;
   t.after(() => container?.kill('SIGKILL'));
   let held: number[] = [];
-  let midway = 0;
   for (let kill = 0; kill <= KILLS; kill++) {
     const daemon = spawn(process.execPath, [file], { stdio: ['ignore', 'pipe', 'inherit'] });
     t.after(() => daemon.kill('SIGKILL'));
@@ -109,30 +111,29 @@ test('killed at any moment, again and again: every line is in the log once', { t
     if (!container) {
       // As the shim does: read ends that last as long as the container.
       held = [fifos.stdout, fifos.stderr].map((path) => openSync(path, constants.O_RDWR));
-      container = spawn('sh', ['-c', `${COUNTING(LINES)} `], { stdio: ['ignore', held[0], held[1]] });
+      container = spawn('sh', ['-c', COUNTING], { stdio: ['ignore', ...held] });
     }
-    if (kill === KILLS) break;
     await new Promise((resolve) => setTimeout(resolve, Math.random() * 60));
+    if (kill === KILLS) break;
     await new Promise((resolve) => daemon.on('exit', resolve).kill('SIGKILL'));
-    if (container.exitCode === null) midway++;
   }
-  assert.ok(midway >= KILLS / 2, `${midway} kills while the container wrote`);
-  const ended = container as ChildProcess;
-  if (ended.exitCode === null) await once(ended, 'exit');
+  await new Promise((resolve) => container?.on('exit', resolve).kill('SIGKILL'));
   for (const fd of held) closeSync(fd);
-  const wanted = Math.floor(LINES / 7);
-  for (let tries = 0; tries < 100; tries++) {
-    if (textOf(io.logPath, 'stdout').length >= LINES && textOf(io.logPath, 'stderr').length >= wanted) break;
-    await new Promise((resolve) => setTimeout(resolve, 100));
+  let size = -1;
+  while (size !== statSync(logPath).size) {
+    size = statSync(logPath).size;
+    await new Promise((resolve) => setTimeout(resolve, 1500)); // an unfinished line is written after a second
   }
-  const lines = textOf(io.logPath, 'stdout');
+  const lines = textOf(logPath, 'stdout');
   const wrong = lines.findIndex((text, at) => text !== `line ${at + 1} of the container`);
   assert.equal(wrong, -1, `line ${wrong + 1} is ${lines.slice(wrong - 1, wrong + 2).join(' / ')}`);
-  assert.equal(lines.length, LINES);
+  assert.ok(lines.length > 1000, `${lines.length} lines`);
+  const errors = Math.floor(lines.length / 7);
   assert.deepEqual(
-    textOf(io.logPath, 'stderr'),
-    Array.from({ length: wanted }, (_, at) => `error ${(at + 1) * 7}`),
+    textOf(logPath, 'stderr').slice(0, errors - 1),
+    Array.from({ length: errors - 1 }, (_, at) => `error ${(at + 1) * 7}`),
   );
+  t.diagnostic(`${lines.length} lines in ${KILLS} lives`);
 });
 
 /** The text of each line of one stream, parts joined. */

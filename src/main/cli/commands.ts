@@ -8,7 +8,7 @@ import { EXEC } from './exec.ts';
 import { IMAGE_COMMANDS } from './image.ts';
 import { LOG_LEVEL } from './log-level.ts';
 import { LOGS } from './logs.ts';
-import { NETWORK_REMOVE, NETWORK_SHOW } from './network.ts';
+import { NETWORK_CHECK, NETWORK_REMOVE, NETWORK_SHOW } from './network.ts';
 import { PODS, PS } from './pods.ts';
 import { STATS } from './stats.ts';
 import { STATUS } from './status.ts';
@@ -47,6 +47,7 @@ export const COMMANDS: readonly Command[] = [
   STATS,
   ...IMAGE_COMMANDS,
   NETWORK_SHOW,
+  NETWORK_CHECK,
   NETWORK_REMOVE,
   ...CONFIG_COMMANDS,
   LOG_LEVEL,

@@ -3,7 +3,7 @@ import type { Config } from '../../node/config/config.ts';
 import { loadConfig } from '../../node/config/load.ts';
 import type { Finding } from '../../node/doctor/finding.ts';
 import { examineMachine } from '../../node/doctor/machine.ts';
-import { findLeaks, nameOf, placesOf, readOwners } from '../../node/leaks/leaks.ts';
+import { findLeaks, nameOf, networkGarbage, placesOf, readOwners } from '../../node/leaks/leaks.ts';
 import type { Resource } from '../../workers/leaks/find.ts';
 import { REMOVAL_ORDER, removeResource } from '../../workers/leaks/remove.ts';
 import { type Command, PEER_OPTIONS } from './command.ts';
@@ -67,15 +67,11 @@ export async function doctorLeaks(
       results.push({ leak, done: false, failed: explain(error) });
     }
   }
-  const left = results.filter(({ done }) => !done);
+  const network = await lookAtNetwork(config, remove);
+  const left = [...results, ...network].filter(({ done }) => !done);
   if (json) {
-    out.write(
-      `${JSON.stringify(
-        results.map(({ leak, ...how }) => ({ ...leak, ...how })),
-        undefined,
-        2,
-      )}\n`,
-    );
+    const all = [...results.map(({ leak, ...how }) => ({ ...leak, ...how })), ...network];
+    out.write(`${JSON.stringify(all, undefined, 2)}\n`);
     return left.length === 0 ? 0 : 1;
   }
   for (const { leak, done, failed } of results) {
@@ -83,13 +79,27 @@ export async function doctorLeaks(
       `${nameOf(leak)}: no row names ${leak.owner.slice(0, 64)}${done ? ', removed' : failed ? `, stays: ${failed}` : ''}\n`,
     );
   }
+  for (const { what, done, failed } of network) {
+    out.write(failed ? `${what}: ${failed}\n` : `${what}: no attachment has it${done ? ', given back' : ''}\n`);
+  }
   if (fix && !remove) {
     out.write(`nothing is removed: ${running.length} shims without a row run, perhaps with pods; --kill ends them\n`);
   }
-  out.write(
-    results.length === 0 ? 'nothing without an owner\n' : `${results.length} without an owner, ${left.length} left\n`,
-  );
+  const count = results.length + network.length;
+  out.write(count === 0 ? 'nothing without an owner\n' : `${count} without an owner, ${left.length} left\n`);
   return left.length === 0 ? 0 : 1;
+}
+
+/** What the pods' network has given out and no attachment has; after the leaks, whose removal gives addresses back. */
+async function lookAtNetwork(
+  config: Config,
+  fix: boolean,
+): Promise<{ kind: string; what: string; done: boolean; failed?: string }[]> {
+  try {
+    return (await networkGarbage(config, { fix })).map((what) => ({ kind: 'network', what, done: fix }));
+  } catch (error) {
+    return [{ kind: 'network', what: 'the network cannot be looked through', done: false, failed: explain(error) }];
+  }
 }
 
 const rank = ({ kind }: Resource) => REMOVAL_ORDER.indexOf(kind);
@@ -98,7 +108,7 @@ export const DOCTOR: Command = {
   name: 'doctor',
   summary: 'what this machine lacks for the configuration, and what a daemon has left behind',
   description:
-    'Looks at kernel features, cgroups, capabilities, plugins, runtimes, shims, sysctls and limits. Status 1 when pods cannot run. With --leaks: what the daemon made and no row of its store names; status 1 when something is left.',
+    'Looks at kernel features, cgroups, capabilities, plugins, runtimes, shims, sysctls and limits. Status 1 when pods cannot run. With --leaks: what the daemon made and no row of its store names, and what the pods’ network has given out to nobody; status 1 when something is left.',
   options: [
     { flags: '--leaks', description: 'search for what no row of the store names' },
     {

@@ -1,12 +1,23 @@
-import { copyFileSync, createReadStream, createWriteStream, fstatSync, mkdtempSync, rmSync } from 'node:fs';
+import {
+  copyFileSync,
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  fstatSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { AuthConfig, Image } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import { loadConfig } from '../../node/config/load.ts';
 import { storedAuth } from '../../node/images/credentials.ts';
 import { nameOf, parseReference } from '../../node/images/reference.ts';
+import { parseQuantity } from '../../node/network/quantity.ts';
+import { hostFiles } from '../../workers/host-paths/read-file.ts';
 import type { ImageEvent } from '../cri/image-service.ts';
 import { connectSocket, type SocketClient } from '../cri/images-client.ts';
 import { type Argument, type Command, EXIT, type Option } from './command.ts';
@@ -17,6 +28,7 @@ interface Options {
   quiet?: boolean;
   name?: string;
   output?: string;
+  keep?: string;
   creds?: string;
   config?: string;
   socket?: string;
@@ -44,7 +56,11 @@ const WORKS: Record<string, Work> = {
   },
   inspect: { summary: 'the record and configuration of an image, as JSON', names: IMAGES, work: inspect },
   rm: { summary: 'remove images under all their names', names: IMAGES, work: remove },
-  gc: { summary: 'remove images that no pod, container or volume uses', work: collect },
+  gc: {
+    summary: 'remove images that no pod, container or volume uses',
+    options: [{ flags: '--keep <size>', description: 'only until images take no more than this, oldest use first' }],
+    work: collect,
+  },
   import: {
     summary: 'images of an OCI archive or of `docker save`, compressed or not',
     names: { name: 'file', description: 'archives; - is standard input', many: true, complete: 'file' },
@@ -123,7 +139,7 @@ async function authFor(name: string, { creds, config }: Options): Promise<AuthCo
     return { username, password, auth: '', serverAddress: '', identityToken: '', registryToken: '' };
   }
   const file = loadConfig(config).images.credentials;
-  return file === '' ? undefined : storedAuth(file, nameOf(parseReference(name)));
+  return file === '' ? undefined : storedAuth(file, nameOf(parseReference(name)), hostFiles);
 }
 
 async function inspect({ cri }: SocketClient, names: string[]): Promise<void> {
@@ -149,8 +165,11 @@ async function remove({ cri }: SocketClient, names: string[]): Promise<void> {
   }
 }
 
-async function collect({ images }: SocketClient): Promise<void> {
-  const { images: removed, bytes } = await images.removeUnused({});
+async function collect({ images }: SocketClient, _: string[], { keep }: Options): Promise<void> {
+  const keepBytes = typeof keep === 'string' ? parseQuantity(keep) : undefined;
+  if (typeof keep === 'string' && keepBytes === undefined)
+    throw new SluiceError('INVALID_REQUEST', `--keep ${keep} is not a quantity like 50Gi`);
+  const { images: removed, bytes } = await images.removeUnused({ keepBytes });
   for (const { id, names } of removed) say(`removed ${names[0] ?? id}`);
   say(`${removed.length} images, ${bytesText(bytes)} freed`);
 }
@@ -210,7 +229,11 @@ async function follow(
   return done;
 }
 
-/** A path of this process as the daemon reaches it, which may have another /tmp (systemd's PrivateTmp). */
-const forDaemon = (path: string) => `/proc/${process.pid}/root${path}`;
+/**
+ * A path of this process as the daemon reaches it, which may have another /tmp (systemd's PrivateTmp). The daemon takes
+ * no symbolic links there; the last name may not exist yet.
+ */
+const forDaemon = (path: string) =>
+  `/proc/${process.pid}/root${existsSync(path) ? realpathSync(path) : join(realpathSync(dirname(path)), basename(path))}`;
 
 const isTerminal = (fd: number) => fstatSync(fd).isCharacterDevice() && process.stderr.isTTY === true;

@@ -1,4 +1,4 @@
-import type { LayerProgress } from '../../node/images/layers.ts';
+import type { LayerProgress } from '../../node/images/layer-store.ts';
 
 const BAR = 24;
 /** Seconds over which the rate is taken. */

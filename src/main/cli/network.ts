@@ -1,9 +1,12 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { PodSandboxState } from '../../../proto/gen/cri.ts';
+import { explain } from '../../errors.ts';
 import { loadConfig } from '../../node/config/load.ts';
 import { builtinBridge } from '../../node/network/builtin.ts';
 import { daemonId, isOwnNetns } from '../../node/network/daemon-id.ts';
+import { readRows } from '../../node/store/read-rows.ts';
+import { cniCheck, isChecked } from '../../workers/net/check.ts';
 import { closeUplink } from '../../workers/net/uplink.ts';
 import { LOCK_FILE } from '../folders.ts';
 import { lockFile } from '../lock-file.ts';
@@ -79,6 +82,48 @@ export const NETWORK_SHOW: Command = {
       pods.map(({ pod, ips }) => [pod, ips.join(', ') || '(the node’s)']),
     );
     return EXIT.ok.status;
+  },
+};
+
+interface CheckedPod {
+  pod: string;
+  network: string;
+  /** False: the configuration says that it is not to be checked, or is older than CHECK. */
+  checked: boolean;
+  failed?: string;
+}
+
+export const NETWORK_CHECK: Command = {
+  name: 'network check',
+  summary: 'whether the network of each pod is still as it was made',
+  description:
+    'Runs CNI CHECK for every pod that is ready: interfaces, addresses, routes, masquerading and host ports are compared with the result of ADD. Status 1 when something differs.',
+  options: [PEER_OPTIONS.config],
+  json: true,
+  async run({ options, out }) {
+    const { root, cni } = loadConfig(typeof options.config === 'string' ? options.config : undefined);
+    const { bin_dirs: binDirs, cache_dir: cacheDir, timeout_seconds: seconds, in_process: inProcess } = cni;
+    const pods: CheckedPod[] = [];
+    for (const { state, network: attachment, config } of readRows(root).sandboxes) {
+      if (state !== 'ready' || !attachment) continue;
+      const { network } = attachment;
+      const result = { pod: fullName(config?.metadata), network: network.name, checked: isChecked(network) };
+      try {
+        await cniCheck({ attachment, binDirs, cacheDir, timeoutMs: seconds * 1000, inProcess });
+        pods.push(result);
+      } catch (error) {
+        pods.push({ ...result, failed: explain(error) });
+      }
+    }
+    if (options.json) printJson(out, pods);
+    else {
+      printTable(
+        out,
+        ['POD', 'NETWORK', 'CHECK'],
+        pods.map(({ pod, network, checked, failed }) => [pod, network, failed ?? (checked ? 'ok' : 'not checked')]),
+      );
+    }
+    return pods.some(({ failed }) => failed !== undefined) ? EXIT.failed.status : EXIT.ok.status;
   },
 };
 

@@ -58,6 +58,7 @@ export function topView(now: NowView, minute: LastMinute, options: ViewOptions):
   const body = [
     ...wrapped(summary(now, minute, options), '  ', options.width),
     ...wrapped(lanes(now), '   ', options.width),
+    ...wrapped(shims(now), '   ', options.width),
     '',
     head('STAGE      RUNNING  LIMIT  QUEUED   LAST MIN  FAILED   WAIT p50      p99   WORK p50      p99'),
     ...stageRows(now, minute, paint),
@@ -110,6 +111,16 @@ function lanes(now: NowView): string[] {
   const pool = ({ name, threads, running, queued }: NowView['pools'][number]) =>
     `${name} ${running}${queued > 0 ? `+${queued}` : ''} on ${threads} threads`;
   return [...Object.entries(now.lanes).map(lane), ...now.pools.map(pool)];
+}
+
+/** How many pods each shim serves: `shims of runc: 13`, `12 with 16 pods`, `1 with 4 pods`. Most pods first. */
+function shims(now: NowView): string[] {
+  const byRuntime = Map.groupBy(now.shims, ({ runtime }) => runtime);
+  return [...byRuntime].flatMap(([runtime, own]) => {
+    const byPods = [...Map.groupBy(own, ({ pods }) => pods)].sort(([a], [b]) => b - a);
+    const parts = byPods.map(([pods, alike]) => `${alike.length} with ${pods} pod${pods === 1 ? '' : 's'}`);
+    return [`shims of ${runtime}: ${own.length}`, ...parts];
+  });
 }
 
 type StageUse = NonNullable<NowView['stages'][StageName]>;

@@ -54,7 +54,7 @@ export const TOP: Command = {
   name: 'top',
   summary: 'stages, limits and launches, live',
   description:
-    'Shows each stage with what runs and waits, times over the last minute, the jobs of this moment and where each one is, and the slowest launches. q ends it.',
+    'Shows each stage with what runs and waits, times over the last minute, how many pods each shim serves, the jobs of this moment and where each one is, and the slowest launches. q ends it.',
   options: [
     { flags: '--once', description: 'print one view and exit (also when standard output is not a terminal)' },
     { flags: '--interval <seconds>', description: 'time between views (default: 1)' },

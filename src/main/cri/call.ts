@@ -1,6 +1,6 @@
 import type { ImageServiceDefinition, RuntimeServiceDefinition } from '../../../proto/gen/cri.ts';
+import type { Encoded, GeneratedMethod, GeneratedService, RequestOf, ResponseOf } from '../../node/grpc/service.ts';
 import type { Caller, CallerLeft } from '../../pipeline/engine/join.ts';
-import type { Encoded, GeneratedMethod, GeneratedService, RequestOf, ResponseOf } from './service.ts';
 
 export type { CallerLeft };
 

@@ -1,12 +1,17 @@
 /** The verbs of containers. */
-import type { Container, ContainerFilter } from '../../../proto/gen/cri.ts';
+import { type Container, type ContainerFilter, ListContainersResponse } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import { batches, noInfo, type RuntimeVerbs } from './call.ts';
+import { EncodedItems } from './encoded-items.ts';
 import { matchesContainer } from './filters.ts';
 import { goJson } from './go-json.ts';
 import type { CriServices } from './services.ts';
 import { containerState, toContainer, toContainerStatus, visibleContainer } from './views.ts';
+
+const encodedContainers = new EncodedItems<ContainerRow, Container, ListContainersResponse>((container) =>
+  ListContainersResponse.encode({ containers: [container] }).finish(),
+);
 
 export const containerVerbs = (services: CriServices) =>
   ({
@@ -43,12 +48,12 @@ export const containerVerbs = (services: CriServices) =>
     },
 
     listContainers({ filter }) {
-      return { containers: [...matching(services, filter)] };
+      return encodedContainers.response(matching(services, filter));
     },
 
     /** The same in batches (KEP-5825). */
     *streamContainers({ filter }) {
-      for (const containers of batches(matching(services, filter))) yield { containers };
+      for (const batch of batches(matching(services, filter))) yield { containers: batch.map(({ item }) => item) };
     },
 
     /** In-place resize. A container that has not started yet gets the limits when it starts. */
@@ -65,22 +70,25 @@ export const containerVerbs = (services: CriServices) =>
     },
   }) satisfies Partial<RuntimeVerbs>;
 
-function* matching({ store }: CriServices, filter: ContainerFilter | undefined): Generator<Container> {
+function* matching(
+  { store }: CriServices,
+  filter: ContainerFilter | undefined,
+): Generator<{ row: ContainerRow; item: Container }> {
   for (const row of store.containers.values()) {
     if (!visibleContainer(row)) continue;
     const facts = { id: row.id, sandbox: row.sandbox, labels: row.config.labels, state: containerState(row) };
-    if (matchesContainer(filter, facts)) yield toContainer(row);
+    if (matchesContainer(filter, facts)) yield { row, item: toContainer(row) };
   }
 }
 
 /** The keys that users of `crictl inspect` read with containerd. */
-async function inspect({ specs }: CriServices, row: ContainerRow): Promise<object> {
+async function inspect({ specs, images }: CriServices, row: ContainerRow): Promise<object> {
   return {
     sandboxID: row.sandbox,
     pid: row.pid,
     removing: row.state === 'removing',
     snapshotKey: row.id,
-    snapshotter: 'overlayfs',
+    snapshotter: images.snapshotterName,
     runtimeType: 'io.containerd.runc.v2',
     config: goJson(row.config),
     runtimeSpec: await specs.of(row),

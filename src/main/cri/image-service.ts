@@ -5,7 +5,7 @@
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import type { Images } from '../../node/images/images.ts';
-import type { LayerProgress } from '../../node/images/layers.ts';
+import type { LayerProgress } from '../../node/images/layer-store.ts';
 import type { PullProgress, Pulls } from '../../pipeline/jobs/pulls.ts';
 import type { CallInfo } from './call.ts';
 
@@ -27,6 +27,11 @@ export interface ImportCall {
   path: string;
   /** For an image without a name. */
   name?: string;
+}
+
+export interface CollectCall {
+  /** Bytes that images may take: those used last stay. Absent: all unused ones go. */
+  keepBytes?: number;
 }
 
 export interface ExportCall {
@@ -53,7 +58,7 @@ export const ImagesDefinition = {
     pull: method('Pull', json<PullCall>(), json<ImageEvent>(), true),
     import: method('Import', json<ImportCall>(), json<ImageEvent>(), true),
     export: method('Export', json<ExportCall>(), json<ImageEvent>(), true),
-    removeUnused: method('RemoveUnused', json<Record<string, never>>(), json<Removed>(), false),
+    removeUnused: method('RemoveUnused', json<CollectCall>(), json<Removed>(), false),
     pulls: method('Pulls', json<Record<string, never>>(), json<{ pulls: PullProgress[] }>(), false),
   },
 } as const;
@@ -103,8 +108,8 @@ export function imagesVerbs({ images, pulls }: ImageServices) {
       yield { kind: 'done', images: done };
     },
 
-    async removeUnused(): Promise<Removed> {
-      const { images: rows, bytes } = await images.removeUnused();
+    async removeUnused(call: CollectCall): Promise<Removed> {
+      const { images: rows, bytes } = await images.removeUnused(call);
       return { images: rows.map(({ id, names }) => ({ id, names })), bytes };
     },
 

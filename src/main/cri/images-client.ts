@@ -2,8 +2,8 @@
 import { Client, credentials, Metadata, type MethodDefinition, type ServiceError, status } from '@grpc/grpc-js';
 import { ImageServiceDefinition } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import { type GeneratedService, grpcService, type RequestOf, type ResponseOf } from '../../node/grpc/service.ts';
 import { ImagesDefinition } from './image-service.ts';
-import { type GeneratedService, grpcService, type RequestOf, type ResponseOf } from './service.ts';
 
 const MAX_MESSAGE = 16 << 20;
 const UNARY_MS = 120_000;

@@ -1,5 +1,5 @@
 /** The verbs of pod sandboxes. */
-import type { PodSandbox, PodSandboxFilter } from '../../../proto/gen/cri.ts';
+import { ListPodSandboxResponse, type PodSandbox, type PodSandboxFilter } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
 import { buildPinnedSpec } from '../../node/oci/pinned-spec.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
@@ -7,10 +7,15 @@ import { getSandbox, readySandbox } from '../../pipeline/jobs/lookup.ts';
 import { isNsfs } from '../../sys/mount.ts';
 import { batches, noInfo, type RuntimeVerbs } from './call.ts';
 import { cniResultInfo } from './cni-info.ts';
+import { EncodedItems } from './encoded-items.ts';
 import { matchesSandbox } from './filters.ts';
 import { goJson } from './go-json.ts';
 import type { CriServices } from './services.ts';
 import { sandboxState, toPodSandbox, toPodSandboxStatus, visibleSandbox } from './views.ts';
+
+const encodedPods = new EncodedItems<SandboxRow, PodSandbox, ListPodSandboxResponse>((pod) =>
+  ListPodSandboxResponse.encode({ items: [pod] }).finish(),
+);
 
 export const podVerbs = (services: CriServices) =>
   ({
@@ -44,12 +49,12 @@ export const podVerbs = (services: CriServices) =>
     },
 
     listPodSandbox({ filter }) {
-      return { items: [...matching(services, filter)] };
+      return encodedPods.response(matching(services, filter));
     },
 
     /** The same in batches, for nodes whose list outgrows one message (KEP-5825). */
     *streamPodSandboxes({ filter }) {
-      for (const podSandboxes of batches(matching(services, filter))) yield { podSandboxes };
+      for (const batch of batches(matching(services, filter))) yield { podSandboxes: batch.map(({ item }) => item) };
     },
 
     /** Kubelet resizes the pod's cgroup itself; the row keeps the new values for the containers made later. */
@@ -71,11 +76,14 @@ export const podVerbs = (services: CriServices) =>
     },
   }) satisfies Partial<RuntimeVerbs>;
 
-function* matching({ store }: CriServices, filter: PodSandboxFilter | undefined): Generator<PodSandbox> {
+function* matching(
+  { store }: CriServices,
+  filter: PodSandboxFilter | undefined,
+): Generator<{ row: SandboxRow; item: PodSandbox }> {
   for (const row of store.sandboxes.values()) {
     if (!visibleSandbox(row)) continue;
     const facts = { id: row.id, labels: row.config.labels, state: sandboxState(row) };
-    if (matchesSandbox(filter, facts)) yield toPodSandbox(row);
+    if (matchesSandbox(filter, facts)) yield { row, item: toPodSandbox(row) };
   }
 }
 

@@ -14,9 +14,9 @@ import {
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import { codeOf, ERRORS, explain, kubeletReasonOf, SluiceError } from '../../errors.ts';
+import { type GeneratedService, grpcService } from '../../node/grpc/service.ts';
 import { acceptAuthority } from './authority.ts';
 import type { CallerLeft, CallInfo } from './call.ts';
-import { type GeneratedService, grpcService } from './service.ts';
 
 /** Bytes of a message in either direction: kubelet's own limit, and containerd's. */
 const MAX_MESSAGE = 16 << 20;

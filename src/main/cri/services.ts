@@ -26,7 +26,7 @@ export interface CriServices {
   /** See JobContext. */
   readonly unclaimed: Set<string>;
   readonly events: Pick<Events, 'subscribe'>;
-  readonly images: Pick<Images, 'find' | 'list' | 'remove' | 'isPinned' | 'fsInfo' | 'mountpoint'>;
+  readonly images: Pick<Images, 'find' | 'list' | 'remove' | 'isPinned' | 'fsInfo' | 'mountpoint' | 'snapshotterName'>;
   readonly network: Pick<Network, 'status' | 'loaded'>;
   /** Reasons why no pod can be run; empty when they can. */
   readonly health: { readonly reasons: readonly string[] };

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { ContainerState, type ContainerStatsFilter, type PodSandboxStatsFilter } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import { Encoded } from '../../node/grpc/service.ts';
 import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
 import { encodeMetrics } from '../../node/stats/encoded.ts';
 import { metricDescriptors } from '../../node/stats/metrics.ts';
@@ -11,7 +12,6 @@ import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { readySandbox } from '../../pipeline/jobs/lookup.ts';
 import { batches, type RuntimeVerbs } from './call.ts';
 import { matchesContainerStats, matchesSandboxStats } from './filters.ts';
-import { Encoded } from './service.ts';
 import type { CriServices } from './services.ts';
 import { containerState } from './views.ts';
 

@@ -3,6 +3,7 @@
  * 0", or undefined when the value is valid.
  */
 import { isAbsolute, normalize } from 'node:path';
+import { parseQuantity } from '../network/quantity.ts';
 import { parseListen, parseSubnet } from './address.ts';
 
 type Check<T> = (value: T) => string | undefined;
@@ -46,6 +47,9 @@ export const subnet: Check<string> = (value) =>
   parseSubnet(value)
     ? undefined
     : 'must be an IPv4 subnet like 10.203.0.0/16, with a prefix from 8 to 29 and no host bits';
+
+export const quantity: Check<string> = (value) =>
+  (parseQuantity(value) ?? 0) > 0 ? undefined : 'must be a quantity like 50Gi';
 
 export const httpUrl: Check<string> = (value) => {
   const url = URL.canParse(value) ? new URL(value) : undefined;

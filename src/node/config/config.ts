@@ -34,6 +34,8 @@ export interface Config {
     /** An IPv4 subnet, "auto", or "" for no built-in network. */
     builtin_subnet: string;
     ip_ranges_annotation: boolean;
+    /** Whether what no attachment owns is given back. */
+    gc: boolean;
   };
   images: {
     /** "" means the built-in pause image. */
@@ -42,8 +44,16 @@ export interface Config {
     registry_config: string;
     max_downloads: number;
     progress_timeout_seconds: number;
+    snapshotter: string;
+    /** Of a proxy snapshotter. */
+    snapshotter_socket: string;
+    snapshotter_name: string;
     volatile: boolean;
     keep_blobs: boolean;
+    /** A Kubernetes quantity; "": none. */
+    quota: string;
+    gc_high_percent: number;
+    gc_low_percent: number;
     /** A file of rules; "": none. */
     signature_policy: string;
     /** Archives in it are imported at each start; "": none. */

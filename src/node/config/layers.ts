@@ -3,13 +3,16 @@
  * order.
  */
 import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import { isObject } from '../../workers/json.ts';
 import { type Lines, linesOf } from './lines.ts';
 
 export const DEFAULT_PATH = '/etc/sluice/config.toml';
 const DROP_INS = 'conf.d';
+/** Above any real file. */
+const MAX_BYTES = 4 << 20;
 
 export interface SourceFile {
   file: string;
@@ -37,34 +40,69 @@ export class SourceError extends Error {
   }
 }
 
+/** A file to read, or a folder to list. */
+type Wanted = { file: string } | { folder: string };
+/** The text, or the names; undefined where there is none. */
+type Found = { text?: string; names?: string[] };
+
+/** What is read, one after the other; the reader answers each. Absent files are undefined. */
+function* wantedSources(path: string | undefined): Generator<Wanted, SourceFile[], Found> {
+  const main = path ?? DEFAULT_PATH;
+  const sources: SourceFile[] = [];
+  const take = function* (file: string, required: boolean): Generator<Wanted, void, Found> {
+    const { text } = yield { file };
+    if (text !== undefined) sources.push({ file, text });
+    else if (required) throw unreadable(file, new Error('ENOENT: no such file or directory'));
+  };
+  yield* take(main, path !== undefined);
+  const folder = join(dirname(main), DROP_INS);
+  const { names = [] } = yield { folder };
+  for (const name of names.filter((each) => each.endsWith('.toml')).sort()) yield* take(join(folder, name), true);
+  return sources;
+}
+
 /**
  * Reads the main file and the `*.toml` of the folder conf.d beside it, in the order of their names. Without a path the
  * main file is {@link DEFAULT_PATH}, and may be absent; so may conf.d in any case. Throws {@link SourceError}.
  */
 export function readSources(path: string | undefined): SourceFile[] {
-  const main = path ?? DEFAULT_PATH;
-  const sources: SourceFile[] = [];
-  try {
-    sources.push({ file: main, text: readFileSync(main, 'utf8') });
-  } catch (cause) {
-    if (path !== undefined || !isAbsent(cause)) throw unreadable(main, cause);
-  }
-  const folder = join(dirname(main), DROP_INS);
-  let names: string[] = [];
-  try {
-    names = readdirSync(folder).filter((name) => name.endsWith('.toml'));
-  } catch (cause) {
-    if (!isAbsent(cause)) throw unreadable(folder, cause);
-  }
-  for (const name of names.sort()) {
-    const file = join(folder, name);
+  const reading = wantedSources(path);
+  for (let next = reading.next({}); ; ) {
+    if (next.done) return next.value;
+    const wanted = next.value;
+    let found: Found = {};
     try {
-      sources.push({ file, text: readFileSync(file, 'utf8') });
+      found = 'file' in wanted ? { text: readFileSync(wanted.file, 'utf8') } : { names: readdirSync(wanted.folder) };
     } catch (cause) {
-      throw unreadable(file, cause);
+      if (!isAbsent(cause)) throw unreadable('file' in wanted ? wanted.file : wanted.folder, cause);
     }
+    next = reading.next(found);
   }
-  return sources;
+}
+
+/** {@link readSources} for a running daemon, whose main thread must not wait for a mount that hangs. */
+export async function readSourcesWith(path: string | undefined, host: HostFiles): Promise<SourceFile[]> {
+  const reading = wantedSources(path);
+  for (let next = reading.next({}); ; ) {
+    if (next.done) return next.value;
+    const wanted = next.value;
+    let found: Found;
+    try {
+      found = 'file' in wanted ? await textOf(wanted.file, host) : { names: await host.names(wanted.folder) };
+    } catch (cause) {
+      throw unreadable('file' in wanted ? wanted.file : wanted.folder, cause);
+    }
+    next = reading.next(found);
+  }
+}
+
+/** Errors of a worker have no `code` of the file system, so the folder tells whether the file is absent. */
+async function textOf(file: string, host: HostFiles): Promise<Found> {
+  const names = await host.names(dirname(file));
+  if (!names?.includes(basename(file))) return {};
+  const text = await host.read(file, MAX_BYTES + 1);
+  if (Buffer.byteLength(text) > MAX_BYTES) throw new Error(`it is longer than ${MAX_BYTES} bytes`);
+  return { text };
 }
 
 export interface Layers {

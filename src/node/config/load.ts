@@ -1,5 +1,6 @@
 import { basename } from 'node:path';
 import { SluiceError } from '../../errors.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import type { Config } from './config.ts';
 import {
   DEFAULT_PATH,
@@ -8,6 +9,7 @@ import {
   mergeSources,
   type Origin,
   readSources,
+  readSourcesWith,
   SourceError,
   type SourceFile,
   type Table,
@@ -63,6 +65,18 @@ export function loadSources(path: string | undefined): LoadedConfig {
     const sources = readSources(path);
     const { config, layers } = readAll(sources, path ?? DEFAULT_PATH, facts());
     return { config, files: sources.map(({ file }) => file), origin: (at) => layers.origin(at) };
+  } catch (error) {
+    throw asConfigError(error);
+  }
+}
+
+/**
+ * {@link loadConfig} for a running daemon: the files are read by `host`, since they may lie on a mount that hangs.
+ * Throws {@link ConfigError}.
+ */
+export async function reloadConfig(path: string | undefined, host: HostFiles): Promise<Config> {
+  try {
+    return readAll(await readSourcesWith(path, host), path ?? DEFAULT_PATH, facts()).config;
   } catch (error) {
     throw asConfigError(error);
   }

@@ -247,6 +247,13 @@ export const SCHEMA: Record<KeyPath, Key> = {
       'If true, the pod annotation sluice/ip-ranges chooses the ranges of the pod’s addresses, where the CNI configuration declares the capability ipRanges. Whoever may create pods then chooses any address.',
     live: true,
   },
+  'cni.gc': {
+    type: 'boolean',
+    default: true,
+    comment:
+      'Whether addresses, masquerading and host ports that belong to no attachment are given back, when the daemon starts and every hour: in the built-in network, and in others if cache_dir is /var/lib/cni, where all runtimes that share the network have their records.',
+    live: true,
+  },
   'images.sandbox_image': {
     type: 'string',
     default: '',
@@ -276,6 +283,26 @@ export const SCHEMA: Record<KeyPath, Key> = {
     check: check.positive,
     live: true,
   },
+  'images.snapshotter': {
+    type: 'string',
+    default: 'overlayfs',
+    comment:
+      'How containers get a file system of their image’s layers: "overlayfs"; "native" copies, for file systems without overlays; "proxy" asks a daemon that speaks containerd’s snapshots protocol (stargz, nydus, SOCI).',
+    check: check.oneOf('overlayfs', 'native', 'proxy'),
+  },
+  'images.snapshotter_socket': {
+    type: 'string',
+    default: '',
+    comment:
+      'The unix socket of the proxy snapshotter, such as /run/containerd-stargz-grpc/containerd-stargz-grpc.sock.',
+    check: check.optional(check.socketPath),
+  },
+  'images.snapshotter_name': {
+    type: 'string',
+    default: 'overlayfs',
+    comment: 'The name of the snapshotter there, where the daemon has several (containerd has); others ignore it.',
+    check: check.notEmpty,
+  },
   'images.volatile': {
     type: 'boolean',
     default: true,
@@ -287,6 +314,29 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: false,
     comment:
       'Keep the blobs of images besides their unpacked layers, under <root>/blobs: `sluice image export` then gives the digests of the registry. Costs the size of the compressed images.',
+  },
+  'images.quota': {
+    type: 'string',
+    default: '',
+    comment:
+      'What images may take on the disk ("50Gi"): beyond it, images that nobody uses are removed, those first whose last use lies furthest back. Empty: no limit. The kubelet’s own garbage collection knows nothing of it.',
+    check: check.optional(check.quantity),
+    live: true,
+  },
+  'images.gc_high_percent': {
+    type: 'integer',
+    default: 0,
+    comment:
+      'Fullness in percent of the file system of root at which unused images are removed, for nodes without a kubelet that does it. 0: never.',
+    check: check.between(0, 100),
+    live: true,
+  },
+  'images.gc_low_percent': {
+    type: 'integer',
+    default: 80,
+    comment: 'Fullness at which no more of them are removed.',
+    check: check.between(0, 100),
+    live: true,
   },
   'images.import_folder': {
     type: 'string',

@@ -5,6 +5,7 @@ import { explain } from '../../errors.ts';
 import { run } from '../../sys/spawn.ts';
 import { hostFiles } from '../../workers/host-paths/read-file.ts';
 import { findTool } from '../../workers/net/programs.ts';
+import { commandOf } from '../../workers/programs.ts';
 import { environment, findProgram } from '../../workers/shim/program.ts';
 import type { Config } from '../config/config.ts';
 import { loadFolder } from '../network/conf.ts';
@@ -56,8 +57,13 @@ async function runtimeFindings({ runtimes, default_runtime: preferred }: Config)
   return Promise.all(
     asked.map(async ({ what, binary, flag, bad }): Promise<Finding> => {
       try {
-        const { path } = findProgram(binary, what);
-        const { stdout, code } = await run({ path, argv: [path, flag], env: environment(), timeoutMs: VERSION_MS });
+        const program = await findProgram(binary, what);
+        const { path } = program;
+        const { stdout, code } = await run({
+          ...commandOf(program, [flag]),
+          env: environment(),
+          timeoutMs: VERSION_MS,
+        });
         const version =
           stdout
             .toString()
@@ -94,16 +100,19 @@ async function networkFindings({ cni }: Config): Promise<Finding[]> {
     ? network.plugins.flatMap(({ type, ipam }) => [type, ipamType(ipam)])
     : ['bridge', 'host-local'];
   const types = [...new Set(needed.filter((type) => type !== ''))];
-  const missing = types.filter((type) => findTool(type, cni.bin_dirs) === undefined);
+  const found = await Promise.all(types.map((type) => findTool(type, cni.bin_dirs)));
+  const missing = types.filter((_, index) => !found[index]);
   const plugins = finding('network', 'plugins', missing.length === 0, {
     found: missing.length === 0 ? types.join(', ') : `without ${missing.join(', ')}`,
     advice: `install them into one of ${cni.bin_dirs.join(', ')}`,
     otherwise: 'bad',
   });
-  const tools = Object.entries(TOOLS).map(([name, advice]) => {
-    const path = findTool(name);
-    return finding('network', name, path !== undefined, { found: path ?? 'not in PATH', advice });
-  });
+  const tools = await Promise.all(
+    Object.entries(TOOLS).map(async ([name, advice]) => {
+      const path = (await findTool(name))?.path;
+      return finding('network', name, path !== undefined, { found: path ?? 'not in PATH', advice });
+    }),
+  );
   return [conf, plugins, ...tools];
 }
 

@@ -1,11 +1,11 @@
 /** Logins for registries: from kubelet (CRI AuthConfig), and from a file in docker's config.json format. */
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
-import { explain, SluiceError } from '../../errors.ts';
+import { explain, SluiceError, unusable } from '../../errors.ts';
 import { run } from '../../sys/spawn.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import { isObject, type Json } from '../../workers/json.ts';
-import { findExecutable } from '../../workers/programs.ts';
+import { commandOf, findExecutable } from '../../workers/programs.ts';
 
 export type Credentials =
   | { kind: 'password'; username: string; password: string }
@@ -71,8 +71,8 @@ function hostIn(address: string): string | undefined {
  * credsStore. Undefined when there is none. Throws CONFIG_INVALID for a file that cannot be read and for a helper that
  * fails.
  */
-export async function storedAuth(path: string, repository: string): Promise<AuthConfig | undefined> {
-  const file = await readConfig(path);
+export async function storedAuth(path: string, repository: string, host: HostFiles): Promise<AuthConfig | undefined> {
+  const file = await readConfig(path, host);
   const registry = repository.split('/', 1)[0] ?? '';
   const helpers = tableIn(file, 'credHelpers');
   const helper = Object.keys(helpers).find((name) => sameHost(hostIn(name) ?? name, registry));
@@ -91,15 +91,15 @@ export async function storedAuth(path: string, repository: string): Promise<Auth
 
 const keyFor = (registry: string) => (HUB.has(registry) ? HUB_KEY : registry);
 
-async function readConfig(path: string): Promise<Json> {
+async function readConfig(path: string, host: HostFiles): Promise<Json> {
   try {
-    const text = await readFile(path, 'utf8');
+    const text = await host.read(path, FILE_LIMIT + 1);
     if (text.length > FILE_LIMIT) throw new Error(`it is longer than ${FILE_LIMIT} characters`);
     const json: unknown = JSON.parse(text);
     if (!isObject(json)) throw new Error('it is not a JSON object');
     return json;
   } catch (cause) {
-    throw new SluiceError('CONFIG_INVALID', `images.credentials: ${path}: ${explain(cause)}`, { cause });
+    throw new SluiceError(unusable(cause), `images.credentials: ${path}: ${explain(cause)}`, { cause });
   }
 }
 
@@ -148,14 +148,13 @@ async function fromHelper(name: string, server: string): Promise<AuthConfig | un
     new SluiceError('CONFIG_INVALID', `docker-credential-${name} for ${server}: ${why}`, { cause });
   if (!/^[\w.-]+$/.test(name)) throw wrong('this is not the name of a credential helper');
   const folders = (process.env.PATH ?? '').split(':');
-  const path = findExecutable(`docker-credential-${name}`, folders).found?.path;
-  if (path === undefined) throw wrong('the program is not in PATH');
+  const { found: helper } = await findExecutable(`docker-credential-${name}`, folders);
+  if (!helper) throw wrong('the program is not in PATH');
   const env = Object.fromEntries(
     Object.entries(process.env).filter((pair): pair is [string, string] => pair[1] !== undefined),
   );
   const result = await run({
-    path,
-    argv: [path, 'get'],
+    ...commandOf(helper, ['get']),
     env,
     stdin: Buffer.from(`${server}\n`),
     timeoutMs: HELPER_TIMEOUT_MS,

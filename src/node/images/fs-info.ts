@@ -15,6 +15,7 @@ export interface FsUsage {
 export interface FsInfoOptions {
   /** The daemon's root folder. */
   root: string;
+  /** Layers, and what the snapshotter makes of them. */
   layers: () => { bytes: number; inodes: number };
   /** Blobs that are kept. */
   blobs: () => Promise<{ bytes: number; inodes: number }>;
@@ -52,7 +53,7 @@ export class FsInfo {
 }
 
 /** The folders that hold layers and blobs: without them the sum would differ from what du counts. */
-const FOLDERS = ['layers', 'layers/_', 'layers/_/fs', 'blobs', 'blobs/sha256', 'blobs/sha512'];
+const FOLDERS = ['layers', 'layers/_', 'layers/_/fs', 'blobs', 'blobs/sha256', 'blobs/sha512', 'native'];
 
 async function ownFolders(root: string): Promise<{ bytes: number; inodes: number }> {
   const found = await Promise.allSettled(FOLDERS.map((name) => stat(join(root, name))));

@@ -2,10 +2,10 @@
  * The hosts that a registry's images are fetched from: hosts.toml files in containerd's layout (its docs/hosts.md),
  * read anew at each pull so that a change needs no restart.
  */
-import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { parse } from 'smol-toml';
-import { explain, SluiceError } from '../../errors.ts';
+import { explain, SluiceError, unusable } from '../../errors.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import type { Tls } from '../../workers/http/tls.ts';
 import { isObject } from '../../workers/json.ts';
 
@@ -29,6 +29,9 @@ export interface RegistryHost {
   plainFallback: boolean;
 }
 
+const HOSTS_FILE = 'hosts.toml';
+/** Above any real file: a bundle of all authorities has 250 KiB. */
+const MAX_BYTES = 4 << 20;
 const ALL: readonly Capability[] = ['pull', 'resolve', 'push', 'referrers'];
 const DIAL_TIMEOUT_MS = 30_000;
 const HUB = { name: 'docker.io', host: 'registry-1.docker.io' };
@@ -39,28 +42,34 @@ type Toml = Record<string, unknown>;
  * The hosts to ask for images of `registry`, in order: mirrors as the file lists them, then the server. Throws
  * CONFIG_INVALID.
  */
-export async function registryHosts(registryConfig: string, registry: string): Promise<RegistryHost[]> {
-  const folder = await hostFolder(registryConfig, registry);
-  const text = folder && (await readIfThere(join(folder, 'hosts.toml')));
-  if (!folder || text === undefined) {
-    const tls = folder ? await dockerCerts(folder) : {};
-    return [hostOf(registry, { server: upstream(registry), table: {}, tls })];
-  }
+export async function registryHosts(
+  registryConfig: string,
+  registry: string,
+  host: HostFiles,
+): Promise<RegistryHost[]> {
+  let at = registryConfig;
   try {
-    return await readHosts(registry, folder, parse(text));
+    const folder = await hostFolder(registryConfig, registry, host);
+    if (!folder?.files.includes(HOSTS_FILE)) {
+      at = folder?.path ?? at;
+      const tls = folder ? await dockerCerts(folder, host) : {};
+      return [hostOf(registry, { server: upstream(registry), table: {}, tls })];
+    }
+    at = join(folder.path, HOSTS_FILE);
+    return await readHosts(registry, folder.path, parse(await readText(host, at)), host);
   } catch (cause) {
-    throw new SluiceError('CONFIG_INVALID', `${join(folder, 'hosts.toml')}: ${explain(cause)}`, { cause });
+    throw new SluiceError(unusable(cause), `${at}: ${explain(cause)}`, { cause });
   }
 }
 
-async function readHosts(registry: string, folder: string, file: Toml): Promise<RegistryHost[]> {
+async function readHosts(registry: string, folder: string, file: Toml, host: HostFiles): Promise<RegistryHost[]> {
   const hosts: RegistryHost[] = [];
   for (const [server, table] of Object.entries(tableAt(file, 'host'))) {
     if (!isTable(table)) throw new Error(`host "${server}" must be a table`);
-    hosts.push(hostOf(registry, { server, table, tls: await readTls(folder, table) }));
+    hosts.push(hostOf(registry, { server, table, tls: await readTls(folder, table, host) }));
   }
   const server = stringAt(file, 'server') ?? upstream(registry);
-  const own = hostOf(registry, { server, table: file, tls: await readTls(folder, file) });
+  const own = hostOf(registry, { server, table: file, tls: await readTls(folder, file, host) });
   // A server that is also listed as a host is not asked a second time.
   const wanted = (['pull', 'resolve'] as const).filter((capability) => own.capabilities.has(capability));
   const listed = hosts.some(
@@ -95,72 +104,75 @@ function isThisMachine(hostname: string): boolean {
   return hostname === 'localhost' || hostname === '[::1]' || /^127(?:\.\d+){3}$/.test(hostname);
 }
 
+interface HostFolder {
+  path: string;
+  /** Names of its files, sorted. */
+  files: string[];
+}
+
 /** The first folder that exists of host_port_, host:port and _default, in each folder of the list. */
-async function hostFolder(registryConfig: string, registry: string): Promise<string | undefined> {
+async function hostFolder(registryConfig: string, registry: string, host: HostFiles): Promise<HostFolder | undefined> {
   const port = /:(\d+)$/.exec(registry)?.[1];
   const names = port ? [`${registry.slice(0, -port.length - 1)}_${port}_`, registry] : [registry];
   for (const folder of registryConfig.split(':').filter((part) => part !== '')) {
     for (const name of [...names, '_default']) {
       const path = join(folder, name);
-      if (await isFolder(path)) return path;
+      const files = await host.names(path);
+      if (files) return { path, files };
     }
   }
   return undefined;
 }
 
-async function isFolder(path: string): Promise<boolean> {
-  try {
-    return (await stat(path)).isDirectory();
-  } catch (error) {
-    if (isAbsent(error)) return false;
-    throw error;
-  }
-}
-
-async function readIfThere(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (error) {
-    if (isAbsent(error)) return undefined;
-    throw error;
-  }
-}
-
-const isAbsent = (error: unknown) => ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '');
-
 /** Docker's layout, for folders without a hosts.toml: *.crt are authorities, NAME.cert and NAME.key a client's pair. */
-async function dockerCerts(folder: string): Promise<Tls> {
-  const files = (await readdir(folder)).sort();
-  const ca = await readAll(files.filter((file) => file.endsWith('.crt')).map((file) => join(folder, file)));
+async function dockerCerts({ path: folder, files }: HostFolder, host: HostFiles): Promise<Tls> {
+  const authorities = files.filter((file) => file.endsWith('.crt')).map((file) => join(folder, file));
+  const ca = await readAll(authorities, host);
   const cert = files.find((file) => file.endsWith('.cert'));
   const tls: Tls = ca.length > 0 ? { ca } : {};
   if (!cert) return tls;
-  const [certText, keyText] = await readAll([cert, cert.replace(/cert$/, 'key')].map((file) => join(folder, file)));
+  const [certText, keyText] = await readAll(
+    [cert, cert.replace(/cert$/, 'key')].map((file) => join(folder, file)),
+    host,
+  );
   return { ...tls, cert: certText, key: keyText };
 }
 
-async function readTls(folder: string, table: Toml): Promise<Tls> {
+async function readTls(folder: string, table: Toml, host: HostFiles): Promise<Tls> {
   const at = (path: string) => resolve(folder, path);
   const tls: Tls = {};
   if (table.skip_verify === true) tls.rejectUnauthorized = false;
   const files = strings(table.ca, 'ca').map(at);
-  const authorities = await readAll(files);
+  const authorities = await readAll(files, host);
   // OpenSSL ignores such a file, and the registry's certificate would be blamed.
   const useless = files.find((_, index) => !authorities[index]?.includes('CERTIFICATE-----'));
   if (useless !== undefined) throw new Error(`${useless} does not hold a certificate`);
   if (authorities.length > 0) tls.ca = authorities;
   const pairs = clientPairs(table.client);
   if (pairs.length > 0) {
-    const certs = await readAll(pairs.map(([cert]) => at(cert)));
+    const certs = await readAll(
+      pairs.map(([cert]) => at(cert)),
+      host,
+    );
     // A single file holds both.
-    const keys = await readAll(pairs.map(([cert, key]) => at(key ?? cert)));
+    const keys = await readAll(
+      pairs.map(([cert, key]) => at(key ?? cert)),
+      host,
+    );
     tls.cert = certs.join('\n');
     tls.key = keys[0];
   }
   return tls;
 }
 
-const readAll = (paths: string[]) => Promise.all(paths.map((path) => readFile(path, 'utf8')));
+/** Throws for a longer file, which is none of ours. */
+async function readText(host: HostFiles, path: string): Promise<string> {
+  const text = await host.read(path, MAX_BYTES + 1);
+  if (Buffer.byteLength(text) > MAX_BYTES) throw new Error(`${path} is longer than ${MAX_BYTES} bytes`);
+  return text;
+}
+
+const readAll = (paths: string[], host: HostFiles) => Promise.all(paths.map((path) => readText(host, path)));
 
 /** `client` is a file, a pair, or a list of files and pairs. */
 function clientPairs(value: unknown): [cert: string, key?: string][] {

@@ -1,6 +1,6 @@
 /** The image configuration (OCI image spec, config.md), checked as far as containers depend on it. */
 import { SluiceError } from '../../errors.ts';
-import { isObject, type Json } from '../../workers/json.ts';
+import { isObject, withNames } from '../../workers/json.ts';
 import type { ImageConfig } from '../oci/image-config.ts';
 import { isDigest } from './digest.ts';
 import { type Descriptor, parseJson } from './manifest.ts';
@@ -59,18 +59,6 @@ function checkedConfig(value: unknown): ImageConfig | null {
     else if (text !== undefined && typeof text !== 'string') throw wrong(name, 'a string', text);
   }
   return config as ImageConfig;
-}
-
-/** The fields under their proper names: Go, for which all builders test, finds them in any case of letters. */
-function withNames(json: Json, names: readonly string[]): Json {
-  const found: Json = { ...json };
-  for (const key of Object.keys(json)) {
-    const name = names.find((one) => one !== key && one.toLowerCase() === key.toLowerCase());
-    if (name === undefined || json[name] !== undefined) continue;
-    found[name] = json[key];
-    delete found[key];
-  }
-  return found;
 }
 
 function wrong(name: string, form: string, value: unknown): SluiceError {

@@ -4,29 +4,35 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import type { LookUpUser } from '../../workers/image/look-up-user.ts';
 import type { FoundUser, UserRequest } from '../../workers/image/users.ts';
 import type { handlers } from '../../workers/image.ts';
 import type { Usage } from '../../workers/measure-tree.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
 import type { Config } from '../config/config.ts';
+import { parseQuantity } from '../network/quantity.ts';
 import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
 import type { Pool } from '../threads/pool.ts';
 import { type ExportedImage, type ExportOptions, exportImages } from './archive-export.ts';
 import { imagesIn } from './archive-import.ts';
 import { BlobStore } from './blob-store.ts';
+import { Collector } from './collector.ts';
 import { authKey, storedAuth } from './credentials.ts';
 import { FsInfo, type FsUsage } from './fs-info.ts';
 import { ImageNames } from './image-names.ts';
-import { type FetchOptions, Layers, type LayersOptions } from './layers.ts';
-import { type LayerMount, layerMounts, viewOf } from './mounts.ts';
+import type { LayerFetcherOptions } from './layer-fetcher.ts';
+import type { FetchOptions, LayerStore } from './layer-store.ts';
 import { BUILT_IN_PAUSE, pauseImage } from './pause-image.ts';
 import { digestName, fullName, nameOf, parseReference, tagName } from './reference.ts';
 import { Registry, type Repository } from './registry.ts';
 import { type Resolved, type ResolvedImage, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
 import { checkSignature } from './signatures.ts';
+import { makeSnapshotter } from './snapshotters/make.ts';
+import { removeProxied } from './snapshotters/proxy.ts';
+import type { LayerMount, Snapshotter, SnapshotWorker, WritableSnapshot } from './snapshotters/snapshotter.ts';
 import type { Ask } from './tokens.ts';
 
 /** What images use of other services of the node. */
@@ -37,16 +43,21 @@ export interface ImageSurroundings {
   /** Handlers of the image workers, in a pool where they do not wait for downloads. */
   lookUpUser: (input: LookUpUser) => Promise<FoundUser>;
   removeLayer: (dir: string) => Promise<void>;
+  snapshots: SnapshotWorker;
   installPause: (dir: string) => Promise<Usage>;
   onLayer: (how: 'pulled' | 'present' | 'joined') => void;
-  onFetched: NonNullable<LayersOptions['onFetched']>;
+  onFetched: NonNullable<LayerFetcherOptions['onFetched']>;
   onSynced: (seconds: number) => void;
+  /** Bytes that were freed because images took more than they may. */
+  onCollected: (bytes: number) => void;
   onRetry: () => void;
 }
 
 export interface ImagesOptions extends ImageSurroundings {
   config: Pick<Config, 'root' | 'images'>;
   pool: Pool<typeof handlers>;
+  /** Reads registries' configurations, credentials and policies. */
+  files: HostFiles;
   /** Sends a small request to a registry, in a worker. */
   ask: Ask;
   images: Table<ImageRow>;
@@ -68,12 +79,14 @@ export class Images {
   readonly #sandboxName: string;
   /** Where the file system of images and writable layers is found. */
   readonly mountpoint: string;
-  readonly layers: Layers;
+  readonly layers: LayerStore;
+  readonly #snapshotter: Snapshotter;
   readonly #options: ImagesOptions;
   readonly #names: ImageNames;
   readonly #registry: Registry;
   readonly #fsInfo: FsInfo;
   readonly #blobs: BlobStore;
+  readonly #collector: Collector;
   /** Pulls and imports in flight: blobs that no record names yet may be theirs. */
   #busy = 0;
   /** Users that were looked up, by image and request; an id names one content. */
@@ -95,27 +108,50 @@ export class Images {
         return config.images.registry_config; // a reload changes it
       },
       ask,
+      files: options.files,
       onRetry: options.onRetry,
     });
-    this.layers = new Layers({
+    const { layers: store, snapshotter } = makeSnapshotter({
+      config,
       root: config.root,
       pool,
+      rows: layers,
+      worker: options.snapshots,
       removeLayer: options.removeLayer,
       measure: options.diskUsage,
-      rows: layers,
       maxDownloads: config.images.max_downloads,
-      get progressTimeoutMs() {
-        return config.images.progress_timeout_seconds * 1000; // likewise
+      progressTimeoutMs: () => config.images.progress_timeout_seconds * 1000, // likewise
+      keepBlob: (digest) => (config.images.keep_blobs ? this.#blobs.pathOf(digest) : undefined),
+      storeImage: (row) => {
+        if (images.get(row.id) === row) images.put(row);
       },
-      log,
       onFetched: options.onFetched,
       onLayer: options.onLayer,
       onSynced: options.onSynced,
-      keepBlob: (digest) => (config.images.keep_blobs ? this.#blobs.pathOf(digest) : undefined),
+      log,
+    });
+    this.layers = store;
+    this.#snapshotter = snapshotter;
+    this.#collector = new Collector({
+      root: config.root,
+      limits: () => ({
+        quotaBytes: parseQuantity(config.images.quota || '0') ?? 0,
+        highPercent: config.images.gc_high_percent,
+        lowPercent: config.images.gc_low_percent,
+      }),
+      candidates: () => this.list().filter((row) => !this.isPinned(row)),
+      used: options.usedImages,
+      bytes: () => this.#bytes(),
+      remove: async (row) => {
+        this.#names.removeAll(row);
+        await this.sweep();
+      },
+      onCollected: (_, bytes) => options.onCollected(bytes),
+      log,
     });
     this.#fsInfo = new FsInfo({
       root: config.root,
-      layers: () => this.layers.usage,
+      layers: () => sum(this.layers.usage, this.#snapshotter.usage()),
       blobs: () => this.#blobs.usage(),
       walk: options.diskUsage,
       onProblem: (folder, err) => log.warn({ folder, err }, 'the size of the snapshots is not known'),
@@ -128,8 +164,9 @@ export class Images {
    */
   async recover({ keepUnknown = false } = {}): Promise<void> {
     const { images, layers, log, config } = this.#options;
+    await this.#checkSnapshotter();
     for (const row of [...images.values()]) {
-      if (row.layers.every((id) => layers.get(id)?.ready)) continue;
+      if (row.layers.every((id) => layers.get(id)?.ready && this.layers.has(id))) continue;
       log.warn({ image: row.id, names: row.names }, 'layers of this image are gone; it must be pulled again');
       images.delete(row.id);
     }
@@ -143,6 +180,26 @@ export class Images {
     if (config.images.keep_blobs) await this.#blobs.prepare();
     if (config.images.sandbox_image === '') await this.#installPause();
     this.sweep().catch((err) => log.error({ err }, 'layers of no image could not be removed'));
+  }
+
+  /**
+   * Layers in a proxy snapshotter and layers in folders are of no use to each other. Throws CONFIG_INVALID where
+   * something runs from the others; else they are forgotten, and pulled again.
+   */
+  async #checkSnapshotter(): Promise<void> {
+    const { layers, config, log, usedImages } = this.#options;
+    const isProxy = config.images.snapshotter === 'proxy';
+    const others = [...layers.values()].filter(({ ready, snapshot }) => ready && (snapshot !== undefined) !== isProxy);
+    if (others.length === 0) return;
+    if ((await usedImages()).size > 0) {
+      const words = `images.snapshotter is "${config.images.snapshotter}" now, and pods or containers run from layers of another one: remove them first`;
+      throw new SluiceError('CONFIG_INVALID', words);
+    }
+    log.warn(
+      { snapshotter: config.images.snapshotter, layers: others.length },
+      'layers of another snapshotter are dropped',
+    );
+    for (const { id } of others) layers.delete(id);
   }
 
   /**
@@ -185,12 +242,12 @@ export class Images {
     const { credentials } = this.#options.config.images;
     const isSandbox = fullName(reference) === this.#sandboxName;
     const own = isSandbox && authKey(auth) === '' && credentials !== '';
-    const login = own ? await storedAuth(credentials, nameOf(reference)) : auth;
+    const login = own ? await storedAuth(credentials, nameOf(reference), this.#options.files) : auth;
     const repository = await this.#registry.open(reference, login);
     const known = (digest: string) => this.find(digestName(reference, digest)) ?? this.#byDigest(digest);
     const resolved = await resolveImage(repository, known);
     const policy = this.#options.config.images.signature_policy;
-    if (policy !== '') await checkSignature(policy, resolved, repository);
+    if (policy !== '') await checkSignature(policy, resolved, repository, this.#options.files);
     return resolved;
   }
 
@@ -208,7 +265,11 @@ export class Images {
     const wanted = layers.map((blob, index) => ({ blob, diffId: diffIds[index] ?? '', name: blob.name, repository }));
     this.#busy++;
     try {
-      return (await this.layers.fetchAll(wanted, options)).map(({ id }) => id);
+      const of = {
+        reference: fullName(resolved.reference),
+        manifest: resolved.image.manifests.at(-1)?.digest ?? digest,
+      };
+      return (await this.layers.fetchAll(wanted, { ...options, image: of })).map(({ id }) => id);
     } finally {
       this.#busy--;
     }
@@ -216,14 +277,24 @@ export class Images {
 
   /** Last stage: the image under its names, which older images lose. */
   async commit({ reference, digest, image, present }: Resolved, layers: string[]): Promise<ImageRow> {
-    if (image) await this.#keepTexts(image);
-    const names = [tagName(reference) ?? '', digestName(reference, digest)].filter((name) => name !== '');
-    const id = present?.id ?? image?.id ?? '';
-    const old = this.#options.images.get(id);
-    if (!image && !old) throw new SluiceError('IMAGE_NOT_FOUND', `image ${id} was removed while it was pulled`);
-    const row: ImageRow = { names: [], ...old, ...(image ? rowOf(image, layers) : (old as ImageRow)) };
-    this.#names.give(row, names);
-    return row;
+    this.#busy++;
+    try {
+      if (image) await this.#keepTexts(image);
+      const names = [tagName(reference) ?? '', digestName(reference, digest)].filter((name) => name !== '');
+      const id = present?.id ?? image?.id ?? '';
+      // Where it was removed meanwhile, the layers that are held make it whole again.
+      const gone = present && { ...present, names: [], merged: undefined };
+      const old = this.#options.images.get(id) ?? gone;
+      const of = image ? rowOf(image, layers) : old;
+      if (!of) throw new Error(`a pull of ${id} has neither an image nor its row`);
+      const row: ImageRow = { names: [], ...old, ...of, pulledAt: Date.now() };
+      await this.#snapshotter.adopt(row);
+      this.#names.give(row, names);
+      return row;
+    } finally {
+      this.#busy--;
+      void this.#collector.check();
+    }
   }
 
   /**
@@ -234,7 +305,8 @@ export class Images {
     const folder = join(this.#scratch, crypto.randomUUID());
     this.#busy++;
     try {
-      const archive = await this.#options.pool.call('readArchive', { path, folder });
+      const idleMs = this.#options.config.images.progress_timeout_seconds * 1000;
+      const archive = await this.#options.pool.call('readArchive', { path, folder, idleMs });
       const rows: ImageRow[] = [];
       for (const { names, digest, image, files } of await imagesIn(archive, name)) {
         const wanted = image.layers.map((blob, index) => ({
@@ -245,14 +317,16 @@ export class Images {
         }));
         const layers = await this.layers.fetchAll(wanted, options);
         await this.#keepTexts(image);
-        const row = {
+        const row: ImageRow = {
           names: [],
           ...this.#options.images.get(image.id),
           ...rowOf(
             image,
             layers.map(({ id }) => id),
           ),
+          pulledAt: Date.now(),
         };
+        await this.#snapshotter.adopt(row);
         const byDigest =
           digest === undefined ? [] : names.map((tag) => `${tag.slice(0, tag.lastIndexOf(':'))}@${digest}`);
         this.#names.give(row, [...names, ...byDigest]);
@@ -268,6 +342,10 @@ export class Images {
   /** Writes images to an archive file (an OCI layout that docker reads too). Throws DISK_FULL. */
   export(rows: readonly ImageRow[], path: string, onLayer?: ExportOptions['onLayer']): Promise<ExportedImage[]> {
     const scratch = join(this.#scratch, crypto.randomUUID());
+    if (this.#snapshotter.name === 'proxy')
+      return Promise.reject(
+        new SluiceError('INVALID_REQUEST', 'images of a proxy snapshotter are not exported: it has their layers'),
+      );
     const layerFolder = (id: string) => join(this.layers.folder, id);
     const { pool } = this.#options;
     return mkdir(scratch, { recursive: true, mode: 0o700 }).then(() =>
@@ -276,17 +354,25 @@ export class Images {
   }
 
   /**
-   * Removes the images that no pod, container or image volume uses, but for the pinned one; returns them with the bytes
-   * that they freed.
+   * Removes images that no pod, container or image volume uses, but for the pinned one: all of them, or, with
+   * `keepBytes`, those whose last use lies furthest back until images take no more than that. Returns them with the
+   * bytes that they freed.
    */
-  async removeUnused(): Promise<{ images: ImageRow[]; bytes: number }> {
-    const used = await this.#options.usedImages();
-    const unused = this.list().filter((row) => !used.has(row.id) && !this.isPinned(row));
-    const removed = unused.map((row) => ({ ...row, names: [...row.names] }));
-    const before = this.layers.usage.bytes;
-    for (const row of unused) this.#names.removeAll(row);
-    await this.sweep();
-    return { images: removed, bytes: before - this.layers.usage.bytes };
+  async removeUnused({ keepBytes }: { keepBytes?: number } = {}): Promise<{ images: ImageRow[]; bytes: number }> {
+    const before = await this.#bytes();
+    const enough = async () => keepBytes !== undefined && (await this.#bytes()) <= keepBytes;
+    const images = await this.#collector.collect(enough);
+    return { images, bytes: before - (await this.#bytes()) };
+  }
+
+  /** Keeps the limits of the configuration from now on, until the daemon ends. */
+  startCollecting(): void {
+    this.#collector.start();
+  }
+
+  /** Bytes of layers, of what the snapshotter makes of them, and of blobs. */
+  async #bytes(): Promise<number> {
+    return sum(sum(this.layers.usage, this.#snapshotter.usage()), await this.#blobs.usage()).bytes;
   }
 
   get #scratch(): string {
@@ -326,7 +412,9 @@ export class Images {
         images.delete(row.id);
       }
     }
-    const removed = Promise.all([this.layers.sweep(this.#usedLayers()), this.#sweepBlobs()]);
+    // What the snapshotter makes of an image stands on its layers.
+    const trees = this.#busy > 0 ? Promise.resolve() : this.#snapshotter.sweep([...images.values()]);
+    const removed = Promise.all([trees.then(() => this.layers.sweep(this.#usedLayers())), this.#sweepBlobs()]);
     clearTimeout(this.#sweeping);
     if (nameless().length === 0) return void (await removed);
     const again = () => this.sweep().catch((err) => log.error({ err }, 'removed images could not be swept'));
@@ -348,7 +436,7 @@ export class Images {
     const key = `${row.id} ${JSON.stringify(request)}`;
     let user = this.#users.get(key);
     if (!user) {
-      user = this.#options.lookUpUser({ dirs: this.#dirs(row), request });
+      user = this.#snapshotter.folders(row).then((dirs) => this.#options.lookUpUser({ dirs, request }));
       this.#users.set(key, user);
       user.catch(() => this.#users.delete(key));
       for (const oldest of this.#users.keys()) {
@@ -359,25 +447,35 @@ export class Images {
     return user;
   }
 
-  /** A container's root: its writable snapshot on top of the image. */
-  rootfsMounts(row: ImageRow, snapshot: string): LayerMount[] {
-    return layerMounts(this.#dirs(row), snapshot, this.#options.config.images.volatile);
+  /** As CRI clients see it. */
+  get snapshotterName(): string {
+    return this.#snapshotter.name;
+  }
+
+  /** A container's writable snapshot on top of the image; see {@link Snapshotter.prepare}. */
+  prepareSnapshot(snapshot: WritableSnapshot & { owner?: { uid: number; gid: number } }): Promise<void> {
+    return this.#snapshotter.prepare(snapshot);
+  }
+
+  /** Idempotent. A snapshot of a proxy snapshotter goes there too, whatever is configured now. */
+  async removeSnapshot(dir: string): Promise<void> {
+    await removeProxied(dir);
+    await this.#options.snapshots.remove({ dir });
+  }
+
+  /** A container's root. */
+  rootfsMounts(image: ImageRow, dir: string): Promise<LayerMount[]> {
+    return this.#snapshotter.mounts({ dir, image });
   }
 
   /** The image alone, read-only. */
-  viewMounts(row: ImageRow): LayerMount[] {
-    return viewOf(this.#dirs(row));
+  viewMounts(row: ImageRow): Promise<LayerMount[]> {
+    return this.#snapshotter.view(row);
   }
 
   /** What images and containers take on the disk, without waiting for a walk of it. */
   fsInfo(): Promise<FsUsage> {
     return this.#fsInfo.read();
-  }
-
-  /** Folders of the layers, topmost first. A layer that is there twice counts where it is on top. */
-  #dirs(row: ImageRow): string[] {
-    const ids = new Set(row.layers.toReversed());
-    return ids.size === 0 ? [this.layers.emptyDir] : [...ids].map((id) => this.layers.dirOf(id));
   }
 
   #usedLayers(): Set<string> {
@@ -393,7 +491,9 @@ export class Images {
     try {
       const { id, diffId, config, file } = pauseImage();
       const layer = await this.layers.builtIn(diffId, this.#options.installPause);
-      const row = { id, names: [], config, file, layers: [layer.id], size: layer.bytes };
+      const old = this.#options.images.get(id);
+      const row: ImageRow = { id, names: [], ...old, config, file, layers: [layer.id], size: layer.bytes };
+      await this.#snapshotter.adopt(row);
       this.#names.give(row, [BUILT_IN_PAUSE]);
       this.#builtIn = id;
     } catch (cause) {
@@ -404,6 +504,11 @@ export class Images {
     }
   }
 }
+
+const sum = (one: Usage, other: Usage): Usage => ({
+  bytes: one.bytes + other.bytes,
+  inodes: one.inodes + other.inodes,
+});
 
 function rowOf(image: NonNullable<Resolved['image']>, layers: string[]): Omit<ImageRow, 'names'> {
   const { id, config, file, size, artifact } = image;

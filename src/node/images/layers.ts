@@ -1,25 +1,27 @@
 import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { codeOf, explain, SluiceError } from '../../errors.ts';
+import { explain, SluiceError } from '../../errors.ts';
 import { spreadSubfolders } from '../../sys/inode-flags.ts';
 import { syncFileSystem } from '../../sys/sync.ts';
 import type { FetchedLayer } from '../../workers/image/fetch-layer.ts';
-import type { handlers } from '../../workers/image.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
-import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
-import type { Pool } from '../threads/pool.ts';
 import { chainIdOf } from './digest.ts';
 import { DownloadQueue } from './download-queue.ts';
-import { LayerChannel } from './layer-channel.ts';
-import type { Descriptor } from './manifest.ts';
-import type { Repository } from './registry.ts';
+import { LayerFetcher, type LayerFetcherOptions } from './layer-fetcher.ts';
+import {
+  cancelled,
+  type FetchOptions,
+  Holds,
+  type LayerProgress,
+  type LayerStore,
+  type WantedLayer,
+} from './layer-store.ts';
 import type { LayerRow } from './rows.ts';
 
-export interface LayersOptions {
+export interface LayersOptions extends LayerFetcherOptions {
   /** The daemon's root folder. */
   root: string;
-  pool: Pool<typeof handlers>;
   /** Removes a layer's folder; not in `pool`, where it would wait for downloads. */
   removeLayer: (dir: string) => Promise<void>;
   /** The disk use of a folder; not in `pool` either. */
@@ -27,50 +29,9 @@ export interface LayersOptions {
   rows: Table<LayerRow>;
   /** Layers downloaded at once, over all pulls. */
   maxDownloads: number;
-  /** A layer that waits for its registry so long without a byte fails. */
-  progressTimeoutMs: number;
-  log: Log;
-  /** `seconds` for the whole layer, of which `waited` were spent waiting for the registry. */
-  onFetched?: (result: {
-    seconds: number;
-    waited: number;
-    error?: unknown;
-    downloaded: number;
-    unpacked: number;
-  }) => void;
   onLayer?: (how: 'pulled' | 'present' | 'joined') => void;
-  /** Where a layer's blob is kept; undefined: it is not. */
-  keepBlob?: (digest: string) => string | undefined;
   /** Seconds that a syncfs of the layers took. */
   onSynced?: (seconds: number) => void;
-}
-
-export interface WantedLayer {
-  diffId: string;
-  blob: Descriptor;
-  /** The blob is a file of an artifact, to be stored under this path, and not an archive. */
-  name?: string;
-  repository: Pick<Repository, 'layer'>;
-}
-
-/** What one layer of a pull has come to. */
-export interface LayerProgress {
-  digest: string;
-  /** Bytes of the blob, and how many of them have come. */
-  size: number;
-  downloaded: number;
-  state: 'waiting' | 'downloading' | 'done';
-}
-
-export interface FetchOptions {
-  /** Called with the id of each layer before anything of it exists. */
-  onHold: (id: string) => void;
-  /** Aborts when the last caller of the pull has left. */
-  signal?: AbortSignal;
-  /** Before the layers of other pulls. */
-  urgent?: boolean;
-  /** Is filled with the layers and kept up to date. */
-  progress?: LayerProgress[];
 }
 
 /** One pull. Once it is over (failed or cancelled), layers that only it wants are not fetched any more. */
@@ -126,15 +87,13 @@ class NotWanted extends SluiceError {
   }
 }
 
-const cancelled = () => new SluiceError('CALLER_GONE', 'the pull was cancelled: its last caller has left');
-
 /** The layers on the disk. Each is downloaded and unpacked once, however many pulls want it at the same time. */
-export class Layers {
+export class Layers implements LayerStore {
   readonly #options: LayersOptions;
   readonly #flights = new Map<string, Flight>();
   readonly #queue: DownloadQueue;
-  /** Ids of layers that pulls in flight need, with the number of pulls. */
-  readonly #held = new Map<string, number>();
+  readonly #fetcher: LayerFetcher;
+  readonly #held = new Holds();
   readonly #byKey = new Map<string, LayerRow>();
   /** Ids of unpacked layers whose size is final with the sync. */
   readonly #growing = new Set<string>();
@@ -146,6 +105,7 @@ export class Layers {
 
   constructor(options: LayersOptions) {
     this.#options = options;
+    this.#fetcher = new LayerFetcher(options);
     this.#queue = new DownloadQueue(options.maxDownloads);
   }
 
@@ -164,8 +124,14 @@ export class Layers {
   }
 
   /** An empty folder, for images without layers. */
-  get emptyDir(): string {
+  get #emptyDir(): string {
     return join(this.folder, EMPTY, 'fs');
+  }
+
+  /** The folders of layers given bottom first, topmost first. A layer that is there twice counts where it is on top. */
+  stack(ids: readonly string[]): string[] {
+    const distinct = new Set(ids.toReversed());
+    return distinct.size === 0 ? [this.#emptyDir] : [...distinct].map((id) => this.dirOf(id));
   }
 
   /** What all layers occupy on the disk. */
@@ -185,7 +151,8 @@ export class Layers {
   }
 
   has(id: string): boolean {
-    return this.#options.rows.get(id)?.ready === true;
+    const row = this.#options.rows.get(id);
+    return row?.ready === true && this.#isUsable(row);
   }
 
   /**
@@ -246,16 +213,12 @@ export class Layers {
   /** Holds layers that are present; returns false, and holds none, when one of them is not. */
   hold(ids: readonly string[], onHold: (id: string) => void): boolean {
     if (!ids.every((id) => this.has(id))) return false;
-    for (const id of ids) this.#hold(id, onHold);
+    for (const id of ids) this.#held.add(id, onHold);
     return true;
   }
 
   release(ids: readonly string[]): void {
-    for (const id of ids) {
-      const count = (this.#held.get(id) ?? 0) - 1;
-      if (count > 0) this.#held.set(id, count);
-      else this.#held.delete(id);
-    }
+    this.#held.release(ids);
   }
 
   /**
@@ -273,7 +236,7 @@ export class Layers {
   async recover(used: ReadonlySet<string>, { keepUnknown = false } = {}): Promise<void> {
     const { rows, log } = this.#options;
     await mkdir(this.folder, { recursive: true, mode: 0o700 });
-    await mkdir(this.emptyDir, { recursive: true, mode: 0o755 });
+    await mkdir(this.#emptyDir, { recursive: true, mode: 0o755 });
     this.#spread();
     const folders = new Set(await readdir(this.folder));
     const known = [...rows.values()];
@@ -281,7 +244,7 @@ export class Layers {
     this.#next = 1 + numbers.filter((number) => !Number.isNaN(number)).reduce((a, b) => Math.max(a, b), 0);
     const strays: string[] = [];
     for (const row of known) {
-      const keep = row.ready && folders.has(row.id) && used.has(row.id);
+      const keep = row.ready && folders.has(row.id) && used.has(row.id) && this.#isUsable(row);
       if (keep) this.#count(row, 1);
       else if (folders.has(row.id)) strays.push(row.id);
       else rows.delete(row.id);
@@ -319,7 +282,7 @@ export class Layers {
     const onBase = keyOf({ diffId, base });
     const present = this.#byKey.get(diffId) ?? this.#byKey.get(onBase);
     if (present) {
-      this.#hold(present.id, onHold);
+      this.#held.add(present.id, onHold);
       this.#options.onLayer?.('present');
       Object.assign(progress, { downloaded: progress.size, state: 'done' });
       return present;
@@ -332,7 +295,7 @@ export class Layers {
       return Promise.race([own.done, pull.cancelled]);
     }
     this.#options.onLayer?.('joined');
-    this.#hold(flight.row.id, onHold);
+    this.#held.add(flight.row.id, onHold);
     flight.pulls.add(pull);
     pull.flights.add(flight);
     const following = setInterval(
@@ -354,22 +317,19 @@ export class Layers {
     return this.#fetch(layer, { ...wish, bound });
   }
 
-  #hold(id: string, onHold: (id: string) => void): void {
-    this.#held.set(id, (this.#held.get(id) ?? 0) + 1);
-    onHold(id);
-  }
-
   #start(layer: WantedLayer, wish: Wish, { base, key }: { base: string; key: string }): Flight {
     const { diffId, blob } = layer;
     const { pull, progress } = wish;
     const row = this.#newRow({ diffId, digest: blob.digest, size: blob.size });
-    this.#hold(row.id, wish.onHold);
+    this.#held.add(row.id, wish.onHold);
     const pulls = new Set([pull]);
     const abort = new AbortController();
     const turn = async () => {
       if ([...pulls].every(({ over }) => over)) throw new NotWanted();
       try {
-        return await this.#download(row, layer, { signal: abort.signal, progress });
+        const avoid = this.#avoided().map(({ ino }) => ino);
+        const dir = join(this.folder, row.id);
+        return await this.#fetcher.fetch(layer, { dir, avoid, signal: abort.signal, progress });
       } catch (error) {
         wish.pull.over = true; // before the next layer of the queue is looked at
         throw error;
@@ -459,42 +419,6 @@ export class Layers {
     this.#options.onSynced?.((performance.now() - began) / 1000);
   }
 
-  async #download(
-    row: LayerRow,
-    { diffId, blob, name, repository }: WantedLayer,
-    { signal, progress }: { signal: AbortSignal; progress: LayerProgress },
-  ): Promise<FetchedLayer> {
-    const { pool, progressTimeoutMs, onFetched, keepBlob, log } = this.#options;
-    const began = performance.now();
-    const seconds = () => (performance.now() - began) / 1000;
-    const { digest, size, mediaType, urls } = blob;
-    const dir = join(this.folder, row.id);
-    progress.state = 'downloading';
-    try {
-      const result = await repository.layer({ digest, urls }, async (source, renew) => {
-        using channel = new LayerChannel({
-          signal,
-          renew,
-          onProgress: (downloaded) => {
-            progress.downloaded = downloaded;
-          },
-          onProblem: (err) => log.info({ digest, err }, 'the registry wants a new token, and there is none'),
-        });
-        const { port } = channel;
-        const avoid = this.#avoided().map(({ ino }) => ino);
-        const keep = keepBlob?.(digest);
-        const layer = { source, digest, size, diffId, mediaType, name, keep, dir, avoid, progressTimeoutMs, port };
-        return await pool.call('fetchLayer', layer, [port]);
-      });
-      progress.downloaded = size;
-      onFetched?.({ seconds: seconds(), waited: result.downloadSeconds, downloaded: size, unpacked: result.bytes });
-      return result;
-    } catch (error) {
-      onFetched?.({ seconds: seconds(), waited: 0, error, downloaded: 0, unpacked: 0 });
-      throw new SluiceError(codeOf(error), `layer ${blob.digest}`, { cause: error });
-    }
-  }
-
   /**
    * Folders that the layer only implies get the owner and mode that they have below, and hard links the files that they
    * lead to.
@@ -508,8 +432,15 @@ export class Layers {
     await this.#options.pool.call('inheritAttributes', { dir: join(this.folder, row.id), folders, links, parentDirs });
   }
 
+  /** overlayfs cannot mount what says with files what it hides; the other way round, both are read. */
+  #isUsable({ whiteouts }: LayerRow): boolean {
+    return whiteouts === undefined || this.#options.whiteouts === whiteouts;
+  }
+
   #newRow(of: Pick<LayerRow, 'diffId' | 'digest' | 'size'>): LayerRow {
-    const row: LayerRow = { id: (this.#next++).toString(36), ...of, base: '', bytes: 0, inodes: 0, ready: false };
+    const { whiteouts } = this.#options;
+    const id = (this.#next++).toString(36);
+    const row: LayerRow = { id, ...of, base: '', bytes: 0, inodes: 0, ready: false, ...(whiteouts && { whiteouts }) };
     this.#options.rows.put(row);
     return row;
   }

@@ -1,6 +1,6 @@
 /** Manifests and indexes: OCI image spec 1.1 and docker's schema 2. */
 import { SluiceError } from '../../errors.ts';
-import { isObject, type Json } from '../../workers/json.ts';
+import { isObject, type Json, withNames } from '../../workers/json.ts';
 import { isDigest } from './digest.ts';
 import type { Platform } from './platform.ts';
 
@@ -23,6 +23,9 @@ export const MANIFEST_TYPES = [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_I
 const CONFIG_TYPES = ['application/vnd.oci.image.config.v1+json', 'application/vnd.docker.container.image.v1+json'];
 const LAYER =
   /^application\/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+(?:gzip|zstd))?|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar(?:\.(?:gzip|zstd))?)$/;
+const MANIFEST = ['schemaVersion', 'mediaType', 'artifactType', 'config', 'layers', 'manifests'];
+const DESCRIPTOR = ['mediaType', 'digest', 'size', 'platform', 'urls', 'annotations'];
+const PLATFORM = ['os', 'architecture', 'variant'];
 /** The kernel's overlay takes at most 500 lower folders. */
 const MAX_LAYERS = 500;
 const MAX_MANIFESTS = 1000;
@@ -37,7 +40,7 @@ export type Manifest =
 
 /** Reads a manifest or index; `mediaType` is the Content-Type with which it came. Throws IMAGE_INVALID. */
 export function parseManifest(body: Buffer, mediaType: string): Manifest {
-  const json = parseJson(body, 'the manifest');
+  const json = withNames(parseJson(body, 'the manifest'), MANIFEST);
   const type = typeof json.mediaType === 'string' && json.mediaType !== '' ? json.mediaType : mediaType;
   if (json.schemaVersion === 1 || type.includes('distribution.manifest.v1+')) {
     throw invalid('the manifest is of docker schema 1, which no builder has made for years and Sluice does not read');
@@ -87,7 +90,7 @@ function fileOf(layer: Descriptor): Descriptor & { name: string } {
 
 function descriptor(value: unknown, what: string): Descriptor {
   if (!isObject(value)) throw invalid(`${what} of the manifest is not a descriptor`);
-  const { mediaType, digest, size, platform, urls, annotations } = value;
+  const { mediaType, digest, size, platform, urls, annotations } = withNames(value, DESCRIPTOR);
   if (typeof digest !== 'string' || !isDigest(digest)) throw invalid(`${what} of the manifest has no usable digest`);
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
     throw invalid(`${what} of the manifest (${digest}) has no usable size`);
@@ -103,7 +106,7 @@ function descriptor(value: unknown, what: string): Descriptor {
 
 function platformIn(platform: unknown): Platform | undefined {
   if (!isObject(platform)) return undefined;
-  const { os, architecture, variant } = platform;
+  const { os, architecture, variant } = withNames(platform, PLATFORM);
   if (typeof os !== 'string' || typeof architecture !== 'string') return undefined;
   return { os, architecture, variant: typeof variant === 'string' ? variant : undefined };
 }

@@ -1,9 +1,6 @@
 import { release } from 'node:os';
 import { join } from 'node:path';
-import type { MountSpec } from '../../workers/shim/rootfs.ts';
-
-/** A mount in the form that both the shim's task API and the workers take. */
-export type LayerMount = Required<MountSpec>;
+import type { LayerMount } from './snapshotters/snapshotter.ts';
 
 /** As containerd mounts: no index, because containers share layers and no mount is exported over NFS. */
 const NO_INDEX = 'index=off';

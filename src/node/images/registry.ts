@@ -3,10 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import { VERSION } from '../../version.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import type { Reply } from '../../workers/http/ask.ts';
-import { unansweredDetails } from '../../workers/http/exchange.ts';
 import { backOffMs, retryAfterMs } from '../../workers/http/retry.ts';
 import { reasonIn } from '../../workers/http/said.ts';
+import { unansweredDetails } from '../../workers/http/unanswered.ts';
 import type { BlobSource, Renew } from '../../workers/image/blob-source.ts';
 import { authKey, credentialsFor } from './credentials.ts';
 import { digestOf, isDigest, verify } from './digest.ts';
@@ -45,6 +46,7 @@ const FOREIGN_DIAL_MS = 30_000;
 export interface RegistryOptions {
   /** Folders of hosts.toml files, separated by ":". */
   config: string;
+  files: HostFiles;
   ask: Ask;
   onRetry?: () => void;
   /** For tests. */
@@ -67,7 +69,8 @@ export class Registry {
 
   /** A repository for one pull; its hosts are read anew. Throws CONFIG_INVALID. */
   async open(reference: Reference, auth: AuthConfig | undefined): Promise<Repository> {
-    return new Repository(this, reference, auth, await registryHosts(this.options.config, reference.registry));
+    const { config, files } = this.options;
+    return new Repository(this, reference, auth, await registryHosts(config, reference.registry, files));
   }
 
   isDead(base: string): boolean {

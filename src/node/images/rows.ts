@@ -22,6 +22,10 @@ export interface ImageRow {
   size: number;
   /** What the registry sent, for an export with the original digests; absent for images of older versions. */
   blobs?: { manifest: BlobRow; config: BlobRow; layers: BlobRow[] };
+  /** The native snapshotter has its layers as one tree, which takes this besides them. */
+  merged?: { bytes: number; inodes: number };
+  /** When it was last pulled or imported, in milliseconds since the epoch. */
+  pulledAt?: number;
   /** The type of an OCI artifact, whose layers are files; absent for container images. */
   artifact?: string;
 }
@@ -47,6 +51,10 @@ export interface LayerRow {
    * below, whose chainID this is ("bottom" when there are none), and the layer can be used on no others.
    */
   base: string;
+  /** How it says what it hides, where it is not as overlayfs wants it. */
+  whiteouts?: 'files';
+  /** A proxy snapshotter has it, under this name (its chainID), and `base` is the name of the one below. */
+  snapshot?: string;
   /** What it occupies on the disk. */
   bytes: number;
   inodes: number;

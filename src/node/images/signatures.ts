@@ -3,11 +3,12 @@
  * signatures (certificates of Fulcio, the log of Rekor) are not supported.
  */
 import { createPublicKey, type KeyObject, verify } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { parse } from 'smol-toml';
-import { explain, SluiceError } from '../../errors.ts';
+import { explain, SluiceError, unusable } from '../../errors.ts';
 import { run } from '../../sys/spawn.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import { isObject, type Json } from '../../workers/json.ts';
+import { commandOf, firstExecutable } from '../../workers/programs.ts';
 import type { Descriptor } from './manifest.ts';
 import { parseJson } from './manifest.ts';
 import { fullName, nameOf, type Reference } from './reference.ts';
@@ -33,6 +34,8 @@ const PAYLOAD_TYPE = 'application/vnd.dev.cosign.simplesigning.v1+json';
 const MAX_SIGNATURES = 50;
 const PROGRAM_TIMEOUT_MS = 30_000;
 const MAX_OUTPUT = 16 << 10;
+/** Above any real policy or key. */
+const MAX_BYTES = 4 << 20;
 
 /**
  * Checks an image against the policy file, which is read anew so that a change needs no restart. Throws
@@ -42,15 +45,16 @@ export async function checkSignature(
   policyFile: string,
   image: { reference: Reference; digest: string },
   source: SignatureSource,
+  host: HostFiles,
 ): Promise<void> {
-  const rule = ruleFor(await readPolicy(policyFile), nameOf(image.reference));
+  const rule = ruleFor(await readPolicy(policyFile, host), nameOf(image.reference));
   switch (rule.require) {
     case 'none':
       return;
     case 'deny':
       throw refused(image, 'the signature policy denies this repository');
     case 'cosign':
-      return checkCosign(image, await Promise.all(rule.keys.map(readKey)), source);
+      return checkCosign(image, await Promise.all(rule.keys.map((path) => readKey(path, host))), source);
     case 'program':
       return askProgram(image, rule.program);
   }
@@ -59,14 +63,21 @@ export async function checkSignature(
 type Policy = ReadonlyMap<string, Rule>;
 
 /** [registry."reg.io/team"] tables by the beginning of the repository's name; "*" for all others. */
-async function readPolicy(file: string): Promise<Policy> {
+async function readPolicy(file: string, host: HostFiles): Promise<Policy> {
   try {
-    const { registry = {} } = parse(await readFile(file, 'utf8'));
+    const { registry = {} } = parse(await readText(file, host));
     if (!isObject(registry)) throw new Error('registry must be a table');
     return new Map(Object.entries(registry).map(([name, table]) => [name, readRule(name, table)]));
   } catch (cause) {
-    throw new SluiceError('CONFIG_INVALID', `images.signature_policy: ${file}: ${explain(cause)}`, { cause });
+    throw new SluiceError(unusable(cause), `images.signature_policy: ${file}: ${explain(cause)}`, { cause });
   }
+}
+
+/** Throws for a longer file, which is none of ours. */
+async function readText(path: string, host: HostFiles): Promise<string> {
+  const text = await host.read(path, MAX_BYTES + 1);
+  if (Buffer.byteLength(text) > MAX_BYTES) throw new Error(`${path} is longer than ${MAX_BYTES} bytes`);
+  return text;
 }
 
 function readRule(name: string, table: unknown): Rule {
@@ -98,11 +109,11 @@ export function ruleFor(policy: Policy, repository: string): Rule {
   return policy.get('*') ?? { require: 'none' };
 }
 
-async function readKey(path: string): Promise<KeyObject> {
+async function readKey(path: string, host: HostFiles): Promise<KeyObject> {
   try {
-    return createPublicKey(await readFile(path));
+    return createPublicKey(await readText(path, host));
   } catch (cause) {
-    throw new SluiceError('CONFIG_INVALID', `the public key ${path} cannot be used: ${explain(cause)}`, { cause });
+    throw new SluiceError(unusable(cause), `the public key ${path} cannot be used: ${explain(cause)}`, { cause });
   }
 }
 
@@ -158,9 +169,10 @@ async function askProgram(image: { reference: Reference; digest: string }, progr
   const { reference, digest } = image;
   const type = 'application/vnd.oci.descriptor.v1+json';
   const args = ['-name', fullName(reference), '-digest', digest, '-stdin-media-type', type];
+  const { found } = await firstExecutable([program]);
+  if (!found) throw new SluiceError('CONFIG_INVALID', `the verifier ${program} cannot be executed`);
   const result = await run({
-    path: program,
-    argv: [program, ...args],
+    ...commandOf(found, args),
     env: { PATH: process.env.PATH ?? '/usr/bin:/bin' },
     stdin: Buffer.from(JSON.stringify({ mediaType: 'application/vnd.oci.image.manifest.v1+json', digest, size: 0 })),
     timeoutMs: PROGRAM_TIMEOUT_MS,

@@ -4,7 +4,7 @@ import { SluiceError } from '../../errors.ts';
 import type { Question, Reply } from '../../workers/http/ask.ts';
 import { reasonIn } from '../../workers/http/said.ts';
 import type { Tls } from '../../workers/http/tls.ts';
-import { isObject } from '../../workers/json.ts';
+import { isObject, withNames } from '../../workers/json.ts';
 import type { Credentials } from './credentials.ts';
 
 /**
@@ -31,6 +31,7 @@ const DEFAULT_LIFE_SECONDS = 60;
 /** A token is not used in its last seconds: the request needs time as well. */
 const MARGIN_MS = 5000;
 const TOKEN_LIMIT = 1 << 20;
+const TOKEN = ['token', 'access_token', 'expires_in'];
 /** Answers of servers without an OAuth endpoint; the token is then asked for with a GET. */
 const NO_OAUTH = new Set([400, 401, 403, 404, 405]);
 const MAX_TOKENS = 1000;
@@ -170,7 +171,7 @@ function readToken(realm: string, { status, body }: Reply): Token {
   } catch (cause) {
     throw new SluiceError('REGISTRY_UNAVAILABLE', `${server} answers with something that is not JSON`, { cause });
   }
-  const { token, access_token, expires_in } = isObject(answer) ? answer : {};
+  const { token, access_token, expires_in } = isObject(answer) ? withNames(answer, TOKEN) : {};
   const value = token || access_token;
   if (typeof value !== 'string') throw new SluiceError('REGISTRY_UNAVAILABLE', `${server} gives no token`);
   // Some servers write the number as a string.

@@ -1,11 +1,12 @@
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { SluiceError } from '../../errors.ts';
 import { findResources, type Places, type Resource } from '../../workers/leaks/find.ts';
+import { cniGc } from '../../workers/net/gc.ts';
 import type { Config } from '../config/config.ts';
 import { daemonId } from '../network/daemon-id.ts';
+import { networkInUse } from '../network/in-use.ts';
+import { gcIsSafe } from '../network/network.ts';
+import { readRows } from '../store/read-rows.ts';
 
 /** Milliseconds between two looks: a pod that is removed is still there in the first and has no row in the second. */
 const SECOND_LOOK_MS = 1000;
@@ -58,28 +59,30 @@ export function nameOf(resource: Resource): string {
   return `${resource.kind} ${resource.kind === 'shim' ? `process ${resource.pid}` : resource.path}`;
 }
 
-/** The rows of a store, read beside a daemon that may be running. Throws INVALID_REQUEST when there is no store. */
+/** What the rows of a store name, read beside a daemon that may be running. Throws INVALID_REQUEST without a store. */
 export function readOwners(root: string): Owners {
-  const path = join(root, 'sluice.db');
-  if (!existsSync(path))
-    throw new SluiceError('INVALID_REQUEST', `there is no store at ${path}: nothing can be compared`);
-  const db = new DatabaseSync(path, { readOnly: true });
-  try {
-    const rows = (table: string) =>
-      (db.prepare(`SELECT id, row FROM ${table}`).all() as { id: string; row: string }[]).map(({ id, row }) => ({
-        id,
-        ...(JSON.parse(row) as { netns?: string; userns?: string; shim?: { leader?: string } }),
-      }));
-    const sandboxes = rows('sandboxes');
-    return {
-      // The pod that a shared shim was started for may be gone.
-      ids: new Set([
-        ...[...sandboxes, ...rows('containers')].map(({ id }) => id),
-        ...sandboxes.flatMap(({ shim }) => shim?.leader ?? []),
-      ]),
-      netns: new Set(sandboxes.flatMap(({ netns, userns }) => [netns, userns].filter((one) => one !== undefined))),
-    };
-  } finally {
-    db.close();
-  }
+  const { sandboxes, containers } = readRows(root);
+  return {
+    // The pod that a shared shim was started for may be gone.
+    ids: new Set([
+      ...[...sandboxes, ...containers].map(({ id }) => id),
+      ...sandboxes.flatMap(({ shim }) => shim?.leader ?? []),
+    ]),
+    netns: new Set(sandboxes.flatMap(({ netns, userns }) => [netns, userns].filter((one) => one !== undefined))),
+  };
+}
+
+/**
+ * What is taken in the network in use and belongs to no attachment, in words, where it is known whose everything is
+ * ({@link gcIsSafe}). With `fix` it is given back. Throws CNI_FAILED or TIMED_OUT.
+ */
+export async function networkGarbage(config: Config, { fix }: { fix: boolean }): Promise<string[]> {
+  const { cache_dir: cacheDir, bin_dirs: binDirs, timeout_seconds: seconds, in_process: inProcess } = config.cni;
+  const network = await networkInUse(config);
+  if (!network || !gcIsSafe(network, cacheDir)) return [];
+  const valid = readRows(config.root).sandboxes.flatMap((row) => row.network ?? []);
+  const timeoutMs = seconds * 1000;
+  // Programs would miss the attachments that a daemon beside this one makes meanwhile.
+  const how = { programs: false, dryRun: !fix };
+  return (await cniGc({ network, binDirs, cacheDir, valid, timeoutMs, inProcess, ...how })).released;
 }

@@ -37,12 +37,11 @@ export interface Builtin {
  * subnet, in place of the bridge plugin's `ipMasq` (workers/net/uplink.ts explains why). portmap and bandwidth are in
  * the list but run only for pods that use them: see {@link forPod}. Without iptables the way out of the node is
  * masqueraded by nf_tables, where plugins run in process. Throws a plain Error when the program of bridge or host-local
- * is missing and needed.
+ * is missing and needed, and TIMED_OUT for a folder of programs on a mount that hangs.
  */
-export function builtinNetwork({ root, subnet, binDirs, inProcess }: BuiltinSettings): Builtin {
+export async function builtinNetwork({ root, subnet, binDirs, inProcess }: BuiltinSettings): Promise<Builtin> {
   const { bridge, subnets } = bridgeOf({ root, subnet });
-  const has = (plugin: string) => findTool(plugin, [...binDirs]) !== undefined;
-  const missing = inProcess === false ? ['bridge', 'host-local'].filter((plugin) => !has(plugin)) : [];
+  const missing = inProcess === false ? await lackingOf(['bridge', 'host-local'], [...binDirs]) : [];
   if (missing.length > 0) {
     throw new Error(`the built-in network needs the plugins ${missing.join(' and ')} in ${binDirs.join(', ')}`);
   }
@@ -62,17 +61,24 @@ export function builtinNetwork({ root, subnet, binDirs, inProcess }: BuiltinSett
     },
   ];
   const tools = [...new Set(subnets.map((cidr) => (isIPv6Cidr(cidr) ? 'ip6tables' : 'iptables')))];
-  const absent = tools.filter((tool) => findTool(tool) === undefined);
+  const absent = await lackingOf(tools);
+  const optional = await lackingOf(['portmap', 'bandwidth'], [...binDirs]);
   const [bridgePlugin] = plugins;
   if (absent.length > 0 && inProcess !== false && bridgePlugin) bridgePlugin.ipMasq = true;
   else if (absent.length > 0) lacks.push(`host ports and a way out of the node (no ${absent.join(', ')})`);
-  if (inProcess !== false || (absent.length === 0 && has('portmap')))
+  if (inProcess !== false || (absent.length === 0 && !optional.includes('portmap')))
     plugins.push({ type: 'portmap', capabilities: { portMappings: true } });
   else if (absent.length === 0) lacks.push('host ports (no portmap plugin)');
-  if (has('bandwidth')) plugins.push({ type: 'bandwidth', capabilities: { bandwidth: true } });
+  if (!optional.includes('bandwidth')) plugins.push({ type: 'bandwidth', capabilities: { bandwidth: true } });
   else lacks.push('bandwidth limits (no bandwidth plugin)');
   const network = { name: bridge, cniVersion: '1.0.0', plugins, source: BUILT_IN };
   return { network, uplink: absent.length > 0 ? undefined : { bridge, subnets }, lacks };
+}
+
+/** Those of the programs that are in none of the folders (PATH when left out). */
+async function lackingOf(programs: readonly string[], folders?: string[]): Promise<string[]> {
+  const found = await Promise.all(programs.map((program) => findTool(program, folders)));
+  return programs.filter((_, index) => !found[index]);
 }
 
 /**

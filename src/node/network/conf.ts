@@ -4,6 +4,7 @@
  */
 import { basename, dirname, extname, join } from 'node:path';
 import { codeOf, SluiceError } from '../../errors.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import { isObject, type Json } from '../../workers/json.ts';
 import { CNI_VERSIONS, DEFAULT_VERSION, isKnownVersion } from '../../workers/net/cni-version.ts';
 import type { NetworkConf, PluginConf } from '../../workers/net/types.ts';
@@ -21,14 +22,6 @@ export interface FolderConf {
   files: number;
   /** Path and reason of each invalid file before the first valid one. */
   problems: string[];
-}
-
-/** Reads files and folders in a worker, since an operator may have them on a mount that hangs. */
-export interface HostFiles {
-  /** Names of a folder's entries that are not folders, sorted by their bytes; undefined when it does not exist. */
-  names: (folder: string) => Promise<string[] | undefined>;
-  /** The beginning of a file. */
-  read: (path: string, maxBytes: number) => Promise<string>;
 }
 
 /** Above any real configuration; a larger file is cut off and is no JSON then. */

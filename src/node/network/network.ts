@@ -2,13 +2,14 @@
 import type { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
 import { withTimeLimit } from '../../time-limit.ts';
+import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import type { CniAttachment, CniCall, CniResult, NetworkConf, PluginRun } from '../../workers/net/types.ts';
 import type { NetHandlers } from '../../workers/net.ts';
 import type { Config } from '../config/config.ts';
 import type { Pool } from '../threads/pool.ts';
 import { BUILT_IN, type Builtin, builtinNetwork, forPod } from './builtin.ts';
 import { capabilityArgs } from './capabilities.ts';
-import { type FolderConf, type HostFiles, loadFolder } from './conf.ts';
+import { type FolderConf, loadFolder } from './conf.ts';
 import { daemonId, netnsPath } from './daemon-id.ts';
 import { FolderWatch } from './folder-watch.ts';
 import { Releases } from './releases.ts';
@@ -54,6 +55,18 @@ const EXHAUSTED = /no IP addresses available in range set/;
 const STATUS_LIMIT_MS = 10_000;
 const ANSWER_MS = 1000;
 
+/** Of one plugin during GC, while launches wait. */
+const GC_LIMIT_MS = 10_000;
+/** libcni's own, which all runtimes have. */
+const COMMON_CACHE = '/var/lib/cni';
+
+/**
+ * Is it known whose everything in this network is? The built-in network has nobody else; in another one, other runtimes
+ * may have pods, whose records are in libcni's own cache folder.
+ */
+export const gcIsSafe = ({ source }: NetworkConf, cacheDir: string): boolean =>
+  source === BUILT_IN || cacheDir === COMMON_CACHE;
+
 const LOOPBACK: NetworkConf = {
   name: 'cni-loopback',
   cniVersion: '0.3.1',
@@ -76,6 +89,9 @@ export class Network implements AsyncDisposable {
   #loading: Promise<void> = Promise.resolve();
   readonly #noted = new Set<string>();
   readonly #releases: Releases;
+  readonly #adds = new Set<Promise<unknown>>();
+  /** While a GC calls programs, which are told of the attachments that there are at its beginning. */
+  #quiet: Promise<void> | undefined;
   /** The STATUS call in progress and the last result, both of the present configuration. */
   #statusCall: Promise<NetworkStatus> | undefined;
   #lastStatus: NetworkStatus | undefined;
@@ -180,6 +196,17 @@ export class Network implements AsyncDisposable {
    * TIMED_OUT; {@link del} undoes it, also after a failure.
    */
   async add(attachment: CniAttachment): Promise<CniResult> {
+    while (this.#quiet) await this.#quiet;
+    const add = this.#add(attachment);
+    this.#adds.add(add);
+    try {
+      return await add;
+    } finally {
+      this.#adds.delete(add);
+    }
+  }
+
+  async #add(attachment: CniAttachment): Promise<CniResult> {
     if (this.#options.cni.loopback === 'plugin') {
       // `lo` ends with the namespace, so this ADD needs neither a record nor a DEL.
       const loopback = { ...attachment, network: LOOPBACK, ifName: 'lo', capabilityArgs: {} };
@@ -237,22 +264,38 @@ export class Network implements AsyncDisposable {
   }
 
   /**
-   * Runs CNI GC on the network in use: what belongs to no attachment is released. Valid are `attachments` and all that
-   * have a record in the cache folder. Throws CNI_FAILED or TIMED_OUT.
+   * Runs CNI GC on the network in use, where that is safe ({@link gcIsSafe}): what belongs to no attachment is
+   * released, and what that was is returned in words. Valid are `attachments` and all that have a record in the cache
+   * folder. With `programs` plugins that are processes are called too (since 1.1.0), while no ADD of this daemon runs.
+   * Throws CNI_FAILED or TIMED_OUT.
    */
-  async gc(attachments: CniAttachment[]): Promise<void> {
+  async gc(attachments: () => CniAttachment[], { programs }: { programs: boolean }): Promise<string[]> {
     const { cni, pool } = this.#options;
     const network = this.#loaded.network;
-    if (!network) return;
-    const call = {
-      network,
-      binDirs: cni.bin_dirs,
-      cacheDir: cni.cache_dir,
-      valid: attachments.map(({ containerId, ifName }) => ({ containerId, ifName })),
-      timeoutMs: cni.timeout_seconds * 1000,
-      inProcess: cni.in_process,
+    if (!network || !gcIsSafe(network, cni.cache_dir)) return [];
+    const call = () => {
+      const { bin_dirs: binDirs, cache_dir: cacheDir, in_process: inProcess, timeout_seconds: seconds } = cni;
+      const timeoutMs = programs ? Math.min(GC_LIMIT_MS, seconds * 1000) : seconds * 1000;
+      const valid = attachments().map(({ containerId, ifName }) => ({ containerId, ifName }));
+      return this.#reportRuns(
+        pool.call('cniGc', { network, binDirs, cacheDir, valid, timeoutMs, inProcess, programs }),
+      );
     };
-    await this.#reportRuns(pool.call('cniGc', call));
+    return (await (programs ? this.#withoutAdds(call) : call())).released;
+  }
+
+  /** Waits for the ADDs under way, and lets those that come wait until `work` is done. */
+  async #withoutAdds<T>(work: () => Promise<T>): Promise<T> {
+    while (this.#quiet) await this.#quiet;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#quiet = promise;
+    try {
+      await Promise.allSettled(this.#adds);
+      return await work();
+    } finally {
+      this.#quiet = undefined;
+      resolve();
+    }
   }
 
   /** Stops watching and waits for a reload in progress. */
@@ -323,7 +366,12 @@ export class Network implements AsyncDisposable {
     if (this.#builtin) return { network: this.#builtin.network, problems: this.#builtin.lacks };
     let builtin: Builtin;
     try {
-      builtin = builtinNetwork({ root, subnet: cni.builtin_subnet, binDirs: cni.bin_dirs, inProcess: cni.in_process });
+      builtin = await builtinNetwork({
+        root,
+        subnet: cni.builtin_subnet,
+        binDirs: cni.bin_dirs,
+        inProcess: cni.in_process,
+      });
     } catch (error) {
       return { problems: [`no CNI configuration in ${cni.conf_dir}, and ${explain(error)}`] };
     }

@@ -1,5 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import { ADMIT, type Lane, type PoolName, type StageName } from '../../stages.ts';
+import { ADMIT, type Lane, type LockKind, type PoolName, type StageName } from '../../stages.ts';
 import { withTimeLimit } from '../../time-limit.ts';
 import { ContainerdNames } from './containerd-names.ts';
 import { render } from './exposition.ts';
@@ -56,6 +56,8 @@ export interface PendingCleanup {
 interface MetricSources {
   stage?: (stage: StageName) => Use;
   lanes?: () => Record<Lane, Use>;
+  /** How many jobs wait for a lock. */
+  locksWaiting?: () => Readonly<Record<LockKind, number>>;
   /** pipeline.max_queued. */
   laneQueueLimit?: () => number;
   pools?: () => Iterable<{
@@ -75,6 +77,8 @@ interface MetricSources {
   eventSubscribers?: () => number;
   /** Jobs that were refused since the start. */
   refused?: () => number;
+  /** The shims one by one. */
+  shimUses?: () => ShimUse[];
   /** The pods one by one, newest first, for the page. */
   podViews?: () => PodView[];
   /**
@@ -86,6 +90,14 @@ interface MetricSources {
   }>;
 }
 
+/** A shim and the pods that it serves: several where its runtime has `pods_per_shim` above 1. */
+export interface ShimUse {
+  runtime: string;
+  /** Id of the pod that it was started for; that pod may be gone. */
+  leader: string;
+  pods: number;
+}
+
 /** Present state of the daemon, for `sluice top`. */
 export interface NowUse {
   version: string;
@@ -95,6 +107,7 @@ export interface NowUse {
   pools: { name: PoolName; threads: number; running: number; queued: number; restarts: number }[];
   pods: Partial<Record<string, number>>;
   containers: Partial<Record<string, number>>;
+  shims: ShimUse[];
   cleanupsPending: number;
   /** Those with a reason; further ones reopen the log of a recovered container. */
   cleanups: PendingCleanup[];
@@ -241,6 +254,7 @@ export class Metrics implements Disposable {
       pools: [...(from.pools?.() ?? [])].map(({ name, use }) => ({ name, ...use })),
       pods: from.pods?.() ?? {},
       containers: from.containers?.() ?? {},
+      shims: from.shimUses?.() ?? [],
       cleanupsPending: from.cleanupsPending?.() ?? 0,
       cleanups: from.cleanups?.() ?? [],
       refused: from.refused?.() ?? 0,
@@ -301,6 +315,8 @@ export class Metrics implements Disposable {
       this.set('laneLimit', { lane }, use.limit);
       this.set('laneQueueLimit', { lane }, from.laneQueueLimit?.() ?? 0);
     }
+    for (const [lock, count] of Object.entries(from.locksWaiting?.() ?? {}) as [LockKind, number][])
+      this.set('lockWaiting', { lock }, count);
     for (const { name: pool, use } of from.pools?.() ?? []) {
       if (pool === 'main') continue;
       this.set('poolThreads', { pool }, use.threads);

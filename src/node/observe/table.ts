@@ -5,7 +5,7 @@
  * work.
  */
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../../proto/gen/cri.ts';
-import { ADMIT, JOB_NAMES, LANES, POOLS, STAGE_NAMES, VERDICTS } from '../../stages.ts';
+import { ADMIT, JOB_NAMES, LANES, LOCKS, POOLS, STAGE_NAMES, VERDICTS } from '../../stages.ts';
 import { CONTAINER_STATES } from '../store/container.ts';
 import { SANDBOX_STATES } from '../store/sandbox.ts';
 
@@ -170,6 +170,22 @@ export const METRICS = {
     labels: { lane: LANES },
   },
 
+  lockWait: {
+    name: 'sluice_lock_wait_seconds',
+    type: 'histogram',
+    help: 'Waiting of one job for the lock of its pod or container, held by other jobs, after admission and before its stages. Jobs of containers share the lock of their pod, a stop or removal of the pod has it alone.',
+    group: 'admission',
+    labels: { lock: LOCKS, mode: ['shared', 'exclusive'] },
+    buckets: LATENCY_BUCKETS,
+  },
+  lockWaiting: {
+    name: 'sluice_lock_waiting',
+    type: 'gauge',
+    help: 'Jobs that wait for the lock of their pod or container.',
+    group: 'admission',
+    labels: { lock: LOCKS },
+  },
+
   stageDuration: {
     name: 'sluice_stage_duration_seconds',
     type: 'histogram',
@@ -285,9 +301,9 @@ export const METRICS = {
   imageBytes: {
     name: 'sluice_image_bytes_total',
     type: 'counter',
-    help: 'Bytes of layers: downloaded (as the registry sent them) and unpacked (uncompressed).',
+    help: 'Bytes of layers: downloaded (as the registry sent them), unpacked (uncompressed), and collected (freed because images took more than they may).',
     group: 'images',
-    labels: { kind: ['downloaded', 'unpacked'] },
+    labels: { kind: ['downloaded', 'unpacked', 'collected'] },
   },
   imageLayers: {
     name: 'sluice_image_layers_total',

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { SluiceError } from '../../errors.ts';
 import { run } from '../../sys/spawn.ts';
+import { commandOf } from '../../workers/programs.ts';
 import { findProgram } from '../../workers/shim/program.ts';
 import { defaultProfileText } from './apparmor.ts';
 
@@ -20,10 +21,9 @@ export async function loadDefaultAppArmorProfile(): Promise<void> {
     abi: existsSync(`${FOLDER}/abi/3.0`),
     daemonProfile: own,
   });
-  const { path } = findProgram('apparmor_parser', 'AppArmor’s parser', '/sbin:/usr/sbin');
+  const parser = await findProgram('apparmor_parser', 'AppArmor’s parser', '/sbin:/usr/sbin');
   const { code, stderr } = await run({
-    path,
-    argv: [path, '--replace', '--skip-cache'],
+    ...commandOf(parser, ['--replace', '--skip-cache']),
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
     stdin: Buffer.from(text),
     timeoutMs: LIMIT_MS,

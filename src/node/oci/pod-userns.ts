@@ -23,9 +23,9 @@ export function usernsPath(sandbox: SandboxRow): string | undefined {
 }
 
 /**
- * Adds the options `uidmap=` and `gidmap=` to overlay mounts of a pod with its own user namespace, so that the shim
- * makes idmapped mounts of the layers: files keep their owners on the disk. Needs a shim of containerd 2.0 or newer and
- * Linux 5.19.
+ * Adds the options `uidmap=` and `gidmap=` to overlay and bind mounts of a pod with its own user namespace, so that the
+ * shim makes idmapped mounts of the layers: files keep their owners on the disk. Needs a shim of containerd 2.0 or
+ * newer and Linux 5.19.
  */
 export function idMapped<M extends { type: string; options: string[] }>(mounts: M[], config: PodSandboxConfig): M[] {
   const userns = userNamespace(podNamespaceOptions(config));
@@ -33,7 +33,9 @@ export function idMapped<M extends { type: string; options: string[] }>(mounts: 
   const option = (name: string, mappings: IdMapping[]) =>
     `${name}=${mappings.map(({ containerID, hostID, size }) => `${containerID}:${hostID}:${size}`).join(',')}`;
   const maps = [option('uidmap', userns.uids), option('gidmap', userns.gids)];
-  return mounts.map((mount) => (mount.type === 'overlay' ? { ...mount, options: [...mount.options, ...maps] } : mount));
+  return mounts.map((mount) =>
+    mount.type === 'overlay' || mount.type === 'bind' ? { ...mount, options: [...mount.options, ...maps] } : mount,
+  );
 }
 
 /** Throws INVALID_REQUEST when the pod requests its own user namespace and its runtime has no idmapped mounts. */

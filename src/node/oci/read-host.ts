@@ -3,6 +3,7 @@ import { hostname, release } from 'node:os';
 import { join } from 'node:path';
 import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { run } from '../../sys/spawn.ts';
+import { commandOf, type Executable } from '../../workers/programs.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { type HostFacts, NO_FEATURES, parseRuntimeFeatures, type RuntimeFeatures } from './host.ts';
 import { lowestOomScore } from './oom-score.ts';
@@ -42,20 +43,20 @@ export async function readHostFacts(cgroupDriver: 'auto' | 'cgroupfs' | 'systemd
 }
 
 /**
- * Runs `runc features` of an OCI runtime (absolute path), with a limit of 10 s. {@link NO_FEATURES} when the command
+ * Runs `runc features` of an OCI runtime, with a limit of 10 s. {@link NO_FEATURES} when the command
  * fails, as it does with crun before 1.9, which does not have it.
  */
-export async function readRuntimeFeatures(binary: string, kernel: string): Promise<RuntimeFeatures> {
-  const answer = await run({ path: binary, argv: [binary, 'features'], env: {}, timeoutMs: 10_000 });
+export async function readRuntimeFeatures(runtime: Executable, kernel: string): Promise<RuntimeFeatures> {
+  const answer = await run({ ...commandOf(runtime, ['features']), env: {}, timeoutMs: 10_000 });
   return answer.code === 0 ? parseRuntimeFeatures(answer.stdout.toString(), kernel) : NO_FEATURES;
 }
 
 /**
- * Whether a shim (absolute path) makes idmapped mounts of a rootfs (mount options `uidmap=` and `gidmap=`):
+ * Whether a shim makes idmapped mounts of a rootfs (mount options `uidmap=` and `gidmap=`):
  * containerd's shim does from 2.0 on. A shim whose `-v` prints no such version is assumed to.
  */
-export async function shimMapsRootfs(binary: string): Promise<boolean> {
-  const { stdout } = await run({ path: binary, argv: [binary, '-v'], env: {}, timeoutMs: 10_000 });
+export async function shimMapsRootfs(shim: Executable): Promise<boolean> {
+  const { stdout } = await run({ ...commandOf(shim, ['-v']), env: {}, timeoutMs: 10_000 });
   const major = /^\s*Version:\s*v?(\d+)\./m.exec(stdout.toString())?.[1];
   return major === undefined || Number(major) >= 2;
 }

@@ -17,9 +17,9 @@ export async function readAllFeatures(
   const entries = Object.entries(config.runtimes).map(
     async ([name, { binary, shim }]): Promise<[string, RuntimeFeatures]> => {
       try {
-        const features = await readRuntimeFeatures(findProgram(binary, 'the runtime').path, host.kernel);
+        const features = await readRuntimeFeatures(await findProgram(binary, 'the runtime'), host.kernel);
         // User namespaces need both: the runtime makes idmapped mounts of volumes, the shim of root file systems.
-        const idmap = features.idmap && (await shimMapsRootfs(findProgram(shim, 'the shim').path));
+        const idmap = features.idmap && (await shimMapsRootfs(await findProgram(shim, 'the shim')));
         return [name, { ...features, idmap }];
       } catch (error) {
         log.warn({ runtime: name, binary, reason: explain(error) }, 'the features of the runtime cannot be read');

@@ -1,6 +1,7 @@
-import { existsSync, mkdirSync, renameSync, rmSync, statfsSync } from 'node:fs';
+import { randomFillSync } from 'node:crypto';
+import { existsSync, mkdirSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { codeOf, explain, SluiceError } from '../../errors.ts';
+import { codeOf, explain, isOutOfSpace, SluiceError } from '../../errors.ts';
 import { ballastOf, takeBallast } from '../../workers/store/ballast.ts';
 import type { Log } from '../observe/log.ts';
 import { Connection, type ConnectionOptions, readOnlyRows, type StoredRow } from './connection.ts';
@@ -151,9 +152,9 @@ export class Database implements Disposable {
     this.#disconnect();
   }
 
-  /** SQLite says "disk I/O error" also for some files that find no room; the file system knows. */
+  /** SQLite says "disk I/O error" also for files that find no room and for all quotas; the file system knows. */
   #refusal(cause: unknown): SluiceError {
-    const full = mayBeFull(cause) && freeBytes(dirname(this.path)) < FULL_BYTES;
+    const full = mayBeFull(cause) && hasNoRoom(this.path);
     return new SluiceError(full ? 'DISK_FULL' : codeOf(cause), 'the store cannot be written', { cause });
   }
 
@@ -286,11 +287,21 @@ export class Database implements Disposable {
   }
 }
 
-function freeBytes(folder: string): number {
+/** Whether a file beside this one finds no room. A quota shows in a write alone. */
+function hasNoRoom(path: string): boolean {
+  const probe = `${path}.probe`;
   try {
-    const { bavail, bsize } = statfsSync(folder);
-    return bavail * bsize;
-  } catch {
-    return Number.POSITIVE_INFINITY; // then it is some other failure
+    const { bavail, bsize } = statfsSync(dirname(path));
+    if (bavail * bsize < FULL_BYTES) return true;
+    writeFileSync(probe, randomFillSync(Buffer.allocUnsafe(FULL_BYTES)), { mode: 0o600 });
+    return false;
+  } catch (error) {
+    return error instanceof Error && isOutOfSpace(error); // otherwise it is some other failure
+  } finally {
+    try {
+      rmSync(probe, { force: true });
+    } catch {
+      // A read-only file system, where nothing was written either.
+    }
   }
 }

@@ -76,6 +76,8 @@ export interface PinnedSandbox {
   bootId: string;
   /** Written before a shim is started, so that one which a killed daemon had just started is found. */
   shimStarted?: boolean;
+  /** hostname, hosts, resolv.conf and shm come with the first container. Absent once they are there. */
+  filesPending?: boolean;
 }
 
 /** How to reach a running shim. */

@@ -1,11 +1,8 @@
-import { randomBytes } from 'node:crypto';
 import { SluiceError } from '../../errors.ts';
 import { withTimeLimit } from '../../time-limit.ts';
 import type { ExecBackend } from '../../workers/stdio/protocol.ts';
 import type { Stdio } from './stdio.ts';
 
-/** Bytes kept of each of stdout and stderr, so that the response fits a gRPC message. The rest is read and dropped. */
-const MAX_CAPTURE = 16 << 20;
 /** How long to wait for the end of a process after SIGKILL, in milliseconds. */
 const KILL_WAIT_MS = 10_000;
 
@@ -22,7 +19,7 @@ export interface ExecSyncResult {
   stdout: Uint8Array;
   stderr: Uint8Array;
   exitCode: number;
-  /** Bytes of output beyond {@link MAX_CAPTURE}. */
+  /** Bytes of output that were too many to be kept. */
   dropped: number;
 }
 
@@ -40,21 +37,27 @@ export async function runExecSync(
   if (cmd.length === 0) throw new SluiceError('INVALID_REQUEST', 'the command is empty');
   if (timeoutSeconds < 0) throw new SluiceError('INVALID_REQUEST', 'the timeout is negative');
   if (signal?.aborted) throw new SluiceError('CALLER_GONE', 'the caller has hung up');
-  const exec = { containerId, execId: randomBytes(32).toString('hex') };
-  const fifos = await stdio.openCapture(exec.execId, MAX_CAPTURE);
+  const { execId, fifos } = await stdio.openCapture();
+  const exec = { containerId, execId };
   let captured = false;
   try {
     await backend.startExec({ ...exec, cmd, tty: false, fifos });
+    // Asked for now: most processes close their output a moment before the shim has told of their end.
+    const output = stdio.captureOutput(execId);
+    output.catch(() => {}); // thrown below, or a kill's reason takes precedence
     try {
       const exitCode = await waitOrKill(backend, exec, request);
+      const ended = stdio.captureEnded(execId);
+      ended.catch(() => {}); // the worker has died, which `output` says as well
+      const { stdout, stderr, dropped } = await output;
       captured = true;
-      const { stdout, stderr, dropped } = await stdio.finishCapture(exec.execId);
       return { stdout, stderr, exitCode, dropped };
     } finally {
       await backend.endExec(exec);
     }
   } finally {
-    if (!captured) await stdio.dropCapture(exec.execId);
+    if (!captured) await stdio.dropCapture(execId);
+    stdio.prepareCapture();
   }
 }
 

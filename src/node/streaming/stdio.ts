@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { explain } from '../../errors.ts';
 import type {
   AskOp,
@@ -18,6 +19,15 @@ import type {
 import type { handlers } from '../../workers/stdio.ts';
 import { workerEntry } from '../threads/worker-entry.ts';
 import { type Call, RestartingWorker } from './restarting-worker.ts';
+
+/** Bytes kept of each of stdout and stderr, so that the response fits a gRPC message. The rest is read and dropped. */
+const MAX_CAPTURE = 16 << 20;
+
+/** An exec that has not started, and the FIFOs that are read for it. */
+export interface Capture {
+  execId: string;
+  fifos: Fifos;
+}
 
 export interface StdioOptions {
   /** This daemon's folder for the FIFOs of execs, below the state folder. */
@@ -44,6 +54,8 @@ export class Stdio implements AsyncDisposable {
   readonly #registrations = new Map<string, IoRegistration>();
   /** Execs that the worker has started; they are killed when the worker ends. */
   readonly #execs = new Map<string, ExecRef>();
+  /** For the next ExecSync; undefined when it could not be opened. */
+  #spare: Promise<Capture | undefined> | undefined;
   #listening: (Listening & { input: ListenInput }) | undefined;
 
   constructor(options: StdioOptions) {
@@ -55,6 +67,7 @@ export class Stdio implements AsyncDisposable {
       onEvent: options.onEvent,
       heartbeat: options.heartbeat,
       onDied: (error) => {
+        this.#spare = undefined;
         options.onWorkerDied(error);
         void this.#endOrphans();
       },
@@ -133,17 +146,42 @@ export class Stdio implements AsyncDisposable {
     return this.#worker.call('stats', null);
   }
 
-  /** Makes the FIFOs of an ExecSync, whose output is kept in memory: at most `maxBytes` of each stream. */
-  openCapture(execId: string, maxBytes: number): Promise<Fifos> {
-    return this.#worker.call('openCapture', { execId, maxBytes });
+  /**
+   * The open FIFOs of an ExecSync, whose output is kept in memory: at most {@link MAX_CAPTURE} bytes of each stream.
+   * One capture is always open for the next call, so that this takes no time.
+   */
+  async openCapture(): Promise<Capture> {
+    const spare = this.#spare;
+    this.#spare = undefined;
+    return (await spare) ?? (await this.#makeCapture());
   }
 
-  finishCapture(execId: string): Promise<Captured> {
-    return this.#worker.call('finishCapture', { execId });
+  /**
+   * Resolves with what the process of a capture has written, once everybody has closed it, or, after
+   * {@link captureEnded}, when nothing came for a moment.
+   */
+  captureOutput(execId: string): Promise<Captured> {
+    return this.#worker.call('captureOutput', { execId });
   }
 
+  /** The process has ended: a child of it that still has its output open is not waited for. */
+  captureEnded(execId: string): Promise<void> {
+    return this.#worker.call('captureEnded', { execId });
+  }
+
+  /** Opens the capture for the next call. Nobody waits for it; when it fails, that call opens one, and says why not. */
+  prepareCapture(): void {
+    this.#spare ??= this.#makeCapture().catch(() => undefined);
+  }
+
+  /** Ends a capture without its output. */
   dropCapture(execId: string): Promise<void> {
     return this.#worker.call('dropCapture', { execId });
+  }
+
+  async #makeCapture(): Promise<Capture> {
+    const execId = randomBytes(32).toString('hex');
+    return { execId, fifos: await this.#worker.call('openCapture', { execId, maxBytes: MAX_CAPTURE }) };
   }
 
   /**

@@ -3,7 +3,7 @@ import type { Transferable } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { fromPlain, SluiceError } from '../../errors.ts';
 import type { PoolName } from '../../stages.ts';
-import type { Handlers, Reply } from '../../workers/serve.ts';
+import { type Handlers, READY, type Reply } from '../../workers/serve.ts';
 
 export interface PoolOptions {
   name: PoolName;
@@ -16,45 +16,39 @@ export interface PoolOptions {
   callsPerThread: number;
   /** Calls waiting for a thread; the stages' own limits keep it far below. */
   maxQueue: number;
+  /** Milliseconds without a call after which the threads beyond `minThreads` end. Default {@link IDLE_MS}. */
+  idleMs?: number;
   /** A thread failed while it had no call, or could not be started. It is replaced. */
   onError?: (error: Error) => void;
   /** Plain data that each worker finds in `workerData`. */
   workerData?: unknown;
 }
 
+/** A thread takes 10 MiB, and 25 ms until it works. */
+const IDLE_MS = 3000;
+
 /**
  * A pool of worker threads with typed calls. A call is never cancelled: piscina ends the thread of an aborted task, and
  * with it everything else that runs there. Piscina's defaults are wrong for a daemon (threads that die when idle, an
  * endless queue, a thread that sleeps in Atomics.wait, where no event of an exiting child is handled), so every one of
- * them is set here.
+ * them is set here. Its own time limit for idle threads is off: a pool with calls now and then gives each of its pauses
+ * a timer, and the oldest of them ends a thread that has just worked.
  */
 export class Pool<T extends Handlers> implements AsyncDisposable {
   readonly name: PoolName;
-  readonly #piscina: Piscina;
+  readonly #options: PoolOptions;
+  /** Absent while a pool that needs no thread has none. */
+  #piscina: Piscina | undefined;
+  readonly #idle: NodeJS.Timeout;
   #running = 0;
   #restarts = 0;
+  #closed = false;
 
   constructor(options: PoolOptions) {
     this.name = options.name;
-    const maxThreads = Math.max(options.minThreads, Math.min(options.maxThreads, availableParallelism()));
-    this.#piscina = new Piscina({
-      filename: options.file.href,
-      minThreads: options.minThreads,
-      maxThreads,
-      concurrentTasksPerWorker: options.callsPerThread,
-      maxQueue: options.maxQueue,
-      idleTimeout: 60_000,
-      atomics: 'disabled',
-      recordTiming: false,
-      workerData: options.workerData,
-    });
-    // Without a listener an `error` event ends the process.
-    this.#piscina.on('error', (error: Error) => options.onError?.(error));
-    let created = 0;
-    this.#piscina.on('workerCreate', () => {
-      created++;
-      this.#restarts = Math.max(0, created - this.#piscina.threads.length);
-    });
+    this.#options = options;
+    if (options.minThreads > 0) this.#piscina = this.#start();
+    this.#idle = setTimeout(() => void this.#rest(), options.idleMs ?? IDLE_MS).unref();
   }
 
   /**
@@ -66,14 +60,17 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
     input: Parameters<T[K]>[0],
     transferList?: Transferable[],
   ): Promise<Awaited<ReturnType<T[K]>>> {
+    if (this.#closed) throw new SluiceError('SHUTTING_DOWN', `the ${this.name} workers have ended`);
     this.#running++;
     let reply: Reply;
     try {
+      this.#piscina ??= this.#start();
       reply = await this.#piscina.run({ op, input }, { transferList });
     } catch (cause) {
       throw new SluiceError('INTERNAL', `the ${this.name} worker failed in ${op}`, { cause });
     } finally {
       this.#running--;
+      if (this.#running === 0) this.#idle.refresh();
     }
     if (!reply.ok) throw fromPlain(reply.error);
     return reply.value as Awaited<ReturnType<T[K]>>;
@@ -81,11 +78,58 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
 
   /** What the metrics show: threads, calls at work or waiting, threads that had to be replaced. */
   get use(): { threads: number; running: number; queued: number; restarts: number } {
-    const queued = this.#piscina.queueSize;
-    return { threads: this.#piscina.threads.length, running: this.#running - queued, queued, restarts: this.#restarts };
+    const queued = this.#piscina?.queueSize ?? 0;
+    const threads = this.#piscina?.threads.length ?? 0;
+    return { threads, running: this.#running - queued, queued, restarts: this.#restarts };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#piscina.close({ force: true });
+    this.#closed = true;
+    clearTimeout(this.#idle);
+    await this.#piscina?.close({ force: true });
+  }
+
+  #start(): Piscina {
+    const { file, minThreads, callsPerThread, maxQueue, workerData, onError } = this.#options;
+    const piscina = new Piscina({
+      filename: file.href,
+      minThreads,
+      maxThreads: Math.max(minThreads, Math.min(this.#options.maxThreads, availableParallelism())),
+      concurrentTasksPerWorker: callsPerThread,
+      maxQueue,
+      idleTimeout: Number.POSITIVE_INFINITY,
+      atomics: 'disabled',
+      recordTiming: false,
+      workerData,
+    });
+    // Without a listener an `error` event ends the process.
+    piscina.on('error', (error: Error) => onError?.(error));
+    const before = this.#restarts;
+    let created = 0;
+    piscina.on('workerCreate', () => {
+      created++;
+      this.#restarts = Math.max(this.#restarts, before + created - piscina.threads.length);
+    });
+    return piscina;
+  }
+
+  /** Ends idle threads: all of them, or by putting as few as the pool may have in the place of the present ones. */
+  async #rest(): Promise<void> {
+    const old = this.#piscina;
+    const { minThreads, onError } = this.#options;
+    if (!old || this.#running > 0 || old.threads.length <= minThreads) return;
+    try {
+      if (minThreads === 0) {
+        this.#piscina = undefined;
+        return await old.close({ force: true });
+      }
+      const fresh = this.#start();
+      await fresh.run({ op: READY, input: null }); // the next call must not wait for a thread to start
+      const unused = this.#running > 0 || this.#closed ? fresh : old;
+      if (unused === old) this.#piscina = fresh;
+      await unused.close({ force: true });
+    } catch (error) {
+      onError?.(error as Error);
+    }
   }
 }

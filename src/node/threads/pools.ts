@@ -16,8 +16,11 @@ export interface Pools extends AsyncDisposable {
   store: Pool<typeof storeHandlers>;
 }
 
+/** Milliseconds: a registry may take some seconds between two answers of one pull. */
+const PULL_IDLE_MS = 10_000;
+
 /**
- * Starts the pools. A thread costs 12 MiB and 19 ms, so there are few: net and shim wait for processes without holding
+ * Starts the pools. A thread costs 10 MiB and 25 ms, so there are few: net and shim wait for processes without holding
  * a thread and serve many calls each; the image pool, which decompresses, has a thread per core while there is
  * something to pull, and two layers on each, of which one may wait for its registry; the small requests to registries
  * have a thread beside it. The store has one for what waits for the disk.
@@ -49,6 +52,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
     maxThreads: 4,
     callsPerThread: 2,
     maxQueue: 10_000,
+    idleMs: PULL_IDLE_MS,
   });
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',
@@ -58,6 +62,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
     maxThreads: 1,
     callsPerThread: 64,
     maxQueue: 10_000,
+    idleMs: PULL_IDLE_MS,
   });
   const store = new Pool<typeof storeHandlers>({
     name: 'store',

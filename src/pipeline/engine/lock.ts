@@ -1,3 +1,7 @@
+import { LOCKS, type LockKind } from '../../stages.ts';
+
+export type LockMode = 'shared' | 'exclusive';
+
 /** Holders and waiters of one key. */
 interface Entry {
   shared: number;
@@ -11,9 +15,22 @@ interface Entry {
  */
 export class Locks {
   readonly #entries = new Map<string, Entry>();
+  readonly #waiting = Object.fromEntries(LOCKS.map((kind) => [kind, 0])) as Record<LockKind, number>;
+  readonly #onTaken: (kind: LockKind, mode: LockMode, seconds: number) => void;
+
+  /** `onTaken` receives how long each lock was waited for. */
+  constructor(onTaken: (kind: LockKind, mode: LockMode, seconds: number) => void = () => {}) {
+    this.#onTaken = onTaken;
+  }
+
+  /** How many wait now. */
+  get waiting(): Readonly<Record<LockKind, number>> {
+    return this.#waiting;
+  }
 
   /** Takes the lock, waiting as long as others hold it. Disposing of the result releases it. */
-  async take(key: string, mode: 'shared' | 'exclusive'): Promise<Disposable> {
+  async take(kind: LockKind, key: string, mode: LockMode): Promise<Disposable> {
+    const began = performance.now();
     const exclusive = mode === 'exclusive';
     let entry = this.#entries.get(key);
     if (!entry) {
@@ -22,8 +39,11 @@ export class Locks {
     }
     const held = entry;
     if (held.waiting.length > 0 || held.exclusive || (exclusive && held.shared > 0)) {
+      this.#waiting[kind]++;
       await new Promise<void>((wake) => held.waiting.push({ exclusive, wake }));
+      this.#waiting[kind]--;
     } else this.#grant(held, exclusive);
+    this.#onTaken(kind, mode, (performance.now() - began) / 1000);
     return { [Symbol.dispose]: () => this.#release(key, held, exclusive) };
   }
 

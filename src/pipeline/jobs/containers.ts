@@ -75,7 +75,7 @@ export class Containers {
     return this.#creations.run(key, caller, undefined, async (abandoned) => {
       const entry = this.#entry('CreateContainer', row, { ...caller, left: abandoned });
       await this.#services.runner.job(entry, async (job) => {
-        using _shared = await this.#services.locks.take(sandbox.id, 'shared');
+        using _shared = await this.#services.locks.take('pod', sandbox.id, 'shared');
         requireReady(sandbox);
         try {
           await this.#services.runner.engine.run(createContainer, { ctx, row, sandbox }, job, entry.priority);
@@ -99,8 +99,8 @@ export class Containers {
     if (pod) await probeShim(pod, ctx); // before the job takes a place
     const entry = this.#entry('StartContainer', row, caller);
     await this.#services.runner.job(entry, async (job) => {
-      using _shared = await this.#services.locks.take(row.sandbox, 'shared');
-      using _exclusive = await this.#services.locks.take(row.id, 'exclusive');
+      using _shared = await this.#services.locks.take('pod', row.sandbox, 'shared');
+      using _exclusive = await this.#services.locks.take('container', row.id, 'exclusive');
       if (row.state !== 'created') {
         const message = `container ${row.id} is ${row.state}, and only a created one can be started`;
         throw new SluiceError('NOT_READY', message);
@@ -136,7 +136,7 @@ export class Containers {
     const row = this.#ctx.store.containers.get(id);
     if (!row) return;
     await this.#services.runner.job(this.#entry('RemoveContainer', row, caller), async (job) => {
-      using _shared = await this.#services.locks.take(row.sandbox, 'shared');
+      using _shared = await this.#services.locks.take('pod', row.sandbox, 'shared');
       await this.#remove(row, job);
     });
   }
@@ -153,8 +153,8 @@ export class Containers {
     const ctx = this.#ctx;
     const row = this.get(id);
     if (!asked) return;
-    using _shared = await this.#services.locks.take(row.sandbox, 'shared');
-    using _exclusive = await this.#services.locks.take(row.id, 'exclusive');
+    using _shared = await this.#services.locks.take('pod', row.sandbox, 'shared');
+    using _exclusive = await this.#services.locks.take('container', row.id, 'exclusive');
     if (row.state === 'exited' || row.state === 'removing') return;
     const linux = row.config.linux ?? { resources: undefined, securityContext: undefined };
     const resources = mergeResources(linux.resources, asked);
@@ -265,7 +265,7 @@ export class Containers {
   /** Waits for a start under way, and undoes one that is over and has left something. Rejects when that fails. */
   async #settleStart(row: ContainerRow): Promise<void> {
     if (row.state !== 'starting') return;
-    using _exclusive = await this.#services.locks.take(row.id, 'exclusive');
+    using _exclusive = await this.#services.locks.take('container', row.id, 'exclusive');
     await undoStart(row, this.#services);
   }
 
@@ -288,7 +288,7 @@ export class Containers {
   async #remove(row: ContainerRow, job: JobRun): Promise<void> {
     const ctx = this.#ctx;
     const { locks, retries, runner } = this.#services;
-    using _exclusive = await locks.take(row.id, 'exclusive');
+    using _exclusive = await locks.take('container', row.id, 'exclusive');
     if (!ctx.store.containers.get(row.id)) return;
     await undoStart(row, this.#services);
     await this.#stop(row, 0, PART_OF_POD);
@@ -335,7 +335,7 @@ export class Containers {
     ctx.containerStates.cleanUpPending(row, reason);
     ctx.containerNames.release(row.name, row.id);
     const clean = async () => {
-      using _exclusive = await locks.take(row.id, 'exclusive');
+      using _exclusive = await locks.take('container', row.id, 'exclusive');
       if (!ctx.store.containers.get(row.id)) return;
       const start = { job: 'CreateContainer', origin: 'cleanup', sandbox: row.sandbox, container: row.id } as const;
       await runner.undo(createContainer, row, ctx, start);

@@ -33,8 +33,8 @@ export function undoStartLater(row: ContainerRow, services: JobServices, message
   const { ctx, locks, retries } = services;
   ctx.containerStates.starting(row, message);
   const undo = async () => {
-    using _shared = await locks.take(row.sandbox, 'shared');
-    using _exclusive = await locks.take(row.id, 'exclusive');
+    using _shared = await locks.take('pod', row.sandbox, 'shared');
+    using _exclusive = await locks.take('container', row.id, 'exclusive');
     await undoStart(row, services);
   };
   const onFailure = (failed: string, attempts: number) =>

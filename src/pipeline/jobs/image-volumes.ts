@@ -1,10 +1,9 @@
-import { readdir, rm, stat } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { usernsPath } from '../../node/oci/pod-userns.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
-import { resolveInRoot } from '../../sys/in-root.ts';
 import type { MountRootfs } from '../../workers/shim/rootfs.ts';
 import type { JobContext } from './context.ts';
 
@@ -29,8 +28,11 @@ export async function imageVolumes(
       const found = ctx.images.find(image.image);
       if (!found) throw SluiceError.of('IMAGE_NOT_FOUND', image.image);
       const target = join(imageVolumesFolder(sandbox), found.id.replace('sha256:', ''));
-      await mountOnce({ target, mounts: ctx.images.viewMounts(found), userns: usernsPath(sandbox) }, ctx);
-      folders[containerPath] = imageSubPath === '' ? target : await subFolder(target, imageSubPath);
+      await mountOnce({ target, mounts: await ctx.images.viewMounts(found), userns: usernsPath(sandbox) }, ctx);
+      folders[containerPath] =
+        imageSubPath === ''
+          ? target
+          : await ctx.pools.shim.call('imageSubFolder', { root: target, subPath: imageSubPath });
       row.imageMounts.push({ containerPath, imageRef: found.id });
     } catch (cause) {
       throw new SluiceError('INVALID_REQUEST', `the image volume at ${containerPath}`, {
@@ -65,12 +67,4 @@ function mountOnce(view: MountRootfs, ctx: JobContext): Promise<void> {
   const running = mounting.get(target) ?? mount();
   mounting.set(target, running);
   return running;
-}
-
-/** A folder inside an image, found without following any link out of it. */
-async function subFolder(root: string, subPath: string): Promise<string> {
-  const path = resolveInRoot(root, subPath);
-  if (!(await stat(path)).isDirectory())
-    throw new SluiceError('INVALID_REQUEST', `"${subPath}" is not a folder in the image`);
-  return path;
 }

@@ -1,4 +1,3 @@
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { JobContext } from './context.ts';
 
@@ -11,13 +10,16 @@ const ARCHIVE = /\.tar(?:\.gz|\.zst)?$|\.tgz$/;
 export async function importFolder({
   config,
   images,
+  pools,
   log,
-}: Pick<JobContext, 'config' | 'images' | 'log'>): Promise<void> {
+}: Pick<JobContext, 'config' | 'images' | 'pools' | 'log'>): Promise<void> {
   const folder = config.images.import_folder;
   if (folder === '') return;
   let names: string[];
   try {
-    names = (await readdir(folder)).filter((name) => ARCHIVE.test(name)).sort();
+    const all = await pools.shim.call('hostNames', { path: folder });
+    if (!all) throw new Error('there is no such folder');
+    names = all.filter((name) => ARCHIVE.test(name));
   } catch (err) {
     log.error({ folder, err }, 'images.import_folder cannot be read');
     return;

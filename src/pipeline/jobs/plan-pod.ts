@@ -74,7 +74,7 @@ function runsPinned(config: PodSandboxConfig, runtime: RuntimeConfig): boolean {
 
 function pinnedSandbox({ id, config }: SandboxRow, { host, config: { state } }: JobContext): PinnedSandbox {
   const own = ownNamespaces(config);
-  const pinned: PinnedSandbox = { bootId: host.bootId };
+  const pinned: PinnedSandbox = { bootId: host.bootId, filesPending: true };
   if (own.ipc) pinned.ipc = join(state, 'ns', `${id}.ipc`);
   if (own.uts) pinned.uts = join(state, 'ns', `${id}.uts`);
   return pinned;

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { explain, SluiceError } from '../../errors.ts';
+import { codeOf, explain, SluiceError } from '../../errors.ts';
 import type { RuntimeConfig } from '../../node/config/config.ts';
 import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
 import { usernsRootOwner } from '../../node/oci/pod-userns.ts';
@@ -106,8 +106,23 @@ async function startShim(
 }
 
 /** Removes the pod's own bundle. */
-export function removePodBundle({ bundle, rootDir }: SandboxRow, ctx: ShimContext): Promise<void> {
-  return ctx.pools.shim.call('removeBundle', { bundle, workDir: join(rootDir, 'work') });
+export function removePodBundle(row: SandboxRow, ctx: ShimContext): Promise<void> {
+  const { bundle, rootDir } = row;
+  const input = { bundle, workDir: join(rootDir, 'work'), cgroupsPath: podCgroupsPath(row, ctx) };
+  return ctx.pools.shim.call('removeBundle', input);
+}
+
+/**
+ * Undefined when the cgroup driver has been changed since the launch and has no cgroup by the parent's name. The pod
+ * can be removed all the same.
+ */
+function podCgroupsPath({ id, config }: SandboxRow, ctx: ShimContext): string | undefined {
+  try {
+    return cgroupsPath(config.linux?.cgroupParent ?? '', id, ctx.host.cgroupDriver);
+  } catch (error) {
+    if (codeOf(error) === 'INVALID_REQUEST') return undefined;
+    throw error;
+  }
 }
 
 /**
@@ -160,13 +175,12 @@ export async function cleanUpContainer(
 
 /** Kills and removes what the pod's shim, which must be dead or unusable, has left. */
 export async function cleanUpPodShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
-  const parent = row.config.linux?.cgroupParent ?? '';
   const { id, bundle, shim } = row;
   await cleanUp(row, ctx, {
     id,
     bundle,
     address: shim?.address,
-    cgroupsPath: cgroupsPath(parent, id, ctx.host.cgroupDriver),
+    cgroupsPath: podCgroupsPath(row, ctx),
   });
   ctx.shims.forget(id);
 }
@@ -174,7 +188,7 @@ export async function cleanUpPodShim(row: SandboxRow, ctx: ShimContext): Promise
 async function cleanUp(
   sandbox: SandboxRow,
   ctx: ShimContext,
-  left: { id: string; bundle: string; address?: string; cgroupsPath: string; swept?: boolean },
+  left: { id: string; bundle: string; address?: string; cgroupsPath?: string; swept?: boolean },
 ): Promise<void> {
   const { id, bundle, address, cgroupsPath, swept } = left;
   const runtime = runtimeOf(sandbox, ctx);
@@ -187,6 +201,6 @@ async function cleanUp(
     address,
     swept,
   });
-  await ctx.pools.shim.call('removeCgroups', { cgroupsPath });
+  if (cgroupsPath !== undefined) await ctx.pools.shim.call('removeCgroups', { cgroupsPath });
   if (warnings.length > 0) ctx.log.warn({ sandbox: sandbox.id, id, warnings }, 'cleaned up what no shim looks after');
 }

@@ -77,7 +77,7 @@ export class Pods {
     const start = jobStart('StopPodSandbox', row, caller);
     const priority = PRIORITY.teardown;
     await runner.job({ start, priority, admit: { abandoned: caller.left } }, async (job) => {
-      using _exclusive = await locks.take(id, 'exclusive');
+      using _exclusive = await locks.take('pod', id, 'exclusive');
       if (!ctx.store.sandboxes.get(id) || stopped(row)) return;
       await runner.engine.run(stopPod, this.#stopState(row), job, priority);
     });
@@ -91,7 +91,7 @@ export class Pods {
     const priority = PRIORITY.teardown;
     const start = jobStart('RemovePodSandbox', row, caller);
     await runner.job({ start, priority, admit: { abandoned: caller.left } }, async (job) => {
-      using _exclusive = await locks.take(id, 'exclusive');
+      using _exclusive = await locks.take('pod', id, 'exclusive');
       if (!ctx.store.sandboxes.get(id)) return;
       if (!stopped(row)) {
         const stop = { start: jobStart('StopPodSandbox', row, caller), priority };
@@ -114,7 +114,7 @@ export class Pods {
     ctx.sandboxNames.release(row.name, row.id);
     ctx.log.warn({ sandbox: row.id, name: row.name, reason }, 'clean-up is pending and will be retried');
     const clean = async () => {
-      using _exclusive = await locks.take(row.id, 'exclusive');
+      using _exclusive = await locks.take('pod', row.id, 'exclusive');
       await after;
       if (!ctx.store.sandboxes.get(row.id)) return;
       await this.#containers.removeAll(row.id);
@@ -138,7 +138,7 @@ export class Pods {
     };
     await runner.job({ start, priority, admit: { abandoned }, onQueued }, async (job) => {
       // A stop or removal by id waits for the end of the launch.
-      using _exclusive = await locks.take(row.id, 'exclusive');
+      using _exclusive = await locks.take('pod', row.id, 'exclusive');
       try {
         await runner.engine.run(runPod, { ctx, row, runtime, pull }, job, priority);
       } catch (error) {

@@ -1,6 +1,6 @@
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { codeOf, SluiceError } from '../../errors.ts';
-import type { LayerProgress } from '../../node/images/layers.ts';
+import type { LayerProgress } from '../../node/images/layer-store.ts';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { METRICS } from '../../node/observe/table.ts';
 import { type Caller, Joins } from '../engine/join.ts';

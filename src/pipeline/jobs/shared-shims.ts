@@ -28,6 +28,18 @@ export function shimWithRoom(row: SandboxRow, most: number, { store, shims }: Sh
   return undefined;
 }
 
+/** The shims that the store knows, each with the number of its pods. */
+export function podsByShim({ store }: Pick<JobContext, 'store'>): { runtime: string; leader: string; pods: number }[] {
+  const shims = new Map<string, { runtime: string; leader: string; pods: number }>();
+  for (const { id, runtime, shim, shimEnded } of store.sandboxes.values()) {
+    if (!shim || shimEnded) continue;
+    const known = shims.get(shim.address);
+    if (known) known.pods++;
+    else shims.set(shim.address, { runtime, leader: shim.leader ?? id, pods: 1 });
+  }
+  return [...shims.values()];
+}
+
 /**
  * Takes a pod, whose containers are gone, off its shim. Returns false when no other pod uses the shim, which then has
  * to be ended.

@@ -24,7 +24,11 @@ export async function copyUp(row: ContainerRow, image: ImageRow, ctx: JobContext
     folders[path] = to;
     copies.push({ from: path, to });
   }
-  await ctx.pools.shim.call('copyFromImage', { scratch: scratchOf(row), mounts: ctx.images.viewMounts(image), copies });
+  await ctx.pools.shim.call('copyFromImage', {
+    scratch: scratchOf(row),
+    mounts: await ctx.images.viewMounts(image),
+    copies,
+  });
   return folders;
 }
 

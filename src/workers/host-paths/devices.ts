@@ -1,6 +1,8 @@
-import { lstatSync, readdirSync, type Stats } from 'node:fs';
+import { constants, lstatSync, readdirSync, type Stats } from 'node:fs';
 import { join } from 'node:path';
+import type { MountPoint } from '../../sys/mountinfo.ts';
 import { HostMounts } from './host-mounts.ts';
+import { realRemotePath, remoteDevices } from './remote.ts';
 import { resolve } from './resolve.ts';
 
 /** A device node in the form of the OCI spec. */
@@ -19,16 +21,18 @@ const SKIPPED = new Set(['pts', 'shm', 'fd', 'mqueue', 'console', '.udev', '.lxc
 
 /**
  * The device nodes at `hostPath`: the node itself, or all nodes below a folder without following symlinks. `path` of
- * each is below `containerPath`. Empty when `hostPath` is neither a device nor a folder with devices. Device nodes are
- * not looked for on file systems that may hang. Throws the error of the file system.
+ * each is below `containerPath`. Empty when `hostPath` is neither a device nor a folder with devices. In a local folder
+ * no device is looked for on mounts that may hang. Throws the error of the file system, and TIMED_OUT for a mount that
+ * hangs.
  */
-export function readDevices(hostPath: string, containerPath: string, mounts = new HostMounts()): HostDevice[] {
+export async function readDevices(
+  hostPath: string,
+  containerPath: string,
+  mounts = new HostMounts(),
+): Promise<HostDevice[]> {
   const place = resolve(hostPath, mounts);
-  if (place.kind === 'remote') {
-    throw new Error(
-      `${hostPath} lies on the ${place.mount.type} mount ${place.mount.mountPoint}, where no device is looked for`,
-    );
-  }
+  if (place.kind === 'remote')
+    return onRemote(await realRemotePath(place.path, place.mount), containerPath, place.mount);
   if (place.kind === 'missing') {
     throw Object.assign(new Error(`ENOENT: no such file or directory: ${hostPath}`), { code: 'ENOENT' });
   }
@@ -36,6 +40,15 @@ export function readDevices(hostPath: string, containerPath: string, mounts = ne
   if (info.isDirectory()) return devicesBelow(place.path, containerPath, mounts);
   const device = deviceOf(info, containerPath);
   return device === undefined ? [] : [device];
+}
+
+async function onRemote(real: string, containerPath: string, mount: MountPoint): Promise<HostDevice[]> {
+  return (await remoteDevices(real, mount)).flatMap(({ path, mode, ...device }): HostDevice[] => {
+    const below = path.slice(real.length).split('/');
+    if (below.some((name) => SKIPPED.has(name))) return [];
+    const type = (mode & constants.S_IFMT) === constants.S_IFCHR ? 'c' : 'b';
+    return [{ path: join(containerPath, ...below), type, ...device, fileMode: mode & 0o777 }];
+  });
 }
 
 function devicesBelow(folder: string, containerPath: string, mounts: HostMounts): HostDevice[] {

@@ -12,11 +12,27 @@ const LOCAL = new Set(
   pstore efivarfs fusectl binfmt_misc selinuxfs nsfs`.split(/\s+/),
 );
 
+/** Milliseconds that {@link HostMounts.recent} keeps a table. */
+const RECENT_MS = 1000;
+
 /**
  * The mount table, as it is at construction, by mount point. A line is parsed when it is asked for: there are thousands
  * on a full node.
  */
 export class HostMounts {
+  static #recent: { table: HostMounts; until: number } | undefined;
+
+  /**
+   * The table as it was a second ago at most. For paths that are looked at again and again (programs, folders of CNI
+   * plugins): the kernel takes a millisecond to write the table of a full node.
+   */
+  static recent(): HostMounts {
+    const now = performance.now();
+    if (!HostMounts.#recent || now > HostMounts.#recent.until)
+      HostMounts.#recent = { table: new HostMounts(), until: now + RECENT_MS };
+    return HostMounts.#recent.table;
+  }
+
   readonly #lines = new Map<string, string>();
 
   constructor(text = readFileSync('/proc/self/mountinfo', 'utf8')) {

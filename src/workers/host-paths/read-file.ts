@@ -30,8 +30,8 @@ export async function readHostFile(path: string, maxBytes: number, mounts = new 
 }
 
 /**
- * Names of a folder's entries that are not folders, sorted by their bytes; undefined when it does not exist. Throws the
- * error of the file system, and TIMED_OUT for a mount that hangs.
+ * Names of a folder's entries that are not folders, sorted by their bytes; undefined when it does not exist.
+ * Throws the error of the file system, and TIMED_OUT for a mount that hangs.
  */
 export async function listHostFolder(path: string, mounts = new HostMounts()): Promise<string[] | undefined> {
   let names: string[];
@@ -65,8 +65,16 @@ export async function readHostFolder(
   return files;
 }
 
-/** Both for callers that may wait for a mount that hangs: a command of the command line, a test. */
-export const hostFiles = {
-  names: (path: string): Promise<string[] | undefined> => listHostFolder(path),
-  read: (path: string, maxBytes: number): Promise<string> => readHostFile(path, maxBytes),
+/** Reads files and folders that an operator or a request names, and that may lie on a mount that hangs. */
+export interface HostFiles {
+  /** See {@link listHostFolder}. */
+  names: (folder: string) => Promise<string[] | undefined>;
+  /** See {@link readHostFile}. */
+  read: (path: string, maxBytes: number) => Promise<string>;
+}
+
+/** Reads in the caller's thread, which waits for no mount. */
+export const hostFiles: HostFiles = {
+  names: (path) => listHostFolder(path),
+  read: (path, maxBytes) => readHostFile(path, maxBytes),
 };

@@ -1,7 +1,7 @@
-import { chmodSync, lstatSync, mkdirSync, readlinkSync } from 'node:fs';
-import { join } from 'node:path';
+import { chmodSync, lstatSync, mkdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import type { MountPoint } from '../../sys/mountinfo.ts';
-import type { HostMounts } from './host-mounts.ts';
+import { HostMounts } from './host-mounts.ts';
 
 /** The kernel's limit for symbolic links in one path (MAXSYMLINKS). */
 const MAX_LINKS = 40;
@@ -68,6 +68,30 @@ export function makeFolders({ folder, rest }: Extract<Place, { kind: 'missing' }
     }
   }
   return path;
+}
+
+/**
+ * As {@link resolve}, also for a path in another process's mount namespace (`/proc/PID/root/...`), which has mounts of
+ * its own. Behind `root` such a path must contain no symbolic link.
+ */
+export function placeOf(path: string): Place {
+  const [, root, own] = /^(\/proc\/\d+\/root)(\/.*)$/.exec(path) ?? [];
+  if (root === undefined || own === undefined) return resolve(path, new HostMounts());
+  const mount = new HostMounts(readFileSync(join(dirname(root), 'mountinfo'), 'utf8')).remote(own);
+  return mount ? { kind: 'remote', path, mount } : { kind: 'real', path };
+}
+
+/**
+ * The mount that may hang on which `path` lies, for callers that touch it themselves where it is local. Undefined also
+ * for a path that leads nowhere: touching it fails at once. Looks at a table that may be a second old.
+ */
+export function remoteMount(path: string): MountPoint | undefined {
+  try {
+    const place = resolve(path, HostMounts.recent());
+    return place.kind === 'remote' ? place.mount : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function failure(code: string, message: string): Error {

@@ -1,6 +1,7 @@
 import { brotliDecompressSync, gunzipSync, inflateSync, zstdDecompressSync } from 'node:zlib';
 import { SluiceError } from '../../errors.ts';
-import { type Exchange, exchange, unanswered } from './exchange.ts';
+import { type Exchange, exchange } from './exchange.ts';
+import { unanswered } from './unanswered.ts';
 
 /** A small request to a registry or a token server. */
 export interface Question extends Omit<Exchange, 'signal' | 'silenceMs'> {

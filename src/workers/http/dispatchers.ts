@@ -1,4 +1,10 @@
-import { Agent, type Dispatcher, Pool, ProxyAgent } from 'undici';
+// Its parts, since the index loads fetch, WebSockets, caches and mocks as well: two thirds of the time that a thread
+// needs to be ready for its first layer.
+import api from 'undici/lib/api/index.js';
+import Agent from 'undici/lib/dispatcher/agent.js';
+import Dispatcher from 'undici/lib/dispatcher/dispatcher.js';
+import Pool from 'undici/lib/dispatcher/pool.js';
+import ProxyAgent from 'undici/lib/dispatcher/proxy-agent.js';
 import { proxyFor } from './proxy.ts';
 import { secureContext, type Tls } from './tls.ts';
 
@@ -16,6 +22,9 @@ const MAX_CONNECTIONS = 16;
 /** Bytes of all headers of an answer, as Go limits them: Artifact Registry sends more than Node's 16 KiB. */
 const MAX_HEADERS = 10 << 20;
 const MAX_DISPATCHERS = 32;
+
+// The index gives dispatchers their methods.
+Object.assign(Dispatcher.prototype, api);
 
 const dispatchers = new Map<string, Dispatcher>();
 

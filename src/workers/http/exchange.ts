@@ -1,10 +1,11 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
-import { type Dispatcher, request } from 'undici';
-import { explain, SluiceError } from '../../errors.ts';
+import type { Dispatcher } from 'undici';
+import { SluiceError } from '../../errors.ts';
 import { type Connection, dispatcherFor } from './dispatchers.ts';
-import { isParserError, lenientRequest, needsLenience } from './lenient.ts';
+import { isParserError, isWithinReach, lenientRequest, needsLenience } from './lenient.ts';
 import { redirection, type Target } from './redirect.ts';
+import { type Unanswered, unanswered } from './unanswered.ts';
 
 /** One request, with the redirects it leads to. */
 export interface Exchange extends Target, Connection {
@@ -24,21 +25,8 @@ export interface Answer {
   body: Readable;
 }
 
-/** `details` of the error for a request that got no answer. */
-export interface Unanswered {
-  /** The code of the system, OpenSSL or the HTTP parser (ECONNREFUSED, CERT_HAS_EXPIRED), or SILENT. */
-  unanswered: string;
-  /** The connection ended under the request: a kept connection may have been closed at the other end meanwhile. */
-  broken: boolean;
-  /** The same request may be answered later; false for certificates and settings. */
-  passing: boolean;
-}
-
 /** Bytes of a redirect's own body that are read to keep its connection. */
 const DUMP_LIMIT = 64 << 10;
-const BROKEN = new Set(['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET']);
-const CERTIFICATE =
-  /CERT|UNABLE_TO_|SELF_SIGNED|HOSTNAME_MISMATCH|INVALID_CA|ERR_TLS_|ERR_SSL_|ERR_OSSL|UND_ERR_PRX_TLS/;
 
 /**
  * Sends a request, follows its redirects and returns the last answer. Throws REGISTRY_UNAVAILABLE with
@@ -84,11 +72,12 @@ async function once(wanted: Exchange): Promise<Answer> {
   const ended = signal ? AbortSignal.any([signal, silence.signal]) : silence.signal;
   const again = async (): Promise<Answer> => {
     const answer = await lenientRequest({ ...wanted, headers: sent, signal: signal ?? new AbortController().signal });
-    return answerOf(url, answer.statusCode ?? 0, answer.headers, answer);
+    return answerOf(url, answer.status, answer.headers, answer.body);
   };
   try {
-    const answer = await request(place, {
-      dispatcher: dispatcher.compose(whenSent(onSent)),
+    const answer = await dispatcher.compose(whenSent(onSent)).request({
+      origin: place.origin,
+      path: `${place.pathname}${place.search}`,
       method,
       headers: sent,
       body,
@@ -97,11 +86,11 @@ async function once(wanted: Exchange): Promise<Answer> {
       bodyTimeout: 0,
     });
     const found = answerOf(url, answer.statusCode, answer.headers, answer.body);
-    if (!needsLenience(found.headers)) return found;
+    if (!needsLenience(found.headers) || !isWithinReach(url)) return found;
     found.body.destroy();
     return await again();
   } catch (error) {
-    if (isParserError(error) && !ended.aborted)
+    if (isParserError(error) && !ended.aborted && isWithinReach(url))
       return await again().catch((cause) => Promise.reject(unanswered(url, cause)));
     signal?.throwIfAborted();
     throw error instanceof SluiceError ? error : unanswered(url, error);
@@ -137,26 +126,4 @@ function single(headers: IncomingHttpHeaders): Record<string, string> {
     value === undefined ? [] : [[name, Array.isArray(value) ? value.join(', ') : value] as const],
   );
   return Object.fromEntries(entries);
-}
-
-/** The error for a request whose connection failed, also while the body was read. */
-export function unanswered(url: string, cause: unknown, known?: string): SluiceError {
-  const code = known ?? (cause as NodeJS.ErrnoException | undefined)?.code ?? explain(cause);
-  const error = new SluiceError('REGISTRY_UNAVAILABLE', `${new URL(url).host} does not answer`, {
-    cause: inWords(cause),
-  });
-  error.details = { unanswered: code, broken: BROKEN.has(code), passing: !CERTIFICATE.test(code) } satisfies Unanswered;
-  return error;
-}
-
-/** The details of {@link unanswered}, for an error that it made (in this thread or in a worker). */
-export function unansweredDetails(error: unknown): Unanswered | undefined {
-  const details = error instanceof SluiceError ? (error.details as Partial<Unanswered> | undefined) : undefined;
-  return details?.unanswered === undefined ? undefined : (details as Unanswered);
-}
-
-/** Node tries all addresses of a name; the error for the failure of all has no message of its own. */
-function inWords(cause: unknown): unknown {
-  if (!(cause instanceof AggregateError) || cause.message !== '') return cause;
-  return new Error(cause.errors.map(explain).join(', '));
 }

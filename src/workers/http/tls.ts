@@ -24,7 +24,9 @@ export function secureContext({ ca = [], cert, key }: Tls): SecureContext {
   const name = JSON.stringify([ca, cert, key]);
   let made = contexts.get(name);
   if (!made) {
-    const all = [...new Set([...getCACertificates('default'), ...getCACertificates('system'), ...ca])];
+    const all = [
+      ...new Set([...getCACertificates('default'), ...getCACertificates('system'), ...ca.flatMap(certificatesIn)]),
+    ];
     try {
       made = createSecureContext({ ca: all, cert, key });
     } catch (cause) {
@@ -35,4 +37,12 @@ export function secureContext({ ca = [], cert, key }: Tls): SecureContext {
     contexts.set(name, made);
   }
   return made;
+}
+
+/**
+ * The certificates of a bundle one by one: OpenSSL reads no further than to the first that is broken, and Go passes
+ * over it.
+ */
+function certificatesIn(bundle: string): string[] {
+  return bundle.match(/-----BEGIN ([A-Z0-9]+ )?CERTIFICATE-----[^-]*-----END \1?CERTIFICATE-----/g) ?? [bundle];
 }

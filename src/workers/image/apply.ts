@@ -24,13 +24,11 @@ import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../../s
 import { startWriting } from '../../sys/sync.ts';
 import { components, native } from './byte-paths.ts';
 import { invalid } from './invalid.ts';
-import { makeOpaque } from './opaque.ts';
+import { hasMark, isWhiteout, makeOpaque, makeWhiteout, OPAQUE_MARK, WHITEOUT, type WhiteoutForm } from './opaque.ts';
 import { look, makeFolder, Root } from './root.ts';
 import { printable, type TarEntry, type TarSink } from './tar.ts';
 import { removeTreeSync } from './tree.ts';
 
-const WHITEOUT = '.wh.';
-const OPAQUE_MARK = '.wh..wh..opq';
 const AUFS_OWN = '.wh..wh.';
 
 /** What lsetxattr(2) answers for names and values that no file can have. */
@@ -88,8 +86,11 @@ export class Applier implements TarSink {
   /** Records of folders examined because a folder was replaced; an archive made for it could ask for billions. */
   #scanned = 0;
 
+  readonly #form: WhiteoutForm;
+
   /** `root` is an empty folder, its path with one byte per character. */
-  constructor(root: string) {
+  constructor(root: string, form: WhiteoutForm = 'devices') {
+    this.#form = form;
     this.#root = new Root(root, (folder, found) => this.#implied(folder, found));
   }
 
@@ -156,10 +157,12 @@ export class Applier implements TarSink {
     // aufs keeps records of its own beside the files: folders like `.wh..wh.plnk`, with all below them.
     if (base !== OPAQUE_MARK && [...parts, base].some((part) => part.startsWith(AUFS_OWN))) return;
     if (base.startsWith(WHITEOUT)) {
-      if (base === OPAQUE_MARK) makeOpaque(this.#root.at(this.#root.folder(parts)));
+      if (base === OPAQUE_MARK) makeOpaque(this.#root.at(this.#root.folder(parts)), this.#form);
       else this.#whiteout(parts, base.slice(WHITEOUT.length));
       return;
     }
+    if (this.#form === 'files' && parts.some((part) => part.startsWith(WHITEOUT)))
+      throw invalid(`${printable(entry.path)}: a folder has the name of a whiteout`);
     const target = this.#target(parts, base);
     this.lowerLinks.delete(target.relative); // an entry replaces what has its name
     switch (entry.type) {
@@ -216,7 +219,7 @@ export class Applier implements TarSink {
     if (base === undefined) throw invalid(`${printable(entry.path)}: a hard link to the root of the layer`);
     const source = this.#target(parts, base);
     const there = look(source.path);
-    if (there && isWhiteout(there))
+    if (there ? isWhiteout(there) : this.#isMarked(source))
       throw invalid(`${printable(entry.path)}: hard link to ${printable(entry.link)}, which the layer removes`);
     if (!there) {
       // The file is in a layer below, if anywhere: overlayfs copies it up for link(2), and so does copyUp() later.
@@ -237,12 +240,13 @@ export class Applier implements TarSink {
     const { path, relative } = this.#target(parts, base);
     if (this.lowerLinks.has(relative)) return;
     const there = look(path);
-    if (there?.isDirectory()) makeOpaque(path);
-    else if (!there) this.#makeWhiteout(path);
+    // A file with the mark goes first, whatever of the name stands beside it.
+    if (this.#form === 'files' || !there) makeWhiteout(path.slice(0, path.lastIndexOf('/')), base, this.#form);
+    else if (there.isDirectory()) makeOpaque(path);
   }
 
-  #makeWhiteout(path: string): void {
-    makeNode(native(path), constants.S_IFCHR);
+  #isMarked({ path, base }: Pick<Target, 'path' | 'base'>): boolean {
+    return this.#form === 'files' && hasMark(path.slice(0, path.lastIndexOf('/')), base);
   }
 
   /** Makes a folder that a name needs and no entry has brought: root's with 0755, until attributes are inherited. */
@@ -253,7 +257,7 @@ export class Applier implements TarSink {
     makeFolder(path);
     chmodSync(native(path), 0o755); // whatever the daemon's umask is
     if (found) makeOpaque(path);
-    else this.implied.add(folder);
+    else if (!this.#isMarked({ path, base: path.slice(path.lastIndexOf('/') + 1) })) this.implied.add(folder);
   }
 
   /** Removes whatever has the name. */
@@ -332,8 +336,4 @@ function setXattrs(path: string, { type, xattrs }: TarEntry): void {
 function times({ atime, mtime }: TarEntry): { atime: TimeSpec; mtime: TimeSpec } {
   const kept = (time: TimeSpec) => (time.seconds < 0 ? { seconds: 0, nanoseconds: 0 } : time);
   return { atime: kept(atime ?? mtime), mtime: kept(mtime) };
-}
-
-export function isWhiteout(stats: Stats): boolean {
-  return stats.isCharacterDevice() && stats.rdev === 0;
 }

@@ -41,20 +41,22 @@ export function copyUp(
   }
 }
 
-function copyFile(from: string, to: string): void {
+/** Copies a regular file with its attributes; shares its blocks where the file system can. */
+export function copyFile(from: string, to: string): void {
   copyFileSync(native(from), native(to), constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
-  const { uid, gid, mode, atimeMs, mtimeNs } = { ...lstatSync(native(from)), ...timesOf(from) };
-  lchownSync(native(to), uid, gid);
-  chmodSync(native(to), mode & 0o7777);
+  copyAttributes(from, to);
+}
+
+/** Owner, mode, extended attributes and times. Those of overlayfs itself stay behind. */
+export function copyAttributes(from: string, to: string): void {
+  const { uid, gid, mode, atimeNs, mtimeNs } = lstatSync(native(from), { bigint: true });
+  lchownSync(native(to), Number(uid), Number(gid));
+  if ((Number(mode) & constants.S_IFMT) !== constants.S_IFLNK) chmodSync(native(to), Number(mode) & 0o7777);
   for (const name of listXattrs(native(from))) {
     const value = name.startsWith('trusted.') ? undefined : getXattr(native(from), name, MAX_XATTR);
     if (value) setXattr(native(to), native(name), value);
   }
-  const mtime = { seconds: Number(mtimeNs / 1_000_000_000n), nanoseconds: Number(mtimeNs % 1_000_000_000n) };
-  setTimes(native(to), { seconds: Math.floor(atimeMs / 1000), nanoseconds: 0 }, mtime);
+  setTimes(native(to), timeOf(atimeNs), timeOf(mtimeNs));
 }
 
-function timesOf(path: string): { mtimeNs: bigint } {
-  const { mtimeNs } = lstatSync(native(path), { bigint: true });
-  return { mtimeNs };
-}
+const timeOf = (ns: bigint) => ({ seconds: Number(ns / 1_000_000_000n), nanoseconds: Number(ns % 1_000_000_000n) });

@@ -14,7 +14,7 @@ import { dirname } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { MessagePort } from 'node:worker_threads';
-import { SluiceError } from '../../errors.ts';
+import { codeOf, SluiceError } from '../../errors.ts';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { Applier } from './apply.ts';
 import type { BlobSource } from './blob-source.ts';
@@ -23,7 +23,9 @@ import { decodeError, detect } from './decompress.ts';
 import { Download } from './download.ts';
 import { invalid } from './invalid.ts';
 import { LayerLine } from './line.ts';
+import type { WhiteoutForm } from './opaque.ts';
 import { TarReader } from './tar.ts';
+import { settle, temporaryBeside } from './temporary.ts';
 import { removeTree } from './tree.ts';
 import { YoungGarbage } from './young-garbage.ts';
 
@@ -53,6 +55,8 @@ export interface FetchLayer {
   progressTimeoutMs: number;
   /** First pause before a retry, doubled each time. Default 250 ms. */
   retryDelayMs?: number;
+  /** How it says what it hides. Default: devices, for overlayfs. */
+  whiteouts?: WhiteoutForm;
   /** Where the blob is kept under its digest; absent: nowhere. */
   keep?: string;
   /** Inode numbers of folders of layers that were removed lately: their neighbourhood is slow to make files in. */
@@ -156,22 +160,6 @@ function makeTemporary(dir: string, avoid: readonly number[]): string {
 
 const flexGroup = (ino: number) => Math.floor((ino - 1) / FLEX_GROUP);
 
-/** A name beside `dir` that marks its content as unfinished, after a crash too. */
-export function temporaryBeside(dir: string): string {
-  return `${dir}.tmp-${crypto.randomUUID().slice(0, 8)}`;
-}
-
-/** Renames a finished layer to its final name. When another call has made the same layer, the first one stays. */
-export async function settle(temporary: string, dir: string): Promise<void> {
-  try {
-    renameSync(temporary, dir);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error;
-    await removeTree(toBytes(temporary));
-  }
-}
-
 type Unpacked = Pick<FetchedLayer, 'implied' | 'lowerLinks' | 'growsWhenWritten'>;
 
 function resultOf({ implied, lowerLinks, growsWhenWritten }: Applier): Unpacked {
@@ -181,7 +169,7 @@ function resultOf({ implied, lowerLinks, growsWhenWritten }: Applier): Unpacked 
 
 async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<Unpacked> {
   if (layer.name !== undefined) return storeFile(layer, layer.name, download, { root, abort });
-  const applier = new Applier(toBytes(root));
+  const applier = new Applier(toBytes(root), layer.whiteouts);
   const reader = new TarReader(applier);
   const archive = createHash(algorithmOf('diffID', layer.diffId));
   await using blob = new Source(download, layer, abort);
@@ -392,14 +380,8 @@ function compare(what: string, expected: string, hex: string): void {
 
 /** The error with the layer that it is about. */
 function withLayer(error: unknown, { digest, mediaType }: FetchLayer): SluiceError {
-  if (!(error instanceof SluiceError))
-    return new SluiceError(isFull(error) ? 'DISK_FULL' : 'INTERNAL', `layer ${digest}`, { cause: error });
+  if (!(error instanceof SluiceError)) return new SluiceError(codeOf(error), `layer ${digest}`, { cause: error });
   const named = new SluiceError(error.code, `layer ${digest} (${mediaType}): ${error.message}`, { cause: error.cause });
   named.details = error.details;
   return named;
-}
-
-function isFull(error: unknown): boolean {
-  const { code } = error as NodeJS.ErrnoException;
-  return code === 'ENOSPC' || code === 'EDQUOT';
 }

@@ -1,8 +1,8 @@
 import { chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { measureTree, type Usage } from '../measure-tree.ts';
-import { settle, temporaryBeside } from './fetch-layer.ts';
 import { pauseProgram } from './pause-program.ts';
+import { settle, temporaryBeside } from './temporary.ts';
 
 /**
  * Makes the only layer of the built-in pause image, which holds `DIR/fs/pause` alone. An existing folder stays as it

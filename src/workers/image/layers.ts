@@ -3,8 +3,9 @@ import { basename, dirname, join } from 'node:path';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { toBytes } from './byte-paths.ts';
 import { copyUp } from './copy-up.ts';
-import { type FetchedLayer, temporaryBeside } from './fetch-layer.ts';
+import type { FetchedLayer } from './fetch-layer.ts';
 import { inheritFromTrees } from './root.ts';
+import { temporaryBeside } from './temporary.ts';
 import { removeTree } from './tree.ts';
 
 /**

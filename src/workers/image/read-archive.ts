@@ -3,16 +3,23 @@ import { closeSync, createReadStream, mkdirSync, openSync, readFileSync, rmSync,
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { SluiceError } from '../../errors.ts';
+import { streamRemoteFile } from '../host-paths/remote.ts';
+import { placeOf } from '../host-paths/resolve.ts';
 import { components } from './byte-paths.ts';
 import { decodeError, detect } from './decompress.ts';
 import { invalid } from './invalid.ts';
 import { TarReader, type TarSink } from './tar.ts';
 
 export interface ReadArchive {
-  /** A regular file: an OCI archive or one of `docker save`, compressed or not. */
+  /**
+   * A regular file: an OCI archive or one of `docker save`, compressed or not. One in another mount namespace
+   * (`/proc/PID/root/...`) must be named without symbolic links.
+   */
   path: string;
   /** A new folder for its members. */
   folder: string;
+  /** Milliseconds for which a mount that may hang may give nothing. */
+  idleMs: number;
 }
 
 /** A member of an archive, by its cleaned name. */
@@ -37,16 +44,14 @@ const MAX_LINKS = 10;
 
 /**
  * Puts the files of an image archive into a folder, one file for each, and returns their digests. Throws IMAGE_INVALID
- * for what is not an archive, INVALID_REQUEST for what is not a regular file.
+ * for what is not an archive, INVALID_REQUEST for what is not a regular file, TIMED_OUT for a mount that hangs.
  */
-export async function readArchive({ path, folder }: ReadArchive): Promise<Archive> {
+export async function readArchive({ path, folder, idleMs }: ReadArchive): Promise<Archive> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const spool = new Spool(folder);
   const reader = new TarReader(spool);
   try {
-    if (!statSync(path).isFile()) throw new SluiceError('INVALID_REQUEST', `${path} is not a regular file`);
-    const source = createReadStream(path, { highWaterMark: PIECE });
-    const { format, pieces, decoder } = await detect(source as AsyncIterable<Buffer>);
+    const { format, pieces, decoder } = await detect(open(path, idleMs));
     try {
       const consume = async (decoded: AsyncIterable<Buffer>) => {
         for await (const piece of decoded) reader.write(piece);
@@ -64,6 +69,13 @@ export async function readArchive({ path, folder }: ReadArchive): Promise<Archiv
   } finally {
     spool.close();
   }
+}
+
+function open(path: string, idleMs: number): AsyncIterable<Buffer> {
+  const place = placeOf(path);
+  if (place.kind === 'remote') return streamRemoteFile(place.path, place.mount, idleMs);
+  if (!statSync(path).isFile()) throw new SluiceError('INVALID_REQUEST', `${path} is not a regular file`);
+  return createReadStream(path, { highWaterMark: PIECE }) as AsyncIterable<Buffer>;
 }
 
 class Spool implements TarSink {

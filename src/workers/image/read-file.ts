@@ -1,10 +1,9 @@
 /** Reads files of a stack of layers without mounting it, as overlayfs would show them. */
 import { closeSync, constants, fstatSync, openSync, readlinkSync, readSync } from 'node:fs';
 import { walkInRoot } from '../../sys/in-root.ts';
-import { isWhiteout } from './apply.ts';
 import { native, toBytes } from './byte-paths.ts';
 import { invalid } from './invalid.ts';
-import { isOpaque } from './opaque.ts';
+import { hasMark, isOpaque, isWhiteout } from './opaque.ts';
 import { look } from './root.ts';
 
 export interface ReadFileInLayers {
@@ -46,10 +45,13 @@ export function findInLayers(layers: string[], path: string): string | undefined
       for (const folder of trail.at(-1) ?? []) {
         const here = `${folder}/${name}`;
         const stats = look(here);
-        if (!stats) continue;
+        if (!stats) {
+          if (hasMark(folder, name)) break;
+          continue;
+        }
         if (stats.isDirectory()) {
           merged.push(here);
-          if (isOpaque(here)) break;
+          if (isOpaque(here) || hasMark(folder, name)) break;
           continue;
         }
         // A whiteout hides the layers below it, and so does a file, which is visible only if no folder lies above it.

@@ -1,24 +1,40 @@
 /** Writes tar archives: image archives for export, and layers whose blobs are not kept. */
 import { createHash, type Hash } from 'node:crypto';
 import { closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, type Stats, writeSync } from 'node:fs';
-import { getXattr, listXattrs } from '../../sys/attributes.ts';
+import { dirname } from 'node:path';
+import { SluiceError } from '../../errors.ts';
+import { deviceParts, getXattr, listXattrs } from '../../sys/attributes.ts';
+import { placeOf } from '../host-paths/resolve.ts';
 import { yielder } from '../yield.ts';
-import { isWhiteout } from './apply.ts';
 import { native, toBytes } from './byte-paths.ts';
-import { isOpaque } from './opaque.ts';
+import { isOpaque, isWhiteout, OPAQUE_MARK } from './opaque.ts';
 
 const BLOCK = 512;
 const PIECE = 1 << 20;
 const MAX_XATTR = 64 << 10;
 
 export interface WriteArchive {
-  /** The file to write; an existing one is replaced. */
+  /**
+   * The file to write; an existing one is replaced. One in another mount namespace (`/proc/PID/root/...`) must be named
+   * without symbolic links.
+   */
   path: string;
   members: { name: string; file?: string; text?: string }[];
 }
 
-/** Writes an archive of whole files and texts. Throws SysError and Node's errors, ENOSPC among them. */
+/**
+ * Writes an archive of whole files and texts. Throws SysError and Node's errors, ENOSPC among them, and INVALID_REQUEST
+ * for a file on a mount that may hang, where each write would hold this thread.
+ */
 export async function writeArchive({ path, members }: WriteArchive): Promise<{ bytes: number }> {
+  const place = placeOf(dirname(path));
+  if (place.kind === 'remote') {
+    const { type, mountPoint } = place.mount;
+    throw new SluiceError(
+      'INVALID_REQUEST',
+      `${path} lies on the ${type} mount ${mountPoint}, which may hang: archives are written to local file systems (see TMPDIR)`,
+    );
+  }
   using tar = new TarWriter(path);
   const yieldThread = yielder();
   for (const { name, file, text = '' } of members) {
@@ -58,7 +74,7 @@ export async function exportLayer({
     const at = folder === '' ? root : `${root}/${folder}`;
     const stats = lstatSync(native(at));
     tar.entry({ path: folder === '' ? './' : `${folder}/`, type: '5', stats, xattrs: xattrsOf(at) });
-    if (isOpaque(at)) tar.header({ path: join(folder, '.wh..wh..opq'), type: '0', size: 0, mode: 0o644 });
+    if (isOpaque(at)) tar.header({ path: join(folder, OPAQUE_MARK), type: '0', size: 0, mode: 0o644 });
     const names = readdirSync(native(at), { encoding: 'latin1' }).sort();
     for (const name of names.toReversed())
       if (lstatSync(native(`${at}/${name}`)).isDirectory()) folders.push(join(folder, name));
@@ -67,7 +83,7 @@ export async function exportLayer({
       const path = join(folder, name);
       const file = `${root}/${path}`;
       const own = lstatSync(native(file));
-      if (own.isDirectory()) continue;
+      if (own.isDirectory() || name === OPAQUE_MARK) continue;
       if (isWhiteout(own)) {
         tar.header({ path: join(folder, `.wh.${name}`), type: '0', size: 0, mode: 0o644 });
         continue;
@@ -144,7 +160,7 @@ class TarWriter implements Disposable {
     }
     const isDevice = type === '3' || type === '4';
     const { uid, gid } = stats;
-    const device = isDevice ? { major: Number(major(stats.rdev)), minor: Number(minor(stats.rdev)) } : {};
+    const device = isDevice ? deviceParts(stats.rdev) : {};
     this.header({ path, type, size, link, uid, gid, mode: stats.mode & 0o7777, mtime: seconds, ...device });
   }
 
@@ -232,7 +248,3 @@ function paxRecord(key: string, value: Buffer): Buffer {
   while (rest.length + String(length).length !== length) length = rest.length + String(length).length;
   return Buffer.concat([Buffer.from(String(length)), rest]);
 }
-
-/** glibc's gnu_dev_major and gnu_dev_minor. */
-const major = (device: number) => ((BigInt(device) >> 8n) & 0xfffn) | ((BigInt(device) >> 32n) & 0xfffff000n);
-const minor = (device: number) => (BigInt(device) & 0xffn) | ((BigInt(device) >> 12n) & 0xffffff00n);

@@ -3,7 +3,7 @@ import { planAdd } from './in-process/plan.ts';
 import { addStep, confOf } from './in-process/step.ts';
 import { callPlugin, findPlugin } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
-import { hasRecord, lockRecord, writeRecord } from './record.ts';
+import { openRecord } from './record.ts';
 import { inVersion, type ParsedResult, parseResult } from './result.ts';
 import type { CniCall, CniResult, PluginRun } from './types.ts';
 
@@ -23,7 +23,7 @@ export function cniAdd(call: CniCall): Promise<Added> {
   return collectRuns(async (runs) => {
     const { attachment, binDirs, cacheDir, timeoutMs, inProcess = false } = call;
     const { network, netns } = attachment;
-    const { works, types, notes } = planAdd({
+    const { works, types, notes } = await planAdd({
       network,
       binDirs,
       inProcess,
@@ -31,12 +31,11 @@ export function cniAdd(call: CniCall): Promise<Added> {
       asksMac: attachment.args.some(([key, value]) => key.toUpperCase() === 'MAC' && value !== ''),
     });
     // A missing program is found before anything was made, so that there is nothing to take back either.
-    for (const [index, { type }] of network.plugins.entries()) if (!works[index]) findPlugin(type, binDirs);
-    const isNew = cacheDir !== '' && !hasRecord(cacheDir, attachment);
+    for (const [index, { type }] of network.plugins.entries()) if (!works[index]) await findPlugin(type, binDirs);
     const mark = types.length > 0 ? { inProcess: types } : {};
-    writeRecord(cacheDir, attachment, mark);
-    using locked = cacheDir === '' ? undefined : lockRecord(cacheDir, attachment);
-    const lock = locked?.number;
+    using record = cacheDir === '' ? undefined : openRecord(cacheDir, attachment);
+    record?.write(mark);
+    const { lock, isNew } = record ?? { isNew: false };
 
     let last: ParsedResult | undefined;
     for (const [index, plugin] of network.plugins.entries()) {
@@ -60,7 +59,7 @@ export function cniAdd(call: CniCall): Promise<Added> {
       }
     }
     if (!last) throw new SluiceError('CNI_FAILED', `network ${network.name} has no plugins`);
-    writeRecord(cacheDir, attachment, { result: inVersion(last, network.cniVersion), ...mark });
+    record?.write({ result: inVersion(last, network.cniVersion), ...mark });
     return { result: last.result, notes };
   });
 }

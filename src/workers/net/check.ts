@@ -6,7 +6,11 @@ import { callPlugin } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
 import { readRecord } from './record.ts';
 import { inVersion, previousResult } from './result.ts';
-import type { CniCall, PluginRun } from './types.ts';
+import type { CniCall, NetworkConf, PluginRun } from './types.ts';
+
+/** Does CHECK do anything for this configuration? */
+export const isChecked = ({ disableCheck, cniVersion }: NetworkConf): boolean =>
+  !disableCheck && atLeast(cniVersion, '0.4.0');
 
 /**
  * CNI CHECK: asks every plugin of the list whether what ADD made is still there, with the result of ADD as prevResult
@@ -17,14 +21,14 @@ export function cniCheck(call: CniCall): Promise<{ plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {
     const { attachment, binDirs, cacheDir, timeoutMs, inProcess = false } = call;
     const { network, netns } = attachment;
-    if (network.disableCheck || !atLeast(network.cniVersion, '0.4.0')) return {};
+    if (!isChecked(network)) return {};
     const record = readRecord(cacheDir, attachment);
     const intact = record === 'damaged' ? undefined : record;
     const last = previousResult(intact?.result, network.cniVersion);
     if (!last) {
       throw new SluiceError('CNI_FAILED', `network ${network.name} has no result of ADD for ${attachment.containerId}`);
     }
-    const works = planLater(
+    const works = await planLater(
       { network, binDirs, inProcess, confOf: (plugin) => confOf(plugin, network, attachment), asksMac: false },
       intact?.inProcess ?? [],
     );

@@ -6,7 +6,7 @@ import { confOf, delStep, heldLinkStep } from './in-process/step.ts';
 import { CNI_CODE, callPlugin, PluginFailure } from './plugin.ts';
 import { collectRuns } from './plugin-runs.ts';
 import { findTool } from './programs.ts';
-import { awaitUnlocked, readRecord, removeRecord, writeRecord } from './record.ts';
+import { awaitUnlocked, markDeleted, readRecord, removeRecord } from './record.ts';
 import type { Deferred } from './release.ts';
 import { inVersion, previousResult } from './result.ts';
 import type { CniCall, PluginRun } from './types.ts';
@@ -33,7 +33,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
     const last = previousResult(intact?.result, network.cniVersion);
     // Plugins receive the result of ADD since 0.4.0.
     const prevResult = last && atLeast(network.cniVersion, '0.4.0') ? inVersion(last, network.cniVersion) : undefined;
-    const works = planLater(
+    const works = await planLater(
       { network, binDirs, inProcess, confOf: (plugin) => confOf(plugin, network, attachment), asksMac: false },
       // A record without the key is of an ADD that ran processes only.
       intact ? (intact.inProcess ?? []) : undefined,
@@ -55,7 +55,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
           }
           await delStep(work, step, runs);
           // Without a valid record it is unknown which of the two has run ADD.
-          if (record !== 'damaged' || findTool(plugin.type, binDirs) === undefined) continue;
+          if (record !== 'damaged' || (await findTool(plugin.type, binDirs)) === undefined) continue;
         }
         await callPlugin({ command: 'DEL', plugin, network, attachment, netns, prevResult, binDirs, timeoutMs }, runs);
       } catch (error) {
@@ -66,7 +66,7 @@ export function cniDel(call: CniCall & { lazy?: boolean }): Promise<{ deferred?:
     const [first, ...others] = errors;
     if (first) throw others.length === 0 ? first : together(first, others);
     if (deferred) {
-      writeRecord(cacheDir, attachment, { result: intact?.result, inProcess: intact?.inProcess, deleted: true });
+      markDeleted(cacheDir, attachment, { result: intact?.result, inProcess: intact?.inProcess });
       return { deferred };
     }
     removeRecord(cacheDir, attachment);

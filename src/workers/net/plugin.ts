@@ -7,6 +7,7 @@ import { SluiceError } from '../../errors.ts';
 import { SysError } from '../../sys/libc.ts';
 import { run, type SpawnResult } from '../../sys/spawn.ts';
 import { isObject, type Json } from '../json.ts';
+import { commandOf, type Executable } from '../programs.ts';
 import { findTool, programPath } from './programs.ts';
 import { excerpt } from './result.ts';
 import type { CniAttachment, NetworkConf, PluginConf, PluginRun } from './types.ts';
@@ -95,14 +96,14 @@ export class PluginFailure extends SluiceError {
   }
 }
 
-/** Path of the plugin's program. Throws CNI_FAILED with the searched folders. */
-export function findPlugin(type: string, binDirs: readonly string[]): string {
-  const path = findTool(type, [...binDirs]);
-  if (path === undefined) {
+/** The plugin's program. Throws CNI_FAILED with the searched folders, and TIMED_OUT for one that hangs. */
+export async function findPlugin(type: string, binDirs: readonly string[]): Promise<Executable> {
+  const found = await findTool(type, [...binDirs]);
+  if (!found) {
     const message = `plugin ${type} is in none of the folders ${binDirs.join(', ')}`;
     throw new PluginFailure('CNI_FAILED', message, { started: false });
   }
-  return path;
+  return found;
 }
 
 /**
@@ -134,7 +135,7 @@ async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): P
   const { command, plugin, network, attachment } = call;
   const { program = plugin.type } = call;
   const what = `plugin ${program} (${command}, network ${network.name})`;
-  const path = findPlugin(program, call.binDirs);
+  const found = await findPlugin(program, call.binDirs);
   const began = performance.now();
   const note = (outcome: PluginRun['outcome'], spawnSeconds: number) => {
     const seconds = (performance.now() - began) / 1000;
@@ -144,8 +145,7 @@ async function callOnce(call: PluginCall, limitMs: number, runs: PluginRun[]): P
   let ended: SpawnResult;
   try {
     ended = await run({
-      path,
-      argv: [path],
+      ...commandOf(found),
       env: {
         ...ENVIRONMENT,
         CNI_COMMAND: command,

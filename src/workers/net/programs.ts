@@ -1,5 +1,5 @@
 import { delimiter } from 'node:path';
-import { findExecutable } from '../programs.ts';
+import { type Executable, findExecutable } from '../programs.ts';
 
 /** PATH for plugins: the daemon's own plus the system folders of iptables and ip, which a minimal environment lacks. */
 export function programPath(path = process.env.PATH ?? ''): string {
@@ -11,8 +11,12 @@ export function programPath(path = process.env.PATH ?? ''): string {
 }
 
 /**
- * Path of the first executable file `name` in the folders; undefined when there is none. Relative folders are skipped.
+ * The first executable file `name` in the folders; undefined when there is none. Relative folders are skipped. Throws
+ * TIMED_OUT for a folder on a mount that hangs.
  */
-export function findTool(name: string, folders = programPath().split(delimiter)): string | undefined {
-  return findExecutable(name, folders).found?.path;
+export async function findTool(
+  name: string,
+  folders = programPath().split(delimiter),
+): Promise<Executable | undefined> {
+  return (await findExecutable(name, folders)).found;
 }

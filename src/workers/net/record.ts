@@ -7,21 +7,13 @@
  * All of it is synchronous on the worker's thread: the folder is the user's and must not hold up libuv's shared
  * threads.
  */
-import {
-  existsSync,
-  fstatSync,
-  ftruncateSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Fd, openFd } from '../../sys/fd.ts';
-import { C, check, libc } from '../../sys/libc.ts';
+import { type Fd, openFd, removeFile } from '../../sys/fd.ts';
+import { C, check, libc, SysError } from '../../sys/libc.ts';
 import { isObject, type Json } from '../json.ts';
+import { overwrite } from './overwrite.ts';
 import type { CniAttachment } from './types.ts';
 
 const LOCK = { SHARED: 1, EXCLUSIVE: 2, NO_WAIT: 4 } as const;
@@ -52,18 +44,79 @@ function recordPath(cacheDir: string, { network, containerId, ifName }: CniAttac
   return join(cacheDir, 'results', `${network.name}-${containerId}-${ifName}`);
 }
 
+type Outcome = Pick<CniRecord, 'result' | 'inProcess' | 'deleted'>;
+
 /**
- * Writes the record. ADD writes it into the file itself, which saves a launch two creations of files and two renames on
- * the disk: the text with a result begins like the one without and is longer, so that a daemon that is killed leaves
- * one or the other. DEL replaces the file by a rename: what waits for the end of its namespace has no row any more, and
- * must outlive a power cut.
+ * The record of an ADD under way, with a shared flock on it. Plugins inherit the descriptor and with it the lock: when
+ * the daemon is killed, running plugins go on, and a DEL that did not wait for them would miss what they make
+ * afterwards.
  */
-export function writeRecord(
-  cacheDir: string,
-  attachment: CniAttachment,
-  more: Pick<CniRecord, 'result' | 'inProcess' | 'deleted'> = {},
-): void {
-  if (cacheDir === '') return;
+export class OpenRecord implements Disposable {
+  /** No ADD of this attachment has begun that was not deleted. */
+  readonly isNew: boolean;
+  readonly #file: Fd;
+  readonly #attachment: CniAttachment;
+
+  constructor(file: Fd, attachment: CniAttachment, isNew: boolean) {
+    this.#file = file;
+    this.#attachment = attachment;
+    this.isNew = isNew;
+  }
+
+  /** The descriptor for plugins to inherit. */
+  get lock(): number {
+    return this.#file.number;
+  }
+
+  /**
+   * Writes into the file itself: the text with a result begins like the one without and is longer, so that a daemon
+   * that is killed leaves one or the other.
+   */
+  write(outcome: Outcome): void {
+    overwrite(this.#file.number, textOf(this.#attachment, outcome));
+  }
+
+  [Symbol.dispose](): void {
+    this.#file[Symbol.dispose]();
+  }
+}
+
+/** Opens the record of an ADD, which is made where there is none. Throws SysError. */
+export function openRecord(cacheDir: string, attachment: CniAttachment): OpenRecord {
+  const path = recordPath(cacheDir, attachment);
+  const { file, isNew } = openNew(path, cacheDir);
+  try {
+    check('flock', libc.flock(file.number, LOCK.SHARED | LOCK.NO_WAIT), path);
+    return new OpenRecord(file, attachment, isNew);
+  } catch (error) {
+    file[Symbol.dispose]();
+    throw error;
+  }
+}
+
+function openNew(path: string, cacheDir: string): { file: Fd; isNew: boolean } {
+  try {
+    return { file: openFd(path, C.O_RDWR | C.O_CREAT | C.O_EXCL, 0o600), isNew: true };
+  } catch (error) {
+    const code = error instanceof SysError ? error.code : '';
+    if (code === 'EEXIST') return { file: openFd(path, C.O_RDWR | C.O_CREAT, 0o600), isNew: false };
+    if (code !== 'ENOENT') throw error;
+  }
+  mkdirSync(join(cacheDir, 'results'), { recursive: true, mode: 0o700 });
+  return { file: openFd(path, C.O_RDWR | C.O_CREAT, 0o600), isNew: true };
+}
+
+/**
+ * Says in the record that a DEL has left the rest to the end of the namespace. The attachment has no row any more then.
+ * A power cut leaves this text or the one before, which is deleted again at the next start; where it leaves neither, GC
+ * gives the address back.
+ */
+export function markDeleted(cacheDir: string, attachment: CniAttachment, outcome: Omit<Outcome, 'deleted'>): void {
+  using file = openFd(recordPath(cacheDir, attachment), C.O_RDWR | C.O_CREAT, 0o600);
+  overwrite(file.number, textOf(attachment, { ...outcome, deleted: true }));
+}
+
+function textOf(attachment: CniAttachment, outcome: Outcome): string {
   const { source: _, ...network } = attachment.network;
   const record: CniRecord = {
     kind: RECORD_KIND,
@@ -74,44 +127,9 @@ export function writeRecord(
     netns: attachment.netns,
     cniArgs: attachment.args,
     capabilityArgs: attachment.capabilityArgs,
-    ...more,
+    ...outcome,
   };
-  const path = recordPath(cacheDir, attachment);
-  const target = more.deleted ? draft(path) : path;
-  const text = JSON.stringify(record);
-  try {
-    overwrite(target, text);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    mkdirSync(join(cacheDir, 'results'), { recursive: true, mode: 0o700 });
-    overwrite(target, text);
-  }
-  if (target !== path) renameSync(target, path);
-}
-
-/** Without emptying the file first: there is no moment at which it has no text. */
-function overwrite(path: string, text: string): void {
-  using file = openFd(path, C.O_WRONLY | C.O_CREAT, 0o600);
-  const bytes = Buffer.from(text);
-  writeFileSync(file.number, bytes);
-  if (fstatSync(file.number).size > bytes.length) ftruncateSync(file.number, bytes.length);
-}
-
-/**
- * Locks the record with a shared flock, which the caller holds during ADD. Plugins inherit the descriptor and with it
- * the lock: when the daemon is killed, running plugins go on, and a DEL that did not wait for them would miss what they
- * make afterwards.
- */
-export function lockRecord(cacheDir: string, attachment: CniAttachment): Fd {
-  const path = recordPath(cacheDir, attachment);
-  const file = openFd(path, C.O_RDONLY);
-  try {
-    check('flock', libc.flock(file.number, LOCK.SHARED | LOCK.NO_WAIT), path);
-    return file;
-  } catch (error) {
-    file[Symbol.dispose]();
-    throw error;
-  }
+  return JSON.stringify(record);
 }
 
 /** Waits until no plugin of an unfinished ADD holds the lock, for `limitMs` at most, because a plugin may hang. */
@@ -121,10 +139,6 @@ export async function awaitUnlocked(cacheDir: string, attachment: CniAttachment,
   using file = openFd(path, C.O_RDONLY);
   while (libc.flock(file.number, LOCK.EXCLUSIVE | LOCK.NO_WAIT) < 0 && performance.now() < deadline) await sleep(20);
 }
-
-/** Whether an ADD of this attachment has begun and not been deleted. */
-export const hasRecord = (cacheDir: string, attachment: CniAttachment): boolean =>
-  existsSync(recordPath(cacheDir, attachment));
 
 /** Reads the record; undefined when there is none, `"damaged"` when its text is not a valid record. */
 export function readRecord(cacheDir: string, attachment: CniAttachment): CniRecord | 'damaged' | undefined {
@@ -154,9 +168,6 @@ export function parseRecord(text: string): CniRecord | undefined {
 export function removeRecord(cacheDir: string, attachment: CniAttachment): void {
   if (cacheDir === '') return;
   const path = recordPath(cacheDir, attachment);
-  rmSync(path, { force: true });
-  rmSync(draft(path), { force: true });
+  // Earlier versions wrote what a DEL had to say into a second file.
+  for (const name of [path, `${path}.new`]) removeFile(name);
 }
-
-/** Temporary name beside the record; libcni never reads it. */
-const draft = (path: string): string => `${path}.new`;

@@ -53,7 +53,7 @@ async function release(call: CniCall, { plugins }: Deferred, runs: PluginRun[]):
   if (record === undefined) return; // another DEL of the same attachment has done it
   const intact = record === 'damaged' ? undefined : record;
   const last = previousResult(intact?.result, network.cniVersion);
-  const works = planLater(
+  const works = await planLater(
     { network, binDirs, inProcess: true, confOf: (plugin) => confOf(plugin, network, attachment), asksMac: false },
     intact ? (intact.inProcess ?? []) : undefined,
   );

@@ -21,12 +21,12 @@ interface StatusCall {
 export function cniStatus(call: StatusCall): Promise<{ plugins: PluginRun[] }> {
   return collectRuns(async (runs) => {
     const { network, binDirs, timeoutMs, inProcess = false } = call;
-    const works = planLater(
+    const works = await planLater(
       { network, binDirs, inProcess, confOf: (plugin) => confOf(plugin, network), asksMac: false },
       undefined,
     );
     // The IPAM type is not checked, because it need not be a program (the azure-cns type is part of its plugin).
-    for (const [index, { type }] of network.plugins.entries()) if (!works[index]) findPlugin(type, binDirs);
+    for (const [index, { type }] of network.plugins.entries()) if (!works[index]) await findPlugin(type, binDirs);
     if (!atLeast(network.cniVersion, '1.1.0')) return {};
     for (const [index, plugin] of network.plugins.entries()) {
       if (works[index]) continue;

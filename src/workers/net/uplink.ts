@@ -6,6 +6,7 @@
 import { SluiceError } from '../../errors.ts';
 import { removeBridge } from '../../sys/link.ts';
 import { run } from '../../sys/spawn.ts';
+import { commandOf } from '../programs.ts';
 import { isIPv6Cidr } from './cidr.ts';
 import { removeTables } from './in-process/firewall.ts';
 import { findTool, programPath } from './programs.ts';
@@ -41,7 +42,7 @@ export async function openUplink(uplink: Uplink): Promise<void> {
  */
 export async function closeUplink(bridge: string): Promise<void> {
   for (const tool of TOOLS) {
-    if (findTool(tool) === undefined) continue;
+    if ((await findTool(tool)) === undefined) continue;
     for (const table of TABLES) {
       for (const rule of await rulesOf(tool, table)) {
         if (!rule.some((word) => word.startsWith(`${bridge}: `))) continue;
@@ -136,11 +137,11 @@ async function tryIptables(
   tool: Tool,
   args: string[],
 ): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const path = findTool(tool);
-  if (path === undefined) throw new SluiceError('CNI_FAILED', `${tool} is not in PATH`);
+  const found = await findTool(tool);
+  if (!found) throw new SluiceError('CNI_FAILED', `${tool} is not in PATH`);
   const env = { PATH: programPath() };
   // -w waits for the xtables lock, which plugins of other pods may hold.
-  const ended = await run({ path, argv: [path, '-w', '10', ...args], env, timeoutMs: TIMEOUT_MS });
+  const ended = await run({ ...commandOf(found, ['-w', '10', ...args]), env, timeoutMs: TIMEOUT_MS });
   return { code: ended.code, stdout: ended.stdout.toString(), stderr: ended.stderr.toString() };
 }
 

@@ -4,6 +4,7 @@ import { DeleteResponse } from '../../../proto/gen/task.ts';
 import { SluiceError } from '../../errors.ts';
 import { unmount } from '../../sys/mount.ts';
 import { run } from '../../sys/spawn.ts';
+import { commandOf } from '../programs.ts';
 import { type ShimCall, shimEnv, shimFlags } from './command.ts';
 import { DEFAULT_SOCKET_DIR, SOCKET_DIR_LINK, socketName } from './direct.ts';
 import { killLeftovers } from './processes.ts';
@@ -76,17 +77,16 @@ function possibleSockets({ bundle, addresses, namespace, id }: CleanupInput): st
  * Runs `<shim> delete`, which exits with 0 even when the runtime refused, so the runtime's state is checked afterwards.
  */
 async function callDelete(input: CleanupInput, timeoutMs: number): Promise<number> {
-  const { path } = findProgram(input.binary, 'the shim');
+  const program = await findProgram(input.binary, 'the shim');
   const result = await run({
-    path,
-    argv: [path, ...shimFlags(input), '-bundle', input.bundle, 'delete'],
+    ...commandOf(program, [...shimFlags(input), '-bundle', input.bundle, 'delete']),
     env: shimEnv(input),
     cwd: input.bundle,
     timeoutMs,
     maxOutput: 64 << 10,
   });
   const words = result.stderr.toString('utf8').trim().slice(-1000);
-  const name = `${basename(path)} delete`;
+  const name = `${basename(program.path)} delete`;
   if (result.timedOut) throw new Error(`${name} took more than ${timeoutMs} ms and was killed: ${words}`);
   if (result.code !== 0) throw new Error(`${name} failed: ${words}`);
   return DeleteResponse.decode(result.stdout).exitStatus;
@@ -97,10 +97,9 @@ async function deleteContainer(input: CleanupInput, timeoutMs: number, warnings:
   const root = join(input.runtime.root, input.namespace);
   const state = join(root, input.id);
   if (!existsSync(state)) return;
-  const { path } = findProgram(input.runtime.binary || 'runc', 'the runtime');
+  const program = await findProgram(input.runtime.binary || 'runc', 'the runtime');
   const result = await run({
-    path,
-    argv: [path, '--root', root, 'delete', '--force', input.id],
+    ...commandOf(program, ['--root', root, 'delete', '--force', input.id]),
     env: environment(),
     timeoutMs,
     maxOutput: 64 << 10,
@@ -113,5 +112,5 @@ async function deleteContainer(input: CleanupInput, timeoutMs: number, warnings:
   }
   const words = [result.stderr.toString('utf8').trim(), ...warnings].filter((text) => text !== '').join('; ');
   const how = result.timedOut ? `took more than ${timeoutMs} ms` : `ended with status ${result.code}`;
-  throw new SluiceError('RUNTIME_FAILED', `${basename(path)} delete --force ${input.id} ${how}: ${words}`);
+  throw new SluiceError('RUNTIME_FAILED', `${basename(program.path)} delete --force ${input.id} ${how}: ${words}`);
 }

@@ -12,9 +12,9 @@ import { openFd } from '../../sys/fd.ts';
 import { C } from '../../sys/libc.ts';
 import { launch } from '../../sys/spawn.ts';
 import { listenUnix } from '../../sys/unix-socket.ts';
+import { commandOf, type Executable } from '../programs.ts';
 import { type DaemonAddresses, MAX_SOCKET_DIR } from './bootstrap.ts';
 import { type ShimCall, shimEnv } from './command.ts';
-import type { Program } from './program.ts';
 
 /** What one run of a program's `start` command has shown: that the program is a shim, and its protocol version. */
 export interface DirectStart {
@@ -56,7 +56,7 @@ export function socketName({ grpc }: DaemonAddresses, namespace: string, id: str
  * its first answer does. Throws SHIM_FAILED when it cannot be started, and removes the socket then.
  */
 export function startDirectly(
-  { path }: Program,
+  program: Executable,
   input: DirectInput,
   { version }: DirectStart,
 ): { address: string; version: 2 | 3; child: number; spawnSeconds: number } {
@@ -73,8 +73,7 @@ export function startDirectly(
     // Takes stderr until the shim opens its log itself.
     using log = openFd(join(bundle, 'log'), C.O_WRONLY | C.O_APPEND);
     const { pid, spawnSeconds } = launch({
-      path,
-      argv: [path, '-namespace', namespace, '-id', id, '-address', addresses.grpc],
+      ...commandOf(program, ['-namespace', namespace, '-id', id, '-address', addresses.grpc]),
       env: { ...shimEnv(input), OTEL_SERVICE_NAME: `containerd-shim-${id}` },
       cwd: bundle,
       inherit: socket.number,
@@ -84,7 +83,7 @@ export function startDirectly(
     return { address, version, child: pid, spawnSeconds };
   } catch (cause) {
     rmSync(address, { force: true });
-    throw new SluiceError('SHIM_FAILED', `${path} cannot be started`, { cause });
+    throw new SluiceError('SHIM_FAILED', `${program.path} cannot be started`, { cause });
   }
 }
 

@@ -1,24 +1,15 @@
 import { readlinkSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
 import { SluiceError } from '../../errors.ts';
-import { findExecutable, firstExecutable } from '../programs.ts';
-
-/** A program's absolute path, and a key that changes when the file is replaced. */
-export interface Program {
-  path: string;
-  key: string;
-}
+import { type Executable, findExecutable, firstExecutable } from '../programs.ts';
 
 /**
- * Finds a program by its absolute path, or by its name in PATH. Throws SHIM_FAILED with the places that were searched;
- * `what` names the program's part ("the shim").
+ * Finds a program by its absolute path, or by its name in PATH. Throws SHIM_FAILED with the places that were searched,
+ * and TIMED_OUT for one that hangs; `what` names the program's part ("the shim").
  */
-export function findProgram(name: string, what: string, path = process.env.PATH ?? ''): Program {
-  const result = isAbsolute(name) ? firstExecutable([name]) : findExecutable(name, path.split(':'));
-  if (result.found) {
-    const { path, stats } = result.found;
-    return { path, key: `${path}:${stats.dev}:${stats.ino}:${stats.mtimeMs}` };
-  }
+export async function findProgram(name: string, what: string, path = process.env.PATH ?? ''): Promise<Executable> {
+  const result = await (isAbsolute(name) ? firstExecutable([name]) : findExecutable(name, path.split(':')));
+  if (result.found) return result.found;
   const { refused } = result;
   const where = isAbsolute(name) ? 'there is no such program' : `there is no such program in PATH (${path})`;
   throw new SluiceError('SHIM_FAILED', `${what} ${name}: ${refused ? 'it may not be executed' : where}`, {

@@ -5,17 +5,28 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../../errors.ts';
 import { unmount } from '../../sys/mount.ts';
 import { mountsBelow } from '../../sys/mountinfo.ts';
+import { removeCgroups } from '../cgroup.ts';
 import { hiddenName } from './processes.ts';
+
+export interface RemoveBundle {
+  bundle: string;
+  workDir?: string;
+  /** `linux.cgroupsPath` of the container's spec. */
+  cgroupsPath?: string;
+}
 
 const TRIES = 20;
 const PAUSE_MS = 50;
 
 /**
- * Removes a bundle and its work folder. Both are renamed first, so that a half-removed bundle is never taken for a
- * complete one. Idempotent. Waits up to a second for a busy mount (one that another mount namespace still has), then
- * throws NAMESPACE_FAILED.
+ * Removes a bundle and its work folder, and the container's cgroups: a runtime that fails to create leaves empty ones
+ * behind, crun in the v2 hierarchy of a hybrid set-up for example, which nobody removes that finds no container. Bundle
+ * and folder are renamed first, so that a half-removed bundle is never taken for a complete one. Idempotent. Waits up
+ * to a second for a busy mount (one that another mount namespace still has), then throws NAMESPACE_FAILED; throws EBUSY
+ * for a cgroup whose processes do not end.
  */
-export async function removeBundle({ bundle, workDir }: { bundle: string; workDir?: string }): Promise<void> {
+export async function removeBundle({ bundle, workDir, cgroupsPath }: RemoveBundle): Promise<void> {
+  if (cgroupsPath !== undefined) await removeCgroups({ cgroupsPath });
   await removeWithMounts(bundle, ['rootfs']);
   if (workDir !== undefined) await removeWithMounts(workDir, []);
 }

@@ -2,12 +2,13 @@ import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { basename, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { run, type SpawnResult } from '../../sys/spawn.ts';
+import { commandOf, type Executable } from '../programs.ts';
 import { type Bootstrap, type DaemonAddresses, encodeParams, parseBootstrap } from './bootstrap.ts';
 import { type BundleInput, makeBundle, writeBootstrap } from './bundle.ts';
 import { shimEnv, shimFlags } from './command.ts';
 import { type DirectStart, startDirectly } from './direct.ts';
 import { killLeftovers } from './processes.ts';
-import { findProgram, type Program } from './program.ts';
+import { findProgram } from './program.ts';
 
 export interface StartShimInput extends BundleInput {
   /** The pod's id. */
@@ -51,7 +52,7 @@ const modern = new Map<string, boolean>();
  */
 export async function startShim(input: StartShimInput): Promise<StartedShim> {
   const began = performance.now();
-  const program = findProgram(input.binary, 'the shim');
+  const program = await findProgram(input.binary, 'the shim');
   makeBundle(input);
   // containerd makes a FIFO here, and the shim blocks unless something reads it for the pod's life. The shim only opens
   // the path for writing, so a plain file works: it needs no reader, survives the daemon, and can be quoted in errors.
@@ -72,7 +73,7 @@ export async function startShim(input: StartShimInput): Promise<StartedShim> {
 }
 
 async function launch(
-  program: Program,
+  program: Executable,
   input: StartShimInput,
 ): Promise<Pick<StartedShim, 'address' | 'version' | 'spawnSeconds'>> {
   const known = modern.get(program.key);
@@ -99,11 +100,10 @@ async function launch(
   return { address: bootstrap.address, version: bootstrap.version, spawnSeconds: result.spawnSeconds };
 }
 
-async function callStart(program: Program, input: StartShimInput, withParams: boolean): Promise<SpawnResult> {
+async function callStart(program: Executable, input: StartShimInput, withParams: boolean): Promise<SpawnResult> {
   try {
     return await run({
-      path: program.path,
-      argv: [program.path, ...shimFlags(input), 'start'],
+      ...commandOf(program, [...shimFlags(input), 'start']),
       env: shimEnv(input),
       cwd: input.bundle,
       stdin: withParams ? encodeParams(input) : undefined,
@@ -119,7 +119,7 @@ function failed(result: SpawnResult): boolean {
   return result.code !== 0 || result.timedOut || result.overflowed;
 }
 
-function describe({ path }: Program, input: StartShimInput, result: SpawnResult): SluiceError {
+function describe({ path }: Executable, input: StartShimInput, result: SpawnResult): SluiceError {
   const name = basename(path);
   const words = [result.stderr, result.stdout].map((output) => printable(output)).filter((text) => text !== '');
   const own = words.length > 0 ? `: ${words.join('; ')}` : '';

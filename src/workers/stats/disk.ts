@@ -1,5 +1,5 @@
 /** How much a folder (a writable layer) occupies, and the file system that holds it. */
-import { lstatSync, readFileSync, statfsSync } from 'node:fs';
+import { readFileSync, statfsSync, statSync } from 'node:fs';
 import { nowNs } from '../../clock.ts';
 import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { measureTree } from '../measure-tree.ts';
@@ -45,7 +45,7 @@ export function readFilesystem(folder: string): FilesystemReading | undefined {
   try {
     const fs = statfsSync(folder, { bigint: true });
     return {
-      device: deviceOf(lstatSync(folder).dev),
+      device: deviceOf(statSync(folder).dev),
       sizeBytes: fs.blocks * fs.bsize,
       inodes: fs.files,
       inodesFree: fs.ffree,

@@ -75,6 +75,9 @@ class HeadBuffer {
 /** The output of one ExecSync, read into memory. */
 class Capture implements Disposable {
   readonly fifos: Fifos;
+  /** Called when the process has ended. */
+  readonly processEnded: () => void;
+  readonly #processEnded: Promise<void>;
   readonly #stdout: HeadBuffer;
   readonly #stderr: HeadBuffer;
   readonly #readers: FifoReader[] = [];
@@ -83,6 +86,9 @@ class Capture implements Disposable {
     this.fifos = fifos;
     this.#stdout = new HeadBuffer(maxBytes);
     this.#stderr = new HeadBuffer(maxBytes);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#processEnded = promise;
+    this.processEnded = resolve;
     try {
       makeFifos(fifos);
       this.#readers.push(this.#read(fifos.stdout, this.#stdout), this.#read(fifos.stderr, this.#stderr));
@@ -99,7 +105,9 @@ class Capture implements Disposable {
     });
   }
 
-  drain(): Promise<Drained> {
+  /** Resolves when all writers have closed, or some time after the process has ended when others still have it open. */
+  async drain(): Promise<Drained> {
+    await Promise.race([Promise.all(this.#readers.map((reader) => reader.ended)), this.#processEnded]);
     return drainReaders(this.#readers, QUIET_MS, MAX_MS);
   }
 
@@ -110,12 +118,13 @@ class Capture implements Disposable {
 
   [Symbol.dispose](): void {
     for (const reader of this.#readers) reader[Symbol.dispose]();
+    this.processEnded();
     unlinkFifos(this.fifos);
   }
 }
 
 /** The running captures, by exec id. */
-export class Captures {
+export class Captures implements Disposable {
   readonly #folder: string;
   readonly #captures = new Map<string, Capture>();
 
@@ -131,10 +140,10 @@ export class Captures {
   }
 
   /**
-   * Returns everything that the process wrote, once it has ended. Closes and removes the FIFOs. Throws INTERNAL for an
-   * exec without a capture.
+   * Resolves with everything that the process wrote, once that is complete, or {@link processEnded} was called. Closes
+   * and removes the FIFOs. Throws INTERNAL for an exec without a capture.
    */
-  async finish(execId: string): Promise<Captured> {
+  async output(execId: string): Promise<Captured> {
     const capture = this.#captures.get(execId);
     if (!capture) throw new SluiceError('INTERNAL', `no output is captured for exec ${execId}`);
     try {
@@ -145,9 +154,18 @@ export class Captures {
     }
   }
 
-  /** Ends a capture without its output; an absent one is fine. */
+  /** The process has ended: what has its output open now is none that the caller waits for. An absent one is fine. */
+  processEnded(execId: string): void {
+    this.#captures.get(execId)?.processEnded();
+  }
+
+  /** Ends a capture, whose output is what has come so far; an absent one is fine. */
   drop(execId: string): void {
     this.#captures.get(execId)?.[Symbol.dispose]();
     this.#captures.delete(execId);
+  }
+
+  [Symbol.dispose](): void {
+    for (const execId of [...this.#captures.keys()]) this.drop(execId);
   }
 }

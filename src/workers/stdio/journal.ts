@@ -14,7 +14,7 @@
  *   buffer unwanted, both in one store of four bytes. Then it notes the log's new size, and at last clears the buffer.
  */
 import type { Fd } from '../../sys/fd.ts';
-import { dropMemory, makeMemory, mapMemory, memoryOf, memorySize } from '../../sys/shared-memory.ts';
+import { dropMemory, makeMemory, mapMemory, memoryOf, memorySize, readMemory } from '../../sys/shared-memory.ts';
 import type { StreamName } from './log-lines.ts';
 
 /** The name of the memory, which /proc/PID/fd shows. A change of the layout needs another one. */
@@ -43,6 +43,13 @@ const CONSUMED = 1;
 const SECOND_PLACE = 2;
 const LENGTH_SHIFT = 8;
 
+/** Where a slot is. */
+interface Place {
+  file: Fd;
+  offset: number;
+  memory: Buffer;
+}
+
 /** One stream's part of a {@link Slot}. */
 class StreamJournal {
   /** Where the stream is read into. */
@@ -50,11 +57,20 @@ class StreamJournal {
   readonly #places: readonly [Buffer, Buffer];
   /** The unfinished line's length and place, and {@link CONSUMED}. */
   readonly #state: Int32Array;
+  readonly #place: Place;
+  /** Where the buffer begins in the file. */
+  readonly #offset: number;
 
-  constructor(buffer: Buffer, places: readonly [Buffer, Buffer], state: Int32Array) {
-    this.buffer = buffer;
-    this.#places = places;
-    this.#state = state;
+  constructor(place: Place, index: number) {
+    const { memory, offset } = place;
+    const part = (at: number, size: number) => memory.subarray(at, at + size);
+    const lines = HEADER_SIZE + index * 2 * LINE_SIZE;
+    const reads = HEADER_SIZE + 4 * LINE_SIZE + index * READ_SIZE;
+    this.buffer = part(reads, READ_SIZE);
+    this.#places = [part(lines, LINE_SIZE), part(lines + LINE_SIZE, LINE_SIZE)];
+    this.#state = new Int32Array(memory.buffer, memory.byteOffset + STATES + index * 4, 1);
+    this.#place = place;
+    this.#offset = offset + reads;
   }
 
   /**
@@ -64,11 +80,16 @@ class StreamJournal {
   recover(): { line: Buffer; unread: Buffer; committing: boolean } {
     const state = Atomics.load(this.#state, 0);
     const committing = (state & CONSUMED) !== 0;
-    if (committing) this.#clear(this.buffer.length);
-    let length = this.buffer.length;
-    while (length > 0 && this.buffer[length - 1] === 0) length--;
+    if (committing) {
+      dropMemory(this.#place.file, this.#offset, READ_SIZE);
+      Atomics.and(this.#state, 0, ~CONSUMED);
+    }
+    // A look through the mapping would take memory for all of the buffer.
+    const read = readMemory(this.#place.file, this.#offset, READ_SIZE);
+    let length = read.length;
+    while (length > 0 && read[length - 1] === 0) length--;
     const line = this.#places[state & SECOND_PLACE ? 1 : 0].subarray(0, state >> LENGTH_SHIFT);
-    return { line, unread: this.buffer.subarray(0, length), committing };
+    return { line, unread: read.subarray(0, length), committing };
   }
 
   /** The first `read` bytes of the buffer are in the log, but for `line`, which is unfinished. */
@@ -79,11 +100,7 @@ class StreamJournal {
     line.copy(this.#places[place ? 1 : 0], 0, 0, length);
     Atomics.store(this.#state, 0, CONSUMED | place | (length << LENGTH_SHIFT));
     done();
-    this.#clear(read);
-  }
-
-  #clear(length: number): void {
-    this.buffer.fill(0, 0, length);
+    this.buffer.fill(0, 0, read);
     Atomics.and(this.#state, 0, ~CONSUMED);
   }
 }
@@ -96,19 +113,11 @@ export class Slot {
   /** The log's size in bytes before the last write, and the stream that wrote, in one number: size * 2 + stream. */
   readonly #mark: Float64Array;
 
-  constructor(id: string, memory: Buffer) {
+  constructor(id: string, place: Place) {
     this.id = id;
-    const { buffer, byteOffset } = memory;
-    this.#mark = new Float64Array(buffer, byteOffset + MARK, 1);
-    const part = (at: number, size: number) => Buffer.from(buffer, byteOffset + at, size);
-    const stream = (index: number) => {
-      const lines = HEADER_SIZE + index * 2 * LINE_SIZE;
-      const places = [part(lines, LINE_SIZE), part(lines + LINE_SIZE, LINE_SIZE)] as const;
-      const reads = part(HEADER_SIZE + 4 * LINE_SIZE + index * READ_SIZE, READ_SIZE);
-      return new StreamJournal(reads, places, new Int32Array(buffer, byteOffset + STATES + index * 4, 1));
-    };
-    this.stdout = stream(0);
-    this.stderr = stream(1);
+    this.#mark = new Float64Array(place.memory.buffer, place.memory.byteOffset + MARK, 1);
+    this.stdout = new StreamJournal(place, STREAMS.indexOf('stdout'));
+    this.stderr = new StreamJournal(place, STREAMS.indexOf('stderr'));
   }
 
   /** Lines of the stream are about to be written to the log, which has `size` bytes. */
@@ -129,13 +138,6 @@ export class Slot {
     const mark = this.#mark[0] ?? 0;
     return { stream: STREAMS[mark % 2] ?? 'stdout', size: Math.floor(mark / 2) };
   }
-}
-
-/** Where a slot is. */
-interface Place {
-  file: Fd;
-  offset: number;
-  memory: Buffer;
 }
 
 /** The slots of all containers. */
@@ -203,7 +205,7 @@ export class OutputJournal {
   }
 
   #use(id: string, place: Place): Slot {
-    const slot = new Slot(id, place.memory);
+    const slot = new Slot(id, place);
     this.#slots.set(id, { slot, place });
     return slot;
   }

@@ -2,13 +2,13 @@
  * The streaming server: an HTTP server that upgrades a request with a one-time URL to a connection for exec, attach or
  * port-forward. Its clients are kubelet (for the API server and kubectl) and crictl; the URL is the only authorisation.
  */
-import { readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createWebSocketStream, type WebSocket, WebSocketServer } from 'ws';
 import { explain, SluiceError } from '../../errors.ts';
+import { readHostFile } from '../host-paths/read-file.ts';
 import { serveAttach } from './attach.ts';
 import { serveExec } from './exec.ts';
 import type { IoTable } from './io-table.ts';
@@ -103,7 +103,7 @@ export class StreamServer {
       keepAliveTimeout: 5000,
     };
     const server = input.tls
-      ? createTlsServer({ ...limits, ...certificate(input.tls, host), handshakeTimeout: this.#handshakeMs })
+      ? createTlsServer({ ...limits, ...(await certificate(input.tls, host)), handshakeTimeout: this.#handshakeMs })
       : createServer(limits);
     server.maxConnections = MAX_CONNECTIONS;
     server.on('connection', (socket: Socket) => {
@@ -309,10 +309,13 @@ function splitAddress(address: string): { host: string; port: number } {
   return { host: match[1] ?? match[2] ?? '', port: Number(match[3]) };
 }
 
-function certificate(tls: NonNullable<ListenInput['tls']>, host: string): { cert: string; key: string } {
+/** Bytes of a PEM file, a chain of certificates at most. */
+const MAX_PEM = 1 << 20;
+
+async function certificate(tls: NonNullable<ListenInput['tls']>, host: string): Promise<{ cert: string; key: string }> {
   if (tls === 'self-signed') return selfSigned(host);
   try {
-    return { cert: readFileSync(tls.cert, 'utf8'), key: readFileSync(tls.key, 'utf8') };
+    return { cert: await readHostFile(tls.cert, MAX_PEM), key: await readHostFile(tls.key, MAX_PEM) };
   } catch (cause) {
     throw new SluiceError('CONFIG_INVALID', 'the certificate of the streaming server cannot be read', { cause });
   }

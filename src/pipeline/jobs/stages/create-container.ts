@@ -15,6 +15,7 @@ import type { JobContext, JobState } from '../context.ts';
 import { type HostLookups, lookUpHostPaths, namesHostPaths } from '../host-paths.ts';
 import { imageVolumes } from '../image-volumes.ts';
 import { pinnedShim } from '../pinned-shim.ts';
+import { pinnedFiles } from '../pod-files.ts';
 import { copyUp, undoCopyUp } from '../volumes.ts';
 
 /** The state of a container's creation. */
@@ -82,7 +83,7 @@ export const volumes = {
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     await undoCopyUp(row, ctx);
-    await rm(row.rootDir, { recursive: true, force: true }); // the undo of `files` has removed the bundle's work folder in it
+    await rm(row.rootDir, { recursive: true, force: true }); // the undo of `bundle` has removed the bundle's work folder in it
   },
 };
 
@@ -99,11 +100,12 @@ export const paths = {
 
 /** The writable layer on top of the image's own. */
 export const rootfs = {
-  async run({ ctx, row, sandbox }: ContainerCreation): Promise<void> {
-    await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: usernsRootOwner(sandbox.config) });
+  async run({ ctx, row, sandbox, image }: ContainerCreation): Promise<void> {
+    const owner = usernsRootOwner(sandbox.config);
+    await ctx.images.prepareSnapshot({ dir: row.snapshot, image: required(image, 'image'), owner });
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
-    await ctx.pools.shim.call('removeSnapshot', { dir: row.snapshot });
+    await ctx.images.removeSnapshot(row.snapshot);
   },
 };
 
@@ -124,6 +126,14 @@ export const shim = {
   },
 };
 
+/**
+ * hostname, hosts, resolv.conf and shm of a pinned sandbox: made with its first container, and removed with the pod.
+ */
+export const files = {
+  skip: ({ sandbox }: ContainerCreation): boolean => !sandbox.pinned?.filesPending,
+  run: ({ ctx, sandbox }: ContainerCreation): Promise<void> => pinnedFiles(sandbox, ctx),
+};
+
 /** The bundle that StartContainer hands to the pod's shim. */
 export const bundle = {
   async run({ ctx, row, sandbox, spec }: ContainerCreation): Promise<void> {
@@ -139,7 +149,8 @@ export const bundle = {
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     ctx.specs.forget(row);
-    await ctx.pools.shim.call('removeBundle', { bundle: row.bundle, workDir: join(row.rootDir, 'work') });
+    const { bundle, rootDir, cgroupsPath } = row;
+    await ctx.pools.shim.call('removeBundle', { bundle, workDir: join(rootDir, 'work'), cgroupsPath });
     await Promise.all([row.stateDir, row.rootDir].map((folder) => rm(folder, { recursive: true, force: true })));
   },
 };

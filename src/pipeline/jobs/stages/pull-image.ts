@@ -1,5 +1,5 @@
 import type { AuthConfig } from '../../../../proto/gen/cri.ts';
-import type { LayerProgress } from '../../../node/images/layers.ts';
+import type { LayerProgress } from '../../../node/images/layer-store.ts';
 import type { Resolved } from '../../../node/images/resolve.ts';
 import type { ImageRow } from '../../../node/images/rows.ts';
 import { required } from '../../engine/stage.ts';

@@ -22,6 +22,7 @@ import { required } from '../../engine/stage.ts';
 import { featuresOf, type JobContext, type JobState } from '../context.ts';
 import { localhostSeccomp } from '../host-paths.ts';
 import { unmountImageVolumes } from '../image-volumes.ts';
+import { makePodFiles } from '../pod-files.ts';
 import { endPodShim, removePodBundle, startPodShim } from '../pod-shim.ts';
 import { runtimeOptions } from '../runtime-options.ts';
 
@@ -36,7 +37,7 @@ export interface PodLaunch extends JobState<SandboxRow> {
   shim?: Shim;
 }
 
-/** A pinned sandbox has no process, so it needs neither image nor rootfs, spec, shim or task. */
+/** A pinned sandbox has no process, so it needs neither image nor rootfs, spec, shim or task; files come later. */
 function isPinned({ row }: PodLaunch): boolean {
   return row.pinned !== undefined;
 }
@@ -124,28 +125,22 @@ export const image = {
 /** The writable layer on top of the image's own. */
 export const rootfs = {
   skip: isPinned,
-  async run({ ctx, row }: PodLaunch): Promise<void> {
-    await ctx.pools.shim.call('prepareSnapshot', { dir: row.snapshot, owner: usernsRootOwner(row.config) });
+  async run({ ctx, row, image }: PodLaunch): Promise<void> {
+    const owner = usernsRootOwner(row.config);
+    await ctx.images.prepareSnapshot({ dir: row.snapshot, image: required(image, 'image'), owner });
   },
   async undo(row: SandboxRow, ctx: JobContext): Promise<void> {
-    if (!row.pinned) await ctx.pools.shim.call('removeSnapshot', { dir: row.snapshot });
+    if (!row.pinned) await ctx.images.removeSnapshot(row.snapshot);
   },
 };
 
-/** The pod's own files: hostname, hosts and resolv.conf under the root folder, shm under the state folder. */
+/**
+ * The pod's own files: hostname, hosts and resolv.conf under the root folder, shm under the state folder. Those of a
+ * pinned sandbox come with its first container.
+ */
 export const files = {
-  async run({ ctx, row }: PodLaunch): Promise<void> {
-    const { hostname, dnsConfig, linux } = row.config;
-    const namespaces = linux?.securityContext?.namespaceOptions;
-    await ctx.pools.shim.call('sandboxFiles', {
-      rootDir: row.rootDir,
-      stateDir: row.stateDir,
-      hostname: hostname || ctx.host.hostname,
-      dns: dnsConfig,
-      hostIpc: namespaces?.ipc === NamespaceMode.NODE,
-      owner: usernsRootOwner(row.config),
-    });
-  },
+  skip: isPinned,
+  run: ({ ctx, row }: PodLaunch): Promise<void> => makePodFiles(row, ctx),
   async undo(row: SandboxRow, ctx: JobContext): Promise<void> {
     await unmountImageVolumes(row, ctx);
     await ctx.pools.shim.call('removeSandboxFiles', { rootDir: row.rootDir, stateDir: row.stateDir });
@@ -209,7 +204,7 @@ export const create = {
     row.pid = await required(shim, 'shim').task.create({
       id: row.id,
       bundle: row.bundle,
-      rootfs: idMapped(ctx.images.rootfsMounts(required(image, 'image'), row.snapshot), row.config),
+      rootfs: idMapped(await ctx.images.rootfsMounts(required(image, 'image'), row.snapshot), row.config),
       runtime: runtimeOptions(ctx, runtime),
     });
   },

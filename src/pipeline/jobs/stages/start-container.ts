@@ -32,7 +32,7 @@ export const create = {
     row.pid = await shim.task.create({
       id: row.id,
       bundle: row.bundle,
-      rootfs: idMapped(ctx.images.rootfsMounts(ctx.images.get(row.image), row.snapshot), sandbox.config),
+      rootfs: idMapped(await ctx.images.rootfsMounts(ctx.images.get(row.image), row.snapshot), sandbox.config),
       runtime: { ...runtimeOptions(ctx, runtime), ioUid: owner?.uid, ioGid: owner?.gid },
       terminal: row.config.tty,
       ...row.io,

@@ -4,6 +4,7 @@ import type { JobContext } from '../context.ts';
 import {
   bundle,
   type ContainerCreation,
+  files,
   image,
   paths,
   ready,
@@ -19,11 +20,12 @@ import {
  * A container's creation: everything but a process. The user is read from the image's own files while its folders are
  * made.
  *
- *     reserve → ┬→ image → ┬→ user ────┬→ spec ─┬→ files → ready
- *               │          └→ volumes ─┤        │            │
- *               ├→ paths ──────────────┘        │            │
- *               ├→ shim (pinned sandboxes) ─────┘            │
- *               └→ rootfs ───────────────────────────────────┘
+ *     reserve → ┬→ image → ┬→ user ────┬→ spec ─┬→ bundle → ready
+ *               │          ├→ volumes ─┤        │             │
+ *               │          └→ rootfs ──┼────────┼─────────────┤
+ *               ├→ paths ──────────────┘        │             │
+ *               ├→ shim (pinned sandboxes) ─────┘             │
+ *               └→ files (pinned sandboxes) ──────────────────┘
  */
 export const createContainer = jobTable<ContainerCreation, ContainerRow, JobContext>('CreateContainer', [
   { name: 'reserve', needs: [], ...reserve },
@@ -31,9 +33,10 @@ export const createContainer = jobTable<ContainerCreation, ContainerRow, JobCont
   { name: 'user', needs: ['image'], ...user },
   { name: 'volumes', needs: ['image'], ...volumes },
   { name: 'paths', needs: ['reserve'], ...paths },
-  { name: 'rootfs', needs: ['reserve'], ...rootfs },
+  { name: 'rootfs', needs: ['image'], ...rootfs },
   { name: 'spec', needs: ['user', 'volumes', 'paths'], ...spec },
   { name: 'shim', needs: ['reserve'], ...shim },
-  { name: 'files', needs: ['spec', 'shim'], ...bundle },
-  { name: 'ready', needs: ['files', 'rootfs'], ...ready },
+  { name: 'files', needs: ['reserve'], ...files },
+  { name: 'bundle', needs: ['spec', 'shim'], ...bundle },
+  { name: 'ready', needs: ['bundle', 'files', 'rootfs'], ...ready },
 ]);

@@ -24,7 +24,7 @@ import {
  *               │          └→ spec ─┐         │         │
  *               └→ files ───────────┴→ shim → create → start
  *
- * A pinned sandbox has no process: it skips image, rootfs, spec, shim, create and start.
+ * A pinned sandbox has no process: it skips image, rootfs, files, spec, shim, create and start.
  * CNI ADD needs only the namespace and `create` only its path, so the two slow branches run side by side.
  */
 export const runPod = jobTable<PodLaunch, SandboxRow, JobContext>('RunPodSandbox', [

@@ -23,6 +23,7 @@ import {
   addVeth,
   deleteAddress,
   findLink,
+  findLinks,
   type Link,
   listAddresses,
   setHairpin,
@@ -38,9 +39,10 @@ import { detachVeth } from './detach.ts';
 import { COMMON, cniArgs, Fields, NotOurs } from './fields.ts';
 import { isMasqueraded, masquerade, releaseOthers } from './firewall.ts';
 import { dnsOf, type Ipam, type IsOurs, ipamAdd, ipamCanWait, ipamCheck, ipamDel, ipamGc, readIpam } from './ipam.ts';
-import { configureInterface, enableForwarding, inPod, tryWriteSysctl } from './pod-interface.ts';
+import { carryOut, configureInterface, inPod } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
+import { enableForwarding, ignoreRouterAdvertisements } from './sysctl.ts';
 import { deletePodLink, hostEnd, makePodVeth, openNetns, randomVethName } from './veth.ts';
 
 const KEYS = [
@@ -171,33 +173,21 @@ async function connect(
     }
   }
 
-  const veth = makePodVeth(host, { netns, ifName, mtu: bridge.mtu, mac: bridge.mac, master: link.index });
-  setUpPort(host, veth, bridge);
-  let podMac = '';
-  await configureInterface({
-    netns,
-    ifName,
-    ips,
-    routes,
-    detectDuplicates: bridge.detectDuplicates,
-    announce: true,
-    finish: (_, pod) => {
-      podMac = pod.mac;
-    },
-  });
+  const { mtu, mac, detectDuplicates } = bridge;
+  const { port, pod } = makePodVeth(host, { netns, ifName, mtu, mac, master: link.index });
+  setUpPort(host, port, bridge);
+  await configureInterface({ netns, ifName, index: pod.index, ips, routes, detectDuplicates, announce: true });
   if (bridge.ipMasq) {
     const nftables = nftablesSocket();
     during('failed to set up masquerading', () => {
       for (const { prefix } of prefixes) masquerade(nftables, call.network.name, attachment, prefix);
     });
   }
-  await awaitPort(host, veth.index);
-
-  const current = findLink(host, link.index) ?? link;
+  const current = await awaitPort(host, port.index, link);
   interfaces.push(
     { name: current.name, mac: current.mac },
-    { name: veth.name, mac: veth.mac },
-    { name: ifName, mac: podMac, sandbox: netns },
+    { name: port.name, mac: port.mac },
+    { name: ifName, mac: pod.mac, sandbox: netns },
   );
   if (vlanLink) interfaces.push({ name: vlanLink.name, mac: vlanLink.mac });
   return {
@@ -212,21 +202,16 @@ async function connect(
 async function addWithoutAddresses(bridge: Bridge, call: Call, link: Link): Promise<CniResult> {
   const { host, netns, attachment } = call;
   const { ifName } = attachment;
-  const veth = makePodVeth(host, { netns, ifName, mtu: bridge.mtu, mac: bridge.mac, master: link.index });
-  setUpPort(host, veth, bridge);
-  const mac = inPod(netns, (socket) => {
-    const pod = findLink(socket, ifName);
-    if (!pod) throw new Refusal('failed to retrieve link: Link not found');
-    during(`failed to set "${ifName}" up`, () => socket.request(setUp(pod.index)));
-    return pod.mac;
-  });
+  const { port, pod } = makePodVeth(host, { netns, ifName, mtu: bridge.mtu, mac: bridge.mac, master: link.index });
+  setUpPort(host, port, bridge);
+  inPod(netns, (socket) => carryOut(socket, [{ what: `failed to set "${ifName}" up`, request: setUp(pod.index) }]));
   const current = findLink(host, link.index) ?? link;
   return {
     cniVersion: '1.0.0',
     interfaces: [
       { name: current.name, mac: current.mac },
-      { name: veth.name, mac: veth.mac },
-      { name: ifName, mac, sandbox: netns },
+      { name: port.name, mac: port.mac },
+      { name: ifName, mac: pod.mac, sandbox: netns },
     ],
     dns: dnsOf(call.conf, undefined),
   };
@@ -267,7 +252,7 @@ function ensureBridge(host: NetlinkSocket, { name, mtu, promiscuous, vlan }: Bri
         throw new Refusal(`could not add "${name}": ${reasonOf(error)}`, { cause: error });
       }
     }
-    tryWriteSysctl(`net/ipv6/conf/${name}/accept_ra`, '0'); // the routes of this link are ours
+    ignoreRouterAdvertisements(name);
     link = findLink(host, name);
   }
   if (!link) throw new Refusal(`could not lookup "${name}": Link not found`);
@@ -296,7 +281,7 @@ function ensureVlanLink(host: NetlinkSocket, link: Link, bridge: Bridge): Link {
   });
   const made = findLink(host, name);
   if (!made) throw new Refusal(`failed to lookup "${name}": Link not found`);
-  tryWriteSysctl(`net/ipv6/conf/${port}/accept_ra`, '0');
+  ignoreRouterAdvertisements(port);
   during(`failed to up "${name}"`, () => host.request(setUp(made.index)));
   return made;
 }
@@ -304,8 +289,7 @@ function ensureVlanLink(host: NetlinkSocket, link: Link, bridge: Bridge): Link {
 function ensureAddress(host: NetlinkSocket, link: Link, own: Prefix, { forceAddress }: Bridge): void {
   const six = isSix(own.address);
   const text = prefixText(own);
-  for (const each of listAddresses(host, link.index)) {
-    if (isSix(each.address) !== six) continue;
+  for (const each of listAddresses(host, link.index, six ? 6 : 4)) {
     if (prefixText(each) === text) return;
     // A bridge has one IPv4 address, and of IPv6 one in each subnet.
     if (six && !contains(each, own.address) && !contains(own, each.address)) continue;
@@ -323,21 +307,25 @@ function ensureAddress(host: NetlinkSocket, link: Link, own: Prefix, { forceAddr
   during("could not set bridge's mac", () => host.request(setMac(link.index, link.mac)));
 }
 
-function setUpPort(host: NetlinkSocket, veth: Link, { hairpin, vlan }: Bridge): void {
-  during(`failed to setup hairpin mode for ${veth.name}`, () => host.request(setHairpin(veth.index, hairpin)));
-  if (vlan === 0) return;
-  during(`failed to setup vlan tag on interface "${veth.name}"`, () => host.request(addPortVlan(veth.index, vlan)));
+/** A new port has neither of the two. */
+function setUpPort(host: NetlinkSocket, { index, name }: Link, { hairpin, vlan }: Bridge): void {
+  carryOut(host, [
+    ...(hairpin ? [{ what: `failed to setup hairpin mode for ${name}`, request: setHairpin(index, true) }] : []),
+    ...(vlan > 0
+      ? [{ what: `failed to setup vlan tag on interface "${name}"`, request: addPortVlan(index, vlan) }]
+      : []),
+  ]);
 }
 
 /**
  * The port forwards once the kernel has noticed that both ends are up; asking for the link makes it look since Linux
- * 6.8.
+ * 6.8. Returns the bridge as it is then: without an address of its own it changes its hardware address with its ports.
  */
-async function awaitPort(host: NetlinkSocket, index: number): Promise<void> {
+async function awaitPort(host: NetlinkSocket, index: number, link: Link): Promise<Link> {
   for (const pause of [...PORT_PAUSES, 0]) {
-    const port = findLink(host, index);
+    const [port, bridge] = findLinks(host, [index, link.index]);
     if (!port) throw new Refusal('Link not found');
-    if (port.running) return;
+    if (port.running) return bridge ?? link;
     if (pause > 0) await sleep(pause);
   }
   throw new Refusal('bridge port in error state: down');
@@ -359,7 +347,7 @@ async function check(bridge: Bridge, call: Call): Promise<void> {
   }
 }
 
-async function gc(bridge: Bridge, call: GcCall): Promise<void> {
-  if (bridge.ipMasq) releaseOthers(nftablesSocket(), call.network.name, call.valid);
-  await ipamGc(bridge.ipam, call);
+async function gc(bridge: Bridge, call: GcCall): Promise<string[]> {
+  const rules = bridge.ipMasq ? releaseOthers(call.network.name, call) : [];
+  return [...rules, ...(await ipamGc(bridge.ipam, call))];
 }

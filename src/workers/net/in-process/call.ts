@@ -41,16 +41,34 @@ export interface Work {
    * run now.
    */
   heldLink?(call: Call): number | undefined;
-  /** Gives back what belongs to none of the attachments (specification 1.1, GC). */
-  gc?(call: GcCall): Promise<void>;
+  /** Gives back what belongs to no attachment (specification 1.1, GC), and returns what that was, in words. */
+  gc?(call: GcCall): Promise<string[]>;
+}
+
+/** Whose something is. Early versions of host-local wrote no interface; then it is "". */
+export interface Owner {
+  containerId: string;
+  ifName: string;
 }
 
 export interface GcCall {
   network: Pick<NetworkConf, 'name' | 'cniVersion'>;
   conf: Json;
-  valid: readonly { containerId: string; ifName: string }[];
+  /**
+   * Is this an attachment? To be asked after the thing was seen: an ADD has its record before it takes anything, so one
+   * that begins meanwhile is known then.
+   */
+  isValid: (owner: Owner) => boolean;
+  /** Files of addresses that are younger stay: other runtimes write their record when ADD is done. */
+  minAgeMs: number;
+  /** Only says what would be given back. */
+  dryRun: boolean;
   limitMs: number;
 }
+
+/** As the comments of nf_tables' elements have it. */
+export const ownerText = ({ containerId, ifName }: Owner): string =>
+  ifName === '' ? containerId : `${containerId}/${ifName}`;
 
 /** The value of CNI_ARGS with this name, whatever its case; "" without one. */
 export function cniArg({ args }: CniAttachment, name: string): string {

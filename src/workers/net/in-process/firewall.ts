@@ -47,6 +47,7 @@ import {
   type SetName,
   TYPE,
 } from '../../../sys/nftables.ts';
+import { type GcCall, type Owner, ownerText } from './call.ts';
 import { nftablesSocket } from './sockets.ts';
 
 export type Protocol = 'tcp' | 'udp' | 'sctp';
@@ -57,11 +58,6 @@ export interface PortMapping {
   protocol: Protocol;
   /** The only address of the host that leads into the pod; absent for all. */
   hostAddress?: Address;
-}
-
-export interface Owner {
-  containerId: string;
-  ifName: string;
 }
 
 const PROTOCOL_NUMBER: Record<Protocol, number> = { tcp: 6, udp: 17, sctp: 132 };
@@ -75,8 +71,6 @@ const ATTEMPTS = 5;
 export const tableName = (network: string): string => `sluice_${network}`;
 export const familyOf = (address: Address): Family => (isSix(address) ? FAMILY.IPV6 : FAMILY.IPV4);
 const families = [FAMILY.IPV4, FAMILY.IPV6] as const;
-
-const ownerText = ({ containerId, ifName }: Owner): string => `${containerId}/${ifName}`;
 
 /**
  * What is known to be set up already, by this thread: table and part. A table that has vanished meanwhile shows at the
@@ -326,20 +320,42 @@ export function release(
   takeOut(socket, () => keys.filter(({ set, key }) => findElement(socket, set, key)?.comment === ownerText(owner)));
 }
 
-/** Takes out what belongs to none of these owners; no table, no work. */
-export function releaseOthers(socket: NetlinkSocket, network: string, valid: readonly Owner[]): void {
+/** Takes out what belongs to nobody, and returns what that was, in words. No table, no work. */
+export function releaseOthers(network: string, { isValid, dryRun }: Pick<GcCall, 'isValid' | 'dryRun'>): string[] {
+  const socket = openIfSupported();
+  if (!socket) return [];
   const table = tableName(network);
-  const keep = new Set(valid.map(ownerText));
-  takeOut(socket, () =>
+  const said = new Set<string>();
+  const find = () =>
     families.flatMap((family) =>
-      ['pods', 'ports', 'ports_at'].flatMap((name) => {
+      (['pods', 'ports', 'ports_at'] as const).flatMap((name) => {
         const set = { family, table, set: name };
-        return listElements(socket, set).flatMap(({ key, comment }) =>
-          comment !== undefined && !keep.has(comment) ? [{ set, key }] : [],
-        );
+        return listElements(socket, set).flatMap(({ key, comment }) => {
+          const owner = comment === undefined ? undefined : ownerOf(comment);
+          if (!owner || isValid(owner)) return [];
+          said.add(`${elementText(name, key)} of ${ownerText(owner)}`);
+          return [{ set, key }];
+        });
       }),
-    ),
-  );
+    );
+  if (dryRun) find();
+  else takeOut(socket, find);
+  return [...said];
+}
+
+/** The owner in a comment; neither name has a slash. Undefined for a comment that is not ours. */
+function ownerOf(comment: string): Owner | undefined {
+  const [containerId, ifName, ...more] = comment.split('/');
+  return containerId && ifName && more.length === 0 ? { containerId, ifName } : undefined;
+}
+
+function elementText(set: 'pods' | 'ports' | 'ports_at', key: Buffer): string {
+  if (set === 'pods') return `masquerading of ${addressText(key)}`;
+  // A register each for the protocol and the port, after that of the address.
+  const [protocol, port] = [key.readUInt8(key.length - 8), key.readUInt16BE(key.length - 4)];
+  const name = Object.entries(PROTOCOL_NUMBER).find(([, number]) => number === protocol)?.[0] ?? protocol;
+  const at = set === 'ports_at' ? ` at ${addressText(key.subarray(0, -8))}` : '';
+  return `host port ${port}/${name}${at}`;
 }
 
 /** Is this mapping in force, for this owner? */

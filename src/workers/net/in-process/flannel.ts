@@ -12,8 +12,8 @@ import type { IsOurs } from './ipam.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
 
 const KEYS = [...COMMON, 'subnetFile', 'dataDir', 'delegate'];
-const SUBNET_FILE = '/run/flannel/subnet.env';
-const DATA_FOLDER = '/var/lib/cni/flannel';
+export const SUBNET_FILE = '/run/flannel/subnet.env';
+export const DATA_FOLDER = '/var/lib/cni/flannel';
 
 interface Flannel {
   subnetFile: string;

@@ -12,8 +12,8 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   unlinkSync,
-  writeFileSync,
   writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -21,6 +21,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Fd, openFd } from '../../../sys/fd.ts';
 import { type Address, addressText, parseAddress } from '../../../sys/ip.ts';
 import { C, errno, libc, SysError } from '../../../sys/libc.ts';
+import { overwrite } from '../overwrite.ts';
+import { type GcCall, type Owner, ownerText } from './call.ts';
 import { during, Refusal } from './refusal.ts';
 
 const LOCK_EX = 2;
@@ -31,11 +33,6 @@ const EINTR = 4;
  * Another holder keeps the lock for a fraction of a millisecond, a plugin process that is starved of CPU for longer.
  */
 const PAUSE_MS = 2;
-
-export interface Owner {
-  containerId: string;
-  ifName: string;
-}
 
 /** The folder while its lock is held. */
 export class Store {
@@ -64,7 +61,8 @@ export class Store {
     } finally {
       closeSync(file);
     }
-    writeFileSync(this.#lastPath(set), addressText(address), { mode: 0o644 });
+    using last = openFd(this.#lastPath(set), C.O_WRONLY | C.O_CREAT, 0o644);
+    overwrite(last.number, addressText(address));
     return true;
   }
 
@@ -105,17 +103,18 @@ export class Store {
     for (const { name } of [...released, ...orphans]) rmSync(join(this.#folder, name), { force: true });
   }
 
-  /** Gives back what belongs to none of these (the specification's GC), and returns how many addresses that were. */
-  releaseOthers(valid: readonly Owner[]): number {
-    const keep = new Set(valid.flatMap((owner) => [contentOf(owner), owner.containerId.trim()]));
-    let count = 0;
-    for (const name of this.#addressFiles()) {
-      const content = read(join(this.#folder, name));
-      if (content === undefined || keep.has(content)) continue;
-      rmSync(join(this.#folder, name), { force: true });
-      count++;
-    }
-    return count;
+  /** Gives back what belongs to nobody (the specification's GC), and returns what that was, in words. */
+  releaseOthers({ isValid, minAgeMs, dryRun }: Pick<GcCall, 'isValid' | 'minAgeMs' | 'dryRun'>): string[] {
+    return this.#addressFiles().flatMap((name) => {
+      const path = join(this.#folder, name);
+      const content = read(path);
+      if (content === undefined || Date.now() - statSync(path).mtimeMs < minAgeMs) return [];
+      const [containerId = '', ifName = ''] = content.split('\r\n');
+      // A file without an owner is left by a power cut.
+      if (containerId !== '' && isValid({ containerId, ifName })) return [];
+      if (!dryRun) rmSync(path, { force: true });
+      return [`address ${name} of ${containerId === '' ? 'nobody' : ownerText({ containerId, ifName })}`];
+    });
   }
 
   #filesOf(contents: readonly string[]): string[] {
@@ -178,13 +177,11 @@ function makeFolder(folder: string): void {
 
 function openLock(folder: string): Fd {
   const path = join(folder, 'lock');
-  // The plugin's open has these flags and this mode; the folder is there except for the first pod.
-  const open = () => openFd(path, C.O_RDONLY | C.O_CREAT, 0o750);
   try {
-    return open();
+    return openFd(path, C.O_RDONLY);
   } catch (error) {
     if (!(error instanceof SysError) || !['ENOENT', 'ENOTDIR'].includes(error.code)) throw error;
     makeFolder(folder);
-    return open();
+    return openFd(path, C.O_RDONLY | C.O_CREAT, 0o750); // the plugin's mode
   }
 }

@@ -5,13 +5,13 @@ import { type Address, addressText, parseAddress, parsePrefix, prefixText } from
 import { isObject, type Json } from '../../json.ts';
 import { atLeast } from '../cni-version.ts';
 import type { CniResult } from '../types.ts';
-import { type Call, cniArg, type GcCall } from './call.ts';
+import { type Call, cniArg, type GcCall, type Owner } from './call.ts';
 import { Fields, NotOurs } from './fields.ts';
-import { type Owner, type Store, withStore } from './host-local-store.ts';
+import { type Store, withStore } from './host-local-store.ts';
 import { candidates, RANGE_KEYS, type RangeSet, rangeOf, readRangeSet, refuseOverlaps, setText } from './ranges.ts';
 import { during, Refusal } from './refusal.ts';
 
-const DEFAULT_FOLDER = '/var/lib/cni/networks';
+export const DEFAULT_FOLDER = '/var/lib/cni/networks';
 const KEYS = ['type', 'name', 'routes', 'dataDir', 'resolvConf', 'ranges', ...RANGE_KEYS];
 
 /** The part of a result that IPAM plugins make. */
@@ -92,10 +92,11 @@ export async function hostLocalCheck(call: Call): Promise<void> {
   }
 }
 
-/** Gives back the addresses that belong to none of the attachments. */
-export async function hostLocalGc({ network, conf, valid, limitMs }: GcCall): Promise<void> {
-  const { folder } = settingsOf(network.name, conf, '');
-  await withStore(folder, limitMs, (store) => store.releaseOthers(valid));
+/** Gives back the addresses that belong to no attachment, and returns what that was, in words. */
+export async function hostLocalGc(call: GcCall): Promise<string[]> {
+  const { folder } = settingsOf(call.network.name, call.conf, '');
+  if (!existsSync(folder)) return [];
+  return withStore(folder, call.limitMs, (store) => store.releaseOthers(call));
 }
 
 const ownerOf = ({ attachment: { containerId, ifName } }: Call): Owner => ({ containerId, ifName });

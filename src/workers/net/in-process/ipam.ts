@@ -71,8 +71,8 @@ export async function ipamCheck({ type, inProcess }: Ipam, call: Call): Promise<
  * IPAM plugins that are processes are not called: the specification has no delegation of GC before 1.1, and few know
  * the verb.
  */
-export async function ipamGc({ inProcess }: Ipam, call: GcCall): Promise<void> {
-  if (inProcess) await hostLocalGc(call);
+export async function ipamGc({ inProcess }: Ipam, call: GcCall): Promise<string[]> {
+  return inProcess ? hostLocalGc(call) : [];
 }
 
 /**

@@ -1,18 +1,20 @@
 /** Who carries out each plugin of a list: a thread of ours, or the plugin's own program. */
 import { FAMILY } from '../../../sys/nftables.ts';
-import type { Json } from '../../json.ts';
+import { remoteMount } from '../../host-paths/resolve.ts';
+import { isObject, type Json } from '../../json.ts';
 import { findTool } from '../programs.ts';
 import type { NetworkConf, PluginConf } from '../types.ts';
 import { bridgeWork, readBridge } from './bridge.ts';
 import type { Work } from './call.ts';
 import { NotOurs } from './fields.ts';
 import { prepareTable } from './firewall.ts';
-import { flannelWork, readFlannel } from './flannel.ts';
-import { type Ipam, ipamFamilies } from './ipam.ts';
+import { DATA_FOLDER, flannelWork, readFlannel, SUBNET_FILE } from './flannel.ts';
+import { DEFAULT_FOLDER as HOST_LOCAL_FOLDER } from './host-local.ts';
+import { type Ipam, type IsOurs, ipamFamilies } from './ipam.ts';
 import { loopbackWork, readLoopback } from './loopback.ts';
 import { mapsPorts, portmapWork, readPortmap } from './portmap.ts';
 import { ptpWork, readPtp } from './ptp.ts';
-import { isReferencePlugin } from './reference.ts';
+import { isReferencePlugin, REFERENCE_PLUGINS } from './reference.ts';
 import { reasonOf } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
 import { readTuning, tuningWork } from './tuning.ts';
@@ -52,11 +54,12 @@ export interface Plan {
 /**
  * Plans an ADD. Asks the kernel for the tables that will be needed, so that a refusal comes before anything was made.
  */
-export function planAdd(question: PlanQuestion): Plan {
+export async function planAdd(question: PlanQuestion): Promise<Plan> {
   const notes: string[] = [];
   const types: string[] = [];
+  const ours = await oursIn(question);
   const works = question.network.plugins.map((plugin) => {
-    const planned = planOne(plugin, question);
+    const planned = planOne(plugin, question, ours);
     if (!planned) return undefined;
     const refused = refusedTables(question.network.name, planned.nat);
     if (refused === undefined) {
@@ -75,40 +78,54 @@ export function planAdd(question: PlanQuestion): Plan {
  * Plans a DEL, CHECK or GC of what an ADD has made. `made` are the types that were carried out here, as the
  * attachment's record has them: who made something takes it away. Without a record the present configuration decides.
  */
-export function planLater(question: PlanQuestion, made: readonly string[] | undefined): (Work | undefined)[] {
-  return question.network.plugins.map((plugin) => {
-    if (made === undefined) return planOne(plugin, question)?.work;
-    if (!made.includes(plugin.type)) return undefined;
-    return planOne(plugin, { ...question, inProcess: true }, made)?.work;
-  });
+export async function planLater(
+  question: PlanQuestion,
+  made: readonly string[] | undefined,
+): Promise<(Work | undefined)[]> {
+  // IPAM was done here by an ADD when the list says so.
+  const ours: IsOurs = made ? (type) => made.includes(type) : await oursIn(question);
+  return question.network.plugins.map((plugin) => planOne(plugin, question, ours)?.work);
 }
 
-function planOne(plugin: PluginConf, question: PlanQuestion, made?: readonly string[]): Planned | undefined {
-  const { network, binDirs, inProcess, confOf, asksMac } = question;
-  if (inProcess === false) return undefined;
-  // IPAM was done here by an ADD when the list says so.
-  const isOurs = (type: string): boolean => {
-    if (made) return made.includes(type);
-    if (inProcess === true || network.source === BUILT_IN) return true;
-    const path = findTool(type, [...binDirs]);
-    return path !== undefined && isReferencePlugin(type, path);
-  };
+/** Which plugins are done here, as the configuration and the programs of the moment decide. */
+async function oursIn({ network, binDirs, inProcess }: PlanQuestion): Promise<IsOurs> {
+  if (inProcess !== 'auto') return () => inProcess;
+  if (network.source === BUILT_IN) return () => true;
+  // Of the types that can be done here, those of the list, and those that one of them may call.
+  const types = new Set([...network.plugins.map(({ type }) => type), 'host-local']);
+  if (types.has('flannel')) types.add('bridge');
+  const ours = new Set<string>();
+  for (const type of types) {
+    if (!REFERENCE_PLUGINS.includes(type)) continue;
+    const found = await findTool(type, [...binDirs]);
+    // A file on a mount that may hang is not read in this thread; its process does the work.
+    if (found && !found.remote && isReferencePlugin(type, found.path)) ours.add(type);
+  }
+  return (type) => ours.has(type);
+}
+
+function planOne(plugin: PluginConf, { network, confOf, asksMac }: PlanQuestion, isOurs: IsOurs): Planned | undefined {
   if (!isOurs(plugin.type)) return undefined;
   try {
-    return read(plugin.type, network.name, confOf(plugin), isOurs, asksMac);
+    const conf = confOf(plugin);
+    const hanging = network.source === BUILT_IN ? undefined : pathsIn(plugin.type, conf).find(remoteMount);
+    if (hanging !== undefined) throw new NotOurs(`${hanging}, on a mount that may hang`);
+    return read(plugin.type, network.name, conf, isOurs, asksMac);
   } catch (error) {
     if (error instanceof NotOurs) return undefined;
     throw error;
   }
 }
 
-function read(
-  type: string,
-  network: string,
-  conf: Json,
-  isOurs: (type: string) => boolean,
-  asksMac: boolean,
-): Planned | undefined {
+/** Files and folders of the host that the work would touch in this thread. */
+function pathsIn(type: string, { ipam, subnetFile, dataDir }: Json): string[] {
+  const own = type === 'flannel' ? [subnetFile || SUBNET_FILE, dataDir || DATA_FOLDER] : [];
+  const { type: ipamType, dataDir: store, resolvConf } = isObject(ipam) ? ipam : {};
+  const hostLocal = type === 'flannel' || ipamType === 'host-local' ? [store || HOST_LOCAL_FOLDER, resolvConf] : [];
+  return [...own, ...hostLocal].filter((path) => typeof path === 'string' && path.startsWith('/')) as string[];
+}
+
+function read(type: string, network: string, conf: Json, isOurs: IsOurs, asksMac: boolean): Planned | undefined {
   switch (type) {
     case 'bridge': {
       const bridge = readBridge(network, conf, isOurs);

@@ -9,9 +9,9 @@ import type { Call, Work } from './call.ts';
 import { resultToCheck } from './check.ts';
 import { COMMON, Fields, NotOurs } from './fields.ts';
 import { isMapped, mapPorts, type PortMapping, type Protocol, release, releaseOthers } from './firewall.ts';
-import { writeSysctl } from './pod-interface.ts';
 import { during, Refusal } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
+import { writeSysctl } from './sysctl.ts';
 
 const KEYS = [...COMMON, 'snat', 'markMasqBit', 'backend'];
 const DEFAULT_BIT = 13;
@@ -45,7 +45,7 @@ export const portmapWork = (portmap: Portmap): Work => ({
   add: (call) => add(portmap, call),
   del: (call) => del(portmap, call),
   check: (call) => check(portmap, call),
-  gc: async ({ network, valid }) => releaseOthers(nftablesSocket(), network.name, valid),
+  gc: async (call) => releaseOthers(call.network.name, call),
 });
 
 async function add(portmap: Portmap, call: Call) {

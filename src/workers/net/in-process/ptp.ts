@@ -12,9 +12,10 @@ import { detachVeth } from './detach.ts';
 import { COMMON, Fields, NotOurs } from './fields.ts';
 import { isMasqueraded, masquerade, releaseOthers } from './firewall.ts';
 import { dnsOf, type Ipam, type IsOurs, ipamAdd, ipamCanWait, ipamCheck, ipamDel, ipamGc, readIpam } from './ipam.ts';
-import { configureInterface, enableForwarding, inPod } from './pod-interface.ts';
+import { configureInterface, inPod, type Step } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
+import { enableForwarding } from './sysctl.ts';
 import { deletePodLink, hostEnd, makePodVeth } from './veth.ts';
 
 const KEYS = [...COMMON, 'ipMasq', 'ipMasqBackend', 'mtu'];
@@ -77,20 +78,14 @@ async function connect(ptp: Ptp, call: Call, ipam: Awaited<ReturnType<typeof ipa
   for (const six of new Set(addresses.map(({ prefix }) => isSix(prefix.address)))) {
     during('Could not enable IP forwarding', () => enableForwarding(six));
   }
-  const veth = makePodVeth(host, { netns, ifName, mtu: ptp.mtu, mac: '', master: 0 });
-  let mac = '';
+  const { port: veth, pod } = makePodVeth(host, { netns, ifName, mtu: ptp.mtu, mac: '', master: 0 });
   await configureInterface({
     netns,
     ifName,
+    index: pod.index,
     ips,
     routes,
-    finish: (socket, link) => {
-      mac = link.mac;
-      for (const address of addresses) {
-        for (const request of throughGateway(address, link.index))
-          during('failed to set up routes', () => socket.request(request));
-      }
-    },
+    last: addresses.flatMap((address) => throughGateway(address, pod.index)),
   });
   for (const { prefix, gateway } of addresses) {
     const whole = gateway.length * 8;
@@ -117,7 +112,7 @@ async function connect(ptp: Ptp, call: Call, ipam: Awaited<ReturnType<typeof ipa
     cniVersion: '1.0.0',
     interfaces: [
       { name: veth.name, mac: veth.mac },
-      { name: ifName, mac, sandbox: netns },
+      { name: ifName, mac: pod.mac, sandbox: netns },
     ],
     ips: ips.map(({ address, gateway }) => ({ interface: 1, address, ...(gateway ? { gateway } : {}) })),
     ...(routes.length > 0 ? { routes } : {}),
@@ -129,7 +124,7 @@ async function connect(ptp: Ptp, call: Call, ipam: Awaited<ReturnType<typeof ipa
  * Instead of the subnet's own route, one to the gateway alone and one to the subnet by way of it: neighbours are not
  * asked for.
  */
-function throughGateway({ prefix, gateway }: PodAddress, link: number) {
+function throughGateway({ prefix, gateway }: PodAddress, link: number): Step[] {
   const subnet = { address: networkOf(prefix), length: prefix.length };
   const source = prefix.address;
   return [
@@ -139,7 +134,7 @@ function throughGateway({ prefix, gateway }: PodAddress, link: number) {
       { another: false },
     ),
     addRoute({ dst: subnet, gateway, link, source }, { another: false }),
-  ];
+  ].map((request) => ({ what: 'failed to set up routes', request }));
 }
 
 async function check(ptp: Ptp, call: Call): Promise<void> {
@@ -156,7 +151,7 @@ async function check(ptp: Ptp, call: Call): Promise<void> {
   }
 }
 
-async function gc(ptp: Ptp, call: GcCall): Promise<void> {
-  if (ptp.ipMasq) releaseOthers(nftablesSocket(), call.network.name, call.valid);
-  await ipamGc(ptp.ipam, call);
+async function gc(ptp: Ptp, call: GcCall): Promise<string[]> {
+  const rules = ptp.ipMasq ? releaseOthers(call.network.name, call) : [];
+  return [...rules, ...(await ipamGc(ptp.ipam, call))];
 }

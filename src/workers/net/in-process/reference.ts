@@ -17,6 +17,9 @@ const PACKAGES: Record<string, readonly string[]> = {
   flannel: ['github.com/flannel-io/cni-plugin', 'github.com/containernetworking/plugins/plugins/meta/flannel'],
 };
 
+/** The types of plugins whose program is known. */
+export const REFERENCE_PLUGINS: readonly string[] = Object.keys(PACKAGES);
+
 const ELF = Buffer.from([0x7f, 0x45, 0x4c, 0x46]);
 /**
  * debug/buildinfo: the magic at a multiple of 16 bytes, pointer size and flags after it; flag 2: the texts follow

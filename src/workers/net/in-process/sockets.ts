@@ -15,12 +15,12 @@ let nftables: NetlinkSocket | undefined;
  * SysError.
  */
 export function routeSocket(): NetlinkSocket {
-  route ??= openRoute();
+  route ??= openRoute({ kept: true });
   return route;
 }
 
 /** nf_tables. Throws SysError where the kernel has none. */
 export function nftablesSocket(): NetlinkSocket {
-  nftables ??= openNftables();
+  nftables ??= openNftables({ kept: true });
   return nftables;
 }

@@ -50,7 +50,7 @@ export const gcStep = (
   step: Pick<Step, 'plugin' | 'network'>,
   call: GcCall,
   runs: PluginRun[],
-): Promise<void> => measured('GC', step, runs, async () => work.gc?.(call));
+): Promise<string[]> => measured('GC', step, runs, async () => (await work.gc?.(call)) ?? []);
 
 async function measured<T>(
   command: PluginRun['command'],

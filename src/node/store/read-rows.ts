@@ -1,0 +1,26 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { SluiceError } from '../../errors.ts';
+import type { SandboxRow } from './sandbox.ts';
+
+/** What of a sandbox's row is there in every version of the daemon, and more. */
+export type StoredSandbox = Pick<SandboxRow, 'id'> &
+  Partial<Pick<SandboxRow, 'state' | 'netns' | 'userns' | 'shim' | 'network' | 'config'>>;
+
+/** The rows of a store, read beside a daemon that may be running. Throws INVALID_REQUEST when there is no store. */
+export function readRows(root: string): { sandboxes: StoredSandbox[]; containers: { id: string }[] } {
+  const path = join(root, 'sluice.db');
+  if (!existsSync(path))
+    throw new SluiceError('INVALID_REQUEST', `there is no store at ${path}: nothing can be compared`);
+  const db = new DatabaseSync(path, { readOnly: true });
+  try {
+    const rows = (table: string) =>
+      (db.prepare(`SELECT id, row FROM ${table}`).all() as { id: string; row: string }[]).map(
+        ({ id, row }) => ({ ...JSON.parse(row), id }) as StoredSandbox,
+      );
+    return { sandboxes: rows('sandboxes'), containers: rows('containers') };
+  } finally {
+    db.close();
+  }
+}

@@ -1,0 +1,388 @@
+/**
+ * Pulls of Sluice beside containerd's, in turns A B A B, every one of them cold: no image is pulled twice by a daemon.
+ *
+ *   npm run bench:images [-- --rounds N] [--rows REGEX] [--containerd 2.4.2|2.3.4] [--sides sluice,containerd]
+ *     [--json FILE] [--markdown FILE]
+ *
+ * A pull's time ends when everything is on the disk: syncfs(2) of the daemon's folder is counted in, for both. The
+ * images come from a registry on loopback (image-server.ts), made anew for each round; both sides pull the same one.
+ * Ends with status 1 when a target is missed.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { syncFileSystem } from '../../src/sys/sync.ts';
+import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
+import { startContainerd } from '../rig/containerd.ts';
+import { type RigDaemon, startSluice } from '../rig/daemon.ts';
+import { imageRegistry } from '../rig/images.ts';
+import { imageSpec, podConfig } from '../rig/messages.ts';
+import { privateFolder, program } from '../rig/paths.ts';
+import { pss } from '../rig/proc.ts';
+import { writeHosts } from '../rig/registry.ts';
+import type { FromServer, LayerRecipe, Make, ToServer } from './image-server.ts';
+import { machine, otherWork } from './machine.ts';
+import { latencies, median } from './statistics.ts';
+
+const { values: options } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '3' },
+    rows: { type: 'string', default: '.' },
+    containerd: { type: 'string', default: '2.4.2' },
+    sides: { type: 'string', default: 'sluice,containerd' },
+    json: { type: 'string' },
+    markdown: { type: 'string' },
+  },
+});
+
+const MIB = 1 << 20;
+const PATIENCE = { timeoutMs: 240_000 };
+const PODS = 60;
+
+type Side = 'sluice' | 'containerd';
+
+interface Row {
+  name: string;
+  unit: string;
+  /** `ratio`: of the medians, Sluice by containerd; `value`: of Sluice alone. */
+  target?: { of: 'ratio' | 'value'; most: number };
+}
+
+/** One measurement: images that are made for each round, and what is done with them. */
+interface Measurement {
+  rows: Row[];
+  images: Omit<Make, 'kind'>[];
+  /** One number for each row. */
+  measure: (side: Measured, names: string[]) => Promise<number[]>;
+}
+
+/** A daemon under measurement. */
+interface Measured {
+  daemon: RigDaemon;
+  server: Server;
+}
+
+const THREE: LayerRecipe[] = [{ small: 6000 }, { big: 60 * MIB }, { small: 300 }];
+const TWELVE: LayerRecipe[] = Array.from({ length: 12 }, () => ({ small: 500, big: 5 * MIB }));
+const MIDDLE: LayerRecipe[] = [{ small: 1500 }, { big: 12 * MIB }, { small: 100 }];
+const times = <T>(count: number, one: T): T[] => Array.from({ length: count }, () => one);
+
+const MEASUREMENTS: Measurement[] = [
+  {
+    rows: [
+      { name: 'three layers, 73 MiB, first pull after a start', unit: 's', target: { of: 'ratio', most: 0.6 } },
+      { name: 'three layers, 73 MiB, right after an rmi', unit: 's', target: { of: 'ratio', most: 0.6 } },
+    ],
+    images: times(2, { layers: THREE }),
+    measure: async ({ daemon }, [first = '', second = '']) => {
+      await daemon.stop();
+      await daemon.start();
+      await sleep(1000);
+      const cold = await pulled(daemon, [first]);
+      await remove(daemon, first);
+      return [cold, await pulled(daemon, [second])];
+    },
+  },
+  {
+    rows: [{ name: 'twelve layers, 72 MiB', unit: 's', target: { of: 'ratio', most: 0.6 } }],
+    images: [{ layers: TWELVE }],
+    measure: async ({ daemon }, names) => [await pulled(daemon, names)],
+  },
+  {
+    rows: [
+      { name: 'eight images of three layers at once, 144 MiB', unit: 's', target: { of: 'ratio', most: 0.6 } },
+      { name: 'memory of the daemon meanwhile, above idle', unit: 'MiB', target: { of: 'value', most: 120 } },
+    ],
+    images: times(8, { layers: MIDDLE }),
+    measure: async ({ daemon }, names) => {
+      await daemon.stop();
+      await daemon.start();
+      await sleep(1000);
+      const idle = pss(daemon.pid());
+      const peak = watchMemory(daemon);
+      const seconds = await pulled(daemon, names);
+      return [seconds, ((await peak.end()) - idle) / MIB];
+    },
+  },
+  {
+    rows: [
+      { name: 'one image ten times at once', unit: 's', target: { of: 'ratio', most: 1 } },
+      { name: 'its layers as downloaded, of three', unit: '', target: { of: 'value', most: 3 } },
+    ],
+    images: [{ layers: THREE }],
+    measure: async ({ daemon, server }, [name = '']) => {
+      const seconds = await pulled(daemon, times(10, name));
+      return [seconds, await server.layersServed(name)];
+    },
+  },
+  {
+    rows: [{ name: 'one layer of 1 GiB of zeroes', unit: 's', target: { of: 'ratio', most: 0.8 } }],
+    images: [{ layers: [{ big: 1024 * MIB, zeroes: true }] }],
+    measure: async ({ daemon }, names) => [await pulled(daemon, names)],
+  },
+  {
+    rows: [{ name: 'one layer of 1 GiB of random bytes', unit: 's', target: { of: 'ratio', most: 0.8 } }],
+    images: [{ layers: [{ big: 1024 * MIB }] }],
+    measure: async ({ daemon }, names) => [await pulled(daemon, names)],
+  },
+  {
+    rows: [{ name: '96 MiB at 20 MB/s per connection', unit: 's', target: { of: 'ratio', most: 0.4 } }],
+    images: [{ layers: [{ big: 96 * MIB }], rate: 20e6 }],
+    measure: async ({ daemon }, names) => [await pulled(daemon, names)],
+  },
+  {
+    rows: [
+      { name: 'RunPodSandbox p99, nothing else', unit: 'ms' },
+      { name: 'RunPodSandbox p99 while 1 GiB unpacks', unit: 'ms' },
+      { name: 'the second by the first', unit: '', target: { of: 'value', most: 1.3 } },
+    ],
+    images: [{ layers: [{ big: 1024 * MIB }] }],
+    measure: async ({ daemon }, [name = '']) => {
+      await launches(daemon, async () => {});
+      const idle = await launches(daemon, async () => {});
+      const busy = await launches(daemon, () => pull(daemon, name));
+      return [idle, busy, busy / idle];
+    },
+  },
+];
+
+/** The registry in its own process. */
+class Server implements Disposable {
+  readonly address: string;
+  readonly #child: ChildProcess;
+
+  private constructor(child: ChildProcess, address: string) {
+    this.#child = child;
+    this.address = address;
+  }
+
+  static async start(): Promise<Server> {
+    const child = fork(join(import.meta.dirname, 'image-server.ts'), { execArgv: ['--max-old-space-size=8192'] });
+    const ready = await heard(child);
+    if (ready.kind !== 'ready') throw new Error(`the registry answers ${ready.kind}`);
+    return new Server(child, ready.address);
+  }
+
+  async make(recipe: Omit<Make, 'kind'>): Promise<string> {
+    const made = await this.#ask({ kind: 'make', ...recipe });
+    if (made.kind !== 'made') throw new Error(`the registry answers ${made.kind}`);
+    return made.name;
+  }
+
+  async layersServed(name: string): Promise<number> {
+    const counted = await this.#ask({ kind: 'count', name });
+    if (counted.kind !== 'counted') throw new Error(`the registry answers ${counted.kind}`);
+    return counted.layers;
+  }
+
+  async drop(): Promise<void> {
+    await this.#ask({ kind: 'drop' });
+  }
+
+  #ask(message: ToServer): Promise<FromServer> {
+    const answer = heard(this.#child);
+    this.#child.send(message);
+    return answer;
+  }
+
+  [Symbol.dispose](): void {
+    this.#child.disconnect();
+  }
+}
+
+function heard(child: ChildProcess): Promise<FromServer> {
+  const { promise, resolve, reject } = Promise.withResolvers<FromServer>();
+  const onExit = () => reject(new Error('the registry has ended'));
+  child.once('exit', onExit);
+  child.once('message', (message) => {
+    child.off('exit', onExit);
+    resolve(message as FromServer);
+  });
+  return promise;
+}
+
+async function pull(daemon: RigDaemon, name: string): Promise<void> {
+  await daemon.cri.pullImage({ image: imageSpec(`bench.test/${name}`) }, PATIENCE);
+}
+
+/** Seconds until all of these images are pulled and on the disk. */
+async function pulled(daemon: RigDaemon, names: readonly string[]): Promise<number> {
+  await syncFileSystem(daemon.folder);
+  const began = performance.now();
+  await Promise.all(names.map((name) => pull(daemon, name)));
+  await syncFileSystem(daemon.folder);
+  return (performance.now() - began) / 1000;
+}
+
+async function remove(daemon: RigDaemon, name: string): Promise<void> {
+  await daemon.cri.removeImage({ image: imageSpec(`bench.test/${name}`) }, PATIENCE);
+}
+
+function watchMemory(daemon: RigDaemon): { end: () => Promise<number> } {
+  let peak = 0;
+  const look = () => {
+    peak = Math.max(peak, pss(daemon.pid()));
+  };
+  const timer = setInterval(look, 50);
+  return {
+    end: async () => {
+      look();
+      clearInterval(timer);
+      return peak;
+    },
+  };
+}
+
+/** p99 in milliseconds of pods launched one after the other for as long as `beside` takes, at least {@link PODS}. */
+async function launches(daemon: RigDaemon, beside: () => Promise<void>): Promise<number> {
+  const ms: number[] = [];
+  const ids: string[] = [];
+  let going = true;
+  const other = beside().finally(() => {
+    going = false;
+  });
+  other.catch(() => {}); // thrown below
+  for (let at = 0; at < PODS || going; at++) {
+    const config = podConfig(`beside-${Date.now()}-${at}`, { cgroupParent: daemon.cgroupParent });
+    const began = performance.now();
+    const { podSandboxId } = await daemon.cri.runPodSandbox({ config }, PATIENCE);
+    ms.push(performance.now() - began);
+    ids.push(podSandboxId);
+    if (!going && at >= PODS) break;
+  }
+  await other;
+  for (const podSandboxId of ids) {
+    await daemon.cri.stopPodSandbox({ podSandboxId }, PATIENCE);
+    await daemon.cri.removePodSandbox({ podSandboxId }, PATIENCE);
+  }
+  return latencies(ms).p99;
+}
+
+type Results = Map<Measurement, Record<Side, number[][]>>;
+
+async function measureAll(
+  daemons: ReadonlyMap<Side, RigDaemon>,
+  server: Server,
+  rounds: number,
+  wanted: RegExp,
+): Promise<Results> {
+  const results: Results = new Map();
+  for (const measurement of MEASUREMENTS) {
+    if (!measurement.rows.some(({ name }) => wanted.test(name))) continue;
+    const found: Record<Side, number[][]> = { sluice: [], containerd: [] };
+    results.set(measurement, found);
+    for (let round = 0; round < rounds; round++) {
+      const names: string[] = [];
+      for (const recipe of measurement.images) names.push(await server.make(recipe));
+      for (const [side, daemon] of daemons) {
+        found[side].push(await measurement.measure({ daemon, server }, names));
+        process.stderr.write(`${side} ${found[side].at(-1)?.map((value) => value.toFixed(2))}\n`);
+        for (const name of new Set(names)) await remove(daemon, name);
+        await sleep(1000);
+      }
+      await server.drop();
+    }
+  }
+  return results;
+}
+
+interface Line {
+  row: string;
+  sluice: string;
+  containerd: string;
+  ratio: string;
+  target: string;
+  verdict: string;
+}
+
+function linesOf(results: Results): Line[] {
+  return [...results].flatMap(([{ rows }, found]) => rows.map((row, at) => lineOf(row, found, at)));
+}
+
+function lineOf({ name, unit, target }: Row, found: Record<Side, number[][]>, at: number): Line {
+  const values = (side: Side) => found[side].map((numbers) => numbers[at] ?? Number.NaN);
+  const shown = (side: Side) => {
+    if (found[side].length === 0) return '-';
+    const all = values(side);
+    const text = (value: number) => value.toFixed(unit === 's' || unit === '' ? 2 : 1);
+    return `${text(median(all))} ${unit} (${text(Math.min(...all))}–${text(Math.max(...all))})`.replace('  ', ' ');
+  };
+  const own = values('sluice');
+  const theirs = values('containerd');
+  const each = own.flatMap((value, round) => (theirs[round] ? [value / theirs[round]] : []));
+  const ratio = each.length > 0 ? median(own) / median(theirs) : undefined;
+  const subject = target?.of === 'ratio' ? ratio : median(own);
+  const spread = each.length > 1 ? ` (${Math.min(...each).toFixed(2)}–${Math.max(...each).toFixed(2)})` : '';
+  const verdict = !target || subject === undefined ? '' : subject <= target.most ? 'met' : 'MISSED';
+  return {
+    row: name,
+    sluice: shown('sluice'),
+    containerd: shown('containerd'),
+    ratio: ratio === undefined ? '-' : `${ratio.toFixed(2)}${spread}`,
+    target: target ? `≤ ${target.most}${target.of === 'value' ? ` ${unit}` : ''}`.trim() : '',
+    verdict,
+  };
+}
+
+const HEAD: Line = {
+  row: 'row',
+  sluice: 'Sluice',
+  containerd: 'containerd',
+  ratio: 'ratio',
+  target: 'target',
+  verdict: '',
+};
+
+function markdownTable(lines: readonly Line[]): string {
+  const row = (line: Line) => `| ${Object.values(line).join(' | ')} |`;
+  return `${[row(HEAD), `|${' --- |'.repeat(Object.keys(HEAD).length)}`, ...lines.map(row)].join('\n')}\n`;
+}
+
+async function main(): Promise<number> {
+  if (process.getuid?.() !== 0) throw new Error('needs root: it starts daemons');
+  const rounds = Number(options.rounds);
+  if (!Number.isInteger(rounds) || rounds < 1) throw new Error('--rounds wants a number of 1 or more');
+  const programs = CONTAINERDS[containerdVersion(options.containerd)];
+  const [containerd, shim] = [await builtOrSystem(programs.daemon), await builtOrSystem(programs.shim)];
+  if (!containerd || !shim) throw new Error('there is neither Go to build containerd with nor a containerd in PATH');
+  const sides = options.sides.split(',');
+  const head = [machine(), `containerd ${options.containerd}`, `other work before: ${await otherWork()}`];
+  console.log(head.join('\n'));
+
+  const folder = privateFolder('sluice-bench');
+  const registry = await imageRegistry(folder);
+  const daemons = new Map<Side, RigDaemon>();
+  using server = await Server.start();
+  try {
+    writeHosts(registry.certsDir, 'bench.test', server.address);
+    const runc = program('runc');
+    if (sides.includes('sluice')) {
+      const config = { log: { level: 'info' }, runtimes: { runc: { binary: runc, shim } } };
+      daemons.set('sluice', await startSluice({ registry, index: 0, stateInMemory: true, config }));
+    }
+    if (sides.includes('containerd'))
+      daemons.set(
+        'containerd',
+        await startContainerd({ registry, index: 1, stateInMemory: true, containerd, shim, runc }),
+      );
+    for (const daemon of daemons.values()) console.log(`${daemon.kind}: pid ${daemon.pid()}, ${daemon.folder}`);
+    const results = await measureAll(daemons, server, rounds, new RegExp(options.rows, 'i'));
+    const lines = linesOf(results);
+    head.push(`other work after: ${await otherWork()}`);
+    console.log(`${head.at(-1)}\n${markdownTable(lines)}`);
+    if (options.markdown) writeFileSync(options.markdown, markdownTable(lines));
+    if (options.json) {
+      const rows = [...results].map(([{ rows: names }, found]) => ({ rows: names, ...found }));
+      writeFileSync(options.json, `${JSON.stringify({ head, lines, rows }, undefined, 2)}\n`);
+    }
+    return lines.some(({ verdict }) => verdict === 'MISSED') ? 1 : 0;
+  } finally {
+    for (const daemon of daemons.values()) await daemon[Symbol.asyncDispose]();
+    await registry.stop();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+process.exitCode = await main();

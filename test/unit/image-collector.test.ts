@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Collector, type ImageLimits } from '../../src/node/images/collector.ts';
+import type { ImageRow } from '../../src/node/images/rows.ts';
+import type { Log } from '../../src/node/observe/log.ts';
+
+const OLD = Date.now() - 3_600_000;
+
+/** A node whose images take 10 bytes each, and whose file system has 100. */
+function node(names: string[], limits: Partial<ImageLimits> = {}) {
+  const images = new Map(
+    names.map((id, at) => {
+      const row: ImageRow = {
+        ...{
+          id,
+          names: [`${id}:1`],
+          config: {},
+          file: { rootfs: { type: 'layers', diff_ids: [] } },
+          layers: [],
+          size: 1,
+        },
+        pulledAt: OLD + at * 1000,
+      };
+      return [id, row] as const;
+    }),
+  );
+  const used = new Set<string>();
+  const removed: string[] = [];
+  let collected = 0;
+  const failures: string[] = [];
+  const collector = new Collector({
+    root: '/nowhere',
+    limits: () => ({ quotaBytes: 0, highPercent: 0, lowPercent: 80, ...limits }),
+    candidates: () => [...images.values()],
+    used: async () => new Set(used),
+    bytes: async () => images.size * 10,
+    remove: async ({ id }) => {
+      images.delete(id);
+      removed.push(id);
+    },
+    onCollected: (_, bytes) => {
+      collected += bytes;
+    },
+    fullness: async () => images.size * 10,
+    log: { info() {}, warn() {}, error: (of: object) => failures.push(JSON.stringify(of)) } as unknown as Log,
+  });
+  return { images, used, removed, collector, failures, collected: () => collected };
+}
+
+test('over the quota, what was used longest ago goes first, and no more than must', async () => {
+  const { collector, removed, collected, used } = node(['a', 'b', 'c', 'd', 'e'], { quotaBytes: 30 });
+  used.add('a');
+  await collector.check();
+  assert.deepEqual(removed, ['b', 'c']);
+  assert.equal(collected(), 20);
+  await collector.check();
+  assert.deepEqual(removed, ['b', 'c']);
+});
+
+test('a full file system is emptied down to the low mark, and not before the high one', async () => {
+  const { collector, removed, images } = node(['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'], {
+    highPercent: 90,
+    lowPercent: 60,
+  });
+  await collector.check();
+  assert.deepEqual(removed, []);
+  images.set('i', { ...(images.get('h') as ImageRow), id: 'i' });
+  await collector.check();
+  assert.deepEqual(removed, ['a', 'b', 'c']);
+});
+
+test('what has just been pulled or used stays, and so does everything without limits', async () => {
+  const { collector, removed, images, used } = node(['a', 'b', 'c'], { quotaBytes: 1 });
+  (images.get('b') as ImageRow).pulledAt = Date.now();
+  used.add('c');
+  await collector.check();
+  used.clear(); // its container has ended a moment ago
+  await collector.check();
+  assert.deepEqual(removed, ['a']);
+  const free = node(['a', 'b']);
+  await free.collector.check();
+  assert.deepEqual(free.removed, []);
+});
+
+test('a pod that comes while images are removed keeps its own', async () => {
+  const { collector, removed, used, images } = node(['a', 'b', 'c']);
+  const gone = await collector.collect(async () => {
+    if (removed.length === 1) used.add('b');
+    return false;
+  });
+  assert.deepEqual(removed, ['a', 'c']);
+  assert.deepEqual(
+    gone.map(({ names }) => names),
+    [['a:1'], ['c:1']],
+  );
+  assert.deepEqual([...images.keys()], ['b']);
+});
+
+test('a check that fails is told to nobody but the log, and the next one works', async () => {
+  const { collector, removed, images, failures } = node(['a'], { quotaBytes: 1 });
+  const row = images.get('a') as ImageRow;
+  Object.defineProperty(row, 'pulledAt', {
+    configurable: true,
+    get: () => {
+      throw new Error('broken');
+    },
+  });
+  await collector.check();
+  assert.deepEqual([removed, failures], [[], ['{"reason":"broken"}']]);
+  Object.defineProperty(row, 'pulledAt', { value: OLD });
+  await collector.check();
+  assert.deepEqual(removed, ['a']);
+});
