@@ -254,6 +254,7 @@ try {
   await sh('dpkg', '--purge', 'sluice');
   assert.ok(!existsSync('/etc/sluice') && !existsSync('/var/lib/sluice') && !existsSync('/run/sluice'));
   assert.equal((await attempt('dpkg', '-s', 'sluice')).code, 1);
+  assert.doesNotMatch(await sh('iptables-save'), /the built-in pod network/);
   seen('purged: nothing is left');
 } finally {
   if (!SYSTEMD) await daemon?.stop(10_000);
