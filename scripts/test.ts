@@ -1,5 +1,5 @@
 /**
- * Runs the tests: unit tests side by side; integration and fault tests that mostly wait a few files at a time; then the
+ * Runs the tests: unit tests side by side; integration and fault tests that mostly wait two files at a time; then the
  * others one file at a time, which time what they do or look at the whole machine.
  *
  *   npm test [-- PART|FILE...]      parts: unit, integration, faults; everything when none is given
@@ -18,7 +18,7 @@ const PARTS = ['unit', 'integration', 'faults'] as const;
 const TIME_LIMIT_MS = 60 * 60_000;
 const FILE_LIMIT_MS = 5 * 60_000;
 /** How many files that mostly wait run at a time: they keep two cores half busy. */
-const AT_ONCE = 3;
+const AT_ONCE = 2;
 
 const root = resolve(import.meta.dirname, '..');
 const wanted = process.argv.slice(2);

@@ -256,7 +256,7 @@ describe('a quota that is used up when the daemon starts', { skip: skip || SKIP_
       await run('sync', ['-f', disk.path]);
       assert.ok(readOwners(lab.daemon.root).ids.has(id));
       await lab.daemon.cri.stopPodSandbox({ podSandboxId: id });
-      await lab.launchFails('doomed', { code: GRPC.RESOURCE_EXHAUSTED, words: /quota|full/i });
+      await lab.launchFails('doomed', { code: GRPC.RESOURCE_EXHAUSTED, words: /store cannot be written|quota|full/i });
       await lab.daemon.cri.removePodSandbox({ podSandboxId: id });
       assert.equal(lab.daemon.pid(), pid, 'the same daemon all the time');
     } finally {

@@ -66,13 +66,15 @@ const nameOf = ({ page, line }: GuideBlock) => `${page}:${line}`;
 async function type(text: string, where: string): Promise<void> {
   const lines = text.trimEnd();
   if (lines === '') return;
-  const { code, stdout, stderr } = await run('bash', ['-eu', '-c', lines], {
+  const shell = ['--norc', '-eu', '-c', lines];
+  const { code, stdout, stderr } = await run('bash', shell, {
     cwd: packages,
     env,
     check: false,
     input: 'y\n'.repeat(8), // apt asks
     timeoutMs: PATIENCE_MS,
   });
+  if (code !== 0 && SYSTEMD && /connection timed out/i.test(stderr)) return type(text, where); // a VM that was stopped meanwhile
   assert.equal(code, 0, `${where}: status ${code} of\n${lines}\n${stdout}${stderr}`);
   console.log(`run: ${where}: ${lines.replaceAll('\n', ' ⏎ ')}`);
 }
