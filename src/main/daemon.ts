@@ -82,6 +82,7 @@ export class Daemon {
         metrics.set('restored', { state }, recovered[state]);
       }
       log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
+      services.images.warm();
     });
     if (unknown.length === 0) {
       void sweepNetwork(services).then(() => collectNetworkGarbage(services, { programs: true }));

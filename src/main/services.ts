@@ -241,6 +241,7 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     lookUpUser: (input) => pools.shim.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     snapshots: snapshotWorker(pools),
+    warmRegistry: () => pools.registry.call('warm', undefined),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),
     onFetched: ({ seconds, waited, error, downloaded, unpacked }) => {

@@ -5,6 +5,10 @@
 import { ask } from './http/ask.ts';
 import { serve } from './serve.ts';
 
-export const handlers = { ask };
+export const handlers = {
+  /** Does nothing: the call makes the pool start a thread. */
+  warm: () => {},
+  ask,
+};
 
 export default serve(handlers);

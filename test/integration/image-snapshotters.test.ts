@@ -3,31 +3,24 @@
  * what overlayfs shows. As root.
  */
 import assert from 'node:assert/strict';
-import {
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { createServer } from 'node:http';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { gunzipSync } from 'node:zlib';
 import { Snapshots } from '../../src/node/grpc/snapshots.ts';
 import type { Images } from '../../src/node/images/images.ts';
 import { type Pools, startPools } from '../../src/node/threads/pools.ts';
-import { getXattr, listXattrs } from '../../src/sys/attributes.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
 import { mountRootfs } from '../../src/workers/shim/rootfs.ts';
 import { built, Unavailable } from '../rig/build.ts';
 import { FakeRegistries } from '../rig/fake-registry.ts';
 import { makeImages, pullImage } from '../rig/images-service.ts';
-import { privateFolder } from '../rig/paths.ts';
-import { start, waitFor } from '../rig/proc.ts';
-import { buildImage, digestOf, MANIFEST } from '../rig/push.ts';
+import { seen, serveLayers } from '../rig/layered-image.ts';
+import { mountsBelow } from '../rig/leftovers.ts';
+import { findProgram, privateFolder } from '../rig/paths.ts';
+import { run, start, waitFor } from '../rig/proc.ts';
+import { digestOf, pushImage } from '../rig/push.ts';
+import { startRegistry } from '../rig/registry.ts';
 import { tarball } from '../rig/tarball.ts';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root: layers have owners and devices';
@@ -36,77 +29,9 @@ const registries = new FakeRegistries(join(folder, 'certs.d'));
 let pools: Pools;
 let name: string;
 
-const capability = Buffer.from('0100000200040000000000000000000000000000', 'hex');
-const LAYERS = [
-  tarball([
-    { path: 'd/', kind: 'directory', mode: 0o1777, uid: 5, gid: 6 },
-    { path: 'd/stays', content: 'below', pax: { 'SCHILY.xattr.user.note': 'kept' } },
-    { path: 'd/goes', content: 'below' },
-    { path: 'd/replaced', content: 'below' },
-    { path: 'd/gone/', kind: 'directory' },
-    { path: 'd/gone/deep/', kind: 'directory' },
-    { path: 'd/gone/deep/x', content: 'x' },
-    { path: 'd/file-to-folder', content: 'x' },
-    { path: 'd/folder-to-file/', kind: 'directory' },
-    { path: 'd/folder-to-file/x', content: 'x' },
-    { path: 'd/link-to-folder', kind: 'symlink', link: '/d/opaque' },
-    { path: 'd/opaque/', kind: 'directory' },
-    { path: 'd/opaque/old', content: 'x' },
-    { path: 'd/back/', kind: 'directory', mode: 0o700 },
-    { path: 'd/back/old', content: 'x' },
-    { path: 'd/shared', content: 'linked', mode: 0o640, uid: 7, gid: 8 },
-    { path: 'd/pair', kind: 'hardlink', link: 'd/shared' },
-    { path: 'implied/kept/', kind: 'directory', mode: 0o751, uid: 9 },
-    { path: 'etc/passwd', content: 'app:x:4242:4343::/:/bin/sh\n' },
-  ]),
-  tarball([
-    { path: 'd/.wh.goes' },
-    { path: 'd/replaced', content: 'above', mode: 0o4755, mtime: 1_500_000_000 },
-    { path: 'd/.wh.gone' },
-    { path: 'd/.wh.not-there' },
-    { path: 'd/file-to-folder/', kind: 'directory' },
-    { path: 'd/file-to-folder/y', content: 'y' },
-    { path: 'd/.wh.folder-to-file' },
-    { path: 'd/folder-to-file', content: 'now a file' },
-    { path: 'd/link-to-folder/', kind: 'directory' },
-    { path: 'd/link-to-folder/z', content: 'z' },
-    { path: 'd/opaque/', kind: 'directory', mode: 0o711 },
-    { path: 'd/opaque/new', content: 'n' },
-    { path: 'd/opaque/.wh..wh..opq' },
-    { path: 'd/.wh.back' },
-    { path: 'd/back/', kind: 'directory', mode: 0o755 },
-    { path: 'd/back/new', content: 'n' },
-    { path: 'd/link', kind: 'hardlink', link: 'd/shared' },
-    { path: 'd/symbolic', kind: 'symlink', link: 'stays', mtime: 1_400_000_000 },
-    { path: 'd/null', kind: 'char', major: 1, minor: 3, mode: 0o666 },
-    { path: 'd/pipe', kind: 'fifo' },
-    { path: 'd/é', content: 'name' },
-    { path: 'd/capable', content: 'x', mode: 0o755, pax: { 'SCHILY.xattr.security.capability': capability } },
-    { path: 'implied/kept/more/deep', content: 'x' },
-  ]),
-  tarball([
-    { path: 'd/goes', content: 'back again' },
-    { path: 'd/opaque/third', content: '3' },
-    { path: 'd/.wh.pipe' },
-  ]),
-];
-
 before(async () => {
   pools = startPools();
-  const image = buildImage({ layers: LAYERS, config: { User: 'app' } });
-  const server = createServer((request, response) => {
-    const digest = /\/blobs\/([^?]+)/.exec(request.url ?? '')?.[1];
-    const body = digest === undefined ? image.body : image.blobs.get(digest);
-    if (!body) return void response.writeHead(404).end();
-    const type = digest === undefined ? MANIFEST : 'application/octet-stream';
-    response.writeHead(200, {
-      'content-type': type,
-      'content-length': body.length,
-      'docker-content-digest': digestOf(body),
-    });
-    response.end(request.method === 'HEAD' ? undefined : body);
-  });
-  name = registries.host(`http://${await registries.listen(server)}`);
+  name = await serveLayers(registries);
 });
 after(async () => {
   await pools?.[Symbol.asyncDispose]();
@@ -114,45 +39,14 @@ after(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-/** Every entry below a folder, with all that a container can see of it. */
-function seen(root: string): string[] {
-  const found: string[] = [];
-  /** The first name of each file: files of a tree of hard links have further names outside. */
-  const first = new Map<number, string>();
-  const walk = (path: string) => {
-    for (const entry of readdirSync(join(root, path)).sort()) {
-      const at = join(path, entry);
-      const stats = lstatSync(join(root, at));
-      const kind = stats.isDirectory() ? 'd' : stats.isSymbolicLink() ? 'l' : stats.isFile() ? 'f' : `n${stats.rdev}`;
-      const xattrs = listXattrs(join(root, at))
-        .filter((one) => !one.startsWith('trusted.'))
-        .map((one) => `${one}=${getXattr(join(root, at), one, 100)?.toString('hex')}`);
-      const content = stats.isFile()
-        ? readFileSync(join(root, at), 'latin1')
-        : stats.isSymbolicLink()
-          ? readlinkSync(join(root, at))
-          : '';
-      const twin = stats.isFile() ? (first.get(stats.ino) ?? '') : '';
-      if (stats.isFile() && twin === '') first.set(stats.ino, at);
-      // Only the times that the archive gives: an implied folder has those of its making.
-      const time = stats.isDirectory() ? '' : Math.floor(stats.mtimeMs / 1000);
-      const { mode, uid, gid } = stats;
-      found.push([kind, at, mode.toString(8), uid, gid, time, twin, content, ...xattrs].join(' '));
-      if (stats.isDirectory()) walk(at);
-    }
-  };
-  walk('');
-  return found;
-}
-
 interface Shown {
   rootfs: string[];
   view: string[];
 }
 
 /** Pulls the image, and gives what a snapshot and the read-only image show. */
-async function shown(images: Images, at: string): Promise<Shown> {
-  const row = await pullImage(images, `${name}/app:1`);
+async function shown(images: Images, at: string, image = `${name}/app:1`): Promise<Shown> {
+  const row = await pullImage(images, image);
   const [snapshot, target] = [join(at, 'root/snapshots/one'), join(at, 'mounted')];
   mkdirSync(target);
   await images.prepareSnapshot({ dir: snapshot, image: row });
@@ -289,3 +183,93 @@ for (const kind of ['overlayfs', 'native'])
     assert.equal(left.length, 1, `the pause image alone is left: ${JSON.stringify(left)}`);
     assert.deepEqual(readdirSync(images.layers.folder), [], 'unpacked layers are left here');
   });
+
+test('a proxy to stargz-snapshotter: layers are there before they are downloaded', {
+  skip: skip || (findProgram('docker-registry') ? false : 'needs docker-registry'),
+}, async (t) => {
+  let stargz: string;
+  try {
+    stargz = await built('stargz-snapshotter');
+  } catch (error) {
+    if (!(error instanceof Unavailable)) throw error;
+    return t.skip(error.message);
+  }
+  const at = join(folder, 'stargz');
+  mkdirSync(join(at, 'root'), { recursive: true });
+  await using registry = await startRegistry({ folder: at });
+  const layers = await Promise.all(LAZY.map((tar, number) => converted(stargz, tar, join(at, String(number)))));
+  const descriptors = layers.map(({ blob, toc }) => ({
+    mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip',
+    ...{ digest: digestOf(blob), size: blob.length, annotations: { 'containerd.io/snapshot/stargz/toc.digest': toc } },
+  }));
+  await pushImage(registry.address, 'app:1', { layers, manifest: { layers: descriptors }, config: { User: 'app' } });
+  const image = `${registry.address}/app:1`;
+
+  const plain = join(at, 'plain');
+  mkdirSync(join(plain, 'root'), { recursive: true });
+  const overlay = await makeImages(pools, { root: join(plain, 'root') });
+  // The format's own files, which stargz-snapshotter keeps to itself.
+  const isOwn = (line: string) => /^f (?:stargz\.index\.json|\.no\.prefetch\.landmark) /.test(line);
+  const expected = (await shown(overlay, plain, image)).rootfs.filter((line) => !isOwn(line));
+
+  const socket = join(at, 's');
+  const snapshotter = start(stargz, ['serve', join(at, 'stargz'), socket], join(at, 'log'));
+  t.after(async () => {
+    await snapshotter.stop();
+    for (const path of mountsBelow(at).toReversed()) unmount(path);
+  });
+  using client = new Snapshots({ socket, name: 'stargz' });
+  await waitFor('stargz-snapshotter', 30_000, () => client.list().then(() => true));
+  let fetched = 0;
+  const images = await makeImages(pools, {
+    root: join(at, 'root'),
+    snapshotter: 'proxy',
+    snapshotterSocket: socket,
+    onFetched: () => fetched++,
+  });
+  const { rootfs, view } = await shown(images, at, image);
+  assert.equal(fetched, 0, 'layers were downloaded by Sluice');
+  const lazy = readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .filter((line) => line.includes(` ${at}/`) && / fuse/.test(line));
+  assert.equal(lazy.length, 2, 'each layer is a file system that fetches what is read');
+  assert.deepEqual(rootfs, expected);
+  assert.deepEqual(view, expected);
+  const row = images.find(image);
+  assert.ok(row);
+  await images.remove(row);
+  await waitFor('the layers to go', 10_000, async () => (await client.list()).length === 1 || undefined); // the pause image
+});
+
+/** stargz-snapshotter has no hard links to layers below, and gives implied folders to root. */
+const LAZY = [
+  tarball([
+    { path: 'd/', kind: 'directory', mode: 0o1777, uid: 5, gid: 6 },
+    { path: 'd/stays', content: 'below' },
+    { path: 'd/goes', content: 'below' },
+    { path: 'd/folder/', kind: 'directory' },
+    { path: 'd/folder/old', content: 'x' },
+    { path: 'etc/', kind: 'directory' },
+    { path: 'etc/passwd', content: 'app:x:4242:4343::/:/bin/sh\n' },
+  ]),
+  tarball([
+    { path: 'd/', kind: 'directory', mode: 0o1777, uid: 5, gid: 6 },
+    { path: 'd/.wh.goes' },
+    { path: 'd/folder/', kind: 'directory' },
+    { path: 'd/folder/.wh..wh..opq' },
+    { path: 'd/folder/new', content: 'lazily '.repeat(40_000), mode: 0o755 },
+    { path: 'd/link', kind: 'symlink', link: 'stays', mode: 0o777 },
+  ]),
+];
+
+/** A layer in the eStargz form, which is an archive of its own. */
+async function converted(
+  stargz: string,
+  tar: Buffer,
+  path: string,
+): Promise<{ tar: Buffer; blob: Buffer; toc: string }> {
+  writeFileSync(`${path}.tar`, tar);
+  const { stdout } = await run(stargz, ['convert', `${path}.tar`, `${path}.esgz`]);
+  const blob = readFileSync(`${path}.esgz`);
+  return { tar: gunzipSync(blob), blob, toc: (JSON.parse(stdout) as { toc: string }).toc };
+}

@@ -83,6 +83,7 @@ before(async () => {
     lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.image.call('removeLayer', { dir }),
     snapshots: snapshotWorker(pools),
+    warmRegistry: () => pools.registry.call('warm', undefined),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: () => {},
     onFetched: () => {},

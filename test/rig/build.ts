@@ -74,6 +74,16 @@ export const PROGRAMS = {
     cgo: true,
     tags: 'seccomp',
   },
+  'distribution-3': {
+    module: 'distribution',
+    package: 'github.com/distribution/distribution/v3/cmd/registry',
+    mark: 'github.com/distribution/distribution/v3\tv3.1.2\t',
+  },
+  'crane-registry': {
+    module: 'go-containerregistry',
+    package: 'github.com/google/go-containerregistry/cmd/registry',
+    mark: 'github.com/google/go-containerregistry\tv0.22.1\t',
+  },
   'stargz-snapshotter': {
     module: 'stargz',
     package: '.',

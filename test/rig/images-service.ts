@@ -22,6 +22,7 @@ export interface ImagesRigOptions {
   snapshotterSocket?: string;
   snapshotterName?: string;
   onLayer?: ImagesOptions['onLayer'];
+  onFetched?: ImagesOptions['onFetched'];
 }
 
 /** Starts it on `root`, an empty folder. */
@@ -58,9 +59,10 @@ export async function makeImages(pools: Pools, options: ImagesRigOptions): Promi
     lookUpUser: (input) => pools.image.call('lookUpUser', input),
     removeLayer: (dir) => pools.shim.call('removeLayer', { dir }),
     snapshots: snapshotWorker(pools),
+    warmRegistry: () => pools.registry.call('warm', undefined),
     installPause: (dir) => pools.image.call('installPause', { dir }),
     onLayer: options.onLayer ?? (() => {}),
-    onFetched: () => {},
+    onFetched: options.onFetched ?? (() => {}),
     onSynced: () => {},
     onCollected: () => {},
     onRetry: () => {},

@@ -19,6 +19,8 @@ export interface RegistryOptions {
   folder: string;
   /** Where blobs are kept; default <folder>/registry. */
   storage?: string;
+  /** Another distribution than Debian's. */
+  program?: string;
   /** Refuse pushes and deletes: several registries may then share one storage. */
   readOnly?: boolean;
 }
@@ -42,10 +44,15 @@ storage:
 http: { addr: '${address}' }
 `,
   );
-  const server = start(program('docker-registry'), ['serve', conf], join(options.folder, `registry-${port}.log`), {
-    PATH: process.env.PATH,
-    OTEL_TRACES_EXPORTER: 'none',
-  });
+  const server = start(
+    options.program ?? program('docker-registry'),
+    ['serve', conf],
+    join(options.folder, `registry-${port}.log`),
+    {
+      PATH: process.env.PATH,
+      OTEL_TRACES_EXPORTER: 'none',
+    },
+  );
   try {
     await waitFor('docker-registry', 60_000, async () => {
       if (!server.running()) throw new GivenUp(`docker-registry ended: ${server.log()}`);

@@ -93,6 +93,7 @@ async function setup(t: TestContext, options: { maxDownloads?: number; used?: ()
         link: async () => {},
         removeLayer: async ({ dir }) => rmSync(dir, { recursive: true, force: true }),
       },
+      warmRegistry: async () => {},
       installPause: async (dir) => {
         mkdirSync(join(dir, 'fs'), { recursive: true });
         return { bytes: 10, inodes: 2 };

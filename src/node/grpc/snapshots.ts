@@ -108,7 +108,12 @@ export class Snapshots implements Disposable {
     const { name: snapshotter } = this.address;
     const all: SnapshotInfo[] = [];
     await this.#ask('List', undefined, async () => {
-      for await (const { info } of this.#client.list({ snapshotter }, options)) all.push(...info.map(infoOf));
+      try {
+        for await (const { info } of this.#client.list({ snapshotter }, options)) all.push(...info.map(infoOf));
+      } catch (error) {
+        // containerd's library for snapshotters, which stargz uses, says so of a store that has had no snapshot yet.
+        if (!/bucket does not exist/.test((error as { details?: string }).details ?? '')) throw error;
+      }
     });
     return all;
   }

@@ -44,6 +44,8 @@ export interface ImageSurroundings {
   lookUpUser: (input: LookUpUser) => Promise<FoundUser>;
   removeLayer: (dir: string) => Promise<void>;
   snapshots: SnapshotWorker;
+  /** Starts the thread of {@link ImagesOptions.ask}. */
+  warmRegistry: () => Promise<void>;
   installPause: (dir: string) => Promise<Usage>;
   onLayer: (how: 'pulled' | 'present' | 'joined') => void;
   onFetched: NonNullable<LayerFetcherOptions['onFetched']>;
@@ -363,6 +365,16 @@ export class Images {
     const enough = async () => keepBytes !== undefined && (await this.#bytes()) <= keepBytes;
     const images = await this.#collector.collect(enough);
     return { images, bytes: before - (await this.#bytes()) };
+  }
+
+  /**
+   * Starts the threads that a first pull would wait for: pulls come soon after a start, and loading what they run takes
+   * each of them a tenth of a second. They end when nothing has come for a minute.
+   */
+  warm(): void {
+    this.layers.warm();
+    const { warmRegistry, log } = this.#options;
+    warmRegistry().catch((err) => log.debug({ err }, 'the thread for registries is not started early'));
   }
 
   /** Keeps the limits of the configuration from now on, until the daemon ends. */

@@ -127,8 +127,8 @@ async function fetchInto(
   try {
     mkdirSync(`${temporary}/fs`, { mode: 0o755 });
     chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
-    const unpacked = await unpack(layer, download, `${temporary}/fs`, abort);
-    const used = await measureTree(temporary);
+    const { usage, ...unpacked } = await unpack(layer, download, `${temporary}/fs`, abort);
+    const used = usage ? withFolders(usage, temporary) : await measureTree(temporary);
     await settle(temporary, layer.dir);
     const downloadSeconds = download.seconds;
     const unpackSeconds = (performance.now() - began) / 1000 - downloadSeconds;
@@ -160,11 +160,25 @@ function makeTemporary(dir: string, avoid: readonly number[]): string {
 
 const flexGroup = (ino: number) => Math.floor((ino - 1) / FLEX_GROUP);
 
-type Unpacked = Pick<FetchedLayer, 'implied' | 'lowerLinks' | 'growsWhenWritten'>;
+interface Unpacked extends Pick<FetchedLayer, 'implied' | 'lowerLinks' | 'growsWhenWritten'> {
+  usage: Usage | undefined;
+}
 
-function resultOf({ implied, lowerLinks, growsWhenWritten }: Applier): Unpacked {
+/** The layer's own folder, and its `fs`. */
+function withFolders({ bytes, inodes }: Usage, dir: string): Usage {
+  const blocks = [dir, `${dir}/fs`].reduce((sum, folder) => sum + lstatSync(folder).blocks, 0);
+  return { bytes: bytes + blocks * 512, inodes: inodes + 2 };
+}
+
+function resultOf(applier: Applier): Unpacked {
+  const { implied, lowerLinks, growsWhenWritten } = applier;
   const links = [...lowerLinks].map(([path, target]) => ({ path, target }));
-  return { implied: [...implied], lowerLinks: links, growsWhenWritten: growsWhenWritten || links.length > 0 };
+  return {
+    implied: [...implied],
+    lowerLinks: links,
+    growsWhenWritten: growsWhenWritten || links.length > 0,
+    usage: applier.usage(),
+  };
 }
 
 async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<Unpacked> {

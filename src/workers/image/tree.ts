@@ -1,15 +1,15 @@
 /** Removes trees whose names may be any bytes; symbolic links are not followed. */
 import { lstatSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
-import { setImmediate as turn } from 'node:timers/promises';
+import { yielder } from '../yield.ts';
 import { native } from './byte-paths.ts';
 
-/** Files after which other calls of this thread get their turn. */
-const SLICE = 2000;
-
-/** Removes a tree, if it exists. */
+/**
+ * Removes a tree, if it exists. The thread's other calls get their turns, by time and not by files: on a slow disk, or
+ * beside much other work, 2000 files took seconds, for which the next pull waited to read its registry's hosts.toml.
+ */
 export async function removeTree(root: string): Promise<void> {
-  let seen = 0;
-  for (const _ of removing(root)) if (++seen % SLICE === 0) await turn();
+  const yieldThread = yielder();
+  for (const _ of removing(root)) await yieldThread();
 }
 
 export function removeTreeSync(root: string): void {

@@ -152,23 +152,34 @@ export class ProxyLayers implements LayerStore {
 
   /** From the top down, since a layer with another one on it cannot go. One that a snapshot stands on stays as well. */
   async sweep(used: ReadonlySet<string>): Promise<void> {
-    const { rows, client, log } = this.#options;
+    const { rows } = this.#options;
     const isUnused = (row: LayerRow) => row.ready && !used.has(row.id) && !this.#held.has(row.id);
     for (let progress = true; progress; ) {
       progress = false;
       for (const row of [...rows.values()].filter(isUnused)) {
-        if (row.snapshot === undefined || [...rows.values()].some(({ base }) => base === row.snapshot)) continue;
-        try {
-          if ((await client.remove(row.snapshot)) === 'used' || !isUnused(row)) continue;
-        } catch (error) {
-          log.warn({ layer: row.id, reason: explain(error) }, 'a layer could not be removed from the snapshotter');
-          continue;
-        }
-        this.#count(row, -1);
-        rows.delete(row.id);
-        progress = true;
+        if ([...rows.values()].some(({ base }) => base === row.snapshot)) continue;
+        // A pull that wants the layer waits, and then makes it again.
+        progress ||= await this.#locked(row.snapshot ?? '', async () => isUnused(row) && (await this.#remove(row)));
       }
     }
+  }
+
+  /** False when the layer stays. */
+  async #remove(row: LayerRow): Promise<boolean> {
+    const { rows, client, log } = this.#options;
+    this.#count(row, -1);
+    row.ready = false; // nobody finds it any more
+    try {
+      if ((await client.remove(row.snapshot ?? '')) === 'removed') {
+        rows.delete(row.id);
+        return true;
+      }
+    } catch (error) {
+      log.warn({ layer: row.id, reason: explain(error) }, 'a layer could not be removed from the snapshotter');
+    }
+    row.ready = true;
+    this.#count(row, 1);
+    return false;
   }
 
   async recover(used: ReadonlySet<string>, { keepUnknown = false } = {}): Promise<void> {
