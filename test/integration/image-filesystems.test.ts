@@ -1,6 +1,6 @@
 /**
- * Layers on ext4, xfs and btrfs, each on a loop device: what is unpacked, what it takes by `du`, what sharing saves, and
- * a disk that is full. As root.
+ * Layers on ext4, xfs and btrfs, each on a loop device: what is unpacked, what it takes by `du`, what sharing saves,
+ * and a disk that is full. As root.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';

@@ -1,6 +1,6 @@
 /**
- * Registries as they are: Debian's docker-registry (distribution 2), distribution 3, and the one of go-containerregistry
- * that crane and ko serve. zot cannot be had: the Go module proxy refuses its modules. As root.
+ * Registries as they are: Debian's docker-registry (distribution 2), distribution 3, and the one of
+ * go-containerregistry that crane and ko serve. zot cannot be had: the Go module proxy refuses its modules. As root.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -47,7 +47,9 @@ async function builtFor(t: TestContext, name: Parameters<typeof built>[0]): Prom
   }
 }
 
-/** By tag, by digest, through an index, compressed each way, with a layer of several megabytes; and what is not there. */
+/**
+ * By tag, by digest, through an index, compressed each way, with a layer of several megabytes; and what is not there.
+ */
 async function serves(address: string): Promise<void> {
   const tar = tarball([
     { path: 'file', content: 'x' },
