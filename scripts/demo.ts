@@ -11,10 +11,10 @@
 import { existsSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { parseArgs } from 'node:util';
 import type { JobRecord, JobShape } from '../src/node/observe/job-record.ts';
 import { closeUplink } from '../src/workers/net/uplink.ts';
+import { readBeside } from '../src/workers/store/open.ts';
 import { launchWithContainerd } from '../test/bench/beside.ts';
 import { type Phase, phase } from '../test/bench/load.ts';
 import { latencies } from '../test/bench/statistics.ts';
@@ -190,12 +190,12 @@ function rowsLeft(daemon: SluiceDaemon): string[] {
   });
   if (databases.length === 0) left.push(`no database below ${daemon.root}`);
   for (const file of databases) {
-    const db = new DatabaseSync(join(daemon.root, file), { readOnly: true });
-    for (const table of ['sandboxes', 'containers']) {
-      const { n } = db.prepare(`SELECT count(*) AS n FROM ${table}`).get() as { n: number };
-      if (n > 0) left.push(`${plural(n, 'row')} in ${table}`);
-    }
-    db.close();
+    readBeside(join(daemon.root, file), (db) => {
+      for (const table of ['sandboxes', 'containers']) {
+        const { n } = db.prepare(`SELECT count(*) AS n FROM ${table}`).get() as { n: number };
+        if (n > 0) left.push(`${plural(n, 'row')} in ${table}`);
+      }
+    });
   }
   return left;
 }

@@ -17,6 +17,8 @@ import { spec as Spec } from 'node:test/reporters';
 const PARTS = ['unit', 'integration', 'faults'] as const;
 const TIME_LIMIT_MS = 60 * 60_000;
 const FILE_LIMIT_MS = 5 * 60_000;
+/** How many files that mostly wait run at a time: they keep two cores half busy. */
+const AT_ONCE = 2;
 
 const root = resolve(import.meta.dirname, '..');
 const wanted = process.argv.slice(2);
@@ -28,7 +30,7 @@ if (wanted.length === 0) for (const part of PARTS) parts.add(part);
 
 /**
  * Files that wait for time limits, retries and builds for most of their time, keep to folders, networks and cgroups of
- * their own, and judge nothing by how long it took; the longest first. Two daemons at a time are no load.
+ * their own, and judge nothing by how long it took, but for limits of seconds; the longest first.
  */
 const MOSTLY_WAITING = [
   'faults/store-disk',
@@ -52,6 +54,18 @@ const MOSTLY_WAITING = [
   'integration/spawn-hung',
   'faults/disk',
   'faults/input',
+  'faults/hung-config',
+  'faults/crash',
+  'faults/exposed',
+  'faults/power-cut',
+  'integration/stdio-hung-log',
+  'integration/cli',
+  'integration/container-life',
+  'integration/demo',
+  'integration/container-resources',
+  'integration/shim-direct',
+  'integration/shim-start',
+  'integration/streaming-crictl',
 ].map((name) => resolve(root, `test/${name}.test.ts`));
 
 const find = (part: string) =>
@@ -60,12 +74,11 @@ const find = (part: string) =>
         .map((file) => resolve(root, file))
         .sort()
     : [];
-const withDaemons = [...find('integration'), ...find('faults')];
+const withDaemons = [...find('integration'), ...find('faults'), ...files.map((file) => resolve(file))];
 const groups = [
   { files: find('unit'), concurrency: availableParallelism() },
-  { files: MOSTLY_WAITING.filter((file) => withDaemons.includes(file)), concurrency: 2 },
+  { files: MOSTLY_WAITING.filter((file) => withDaemons.includes(file)), concurrency: AT_ONCE },
   { files: withDaemons.filter((file) => !MOSTLY_WAITING.includes(file)), concurrency: 1 },
-  { files: files.map((file) => resolve(file)), concurrency: 1 },
 ].filter((group) => group.files.length > 0);
 if (groups.length === 0) throw new Error(`no tests in ${[...parts].join(', ')}`);
 

@@ -120,7 +120,7 @@ test('all of them work on a mount that answers', { skip, timeout: 120_000 }, asy
 test('a mount that hangs holds up what needs it, and nothing else', { skip, timeout: 180_000 }, async () => {
   const { cri, cgroupParent } = lab.daemon;
   // A busy machine makes the usual work slower, never by the 10 s of a time limit.
-  const usualMs = 2 * (await usualWork('before')) + 2000;
+  const usualMs = 2 * (await usualWork('before')) + 5000;
   const held = await lab.launch('held');
   hanging.hang();
   const failing = [
@@ -155,7 +155,7 @@ test('an archive on a mount that hangs is given up, and the image workers go on'
   skip,
   timeout: 120_000,
 }, async () => {
-  const usualMs = 2 * (await usualWork('before-import')) + 2000;
+  const usualMs = 2 * (await usualWork('before-import')) + 5000;
   using client = connectSocket(lab.daemon.socket);
   const path = join(hanging.path, 'archives/one.tar');
   const all = async () => {

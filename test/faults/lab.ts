@@ -5,8 +5,8 @@
 import assert from 'node:assert/strict';
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join, relative } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import type { PodSandboxConfig } from '../../proto/gen/cri.ts';
+import { readBeside } from '../../src/workers/store/open.ts';
 import { merge, type SluiceDaemon, type SluiceOptions, startSluice } from '../rig/daemon.ts';
 import { cgroupsOf } from '../rig/leftovers.ts';
 import { containerConfig, imageSpec, type PodOptions, podConfig } from '../rig/messages.ts';
@@ -227,8 +227,7 @@ export function inventory(daemon: SluiceDaemon): string[] {
 }
 
 function rows(path: string): string[] {
-  const db = new DatabaseSync(path, { readOnly: true });
-  try {
+  return readBeside(path, (db) => {
     // The table `about` is the store's own: who wrote it, and when its copies were complete.
     const query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'about' ORDER BY name";
     const tables = db.prepare(query).all() as { name: string }[];
@@ -236,9 +235,7 @@ function rows(path: string): string[] {
       const { n } = db.prepare(`SELECT count(*) AS n FROM "${name}"`).get() as { n: number };
       return `table ${name}: ${n} rows`;
     });
-  } finally {
-    db.close();
-  }
+  });
 }
 
 async function removeCgroups(parent: string): Promise<void> {

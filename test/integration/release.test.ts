@@ -42,6 +42,8 @@ describe('the folder', () => {
     for (const entry of ['sluiced', 'worker-net', 'worker-shim', 'worker-store', 'worker-stdio', 'sluice'])
       assert.equal(client(`${entry}.js`), 0, entry);
     for (const entry of ['worker-image', 'worker-registry']) assert.ok(client(`${entry}.js`) > 0, entry);
+    for (const name of readdirSync(lib).filter((file) => file.endsWith('.js')))
+      assert.doesNotMatch(readFileSync(join(lib, name), 'utf8'), /(?:from|import) ?"node:http"/, name);
   });
 
   test('every licence that it names has its text', () => {

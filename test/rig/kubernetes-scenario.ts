@@ -105,13 +105,14 @@ async function kubeletLog(): Promise<string> {
 
 // ---- The machine
 
-for (const name of ['kubelet', 'kubeadm', 'kubectl', 'crictl']) {
+for (const name of what === 'cluster' ? ['kubelet', 'crictl', 'kubeadm', 'kubectl'] : ['kubelet', 'crictl']) {
   copyFileSync(join(BIN, name), `/usr/bin/${name}`);
   chmodSync(`/usr/bin/${name}`, 0o755);
 }
 const [deb] = (await run('sh', ['-c', 'ls "$1"/sluice_0.1.0_*.deb', 'sh', packages])).stdout.trim().split('\n');
 copyFileSync(deb ?? '', join(folder, 'sluice_0.1.0_amd64.deb'));
-await run('sh', ['-c', 'cp "$1"/config-* /boot/', 'sh', packages]);
+// kubeadm looks at the kernel's configuration.
+if (what === 'cluster') await run('sh', ['-c', 'cp "$1"/config-* /boot/', 'sh', packages]);
 const registry = await startRegistry({ folder, storage, readOnly: true });
 mkdirSync('/etc/systemd/system/kubelet.service.d', { recursive: true });
 writeFileSync('/etc/systemd/system/kubelet.service', UNIT);

@@ -20,7 +20,8 @@ import { type Output, run, type Started, start, waitFor } from './proc.ts';
 import { ownWatchdog, patientWatchdog } from './watchdog.ts';
 
 const SOCKET = '/run/sluice/sluice.sock';
-const PATIENCE_MS = 300_000;
+/** A VM is stopped for minutes while somebody measures, and its clock goes on. */
+const PATIENCE_MS = SYSTEMD ? 3_600_000 : 120_000;
 const IMAGE = 'docker.io/library/busybox:latest';
 
 const [olderName = '', newerName = '', packages = ''] = process.argv.slice(2);
@@ -77,6 +78,9 @@ try {
       async () => (await property('ActiveState')) === 'active' || undefined,
     );
     assert.equal(await property('UnitFileState'), 'enabled');
+    // No container can speak for the daemon.
+    assert.equal(await property('NotifyAccess'), 'main');
+    assert.equal(await property('KeyringMode'), 'private');
     const verified = await attempt('systemd-analyze', 'verify', '--man=no', 'sluiced.service', 'sluiced.socket');
     assert.equal(verified.stdout + verified.stderr, '', 'systemd-analyze verify');
     await waitFor('a status', PATIENCE_MS, async () => /^0 pods, /.test(await property('StatusText')) || undefined);
@@ -136,7 +140,7 @@ try {
   // ---- Upgrade, with calls all the while
 
   if (SYSTEMD) {
-    await sh('systemctl', 'enable', '--now', 'sluiced.socket').catch(() => ''); // the socket is the service's until that restarts
+    await sh('systemctl', 'enable', 'sluiced.socket');
     await sh('systemctl', 'stop', 'sluiced.service');
     await sh('systemctl', 'start', 'sluiced.socket', 'sluiced.service');
     await serving(cri);
@@ -223,8 +227,6 @@ try {
     assert.equal(await serving(after), versionOf(newer));
     assert.equal(await startOf(after), startedAt);
     seen('a daemon that stands still is ended by the watchdog and started again; the container goes on');
-    patientWatchdog();
-    await sh('systemctl', 'daemon-reload');
   }
 
   // ---- Down: an older daemon than the store is refused where the schema differs; here it is the same, so dpkg alone decides.
@@ -252,6 +254,7 @@ try {
   await sh('dpkg', '--purge', 'sluice');
   assert.ok(!existsSync('/etc/sluice') && !existsSync('/var/lib/sluice') && !existsSync('/run/sluice'));
   assert.equal((await attempt('dpkg', '-s', 'sluice')).code, 1);
+  assert.doesNotMatch(await sh('iptables-save'), /the built-in pod network/);
   seen('purged: nothing is left');
 } finally {
   if (!SYSTEMD) await daemon?.stop(10_000);

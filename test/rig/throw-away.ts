@@ -2,6 +2,7 @@
  * Runs a program in namespaces of its own (mounts, network, processes) on an overlay of this root, whose upper side is
  * memory: what it installs, starts and configures is gone with it.
  */
+import { rmdirSync } from 'node:fs';
 import { privateFolder, ROOT } from './paths.ts';
 import { type Output, run } from './proc.ts';
 
@@ -34,12 +35,16 @@ exec chroot . "$program" --disable-warning=ExperimentalWarning "$@" "$top"
  * Runs a script of the rig there, with `args` and then the path of a folder that holds copies of the files in
  * `packages`. Needs root; without systemd.
  */
-export function inThrowAwayRoot(script: string, packages: string, args: readonly string[] = []): Promise<Output> {
+export async function inThrowAwayRoot(script: string, packages: string, args: readonly string[] = []): Promise<Output> {
   const top = privateFolder('sluice-root');
   const unshare = ['--mount', '--net', '--pid', '--fork', '--kill-child', 'sh', '-c', SCRIPT, 'sh'];
-  return run('unshare', [...unshare, top, ROOT, packages, process.execPath, `${ROOT}/${script}`, ...args], {
-    check: false,
-    timeoutMs: 400_000,
-    env: { ...process.env, PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
-  });
+  try {
+    return await run('unshare', [...unshare, top, ROOT, packages, process.execPath, `${ROOT}/${script}`, ...args], {
+      check: false,
+      timeoutMs: 400_000,
+      env: { ...process.env, PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
+    });
+  } finally {
+    rmdirSync(top); // what was mounted there has gone with the namespace
+  }
 }

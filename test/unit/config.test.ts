@@ -1,16 +1,17 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { codeOf } from '../../src/errors.ts';
+import { codeOf, SluiceError } from '../../src/errors.ts';
 import { listenError, parseListen, parseSubnet } from '../../src/node/config/address.ts';
 import { linesOf } from '../../src/node/config/lines.ts';
-import { ConfigError, checkConfig, loadConfig, parseConfig } from '../../src/node/config/load.ts';
+import { ConfigError, checkConfig, loadConfig, parseConfig, reloadConfig } from '../../src/node/config/load.ts';
 import { printDefault } from '../../src/node/config/print.ts';
 import { suggest } from '../../src/node/config/suggest.ts';
 import { differences, needsRestart } from '../../src/node/config/values.ts';
 import { STAGES } from '../../src/stages.ts';
+import { hostFiles } from '../../src/workers/host-paths/read-file.ts';
 
 const machine = { cores: 2, name: 'runc' };
 const parse = (text: string) => parseConfig(text, 'x.toml', machine);
@@ -212,6 +213,27 @@ test('files: a named one must exist, the default one need not', () => {
     assert.deepEqual(checkConfig(file), []);
     assert.equal(loadConfig(file).socket, '/tmp/x.sock');
     assert.match(checkConfig(folder).join(), /cannot be read: EISDIR/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('a running daemon reads the same files through a worker', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-config-'));
+  try {
+    const file = join(folder, 'c.toml');
+    await assert.rejects(reloadConfig(file, hostFiles), /c\.toml: cannot be read: ENOENT/);
+    writeFileSync(file, 'socket = "/tmp/x.sock"\n');
+    assert.deepEqual(await reloadConfig(file, hostFiles), loadConfig(file));
+    mkdirSync(join(folder, 'conf.d/no.toml.d'), { recursive: true });
+    writeFileSync(join(folder, 'conf.d/20.toml'), 'socket = "/tmp/y.sock"\n');
+    writeFileSync(join(folder, 'conf.d/10.toml'), '[log]\nlevel = "debug"\n');
+    assert.deepEqual(await reloadConfig(file, hostFiles), loadConfig(file));
+    assert.equal(loadConfig(file).socket, '/tmp/y.sock');
+    writeFileSync(join(folder, 'conf.d/30.toml'), 'sockte = 1\n');
+    await assert.rejects(reloadConfig(file, hostFiles), /30\.toml:1: sockte is not a key/);
+    const hangs = () => Promise.reject(new SluiceError('TIMED_OUT', 'the nfs mount /x did not answer'));
+    await assert.rejects(reloadConfig(file, { ...hostFiles, names: hangs }), /cannot be read: the nfs mount/);
   } finally {
     rmSync(folder, { recursive: true });
   }

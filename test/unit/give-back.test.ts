@@ -8,34 +8,45 @@ import { shrinkHeap, trimMemory, unmapProgram } from '../../src/sys/memory.ts';
 
 test('memory is given back once after each storm, when nothing runs', async () => {
   const lane = { running: 0, queued: 0, limit: 1 };
-  const admission = { admitted: 0, use: { launch: lane, teardown: { ...lane }, image: { ...lane } } };
+  let admitted = 0;
+  /** Jobs that are admitted between two looks. */
+  let storm = 0;
+  let looks = 0;
+  const admission = {
+    get admitted() {
+      looks++;
+      admitted += storm;
+      return admitted;
+    },
+    use: { launch: lane, teardown: { ...lane }, image: { ...lane } },
+  };
   let trims = 0;
   const giveBack = async () => {
     trims++;
     if (trims === 3) throw new Error('no more');
   };
   const errors: unknown[] = [];
-  using _watch = giveBackAfterStorms({ admission, giveBack, onError: (error) => errors.push(error), everyMs: 5 });
-  const later = () => sleep(40);
+  using _watch = giveBackAfterStorms({ admission, giveBack, onError: (error) => errors.push(error), everyMs: 1 });
+  const later = async () => {
+    for (const wanted = looks + 4; looks < wanted; ) await sleep(2);
+  };
 
   await later();
   assert.equal(trims, 1, 'after the start');
-  admission.admitted = 20;
+  admitted += 20;
   await later();
   assert.equal(trims, 1, 'a few jobs are no storm');
-  admission.admitted = 500;
+  admitted += 480;
   lane.running = 1;
   await later();
   assert.equal(trims, 1, 'jobs run');
   lane.running = 0;
   await later();
   assert.equal(trims, 2);
-  const storm = setInterval(() => {
-    admission.admitted += 50;
-  }, 1);
+  storm = 50;
   await later();
   assert.equal(trims, 2, 'jobs come, though none runs at the moment');
-  clearInterval(storm);
+  storm = 0;
   await later();
   assert.equal(trims, 3);
   assert.equal(errors.length, 1, 'a failure is reported');

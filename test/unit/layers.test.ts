@@ -3,7 +3,7 @@
  * count: what a file names it has to be read with.
  */
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
@@ -74,6 +74,14 @@ test('the imports of src/ are found', () => {
 test('every import of src/ follows the arrows', () => {
   const refused = refusals(imports);
   assert.equal(refused.length, 0, `${refused.length} arrows are not allowed:\n${refused.join('\n')}`);
+});
+
+test('values of node:http come from src/sys/http.ts, which says why', () => {
+  const files = new Set(imports.map(({ from }) => from).filter((file) => file.startsWith('src/')));
+  const of = (file: string) => readFileSync(join(ROOT, file), 'utf8').match(/^import (?!type ).* from 'node:http';$/gm);
+  const found = [...files].flatMap((file) => (of(file) ?? []).map((line) => `${file}: ${line}`));
+  assert.ok(files.size > 300, `${files.size} files looked at`);
+  assert.deepEqual(found, []);
 });
 
 test('no circle of files', () => {

@@ -1,9 +1,10 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { SluiceError } from '../../errors.ts';
 import { JOB_NAMES, type JobName, STAGES } from '../../stages.ts';
+import { createServer } from '../../sys/http.ts';
 import { listenError, parseListen } from '../config/address.ts';
 import { CONTENT_TYPES } from './exposition.ts';
 import { ganttSvg } from './gantt-svg.ts';

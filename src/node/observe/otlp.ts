@@ -1,6 +1,6 @@
-import { request as httpRequest } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { request as httpRequest } from '../../sys/http.ts';
 
 /** A finished span. Ids are hexadecimal; times are milliseconds since the epoch, with fractions. */
 export interface Span {

@@ -15,6 +15,7 @@ import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { pathToFileURL } from 'node:url';
 import { explain, SluiceError } from '../../errors.ts';
 import { VERSION } from '../../version.ts';
+import { storeLocation } from '../../workers/store/open.ts';
 import { MIGRATIONS, type Migrations, newestVersion } from './migrations.ts';
 import { BrokenStore, isDiskTrouble } from './sqlite-errors.ts';
 
@@ -44,7 +45,7 @@ export class Connection implements Disposable {
   /** Throws BrokenStore or an error of SQLite's, see sqlite-errors.ts; CONFIG_INVALID for a store of a newer Sluice. */
   constructor({ path, tables, migrations = MIGRATIONS }: ConnectionOptions) {
     makeFile(path);
-    this.#db = new DatabaseSync(path, { timeout: BUSY_MS });
+    this.#db = new DatabaseSync(storeLocation(path), { timeout: BUSY_MS });
     try {
       this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0');
       checkIntegrity(this.#db);
@@ -124,12 +125,12 @@ export function readOnlyRows(options: ConnectionOptions): Map<string, StoredRow[
   const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
   if (!wal?.size) return readFrom(new DatabaseSync(immutableUrl(path), { readOnly: true }), options);
   try {
-    return readFrom(new DatabaseSync(path, { readOnly: true }), options);
+    return readFrom(new DatabaseSync(storeLocation(path), { readOnly: true }), options);
   } catch (error) {
     if (!isDiskTrouble(error)) throw error;
     // In this mode the index of the WAL is in the process's own memory. It needs a descriptor for writing, which a full
     // disk allows.
-    const db = new DatabaseSync(path);
+    const db = new DatabaseSync(storeLocation(path));
     db.exec('PRAGMA locking_mode = EXCLUSIVE');
     return readFrom(db, options);
   }

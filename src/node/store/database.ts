@@ -40,6 +40,8 @@ export class Database implements Disposable {
   readonly #pending: PendingWrites;
   #connection: Connection | undefined;
   #isNew = false;
+  /** The last failure was for want of room. */
+  #noRoom = false;
   #stored = new Map<string, StoredRow[]>();
 
   /** Throws CONFIG_INVALID for a store of a newer Sluice, or one that the disk refuses to read. */
@@ -65,6 +67,7 @@ export class Database implements Disposable {
       const stored = this.#readOnly(error);
       this.#isNew = stored === undefined;
       this.#stored = stored ?? new Map();
+      this.#judge(error);
       this.#pending.fail(error);
     }
     try {
@@ -117,6 +120,7 @@ export class Database implements Disposable {
     try {
       this.#withBallast(() => this.#connection?.transaction(() => this.#writeAll(this.#connection)));
     } catch (error) {
+      this.#judge(error);
       this.#disconnect(); // so that the retry writes all again
       this.#pending.fail(error);
     }
@@ -130,7 +134,8 @@ export class Database implements Disposable {
     try {
       this.#timed((connection) => connection.put(table, id, row));
     } catch (cause) {
-      if (!keepsConnection(cause)) this.#lose(cause);
+      if (keepsConnection(cause)) this.#judge(cause);
+      else this.#lose(cause);
       throw this.#refusal(cause);
     }
   }
@@ -152,10 +157,9 @@ export class Database implements Disposable {
     this.#disconnect();
   }
 
-  /** SQLite says "disk I/O error" also for files that find no room and for all quotas; the file system knows. */
+  /** For a failure that was judged. */
   #refusal(cause: unknown): SluiceError {
-    const full = mayBeFull(cause) && hasNoRoom(this.path);
-    return new SluiceError(full ? 'DISK_FULL' : codeOf(cause), 'the store cannot be written', { cause });
+    return new SluiceError(this.#noRoom ? 'DISK_FULL' : codeOf(cause), 'the store cannot be written', { cause });
   }
 
   #essential(row: { table: string; id: string }, write: (connection: Connection) => void): void {
@@ -183,8 +187,17 @@ export class Database implements Disposable {
    * by then.
    */
   #lose(error: unknown): void {
+    this.#judge(error);
     if (!keepsConnection(error)) this.#disconnect();
     this.#pending.fail(error);
+  }
+
+  /**
+   * SQLite says "disk I/O error" also for files that find no room and for all quotas; the file system knows. It is
+   * asked while the connection is open: closing it removes the WAL, which makes room.
+   */
+  #judge(error: unknown): void {
+    this.#noRoom = mayBeFull(error) && hasNoRoom(this.path);
   }
 
   #writePending(rows: readonly { table: string; id: string }[]): void {
@@ -197,6 +210,7 @@ export class Database implements Disposable {
         else connection.withoutWaiting(() => connection.transaction(() => this.#writeRows(rows)));
       });
     } catch (error) {
+      this.#judge(error);
       if (!keepsConnection(error)) this.#disconnect();
       throw error;
     }

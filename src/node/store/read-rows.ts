@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
+import { PodSandboxConfig } from '../../../proto/gen/cri.ts';
 import { SluiceError } from '../../errors.ts';
+import { readBeside } from '../../workers/store/open.ts';
 import type { SandboxRow } from './sandbox.ts';
 
 /** What of a sandbox's row is there in every version of the daemon, and more. */
@@ -13,14 +14,17 @@ export function readRows(root: string): { sandboxes: StoredSandbox[]; containers
   const path = join(root, 'sluice.db');
   if (!existsSync(path))
     throw new SluiceError('INVALID_REQUEST', `there is no store at ${path}: nothing can be compared`);
-  const db = new DatabaseSync(path, { readOnly: true });
-  try {
-    const rows = (table: string) =>
+  return readBeside(path, (db) => {
+    const rows = <R extends { id: string }>(table: string): R[] =>
       (db.prepare(`SELECT id, row FROM ${table}`).all() as { id: string; row: string }[]).map(
-        ({ id, row }) => ({ ...JSON.parse(row), id }) as StoredSandbox,
+        ({ id, row }) => ({ ...JSON.parse(row), id }) as R,
       );
-    return { sandboxes: rows('sandboxes'), containers: rows('containers') };
-  } finally {
-    db.close();
-  }
+    return {
+      sandboxes: rows<Omit<StoredSandbox, 'config'> & { config?: string }>('sandboxes').map(({ config, ...row }) => ({
+        ...row,
+        ...(config === undefined ? {} : { config: PodSandboxConfig.decode(Buffer.from(config, 'base64')) }),
+      })),
+      containers: rows('containers'),
+    };
+  });
 }

@@ -12,7 +12,10 @@ import type { NetworkConf, PluginRun } from './types.ts';
 export interface GcInput {
   network: NetworkConf;
   binDirs: string[];
-  /** libcni's cache folder: every attachment that has a record in it is valid, whosever it is. */
+  /**
+   * libcni's cache folder: every attachment that has a record in it, or in a folder in it that another runtime has as
+   * its own (cri-dockerd's `cache`, Multus' `multus`), is valid.
+   */
   cacheDir: string;
   /** Further valid attachments. */
   valid: Owner[];
@@ -64,13 +67,14 @@ export function cniGc(input: GcInput): Promise<{ released: string[]; plugins: Pl
       }
     }
     if (errors.length > 0) throw errors[0];
-    return { released };
+    return { released: [...new Set(released)] }; // two plugins may look after one table
   });
 }
 
 /** The attachments, as programs want them. */
 function validAttachments({ network, cacheDir, valid }: GcInput) {
-  const all = [...valid, ...records(cacheDir, `${network.name}-`).filter((one) => one.networkName === network.name)];
+  const recorded = recordFolders(cacheDir).flatMap((folder) => records(folder, `${network.name}-`));
+  const all = [...valid, ...recorded.filter((one) => one.networkName === network.name)];
   const attachments = all.map(({ containerId, ifName }) => ({ containerID: containerId, ifname: ifName }));
   // Both names are in use: the first is the specification's, the second that of libcni's first release.
   return { 'cni.dev/valid-attachments': attachments, 'cni.dev/attachments': attachments };
@@ -82,17 +86,23 @@ function validAttachments({ network, cacheDir, valid }: GcInput) {
  */
 function validity({ network, cacheDir, valid }: GcInput): (owner: Owner) => boolean {
   const given = new Set(valid.flatMap(({ containerId, ifName }) => [`${containerId}/${ifName}`, `${containerId}/`]));
+  const folders = recordFolders(cacheDir);
   return ({ containerId, ifName }) => {
     if (given.has(`${containerId}/${ifName}`)) return true;
     const name = `${network.name}-${containerId}-${ifName}`;
-    const found = ifName === '' ? records(cacheDir, name) : [readRecord(join(cacheDir, 'results', name))];
-    return found.some((one) => one?.networkName === network.name && one.containerId === containerId);
+    return folders.some((folder) => {
+      const found = ifName === '' ? records(folder, name) : [readRecord(join(folder, name))];
+      return found.some((one) => one?.networkName === network.name && one.containerId === containerId);
+    });
   };
 }
 
+function recordFolders(cacheDir: string): string[] {
+  return [cacheDir, ...list(cacheDir).map((name) => join(cacheDir, name))].map((folder) => join(folder, 'results'));
+}
+
 /** The records whose file's name begins like this. A damaged one names nobody. */
-function records(cacheDir: string, prefix: string): CniRecord[] {
-  const folder = join(cacheDir, 'results');
+function records(folder: string, prefix: string): CniRecord[] {
   return list(folder).flatMap((name) => (name.startsWith(prefix) ? (readRecord(join(folder, name)) ?? []) : []));
 }
 
@@ -102,7 +112,7 @@ function list(folder: string): string[] {
   try {
     return readdirSync(folder);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    if (isAbsent(error)) return [];
     throw error;
   }
 }
@@ -111,7 +121,11 @@ function read(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return ''; // a DEL was faster
+    if (isAbsent(error)) return ''; // a DEL was faster
     throw error;
   }
 }
+
+/** Also for a path below a file. */
+const isAbsent = (error: unknown): boolean =>
+  ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '');

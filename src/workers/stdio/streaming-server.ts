@@ -2,12 +2,13 @@
  * The streaming server: an HTTP server that upgrades a request with a one-time URL to a connection for exec, attach or
  * port-forward. Its clients are kubelet (for the API server and kubectl) and crictl; the URL is the only authorisation.
  */
-import { createServer, type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createWebSocketStream, type WebSocket, WebSocketServer } from 'ws';
 import { explain, SluiceError } from '../../errors.ts';
+import { createServer, STATUS_CODES } from '../../sys/http.ts';
 import { readHostFile } from '../host-paths/read-file.ts';
 import { serveAttach } from './attach.ts';
 import { serveExec } from './exec.ts';

@@ -1,4 +1,5 @@
 import { DatabaseSync } from 'node:sqlite';
+import { storeLocation } from './open.ts';
 
 /** Milliseconds to wait for a write of the daemon's main thread, which takes some microseconds. */
 const BUSY_MS = 1000;
@@ -20,7 +21,7 @@ export interface Checkpointed {
  * for the disk. Only a write that comes during this sync waits for it.
  */
 export function checkpoint({ path }: { path: string }): Checkpointed {
-  const db = new DatabaseSync(path, { timeout: BUSY_MS });
+  const db = new DatabaseSync(storeLocation(path), { timeout: BUSY_MS });
   try {
     db.exec('PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0');
     const { busy, log, checkpointed } = db.prepare('PRAGMA wal_checkpoint(PASSIVE)').get() as Record<string, number>;

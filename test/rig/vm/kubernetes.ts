@@ -35,10 +35,12 @@ const PATH_ENV = ['PATH=/usr/local/bin:/usr/bin:/bin'];
 
 const [what = 'kubelet'] = process.argv.slice(2);
 if (haveVm()) {
-  for (const name of ['crictl', 'kubelet', 'kubeadm', 'kubectl'] as const) await built(name);
-  const storage = await storageWith(what === 'cluster');
+  const cluster = what === 'cluster';
+  for (const name of ['crictl', 'kubelet'] as const) await built(name);
+  if (cluster) for (const name of ['kubeadm', 'kubectl'] as const) await built(name);
+  const storage = await storageWith(cluster);
   const made = await makePackages({ out: join(cacheFolder('packages'), 'kubernetes'), quick: true });
-  await kernelConfig(dirname(made.deb));
+  if (cluster) await kernelConfig(dirname(made.deb));
   const inside = (path: string) => join(INSIDE, relative(ROOT, path));
   const node = ['node', '--disable-warning=ExperimentalWarning', 'test/rig/kubernetes-scenario.ts', what];
   const child = spawn(

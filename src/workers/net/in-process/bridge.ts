@@ -175,7 +175,7 @@ async function connect(
 
   const { mtu, mac, detectDuplicates } = bridge;
   const { port, pod } = makePodVeth(host, { netns, ifName, mtu, mac, master: link.index });
-  setUpPort(host, port, bridge);
+  setUpPort(host, port, link, bridge);
   await configureInterface({ netns, ifName, index: pod.index, ips, routes, detectDuplicates, announce: true });
   if (bridge.ipMasq) {
     const nftables = nftablesSocket();
@@ -203,7 +203,7 @@ async function addWithoutAddresses(bridge: Bridge, call: Call, link: Link): Prom
   const { host, netns, attachment } = call;
   const { ifName } = attachment;
   const { port, pod } = makePodVeth(host, { netns, ifName, mtu: bridge.mtu, mac: bridge.mac, master: link.index });
-  setUpPort(host, port, bridge);
+  setUpPort(host, port, link, bridge);
   inPod(netns, (socket) => carryOut(socket, [{ what: `failed to set "${ifName}" up`, request: setUp(pod.index) }]));
   const current = findLink(host, link.index) ?? link;
   return {
@@ -307,8 +307,11 @@ function ensureAddress(host: NetlinkSocket, link: Link, own: Prefix, { forceAddr
   during("could not set bridge's mac", () => host.request(setMac(link.index, link.mac)));
 }
 
-/** A new port has neither of the two. */
-function setUpPort(host: NetlinkSocket, { index, name }: Link, { hairpin, vlan }: Bridge): void {
+function setUpPort(host: NetlinkSocket, { index, name }: Link, link: Link, { hairpin, vlan }: Bridge): void {
+  // Asked for, the kernel notices that the port has no carrier yet, and then that the bridge has one: without a change
+  // its state stays UNKNOWN instead of UP.
+  if (!link.running) findLink(host, index);
+  // A new port has neither of the two.
   carryOut(host, [
     ...(hairpin ? [{ what: `failed to setup hairpin mode for ${name}`, request: setHairpin(index, true) }] : []),
     ...(vlan > 0
