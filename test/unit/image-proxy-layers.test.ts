@@ -59,6 +59,8 @@ class Fake {
     return 'removed';
   }
 
+  async cleanup() {}
+
   async usage() {
     return { bytes: 100, inodes: 3 };
   }

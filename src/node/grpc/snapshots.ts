@@ -90,6 +90,12 @@ export class Snapshots implements Disposable {
     }
   }
 
+  /** What was removed goes from the disk now: some snapshotters (stargz) leave that to this call, others lack it. */
+  async cleanup(): Promise<void> {
+    const { name: snapshotter } = this.address;
+    await this.#ask('Cleanup', GRPC.UNIMPLEMENTED, () => this.#client.cleanup({ snapshotter }, options));
+  }
+
   async stat(key: string): Promise<SnapshotInfo | undefined> {
     const { name: snapshotter } = this.address;
     const found = await this.#ask('Stat', GRPC.NOT_FOUND, () => this.#client.stat({ snapshotter, key }, options));

@@ -154,13 +154,26 @@ export class ProxyLayers implements LayerStore {
   async sweep(used: ReadonlySet<string>): Promise<void> {
     const { rows } = this.#options;
     const isUnused = (row: LayerRow) => row.ready && !used.has(row.id) && !this.#held.has(row.id);
+    let removed = 0;
     for (let progress = true; progress; ) {
       progress = false;
       for (const row of [...rows.values()].filter(isUnused)) {
         if ([...rows.values()].some(({ base }) => base === row.snapshot)) continue;
         // A pull that wants the layer waits, and then makes it again.
-        progress ||= await this.#locked(row.snapshot ?? '', async () => isUnused(row) && (await this.#remove(row)));
+        const work = async () => isUnused(row) && (await this.#remove(row));
+        if (!(await this.#locked(row.snapshot ?? '', work))) continue;
+        progress = true;
+        removed++;
       }
+    }
+    if (removed > 0) await this.#cleanup();
+  }
+
+  async #cleanup(): Promise<void> {
+    try {
+      await this.#options.client.cleanup();
+    } catch (error) {
+      this.#options.log.warn({ reason: explain(error) }, 'the snapshotter could not clear its disk');
     }
   }
 

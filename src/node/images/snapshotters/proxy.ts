@@ -118,4 +118,5 @@ export async function removeProxied(dir: string): Promise<void> {
   }
   using client = new Snapshots(address);
   await client.remove(basename(dir));
+  await client.cleanup();
 }
