@@ -1,7 +1,7 @@
 /**
  * What the guides say about Kubernetes, done word for word on a bare Debian with systemd (a VM): a kubelet alone with
  * the configuration of docs/operate/kubelet.md, and then, with `cluster`, docs/operate/kubeadm.md up to a pod of
- * `kubectl run`, and the node's move from Sluice to containerd and back.
+ * `kubectl run` (which has not been seen to its end yet).
  *
  *   node test/rig/kubernetes-scenario.ts kubelet|cluster FOLDER STORAGE
  *
