@@ -218,6 +218,8 @@ export function inventory(daemon: SluiceDaemon): string[] {
         const stat = lstatSync(path);
         // Inside of unpacked layers there are thousands of files that only an unpack changes.
         if (stat.isDirectory() && !/\/(fs|diff)$/.test(path)) walk(path);
+        // The folder of the pods' folders comes with the first pod that has files, and stays.
+        if (/^(?:root|state)\/sandboxes$/.test(shown)) continue;
         found.push(stat.isDirectory() ? `${shown}/` : shown);
       }
     };
