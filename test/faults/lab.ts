@@ -206,7 +206,7 @@ export function inventory(daemon: SluiceDaemon): string[] {
   const found: string[] = [];
   for (const top of [daemon.root, daemon.state]) {
     const walk = (dir: string) => {
-      for (const name of readdirSync(dir)) {
+      for (const name of withoutSpare(readdirSync(dir))) {
         const path = join(dir, name);
         if (/\.(db|sqlite)(-wal|-shm)?$/.test(name)) {
           if (!name.includes('-')) found.push(...rows(path));
@@ -250,4 +250,10 @@ export function writeScript(path: string, text: string): string {
   writeFileSync(path, text);
   chmodSync(path, 0o755);
   return path;
+}
+
+/** One pair of FIFOs is open for the next ExecSync (Stdio.openCapture): the first pair of the folder counts for that. */
+function withoutSpare(names: string[]): string[] {
+  const spare = names.find((name) => /^[0-9a-f]{64}-stdout$/.test(name))?.slice(0, 64);
+  return spare === undefined ? names : names.filter((name) => name !== `${spare}-stdout` && name !== `${spare}-stderr`);
 }
