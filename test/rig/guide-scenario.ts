@@ -106,6 +106,9 @@ async function typeBlock(text: string, where: string): Promise<void> {
     } else if (/ -f$/.test(line)) {
       await flush();
       await follow(line, where);
+    } else if (/^apt /.test(line)) {
+      await flush();
+      await type(line, where); // it reads all of the answers, so the next one gets its own
     } else together.push(line);
   }
   await flush();

@@ -9,7 +9,10 @@ import { join } from 'node:path';
 const FOLDER = '/run/systemd/system/sluiced.service.d';
 const FILE = join(FOLDER, 'rig.conf');
 
-/** Gives the unit an hour, for its start and its end too; counts from the next `systemctl daemon-reload` on, which every package does. */
+/**
+ * Gives the unit an hour, for its start and its end too; counts from the next `systemctl daemon-reload` on, which every
+ * package does.
+ */
 export function patientWatchdog(): void {
   mkdirSync(FOLDER, { recursive: true });
   writeFileSync(FILE, '[Service]\nWatchdogSec=3600\nTimeoutStartSec=3600\nTimeoutStopSec=3600\n');

@@ -118,18 +118,22 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
     const old = this.#piscina;
     const { minThreads, onError } = this.#options;
     if (!old || this.#running > 0 || old.threads.length <= minThreads) return;
+    let unused = old;
     try {
-      if (minThreads === 0) {
-        this.#piscina = undefined;
-        return await old.close({ force: true });
+      if (minThreads === 0) this.#piscina = undefined;
+      else {
+        const fresh = this.#start();
+        unused = fresh;
+        await fresh.run({ op: READY, input: null }); // the next call must not wait for a thread to start
+        if (this.#running === 0 && !this.#closed) {
+          this.#piscina = fresh;
+          unused = old;
+        }
       }
-      const fresh = this.#start();
-      await fresh.run({ op: READY, input: null }); // the next call must not wait for a thread to start
-      const unused = this.#running > 0 || this.#closed ? fresh : old;
-      if (unused === old) this.#piscina = fresh;
-      await unused.close({ force: true });
     } catch (error) {
       onError?.(error as Error);
+    } finally {
+      await unused.close({ force: true });
     }
   }
 }
