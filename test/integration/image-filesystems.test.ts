@@ -4,7 +4,16 @@
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readdirSync, rmSync, statfsSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { codeOf, explain } from '../../src/errors.ts';
@@ -108,6 +117,9 @@ for (const type of ['ext4', 'xfs', 'btrfs']) {
       };
       const { image } = await images.fsInfo();
       assert.deepEqual(image, { bytes: await du('-B1'), inodes: await du('--inodes') });
+      const zeroes = join(at, 'usage/layers/2/fs/zeroes');
+      assert.ok(lstatSync(zeroes).blocks * 512 < MIB, 'zeroes are written');
+      assert.ok(readFileSync(zeroes).equals(Buffer.alloc(3 * MIB)));
       for (const row of images.list()) if (!images.isPinned(row)) await images.remove(row);
       const left = await images.fsInfo();
       assert.deepEqual(left.image, { bytes: await du('-B1'), inodes: await du('--inodes') });

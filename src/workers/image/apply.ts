@@ -45,6 +45,10 @@ const MANY_EXTENTS = 1 << 20;
  * Bytes of a file after which the kernel begins to write them: the sync before a layer is ready then waits for less.
  */
 const START_WRITING = 8 << 20;
+const NOTHING = { written: 0, dataEnd: 0, bytes: 0, started: 0 };
+/** So many zeroes are not written: the file has a hole there, which reads alike. */
+const ZEROES = Buffer.alloc(128 << 10);
+const LEAST_HOLE = 32 << 10;
 const MAX_SCANNED = 50_000_000;
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
@@ -64,6 +68,11 @@ interface Target {
   base: string;
 }
 
+function isHole(piece: Buffer): boolean {
+  if (piece.length < LEAST_HOLE || piece.length > ZEROES.length || piece[0] !== 0) return false;
+  return piece.equals(ZEROES.subarray(0, piece.length));
+}
+
 export class Applier implements TarSink {
   readonly #root: Root;
   /**
@@ -76,10 +85,12 @@ export class Applier implements TarSink {
   /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
   /**
-   * The file that is being written: up to `written`, of which `bytes` are data and the rest holes, and of which the
-   * part before `started` is on its way to the disk.
+   * The file that is being written: up to `written`, of which `bytes` are data and the rest holes (the last data end at
+   * `dataEnd`), and of which the part before `started` is on its way to the disk.
    */
-  #file: { fd: number; entry: TarEntry; path: string; written: number; bytes: number; started: number } | undefined;
+  #file:
+    | { fd: number; entry: TarEntry; path: string; written: number; dataEnd: number; bytes: number; started: number }
+    | undefined;
   #name = '';
   /**
    * Some file may get blocks for its map of extents when it is written to the disk: its size on the disk is final only
@@ -109,9 +120,14 @@ export class Applier implements TarSink {
   data(piece: Buffer, offset: number): void {
     const file = this.#file;
     if (!file) return; // a whiteout, or a record of aufs
+    if (isHole(piece)) {
+      file.written = offset + piece.length;
+      return;
+    }
     this.#guard(() => {
       for (let at = 0; at < piece.length; ) at += writeSync(file.fd, piece, at, piece.length - at, offset + at);
       file.written = offset + piece.length;
+      file.dataEnd = file.written;
       file.bytes += piece.length;
       if (file.written - file.started >= START_WRITING) {
         startWriting(file.fd, file.started, file.written - file.started);
@@ -125,7 +141,7 @@ export class Applier implements TarSink {
     if (!file) return;
     this.#guard(() => {
       const { entry, fd, path } = file;
-      if (file.written < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
+      if (file.dataEnd < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
       this.growsWhenWritten ||= file.bytes < entry.size || entry.size > MANY_EXTENTS;
       if (entry.uid !== OWN_UID || entry.gid !== OWN_GID || this.#inherits) fchownSync(fd, entry.uid, entry.gid);
       fchmodSync(fd, entry.mode); // after chown, which clears setuid
@@ -196,7 +212,7 @@ export class Applier implements TarSink {
         this.#directory(target, entry);
         return;
       case 'file':
-        this.#file = { fd: this.#create(target), entry, path: target.path, written: 0, bytes: 0, started: 0 };
+        this.#file = { fd: this.#create(target), entry, path: target.path, ...NOTHING };
         return;
       case 'hardlink':
         this.#hardlink(target, entry);
