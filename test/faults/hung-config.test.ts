@@ -21,6 +21,7 @@ import { type Lab, openLab, SKIP_WITH_REGISTRY, writeScript } from './lab.ts';
 
 const skip = SKIP_WITH_REGISTRY || SKIP_FUSE;
 const BUSYBOX = 'docker.io/library/busybox:latest';
+const OTHER = 'registry.k8s.io/k8s-staging-cri-tools/test-image-1:latest';
 const IMPORTED = 'example.com/imported:1';
 /** The sum of the longest time limits of a look at the mount: 10 s for it, 5 s for its process to end. */
 const LIMIT_MS = 25_000;
@@ -124,7 +125,7 @@ test('a mount that hangs holds up what needs it, and nothing else', { skip, time
   const held = await lab.launch('held');
   hanging.hang();
   const failing = [
-    failsInTime('a pull', cri.pullImage({ image: imageSpec('docker.io/library/nginx:latest') }, { timeoutMs: 60_000 })),
+    failsInTime('a pull', cri.pullImage({ image: imageSpec(OTHER) }, { timeoutMs: 60_000 })),
     failsInTime(
       'a launch',
       cri.runPodSandbox({ config: podConfig('plugins', { cgroupParent }) }, { timeoutMs: 60_000 }),
@@ -141,10 +142,8 @@ test('a mount that hangs holds up what needs it, and nothing else', { skip, time
 
   hanging.resume();
   // What was killed while it hung ends a moment later; until then the mount counts as one that hangs.
-  await waitFor('a pull', 10_000, () =>
-    cri.pullImage({ image: imageSpec('docker.io/library/nginx:latest') }, { timeoutMs: 60_000 }),
-  );
-  await cri.removeImage({ image: imageSpec('docker.io/library/nginx:latest') });
+  await waitFor('a pull', 10_000, () => cri.pullImage({ image: imageSpec(OTHER) }, { timeoutMs: 60_000 }));
+  await cri.removeImage({ image: imageSpec(OTHER) });
   process.kill(lab.daemon.pid(), 'SIGHUP');
   await waitFor('a reload', 10_000, () => lines().includes('configuration reloaded') || undefined);
   await lab.stopAndRemove(held);

@@ -243,7 +243,11 @@ describe('snapshotters', { skip: SKIP }, () => {
       await peer.stop();
       await assert.rejects(lab.pull(BUSYBOX), /the snapshotter at .*containerd\.sock/);
       await peer.start();
-      await lab.pull(BUSYBOX);
+      // The connection is tried again every 200 ms.
+      await waitFor('a pull', 10_000, async () => {
+        await lab.pull(BUSYBOX);
+        return true;
+      });
     });
   }
 

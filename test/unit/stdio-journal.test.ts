@@ -151,3 +151,37 @@ test('slots are found again by id, given back, and used again', () => {
   for (const journal of [second, third]) journal.retain(new Set());
   for (const { descriptors } of [first, second, third]) descriptors.forEach(closeSync);
 });
+
+test('an attached client gets what the log gets', { timeout: 20_000 }, async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-journal-'));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  const journal = OutputJournal.open([]);
+  const fifos = { stdin: '', stdout: join(folder, 'stdout'), stderr: join(folder, 'stderr') };
+  const logPath = join(folder, 'log');
+  const registration: IoRegistration = { id: 'c', fifos, tty: false, logPath, maxLine: 16384, stdinOnce: false };
+  const io = await ContainerIo.open(registration, EVENTS, journal);
+  const seen: string[] = [];
+  io.attach({
+    hasRoom: true,
+    write: (stream, bytes) => {
+      // A client's socket sends later.
+      setImmediate(() => seen.push(`${stream}: ${bytes}`));
+      return true;
+    },
+    end: () => {},
+    drop: assert.fail,
+  });
+  const ends = { stdout: openSync(fifos.stdout, 'r+'), stderr: openSync(fifos.stderr, 'r+') };
+  for (const [stream, text] of [
+    ['stdout', 'one\n'],
+    ['stderr', 'two\n'],
+    ['stdout', 'three\n'],
+  ] as const) {
+    appendFileSync(ends[stream], text);
+    while (!readFileSync(logPath, 'utf8').includes(text)) await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  for (const end of Object.values(ends)) closeSync(end);
+  await io.close();
+  journal.descriptors.forEach(closeSync);
+  assert.deepEqual(seen, ['stdout: one\n', 'stderr: two\n', 'stdout: three\n']);
+});

@@ -187,12 +187,12 @@ export class ContainerIo {
     const stream = lines && { name, lines, taken: 0, underWay: false };
     if (stream) this.#logged.push(stream);
     return (bytes) => {
-      if (stream) {
-        stream.lines.push(bytes);
-        this.#begin(name);
-        this.#write(stream, bytes.length);
-      }
+      // First, since the bytes may be gone once they are in the log.
       if (this.#followers.size > 0) this.#copyToFollowers(name, bytes);
+      if (!stream) return;
+      stream.lines.push(bytes);
+      this.#begin(name);
+      this.#write(stream, bytes.length);
     };
   }
 
