@@ -252,7 +252,9 @@ export function writeScript(path: string, text: string): string {
   return path;
 }
 
-/** One pair of FIFOs is open for the next ExecSync (Stdio.openCapture): the first pair of the folder counts for that. */
+/**
+ * One pair of FIFOs is open for the next ExecSync (Stdio.openCapture): the first pair of the folder counts for that.
+ */
 function withoutSpare(names: string[]): string[] {
   const spare = names.find((name) => /^[0-9a-f]{64}-stdout$/.test(name))?.slice(0, 64);
   return spare === undefined ? names : names.filter((name) => name !== `${spare}-stdout` && name !== `${spare}-stderr`);
