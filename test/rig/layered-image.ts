@@ -85,7 +85,7 @@ export async function serveLayers(registries: FakeRegistries, layers: Buffer[] =
 export function seen(root: string): string[] {
   const found: string[] = [];
   /** The first name of each file: files of a tree of hard links have further names outside. */
-  const first = new Map<number, string>();
+  const first = new Map<string, string>();
   const walk = (path: string) => {
     for (const entry of readdirSync(join(root, path)).sort()) {
       const at = join(path, entry);
@@ -99,8 +99,10 @@ export function seen(root: string): string[] {
         : stats.isSymbolicLink()
           ? readlinkSync(join(root, at))
           : '';
-      const twin = stats.isFile() ? (first.get(stats.ino) ?? '') : '';
-      if (stats.isFile() && twin === '') first.set(stats.ino, at);
+      // On an overlay over several file systems two files may have one number, each on a device of its own.
+      const number = `${stats.dev}:${stats.ino}`;
+      const twin = stats.isFile() ? (first.get(number) ?? '') : '';
+      if (stats.isFile() && twin === '') first.set(number, at);
       // Only the times that the archive gives: an implied folder has those of its making.
       const time = stats.isDirectory() ? '' : Math.floor(stats.mtimeMs / 1000);
       const { mode, uid, gid } = stats;
