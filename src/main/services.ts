@@ -112,7 +112,7 @@ export async function makeServices(
     containerNames: new ReservedNames('container'),
     pools,
     network: resources.use(await startNetwork(config, pools, { metrics, log })),
-    images: makeImages(config, pools, store, { metrics, log }),
+    images: resources.use(makeImages(config, pools, store, { metrics, log })),
     specs: new BundleSpecs(),
     shims: resources.use(
       new Shims({

@@ -111,3 +111,15 @@ test('a check that fails is told to nobody but the log, and the next one works',
   await collector.check();
   assert.deepEqual(removed, ['a']);
 });
+
+test('once the daemon ends nothing is removed any more, not even the rest of what was begun', async () => {
+  const { collector, images, removed } = node(['a', 'b', 'c', 'd'], { quotaBytes: 10 });
+  images.delete = (id) => {
+    collector[Symbol.dispose](); // in the midst of the first removal
+    return Map.prototype.delete.call(images, id);
+  };
+  await collector.check();
+  assert.deepEqual(removed, ['a']);
+  await collector.check();
+  assert.deepEqual(removed, ['a']);
+});

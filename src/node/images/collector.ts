@@ -41,12 +41,13 @@ const MIN_AGE_MS = 120_000;
  * quota or the file system is too full. A pull in flight is safe: its layers are held, and an image that has just come
  * is too young.
  */
-export class Collector {
+export class Collector implements Disposable {
   readonly #options: CollectorOptions;
   /** When an image was last seen in use, in milliseconds since the epoch; what the daemon before has seen is lost. */
   readonly #usedAt = new Map<string, number>();
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> | undefined;
+  #ended = false;
 
   constructor(options: CollectorOptions) {
     this.#options = options;
@@ -57,9 +58,10 @@ export class Collector {
     this.#timer ??= setInterval(() => void this.check(), EVERY_MS).unref();
   }
 
-  stop(): void {
+  /** Looks no more; what it is removing now is the last. */
+  [Symbol.dispose](): void {
     clearInterval(this.#timer);
-    this.#timer = undefined;
+    this.#ended = true;
   }
 
   /** Looks at the limits now, and removes images where they are exceeded. Failures go to the log. */
@@ -81,7 +83,7 @@ export class Collector {
   async collect(enough: () => Promise<boolean>, minAgeMs = 0): Promise<ImageRow[]> {
     const { candidates, used, remove } = this.#options;
     const removed: ImageRow[] = [];
-    while (!(await enough())) {
+    while (!this.#ended && !(await enough())) {
       // Asked anew for each: a pod may have come meanwhile.
       const inUse = await used();
       const now = Date.now();
@@ -104,7 +106,7 @@ export class Collector {
   async #check(): Promise<void> {
     const { limits, used, bytes, onCollected, log } = this.#options;
     const { quotaBytes, highPercent, lowPercent } = limits();
-    if (quotaBytes === 0 && highPercent === 0) return;
+    if (this.#ended || (quotaBytes === 0 && highPercent === 0)) return;
     const now = Date.now();
     for (const id of await used()) this.#usedAt.set(id, now);
     const fullness = highPercent > 0 ? await this.#fullness() : 0;
@@ -123,7 +125,7 @@ export class Collector {
         { images: removed.map(({ names, id }) => names[0] ?? id), freed },
         'images that nobody uses were removed',
       );
-    if (!(await enough()))
+    if (!this.#ended && !(await enough()))
       log.warn(
         { bytes: await bytes(), quotaBytes, fullness: await this.#fullness() },
         'images take more than they may, and all are in use or new',

@@ -75,7 +75,7 @@ const KEPT_USERS = 1000;
 const REMOVE_MS = 10_000;
 
 /** The images on the node and their layers. */
-export class Images {
+export class Images implements Disposable {
   /** Reference of the pause process's image. */
   readonly sandboxImage: string;
   readonly #sandboxName: string;
@@ -83,6 +83,7 @@ export class Images {
   readonly mountpoint: string;
   readonly layers: LayerStore;
   readonly #snapshotter: Snapshotter;
+  readonly #client: Disposable | undefined;
   readonly #options: ImagesOptions;
   readonly #names: ImageNames;
   readonly #registry: Registry;
@@ -113,7 +114,11 @@ export class Images {
       files: options.files,
       onRetry: options.onRetry,
     });
-    const { layers: store, snapshotter } = makeSnapshotter({
+    const {
+      layers: store,
+      snapshotter,
+      client,
+    } = makeSnapshotter({
       config,
       root: config.root,
       pool,
@@ -134,6 +139,7 @@ export class Images {
     });
     this.layers = store;
     this.#snapshotter = snapshotter;
+    this.#client = client;
     this.#collector = new Collector({
       root: config.root,
       limits: () => ({
@@ -377,9 +383,14 @@ export class Images {
     warmRegistry().catch((err) => log.debug({ err }, 'the thread for registries is not started early'));
   }
 
-  /** Keeps the limits of the configuration from now on, until the daemon ends. */
+  /** Keeps the limits of the configuration from now on. */
   startCollecting(): void {
     this.#collector.start();
+  }
+
+  [Symbol.dispose](): void {
+    this.#collector[Symbol.dispose]();
+    this.#client?.[Symbol.dispose]();
   }
 
   /** Bytes of layers, of what the snapshotter makes of them, and of blobs. */

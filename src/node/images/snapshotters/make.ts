@@ -18,8 +18,15 @@ export interface SnapshotterOptions extends LayersOptions {
   storeImage: (image: ImageRow) => void;
 }
 
-/** The snapshotter that the configuration chooses, and where it has its layers. Throws CONFIG_INVALID. */
-export function makeSnapshotter(options: SnapshotterOptions): { layers: LayerStore; snapshotter: Snapshotter } {
+/**
+ * The snapshotter that the configuration chooses, where it has its layers, and the connection to it, if any, which the
+ * caller closes. Throws CONFIG_INVALID.
+ */
+export function makeSnapshotter(options: SnapshotterOptions): {
+  layers: LayerStore;
+  snapshotter: Snapshotter;
+  client?: Disposable;
+} {
   const { config, root, worker, storeImage: store } = options;
   const { snapshotter, snapshotter_socket: socket, snapshotter_name: name } = config.images;
   if (snapshotter === 'proxy') {
@@ -32,6 +39,7 @@ export function makeSnapshotter(options: SnapshotterOptions): { layers: LayerSto
       'containerd.io/gc.root': new Date().toISOString(),
     };
     return {
+      client,
       layers: new ProxyLayers({ ...options, client, labels }),
       snapshotter: new ProxySnapshotter({ client, worker, labels }),
     };
