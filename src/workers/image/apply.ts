@@ -26,6 +26,7 @@ import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../../s
 import { startWriting } from '../../sys/sync.ts';
 import type { Usage } from '../measure-tree.ts';
 import { components, native } from './byte-paths.ts';
+import { Holes } from './holes.ts';
 import { invalid } from './invalid.ts';
 import { hasMark, isWhiteout, makeOpaque, makeWhiteout, OPAQUE_MARK, WHITEOUT, type WhiteoutForm } from './opaque.ts';
 import { look, makeFolder, Root } from './root.ts';
@@ -45,10 +46,6 @@ const MANY_EXTENTS = 1 << 20;
  * Bytes of a file after which the kernel begins to write them: the sync before a layer is ready then waits for less.
  */
 const START_WRITING = 8 << 20;
-const NOTHING = { written: 0, dataEnd: 0, bytes: 0, started: 0 };
-/** So many zeroes are not written: the file has a hole there, which reads alike. */
-const ZEROES = Buffer.alloc(128 << 10);
-const LEAST_HOLE = 32 << 10;
 const MAX_SCANNED = 50_000_000;
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
@@ -68,9 +65,39 @@ interface Target {
   base: string;
 }
 
-function isHole(piece: Buffer): boolean {
-  if (piece.length < LEAST_HOLE || piece.length > ZEROES.length || piece[0] !== 0) return false;
-  return piece.equals(ZEROES.subarray(0, piece.length));
+/**
+ * A file that is being written: `bytes` of it are data and the rest holes, the last data end at `dataEnd`, and the part
+ * before `started` is on its way to the disk.
+ */
+class NewFile {
+  readonly fd: number;
+  readonly entry: TarEntry;
+  readonly path: string;
+  dataEnd = 0;
+  bytes = 0;
+  #started = 0;
+  readonly #holes = new Holes((data, offset) => this.#write(data, offset));
+
+  constructor(fd: number, entry: TarEntry, path: string) {
+    this.fd = fd;
+    this.entry = entry;
+    this.path = path;
+  }
+
+  /** The next bytes, at `offset` in the file. */
+  add(piece: Buffer, offset: number): void {
+    this.#holes.add(piece, offset);
+  }
+
+  #write(data: Buffer, offset: number): void {
+    for (let at = 0; at < data.length; ) at += writeSync(this.fd, data, at, data.length - at, offset + at);
+    this.dataEnd = offset + data.length;
+    this.bytes += data.length;
+    if (this.dataEnd - this.#started >= START_WRITING) {
+      startWriting(this.fd, this.#started, this.dataEnd - this.#started);
+      this.#started = this.dataEnd;
+    }
+  }
 }
 
 export class Applier implements TarSink {
@@ -84,13 +111,7 @@ export class Applier implements TarSink {
   readonly lowerLinks = new Map<string, string>();
   /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
-  /**
-   * The file that is being written: up to `written`, of which `bytes` are data and the rest holes (the last data end at
-   * `dataEnd`), and of which the part before `started` is on its way to the disk.
-   */
-  #file:
-    | { fd: number; entry: TarEntry; path: string; written: number; dataEnd: number; bytes: number; started: number }
-    | undefined;
+  #file: NewFile | undefined;
   #name = '';
   /**
    * Some file may get blocks for its map of extents when it is written to the disk: its size on the disk is final only
@@ -120,20 +141,7 @@ export class Applier implements TarSink {
   data(piece: Buffer, offset: number): void {
     const file = this.#file;
     if (!file) return; // a whiteout, or a record of aufs
-    if (isHole(piece)) {
-      file.written = offset + piece.length;
-      return;
-    }
-    this.#guard(() => {
-      for (let at = 0; at < piece.length; ) at += writeSync(file.fd, piece, at, piece.length - at, offset + at);
-      file.written = offset + piece.length;
-      file.dataEnd = file.written;
-      file.bytes += piece.length;
-      if (file.written - file.started >= START_WRITING) {
-        startWriting(file.fd, file.started, file.written - file.started);
-        file.started = file.written;
-      }
-    });
+    this.#guard(() => file.add(piece, offset));
   }
 
   end(): void {
@@ -212,7 +220,7 @@ export class Applier implements TarSink {
         this.#directory(target, entry);
         return;
       case 'file':
-        this.#file = { fd: this.#create(target), entry, path: target.path, ...NOTHING };
+        this.#file = new NewFile(this.#create(target), entry, target.path);
         return;
       case 'hardlink':
         this.#hardlink(target, entry);
