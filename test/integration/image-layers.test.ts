@@ -552,9 +552,28 @@ test('redirects are followed, and secrets stay with their host', async () => {
 test('TLS: authorities, client certificates, and what is not trusted is not tried twice', async () => {
   const openssl = (...args: string[]) => run('openssl', args, { cwd: folder });
   const names = ['-addext', 'subjectAltName=IP:127.0.0.1'];
-  for (const who of ['server', 'client']) {
-    const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', `${who}.key`];
-    await openssl('req', '-x509', ...key, '-out', `${who}.crt`, '-days', '2', '-subj', `/CN=${who}`, ...names);
+  const key = (who: string) => [
+    '-newkey',
+    'ec',
+    '-pkeyopt',
+    'ec_paramgen_curve:P-256',
+    '-nodes',
+    '-keyout',
+    `${who}.key`,
+  ];
+  for (const who of ['server', 'client', 'root']) {
+    const subject = ['-days', '2', '-subj', `/CN=${who}`, ...(who === 'root' ? [] : names)];
+    await openssl('req', '-x509', ...key(who), '-out', `${who}.crt`, ...subject);
+  }
+  writeFileSync(join(folder, 'ca.ext'), 'basicConstraints=critical,CA:TRUE\n');
+  writeFileSync(join(folder, 'leaf.ext'), 'subjectAltName=IP:127.0.0.1\n');
+  for (const [who, by, extensions] of [
+    ['between', 'root', 'ca.ext'],
+    ['leaf', 'between', 'leaf.ext'],
+  ] as const) {
+    await openssl('req', ...key(who), '-out', `${who}.csr`, '-subj', `/CN=${who}`);
+    const signer = ['-CA', `${by}.crt`, '-CAkey', `${by}.key`, '-CAcreateserial', '-extfile', extensions];
+    await openssl('x509', '-req', '-days', '2', '-in', `${who}.csr`, ...signer, '-out', `${who}.crt`);
   }
   const pem = (name: string) => readFileSync(join(folder, name), 'utf8');
   const seen: unknown[] = [];
@@ -589,6 +608,17 @@ test('TLS: authorities, client certificates, and what is not trusted is not trie
       'CONFIG_INVALID',
       /certificates cannot be used/,
     );
+    // As in Go, an authority need not be a root: one in between is enough, or the server's own certificate.
+    secure.setSecureContext({ key: pem('leaf.key'), cert: pem('leaf.crt') });
+    await fails(
+      fetch(archive, archive, { source: source({ url, tls: { ca: [pem('root.crt')] } }) }),
+      'REGISTRY_UNAVAILABLE',
+      /unable to get local issuer certificate$/,
+    );
+    for (const ca of ['between.crt', 'leaf.crt']) {
+      await fetch(archive, archive, { source: source({ url, tls: { ca: [pem(ca)] } }) });
+      await handlers.removeLayer({ dir });
+    }
   } finally {
     secure.closeAllConnections();
     secure.close();
@@ -720,8 +750,8 @@ test('a connection that dies on the way is replaced by one that goes on where it
     response.write(all.subarray(0, 40_000)); // and no more
   };
   const began = performance.now();
-  await fetch(archive, archive, { progressTimeoutMs: 600 });
-  assert.ok(performance.now() - began < 500);
+  await fetch(archive, archive, { progressTimeoutMs: 3000 });
+  assert.ok(performance.now() - began < 2900);
   assert.equal(asked[1]?.headers.range, 'bytes=40000-');
 });
 
@@ -737,7 +767,7 @@ test('a host that takes no connection costs the time to dial, twice', async () =
     const began = performance.now();
     const change = { source: source({ url, dialTimeoutMs: 100 }), progressTimeoutMs: 20_000 };
     await fails(fetch(archive, archive, change), 'REGISTRY_UNAVAILABLE', /after 2 tries: Connect Timeout/);
-    assert.ok(performance.now() - began < 2000);
+    assert.ok(performance.now() - began < 10_000); // undici counts in steps of up to a second
     assert.equal(sockets.length, 2);
   } finally {
     for (const socket of sockets) socket.destroy();

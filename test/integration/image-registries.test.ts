@@ -275,6 +275,11 @@ const RAW: Record<string, Raw> = {
   'empty values and bytes beyond ASCII': {
     head: (n) => lines('HTTP/1.1 200 Schön', 'X-Empty:', 'X-Owner: J\u00fcrgen', `Content-Length:   ${n}  `, ''),
   },
+  '201 for what had to be fetched first': { head: (n) => lines('HTTP/1.1 201 Created', `Content-Length: ${n}`, '') },
+  '203 for what a proxy has changed': {
+    head: (n) => lines('HTTP/1.1 203 Non-Authoritative Information', `Content-Length: ${n}`, ''),
+  },
+  '206 unasked, without a place': { head: (n) => lines('HTTP/1.1 206 Partial Content', `Content-Length: ${n}`, '') },
   'compressed unasked': {
     head: () => lines('HTTP/1.1 200 OK', 'Content-Encoding: gzip', 'Connection: close', ''),
     body: (body) => gzipSync(body),

@@ -115,6 +115,7 @@ test('fields of the config that would run something else are refused, odd ones t
   const odd = { Entrypoint: null, Cmd: null, Env: null, Volumes: null, User: null, Healthcheck: 7 };
   assert.equal(read(odd, { created: 1700000000, history: null }).created, undefined);
   assert.equal(read(undefined).config, null);
+  assert.deepEqual(read({ Cmd: ['sh', null], Env: [null] }).config, { Cmd: ['sh', ''], Env: [''] });
   // Go finds fields in any case of letters, and tools have been written against that.
   assert.deepEqual(parseConfig(json({ Config: { entrypoint: ['/x'] }, RootFS: { Diff_IDs: [] } }), []).config, {
     Entrypoint: ['/x'],

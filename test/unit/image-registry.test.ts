@@ -167,6 +167,25 @@ test('a token is asked for once, kept, and renewed when the registry refuses it'
   assert.equal(given, 3);
 });
 
+test('a token server that is busy, in trouble or hangs up is asked again', async (t) => {
+  for (const trouble of [429, 503, 'hang up']) {
+    let asked = 0;
+    const registry = await fake(t, (request, response, url) => {
+      if (url.pathname === '/token') {
+        if (++asked === 2) response.end('{"token":"t"}');
+        else if (typeof trouble === 'number') response.writeHead(trouble, { 'retry-after': '0' }).end();
+        else request.socket.destroy();
+        return true;
+      }
+      if (request.headers.authorization === 'Bearer t') return false;
+      response.writeHead(401, { 'www-authenticate': `Bearer realm="http://${registry.address}/token"` }).end();
+      return true;
+    });
+    await client(t, registry.address).resolve('reg.io/app');
+    assert.equal(asked, 2, String(trouble));
+  }
+});
+
 test('a token server without OAuth is asked with GET and Basic, an anonymous one without', async (t) => {
   const asked: string[] = [];
   const registry = await fake(t, (request, response, url) => {

@@ -46,8 +46,10 @@ function checkedConfig(value: unknown): ImageConfig | null {
   const config = withNames(value, CONFIG);
   for (const name of ['Entrypoint', 'Cmd', 'Env']) {
     const list = config[name];
-    const isList = Array.isArray(list) && list.every((item) => typeof item === 'string');
-    if (list !== undefined && list !== null && !isList) throw wrong(name, 'a list of strings', list);
+    if (list === undefined || list === null) continue;
+    const isList = Array.isArray(list) && list.every((item) => typeof item === 'string' || item === null);
+    if (!isList) throw wrong(name, 'a list of strings', list);
+    config[name] = list.map((item) => item ?? ''); // as Go's decoder reads null
   }
   for (const name of ['Volumes', 'Labels', 'ExposedPorts']) {
     const table = config[name];

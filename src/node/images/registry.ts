@@ -1,12 +1,10 @@
 /** The registry protocol (OCI distribution spec 1.1, docker registry v2) as a client that pulls. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import { VERSION } from '../../version.ts';
 import type { HostFiles } from '../../workers/host-paths/read-file.ts';
 import type { Reply } from '../../workers/http/ask.ts';
-import { backOffMs, retryAfterMs } from '../../workers/http/retry.ts';
-import { reasonIn } from '../../workers/http/said.ts';
+import { isSuccess, reasonIn } from '../../workers/http/said.ts';
 import { unansweredDetails } from '../../workers/http/unanswered.ts';
 import type { BlobSource, Renew } from '../../workers/image/blob-source.ts';
 import { authKey, credentialsFor } from './credentials.ts';
@@ -15,6 +13,7 @@ import { type Capability, type RegistryHost, registryHosts } from './hosts.ts';
 import { MANIFEST_TYPES } from './manifest.ts';
 import { nameOf, type Reference } from './reference.ts';
 import { type Ask, type Challenge, parseChallenges, Tokens } from './tokens.ts';
+import { askAgain, isPassing, Tries } from './tries.ts';
 
 export interface Content {
   digest: string;
@@ -28,14 +27,6 @@ const MANIFEST_LIMIT = 4 << 20;
 const CONFIG_LIMIT = 8 << 20;
 /** Milliseconds during which a mirror that did not answer is asked last. */
 const DEAD_MS = 30_000;
-const ATTEMPTS = 5;
-/** Tries for a connection that ends under the request, and for a server in trouble when no other host is left. */
-const TROUBLE_ATTEMPTS = 3;
-/** Milliseconds before the second try. */
-const BACK_OFF_MS = 250;
-/** Refusals that ask for another try; those of {@link SERVER_TROUBLE} get one only at the last host. */
-const AGAIN = new Set([408, 425, 429]);
-const SERVER_TROUBLE = new Set([500, 502, 503, 504]);
 /** Failures that another host does not mend. */
 const FINAL = new Set(['DISK_FULL', 'INVALID_REQUEST', 'INTERNAL', 'CALLER_GONE']);
 const MAX_LOGINS = 2;
@@ -64,7 +55,7 @@ export class Registry {
   constructor(options: RegistryOptions) {
     this.options = options;
     this.ask = options.ask;
-    this.tokens = new Tokens(options.ask);
+    this.tokens = new Tokens((question) => askAgain(() => options.ask(question), new Tries(options)));
   }
 
   /** A repository for one pull; its hosts are read anew. Throws CONFIG_INVALID. */
@@ -145,8 +136,8 @@ export class Repository {
     return this.#tryHosts(digest === undefined ? 'resolve' : 'pull', async (state, last) => {
       const head = await this.#send(state, { method: 'HEAD', path, accept: ACCEPT, last });
       const found = digest ?? head.headers['docker-content-digest'];
-      if (head.status === 200 && found !== undefined && isDigest(found)) return { digest: found };
-      if (AGAIN.has(head.status) || SERVER_TROUBLE.has(head.status)) throw failure(state, `HEAD ${path}`, head);
+      if (isSuccess(head.status) && found !== undefined && isDigest(found)) return { digest: found };
+      if (isPassing(head.status)) throw failure(state, `HEAD ${path}`, head);
       // No digest, a registry without HEAD, or a refusal: only the answer to GET says why.
       const content = await this.#manifestAt(state, path, digest, last);
       return { digest: content.digest, content };
@@ -175,7 +166,7 @@ export class Repository {
     const path = `/blobs/${digest}`;
     return this.#tryHosts('pull', async (state, last) => {
       const answer = await this.#send(state, { method: 'GET', path, accept: '*/*', last, limit: CONFIG_LIMIT });
-      if (answer.status !== 200 && answer.status !== 206) throw failure(state, `GET ${path}`, answer);
+      if (!isSuccess(answer.status)) throw failure(state, `GET ${path}`, answer);
       verify(answer.body, digest, `the blob from ${state.host.host}`);
       return Buffer.from(answer.body);
     });
@@ -267,7 +258,7 @@ export class Repository {
 
   async #manifestAt(state: HostState, path: string, digest: string | undefined, last: boolean): Promise<Content> {
     const answer = await this.#send(state, { method: 'GET', path, accept: ACCEPT, last, limit: MANIFEST_LIMIT });
-    if (answer.status !== 200) throw failure(state, `GET ${path}`, answer);
+    if (!isSuccess(answer.status)) throw failure(state, `GET ${path}`, answer);
     const algorithm = digest?.startsWith('sha512:') ? 'sha512' : 'sha256';
     if (digest !== undefined) verify(answer.body, digest, `the manifest from ${state.host.host}`);
     const mediaType = (answer.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
@@ -277,25 +268,19 @@ export class Repository {
   /** One request to one host: logs in where the host wants it, and tries again where the answer asks for it. */
   async #send(state: HostState, request: Request): Promise<Reply> {
     await this.#authorizeEarly(state);
-    let logins = 0;
-    for (let attempt = 1; ; attempt++) {
-      const answer = await this.#once(state, request, attempt);
+    const tries = new Tries(this.#registry.options);
+    for (let logins = 0; ; ) {
+      const answer = await this.#once(state, request, tries);
       if (answer?.status === 401 && logins < MAX_LOGINS) {
         logins++;
         if (!(await this.#login(state, answer.headers['www-authenticate'], answer.url))) return answer;
-      } else if (answer) {
-        const isBusy = attempt < ATTEMPTS && AGAIN.has(answer.status);
-        const inTrouble = attempt < TROUBLE_ATTEMPTS && SERVER_TROUBLE.has(answer.status) && request.last;
-        if (!isBusy && !inTrouble) return answer;
-        const first = this.#registry.options.backOffMs ?? BACK_OFF_MS;
-        await sleep(backOffMs(attempt, first, retryAfterMs(answer.headers['retry-after'])));
-      }
-      this.#registry.options.onRetry?.();
+        tries.next();
+      } else if (answer && !(await tries.afterAnswer(answer, request.last))) return answer;
     }
   }
 
   /** Undefined when the connection ended under the request and another try is left. */
-  async #once(state: HostState, { method, path, accept, limit }: Request, attempt: number): Promise<Reply | undefined> {
+  async #once(state: HostState, { method, path, accept, limit }: Request, tries: Tries): Promise<Reply | undefined> {
     const { tls, dialTimeoutMs } = state.host;
     try {
       const answer = await this.#registry.ask({
@@ -310,9 +295,8 @@ export class Repository {
       this.#registry.recordAnswer(state.base, true);
       return answer;
     } catch (error) {
-      const why = unansweredDetails(error);
-      if (why?.broken && attempt < TROUBLE_ATTEMPTS) return undefined;
-      if (why) this.#registry.recordAnswer(state.base, false);
+      if (tries.afterFailure(error)) return undefined;
+      if (unansweredDetails(error)) this.#registry.recordAnswer(state.base, false);
       throw error;
     }
   }

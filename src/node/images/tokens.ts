@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { SluiceError } from '../../errors.ts';
 import type { Question, Reply } from '../../workers/http/ask.ts';
-import { reasonIn } from '../../workers/http/said.ts';
+import { isSuccess, reasonIn } from '../../workers/http/said.ts';
 import type { Tls } from '../../workers/http/tls.ts';
 import { isObject, withNames } from '../../workers/json.ts';
 import type { Credentials } from './credentials.ts';
@@ -160,11 +160,11 @@ function basicHeader({ username, password }: { username: string; password: strin
 
 function readToken(realm: string, { status, body }: Reply): Token {
   const server = `the token server ${new URL(realm).host}`;
-  const words = status === 200 ? '' : reasonIn(body);
+  const words = isSuccess(status) ? '' : reasonIn(body);
   const said = words === '' ? String(status) : `${status}: ${words}`;
   if (status === 401 || status === 403)
     throw new SluiceError('REGISTRY_DENIED', `${server} refuses the credentials (${said})`);
-  if (status !== 200) throw new SluiceError('REGISTRY_UNAVAILABLE', `${server} answers ${said}`);
+  if (!isSuccess(status)) throw new SluiceError('REGISTRY_UNAVAILABLE', `${server} answers ${said}`);
   let answer: unknown;
   try {
     answer = JSON.parse(Buffer.from(body).toString('utf8'));

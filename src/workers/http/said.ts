@@ -39,3 +39,11 @@ function plainText(text: string): string {
   const words = (title ?? text.replace(/<[^>]*>/g, ' ')).replace(/\s+/g, ' ').trim();
   return words.length > MAX_WORDS ? `${words.slice(0, MAX_WORDS)}…` : words;
 }
+
+/**
+ * An answer that has what was asked for. Registries and proxies in front of them use more than 200 (203 when they
+ * changed it, 201 when they had to fetch it first), and Go's clients take any of them.
+ */
+export function isSuccess(status: number): boolean {
+  return status >= 200 && status < 300;
+}

@@ -28,7 +28,8 @@ export function secureContext({ ca = [], cert, key }: Tls): SecureContext {
       ...new Set([...getCACertificates('default'), ...getCACertificates('system'), ...ca.flatMap(certificatesIn)]),
     ];
     try {
-      made = createSecureContext({ ca: all, cert, key });
+      // As in Go, any certificate in the list is an authority: also one that is itself signed by another.
+      made = createSecureContext({ ca: all, cert, key, allowPartialTrustChain: true });
     } catch (cause) {
       const words = `the registry's certificates cannot be used: ${(cause as Error).message}`;
       throw new SluiceError('CONFIG_INVALID', words, { cause });

@@ -30,8 +30,12 @@ export function unansweredDetails(error: unknown): Unanswered | undefined {
   return details?.unanswered === undefined ? undefined : (details as Unanswered);
 }
 
-/** Node tries all addresses of a name; the error for the failure of all has no message of its own. */
+/** Advice of Node's to those who write a program, at the end of its messages about certificates. */
+const ADVICE = /; if the root CA is installed locally, try running Node\.js with --use-system-ca$/;
+
 function inWords(cause: unknown): unknown {
-  if (!(cause instanceof AggregateError) || cause.message !== '') return cause;
-  return new Error(cause.errors.map(explain).join(', '));
+  if (!(cause instanceof Error)) return cause;
+  // Node tries all addresses of a name; the error for the failure of all has no message of its own.
+  if (cause instanceof AggregateError && cause.message === '') return new Error(cause.errors.map(explain).join(', '));
+  return ADVICE.test(cause.message) ? new Error(cause.message.replace(ADVICE, '')) : cause;
 }

@@ -4,7 +4,7 @@ import { createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
 import { SluiceError } from '../../errors.ts';
 import { type Answer, exchange } from '../http/exchange.ts';
 import { backOffMs, retryAfterMs } from '../http/retry.ts';
-import { reasonIn } from '../http/said.ts';
+import { isSuccess, reasonIn } from '../http/said.ts';
 import { unansweredDetails } from '../http/unanswered.ts';
 import type { BlobSource, Refusal, Renew } from './blob-source.ts';
 import { invalid } from './invalid.ts';
@@ -235,7 +235,8 @@ function placeOf(
   const { size } = blob;
   // Where both are there, the chunks count (RFC 9112 6.3).
   const length = headers['transfer-encoding'] === undefined ? headers['content-length'] : undefined;
-  if (status === 206) {
+  // Unasked and without a place it is the whole.
+  if (status === 206 && (asked > 0 || headers['content-range'] !== undefined)) {
     const [, from, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(headers['content-range'] ?? '') ?? [];
     if (from === undefined || Number(from) > asked)
       throw invalid(`the registry was asked for bytes from ${asked} and answers ${headers['content-range']}`);
@@ -264,7 +265,7 @@ function decoderFor(coding: string | undefined): NodeJS.ReadWriteStream | undefi
   }
 }
 
-/** Sends a GET and returns the 200 or 206, its body unread. */
+/** Sends a GET and returns the answer that has the blob or the range of it, its body unread. */
 async function get(
   blob: Blob,
   { range, patience }: { range: string | undefined; patience: Patience },
@@ -292,7 +293,7 @@ async function get(
       throw new Transient((error as Error).message, { cause: (error as Error).cause, weight });
     }
     patience.add(performance.now() - began, 0, hostOf(answer.url));
-    if (answer.status === 200 || answer.status === 206) {
+    if (isSuccess(answer.status)) {
       if (direct === undefined && answer.url !== source.url) blob.direct = answer.url;
       return answer;
     }
