@@ -54,7 +54,7 @@ test('a result of any shape is taken in all versions, or refused as CNI_FAILED',
       for (const wanted of VERSIONS)
         assert.equal(JSON.parse(JSON.stringify(inVersion(parsed, wanted))).cniVersion, wanted);
       for (const address of addresses(parsed.result, 'eth0')) assert.equal(typeof address, 'string');
-      cniResultInfo(parsed.result);
+      cniResultInfo(parsed.result, '/run/netns/x');
       assert.equal(({} as Record<string, unknown>).cniVersion, undefined, 'prototypes stay as they are');
     }),
     600,

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { cniConfigInfo, cniResultInfo } from '../../src/main/cri/cni-info.ts';
+import { configInfo } from '../../src/main/cri/containerd-keys.ts';
 import { Health } from '../../src/main/health.ts';
+import { parseConfig } from '../../src/node/config/load.ts';
 import { checkNode } from '../../src/workers/alive.ts';
 import { waitFor } from '../rig/proc.ts';
 
@@ -61,17 +63,30 @@ test('CNI configurations and results in the shape that scripts read', () => {
       ['eth0', 'net'],
     ],
   );
-  const result = cniResultInfo({
-    cniVersion: '1.1.0',
-    interfaces: [
-      { name: 'cni0', mac: 'a' },
-      { name: 'eth0', mac: 'b', sandbox: '/run/netns/x' },
-    ],
-    ips: [{ address: '10.1.2.3/24', gateway: '10.1.2.1', interface: 1 }, { address: 'fd00::3/64' }],
-    routes: [{ dst: '0.0.0.0/0' }],
-  });
+  const result = cniResultInfo(
+    {
+      cniVersion: '1.1.0',
+      interfaces: [
+        { name: 'cni0', mac: 'a' },
+        { name: 'eth0', mac: 'b', sandbox: '/run/netns/x' },
+      ],
+      ips: [{ address: '10.1.2.3/24', gateway: '10.1.2.1', interface: 1 }, { address: 'fd00::3/64' }],
+      routes: [{ dst: '0.0.0.0/0' }],
+    },
+    '/run/netns/x',
+  );
   assert.deepEqual(result, {
     Interfaces: {
+      lo: {
+        IPConfigs: [
+          { IP: '127.0.0.1', Gateway: '' },
+          { IP: '::1', Gateway: '' },
+        ],
+        Mac: '00:00:00:00:00:00',
+        PciID: '',
+        SocketPath: '',
+        Sandbox: '/run/netns/x',
+      },
       cni0: { IPConfigs: [], Mac: 'a', Sandbox: '', PciID: '', SocketPath: '' },
       eth0: {
         IPConfigs: [
@@ -87,4 +102,22 @@ test('CNI configurations and results in the shape that scripts read', () => {
     DNS: [],
     Routes: [{ dst: '0.0.0.0/0' }],
   });
+});
+
+test('the configuration has containerd’s names for what scripts read, and keeps its own', () => {
+  const config = parseConfig(
+    `[runtimes.crun]\nbinary = "crun"\n[cni]\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+    'x.toml',
+  );
+  const shown = JSON.parse(JSON.stringify(configInfo(config, { systemd: true, snapshotter: 'overlayfs' })));
+  assert.equal(shown.containerd.defaultRuntimeName, 'runc');
+  assert.equal(shown.containerd.runtimes.crun.options.BinaryName, 'crun');
+  assert.equal(shown.containerd.runtimes.runc.options.SystemdCgroup, true);
+  assert.equal(shown.containerd.runtimes.runc.runtimeType, 'io.containerd.runc.v2');
+  assert.equal(shown.containerd.snapshotter, 'overlayfs');
+  assert.deepEqual(
+    [shown.cni.confDir, shown.cni.binDir, shown.cni.binDirs.length],
+    ['/etc/cni/net.d', '/opt/cni/bin', 2],
+  );
+  assert.deepEqual(shown.runtimes, config.runtimes);
 });

@@ -111,7 +111,7 @@ async function runningConfig(
   using cri = await criClient({ ...call, options });
   const { info } = await cri.status({ verbose: true });
   return {
-    config: JSON.parse(info.config ?? '{}') as Config,
+    config: JSON.parse(info.sluice ?? info.config ?? '{}') as Config,
     runtimesInUse: new Set(JSON.parse(info.runtimesInUse ?? '[]') as string[]),
   };
 }

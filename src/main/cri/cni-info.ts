@@ -31,9 +31,19 @@ function networkInfo({ name, cniVersion, plugins, source }: NetworkConf, ifName:
   };
 }
 
+/** Every pod of its own network has it, and containerd shows it. */
+const LOOPBACK = {
+  IPConfigs: ['127.0.0.1', '::1'].map((IP) => ({ IP, Gateway: '' })),
+  Mac: '00:00:00:00:00:00',
+  PciID: '',
+  SocketPath: '',
+};
+
 /** `cniResult` of PodSandboxStatus: addresses by interface; those of an interface that has no name belong to eth0. */
-export function cniResultInfo({ interfaces = [], ips = [], routes, dns }: CniResult): object {
-  const shown: Record<string, { IPConfigs: { IP: string; Gateway: string }[] } & Record<string, unknown>> = {};
+export function cniResultInfo({ interfaces = [], ips = [], routes, dns }: CniResult, netns: string): object {
+  const shown: Record<string, { IPConfigs: { IP: string; Gateway: string }[] } & Record<string, unknown>> = {
+    lo: { ...LOOPBACK, Sandbox: netns },
+  };
   for (const { name, mac = '', sandbox = '', pciID = '', socketPath = '' } of interfaces) {
     shown[name] ??= { IPConfigs: [], Mac: mac, Sandbox: sandbox, PciID: pciID, SocketPath: socketPath };
   }

@@ -3,6 +3,7 @@ import { type Container, type ContainerFilter, ListContainersResponse } from '..
 import { SluiceError } from '../../errors.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import { batches, noInfo, type RuntimeVerbs } from './call.ts';
+import { RUNTIME_TYPE, runtimeOptions } from './containerd-keys.ts';
 import { EncodedItems } from './encoded-items.ts';
 import { matchesContainer } from './filters.ts';
 import { goJson } from './go-json.ts';
@@ -82,14 +83,16 @@ function* matching(
 }
 
 /** The keys that users of `crictl inspect` read with containerd. */
-async function inspect({ specs, images }: CriServices, row: ContainerRow): Promise<object> {
+async function inspect({ config, host, images, specs, store }: CriServices, row: ContainerRow): Promise<object> {
+  const systemd = host.cgroupDriver === 'systemd';
   return {
     sandboxID: row.sandbox,
     pid: row.pid,
     removing: row.state === 'removing',
     snapshotKey: row.id,
     snapshotter: images.snapshotterName,
-    runtimeType: 'io.containerd.runc.v2',
+    runtimeType: RUNTIME_TYPE,
+    runtimeOptions: runtimeOptions(config.runtimes[store.sandboxes.get(row.sandbox)?.runtime ?? ''], systemd),
     config: goJson(row.config),
     runtimeSpec: await specs.of(row),
   };

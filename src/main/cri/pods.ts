@@ -7,6 +7,7 @@ import { getSandbox, readySandbox } from '../../pipeline/jobs/lookup.ts';
 import { isNsfs } from '../../sys/mount.ts';
 import { batches, noInfo, type RuntimeVerbs } from './call.ts';
 import { cniResultInfo } from './cni-info.ts';
+import { RUNTIME_TYPE, runtimeOptions } from './containerd-keys.ts';
 import { EncodedItems } from './encoded-items.ts';
 import { matchesSandbox } from './filters.ts';
 import { goJson } from './go-json.ts';
@@ -88,31 +89,36 @@ function* matching(
 }
 
 /** The keys that users of `crictl inspectp` read with containerd. */
-async function inspect({ config, images, specs }: CriServices, row: SandboxRow): Promise<object> {
+async function inspect({ config, host, images, specs }: CriServices, row: SandboxRow): Promise<object> {
   const runtime = config.runtimes[row.runtime];
+  const metadata = {
+    ID: row.id,
+    Name: row.name,
+    Config: goJson(row.config),
+    NetNSPath: row.netns,
+    IP: row.addresses[0] ?? '',
+    AdditionalIPs: row.addresses.slice(1),
+    RuntimeHandler: row.runtimeHandler,
+    CNIResult: row.result ? cniResultInfo(row.result, row.netns) : null,
+    ProcessLabel: '',
+  };
   return {
     pid: row.pid,
-
     processStatus: row.state === 'ready' ? 'running' : 'deleted',
     netNamespaceClosed: row.netns !== '' && !isNsfs(row.netns),
     image: images.find(row.image)?.names[0] ?? row.image,
     snapshotKey: row.id,
-    snapshotter: 'overlayfs',
+    snapshotter: images.snapshotterName,
     runtimeHandler: row.runtimeHandler,
-    runtimeType: 'io.containerd.runc.v2',
-    runtimeOptions: { binary: runtime?.binary, shim: row.shim?.binary },
-    config: goJson(row.config),
+    runtimeType: RUNTIME_TYPE,
+    runtimeOptions: runtimeOptions(runtime, host.cgroupDriver === 'systemd'),
+    config: metadata.Config,
     runtimeSpec: row.pinned
       ? buildPinnedSpec({ ...row, pinned: row.pinned, podAnnotations: runtime?.pod_annotations ?? [] })
       : await specs.of(row),
-    cniResult: row.result ? cniResultInfo(row.result) : null,
-    sandboxMetadata: {
-      ID: row.id,
-      Name: row.name,
-      NetNSPath: row.netns,
-      IP: row.addresses[0] ?? '',
-      AdditionalIPs: row.addresses.slice(1),
-    },
+    cniResult: metadata.CNIResult,
+    // Flat as containerd 1 shows it, and in an envelope as containerd 2 does.
+    sandboxMetadata: { ...metadata, Metadata: metadata, Version: 'v1' },
     cleanup: row.cleanup,
   };
 }

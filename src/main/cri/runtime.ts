@@ -3,6 +3,7 @@ import { CgroupDriver, type RuntimeCondition, type RuntimeHandler } from '../../
 import { VERSION } from '../../version.ts';
 import { noInfo, type RuntimeVerbs } from './call.ts';
 import { cniConfigInfo } from './cni-info.ts';
+import { configInfo } from './containerd-keys.ts';
 import type { CriServices } from './services.ts';
 
 export const daemonVerbs = (services: CriServices) =>
@@ -51,15 +52,20 @@ function runtimeReady(reasons: readonly string[]): RuntimeCondition {
 }
 
 /**
- * The keys that scripts read in `crictl info` with containerd, and what `sluice config diff` asks; each value is JSON.
+ * The keys that scripts read in `crictl info` with containerd, and what `sluice config diff` asks (`sluice`,
+ * `runtimesInUse`); each value is JSON.
  */
-function statusInfo({ config, network, store }: CriServices): Record<string, string> {
+function statusInfo({ config, host, images, network, store }: CriServices): Record<string, string> {
   const { network: current, problems } = network.loaded;
+  const cniStatus = JSON.stringify(current ? 'OK' : problems.join('; '));
+  const systemd = host.cgroupDriver === 'systemd';
   return {
-    config: JSON.stringify(config),
+    config: JSON.stringify(configInfo(config, { systemd, snapshotter: images.snapshotterName })),
+    sluice: JSON.stringify(config),
     runtimesInUse: JSON.stringify([...store.runtimesInUse()]),
     cniconfig: JSON.stringify(cniConfigInfo(config.cni, current)),
-    lastCNILoadStatus: JSON.stringify(current ? 'OK' : problems.join('; ')),
+    lastCNILoadStatus: cniStatus,
+    'lastCNILoadStatus.default': cniStatus,
     golang: JSON.stringify(`none (Node ${process.version})`),
   };
 }
