@@ -2,7 +2,7 @@
  * `npm run build`: the release as one folder, dist/sluice, that needs nothing else on the machine.
  *
  *   bin/        sluiced and sluice, which start what is below
- *   lib/        the bundle (bundle.ts) and koffi.node
+ *   lib/        the bundles (bundle.ts), what V8 compiles them to (code-cache.ts), and koffi.node
  *   node        the Node binary
  *   licenses/   what each package in it is under
  */
@@ -11,6 +11,7 @@ import { chmodSync, copyFileSync, mkdirSync, rmSync, statSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import { VERSION } from '../../src/version.ts';
 import { bundle } from './bundle.ts';
+import { writeCodeCaches } from './code-cache.ts';
 import { type ReleasedPackage, releasedPackages, writeLicences } from './packages.ts';
 
 export const ROOT = resolve(import.meta.dirname, '../..');
@@ -49,6 +50,7 @@ export async function buildRelease(folder: string, version = VERSION): Promise<R
     execFileSync('strip', ['--strip-unneeded', to]);
     chmodSync(to, mode);
   }
+  writeCodeCaches(join(folder, 'node'), lib);
   mkdirSync(join(folder, 'bin'));
   for (const name of ['sluiced', 'sluice']) {
     copyFileSync(join(ROOT, 'packaging/bin', name), join(folder, 'bin', name));

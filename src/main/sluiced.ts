@@ -96,9 +96,8 @@ async function reloadConfig(daemon: Daemon, log: Log, path: string | undefined):
   }
 }
 
-try {
-  await main();
-} catch (error) {
+// A release is CommonJS, which cannot wait at this place.
+main().catch((error: unknown) => {
   console.error(`sluiced: ${explain(error)}`);
   process.exit(1);
-}
+});

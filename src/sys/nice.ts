@@ -1,8 +1,10 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { getPriority } from 'node:os';
+import { join } from 'node:path';
 import { errno, libc } from './libc.ts';
 
 const PRIO_PROCESS = 0;
+const ESRCH = 3;
 /** Environment variable in which the main thread records the process's original nice value for the workers. */
 const BASE = 'SLUICE_BASE_NICE';
 /**
@@ -21,20 +23,31 @@ const MAIN_NICE = -20;
 export function raiseMainPriority(): string | undefined {
   process.env[BASE] = String(getPriority());
   for (const thread of [0, ...v8Threads()]) {
-    if (libc.setpriority(PRIO_PROCESS, thread, MAIN_NICE) !== 0) return `setpriority failed with errno ${errno()}`;
+    if (libc.setpriority(PRIO_PROCESS, thread, MAIN_NICE) === 0) continue;
+    const failed = errno();
+    if (failed !== ESRCH) return `setpriority failed with errno ${failed}`; // that one has ended
   }
   return undefined;
 }
 
 /**
  * V8's threads for garbage collection and compilation, shared by all isolates of the process. Node starts them before
- * it runs our code.
+ * it runs our code. `tasks` is the folder of a process's threads, of which one may end while it is looked at.
  */
-function v8Threads(): number[] {
-  const tasks = '/proc/self/task';
+export function v8Threads(tasks = '/proc/self/task'): number[] {
   return readdirSync(tasks)
-    .filter((tid) => readFileSync(`${tasks}/${tid}/comm`, 'latin1').trim() === 'V8Worker')
+    .filter((tid) => nameOf(join(tasks, tid)) === 'V8Worker')
     .map(Number);
+}
+
+function nameOf(task: string): string | undefined {
+  try {
+    return readFileSync(join(task, 'comm'), 'latin1').trim();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ESRCH') return undefined; // it has ended
+    throw error;
+  }
 }
 
 /**

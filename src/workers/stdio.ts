@@ -154,9 +154,11 @@ function buffersOf(value: unknown): ArrayBuffer[] {
   );
 }
 
-try {
-  await clearExecDir(execDir);
-} catch (cause) {
-  throw new SluiceError('INTERNAL', `cannot prepare the folder for exec FIFOs (${toPlain(cause).message})`, { cause });
-}
-post({ kind: 'ready' });
+// A rejection ends the thread, which main starts again. A release is CommonJS, which cannot wait at this place.
+void clearExecDir(execDir).then(
+  () => post({ kind: 'ready' }),
+  (cause: unknown) => {
+    const message = `cannot prepare the folder for exec FIFOs (${toPlain(cause).message})`;
+    throw new SluiceError('INTERNAL', message, { cause });
+  },
+);

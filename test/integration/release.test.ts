@@ -1,6 +1,6 @@
 /** A release is one folder that needs nothing else: no npm packages, no Node on PATH, nothing to compile or to keep. */
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { isBuiltin } from 'node:module';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -27,7 +27,7 @@ describe('the folder', () => {
     const files = readdirSync(lib).filter((name) => name.endsWith('.js'));
     for (const name of ['sluiced', 'sluice', 'worker', ...WORKERS.map((worker) => `worker-${worker}`)]) {
       assert.ok(files.includes(`${name}.js`), `${name}.js is there`);
-      assert.ok(existsSync(join(lib, `${name}.js.map`)), `${name}.js has its source map`);
+      assert.ok(existsSync(join(lib, `${name}.bundle.js.map`)), `${name} has its source map`);
     }
     const foreign = release.externals.filter((name) => !isBuiltin(name));
     assert.ok(release.externals.length - foreign.length > 20, 'Node’s own modules are among them');
@@ -36,14 +36,62 @@ describe('the folder', () => {
     assert.ok(existsSync(join(lib, 'koffi.node')));
   });
 
-  test('a thread loads the HTTP client only where registries are asked', () => {
+  test('a thread has the HTTP client only where registries are asked', () => {
     const lib = join(release.folder, 'lib');
-    const client = (entry: string) => loadedBy(lib, entry).filter((text) => text.includes('UndiciError')).length;
+    const client = (entry: string) => readFileSync(join(lib, `${entry}.bundle.js`), 'utf8').includes('UndiciError');
     for (const entry of ['sluiced', 'worker-net', 'worker-shim', 'worker-store', 'worker-stdio', 'sluice'])
-      assert.equal(client(`${entry}.js`), 0, entry);
-    for (const entry of ['worker-image', 'worker-registry']) assert.ok(client(`${entry}.js`) > 0, entry);
-    for (const name of readdirSync(lib).filter((file) => file.endsWith('.js')))
-      assert.doesNotMatch(readFileSync(join(lib, name), 'utf8'), /(?:from|import) ?"node:http"/, name);
+      assert.equal(client(entry), false, entry);
+    for (const entry of ['worker-image', 'worker-registry']) assert.ok(client(entry), entry);
+  });
+
+  test('V8 takes the compiled code of each program with the options that the daemon is started with', async () => {
+    const lib = join(release.folder, 'lib');
+    const names = readdirSync(lib).flatMap((file) => /^(.+)\.bundle\.js$/.exec(file)?.[1] ?? []);
+    assert.ok(names.length > 7);
+    const refused = `for (const name of process.argv.slice(2)) {
+      const text = fs.readFileSync(name + '.bundle.js', 'latin1');
+      const cache = fs.readFileSync(name + '.cache');
+      if (cache.toString('latin1', 0, 64) !== text.slice(-64)) console.log(name, 'of another text');
+      const { cachedDataRejected } = new vm.Script(text, { filename: name, cachedData: cache.subarray(64) });
+      if (cachedDataRejected !== false) console.log(name);
+    }`;
+    // The options with which sluiced starts Node are those that V8 compares.
+    const options = /"\$root\/node" (.*) "\$root\/lib/.exec(readFileSync(join(release.folder, 'bin/sluiced'), 'utf8'));
+    assert.ok(options?.[1]);
+    const node = join(release.folder, 'node');
+    const ask = (...extra: string[]) =>
+      run(node, [...(options[1] ?? '').split(' '), ...extra, '-e', refused, '--', 'x', ...names], { cwd: lib });
+    assert.equal((await ask()).stdout, '');
+    // As the test would see it, were they refused.
+    assert.equal((await ask('--no-wasm-tier-up')).stdout.trim().split('\n').length, names.length);
+  });
+
+  test('a program runs without its compiled code, with that of another text, and under other options of V8', async () => {
+    const copy = join(folder, 'copy');
+    cpSync(release.folder, copy, { recursive: true });
+    const cache = join(copy, 'lib/sluice.cache');
+    const version = async (env: NodeJS.ProcessEnv = {}) =>
+      (await run(join(copy, 'bin/sluice'), ['version'], { env: { PATH, ...env } })).stdout;
+    const expected = `sluice ${release.version}\n`;
+    assert.equal(await version({ NODE_OPTIONS: '--stack-trace-limit=20' }), expected);
+    const whole = readFileSync(cache);
+    for (const damaged of [whole.subarray(0, 100_000), whole.subarray(0, 10), Buffer.alloc(0), Buffer.alloc(5000)]) {
+      writeFileSync(cache, damaged);
+      assert.equal(await version(), expected);
+      assert.deepEqual(readFileSync(cache), damaged, 'nothing is written into a release');
+    }
+    const text = join(copy, 'lib/sluice.bundle.js');
+    writeFileSync(cache, whole);
+    // As long as the one before, which is all that V8 compares.
+    writeFileSync(
+      text,
+      readFileSync(text, 'latin1')
+        .replace(/[0-9a-f]{64}$/, '0'.repeat(64))
+        .replace(release.version, '9.9.9'),
+    );
+    assert.equal(await version(), 'sluice 9.9.9\n');
+    rmSync(cache);
+    assert.equal(await version(), 'sluice 9.9.9\n');
   });
 
   test('every licence that it names has its text', () => {
@@ -67,19 +115,6 @@ describe('the folder', () => {
     assert.match(config.stdout, /^socket = "\/run\/sluice\/sluice\.sock"$/m);
   });
 });
-
-/** The texts of all files that a file of the bundle loads at once: what it imports later, on demand, is left out. */
-function loadedBy(lib: string, entry: string): string[] {
-  const files = new Map<string, string>();
-  const load = (name: string) => {
-    if (files.has(name)) return;
-    const text = readFileSync(join(lib, name), 'utf8');
-    files.set(name, text);
-    for (const [, path = ''] of text.matchAll(/(?:from|import) ?"\.\/([\w-]+\.js)"/g)) load(path);
-  };
-  load(entry);
-  return [...files.values()];
-}
 
 test('its daemon launches pods and containers, restarts, and leaves nothing', { skip: SKIP }, async () => {
   const program = join(release.folder, 'bin/sluiced');

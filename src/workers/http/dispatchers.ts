@@ -5,6 +5,7 @@ import Agent from 'undici/lib/dispatcher/agent.js';
 import Dispatcher from 'undici/lib/dispatcher/dispatcher.js';
 import Pool from 'undici/lib/dispatcher/pool.js';
 import ProxyAgent from 'undici/lib/dispatcher/proxy-agent.js';
+import './parser.ts';
 import { proxyFor } from './proxy.ts';
 import { secureContext, type Tls } from './tls.ts';
 

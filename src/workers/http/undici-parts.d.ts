@@ -16,3 +16,8 @@ declare module 'undici/lib/api/index.js' {
   const api: Record<string, unknown>;
   export default api;
 }
+declare module 'undici/lib/llhttp/llhttp_simd-wasm.js' {
+  /** The parser as WebAssembly. */
+  const bytes: Buffer<ArrayBuffer>;
+  export default bytes;
+}

@@ -1,0 +1,31 @@
+/**
+ * undici's HTTP parser, which is WebAssembly, compiled before undici asks for it: as it is first compiled it stays. V8
+ * has died of making it faster in one thread while another made its own. Options on the command line would say the
+ * same for all of Node, but with them V8 refuses the code that Node and a release bring compiled: 40 to 100 ms more for
+ * main and for each thread. V8 keeps one compiled form of the same bytes for all threads, and undici gets this one.
+ */
+import { setFlagsFromString } from 'node:v8';
+import bytes from 'undici/lib/llhttp/llhttp_simd-wasm.js';
+import { BUNDLED } from '../../version.ts';
+
+/** The global object; TypeScript has it among the types for browsers alone. */
+declare const WebAssembly: { readonly Module: new (bytes: Uint8Array) => object };
+
+/** Of these, the first compilation reads the last: with it, functions are compiled when they are called. */
+const FASTER = ['wasm-tier-up', 'wasm-dynamic-tiering', 'wasm-lazy-compilation'];
+
+/**
+ * Referred to as long as the thread lives: V8 forgets the compiled form with the last one. The tree strips types in
+ * WebAssembly, too, and has the options on its command line (bin/sluiced).
+ */
+export const parser: object | undefined = BUNDLED ? compileOnce() : undefined;
+
+/** Compiles the parser so that V8 leaves it alone, also in other threads, while the result is referred to. */
+export function compileOnce(): object {
+  for (const option of FASTER) setFlagsFromString(`--no-${option}`);
+  try {
+    return new WebAssembly.Module(bytes);
+  } finally {
+    for (const option of FASTER) setFlagsFromString(`--${option}`);
+  }
+}
