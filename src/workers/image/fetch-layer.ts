@@ -11,15 +11,13 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import type { Transform } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import type { MessagePort } from 'node:worker_threads';
 import { codeOf, SluiceError } from '../../errors.ts';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { Applier } from './apply.ts';
 import type { BlobSource } from './blob-source.ts';
 import { toBytes } from './byte-paths.ts';
-import { decodeError, detect } from './decompress.ts';
+import { decompress } from './decompress.ts';
 import { Download } from './download.ts';
 import { invalid } from './invalid.ts';
 import { LayerLine } from './line.ts';
@@ -187,35 +185,21 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
   const reader = new TarReader(applier);
   const archive = createHash(algorithmOf('diffID', layer.diffId));
   await using blob = new Source(download, layer, abort);
-  let format = 'tar';
-  let failed = false;
   let unpacked = 0;
-  const garbage = new YoungGarbage();
-  const consume = async (pieces: AsyncIterable<Buffer>) => {
-    for await (const piece of pieces) {
-      if (failed) return;
+  try {
+    await decompress(blob.pieces, (piece) => {
       unpacked += piece.length;
-      garbage.add(piece.length);
       if (unpacked > MAX_UNPACKED && unpacked > layer.size * MAX_RATIO)
         throw invalid(`the layer decompresses to more than ${MAX_RATIO} times its ${layer.size} bytes`);
       archive.update(piece);
       reader.write(piece);
-    }
-  };
-  try {
-    const found = await detect(blob.pieces);
-    format = found.format;
-    if (found.decoder) await decode(found.pieces, found.decoder, consume);
-    else await consume(found.pieces);
-    // A decoder may stop before the end of the blob; the rest still counts for the blob's digest.
+    });
     blob.check();
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
     return resultOf(applier);
-  } catch (cause) {
-    failed = true;
-    const error = decodeError(format, cause);
+  } catch (error) {
     // Bytes damaged on the way look like a bad archive: the digest of the whole blob tells the two apart.
     if (isInvalid(error)) await blob.checkRest(error as SluiceError);
     throw error;
@@ -250,22 +234,6 @@ async function storeFile(
   } finally {
     applier.close();
   }
-}
-
-/** A pipeline that fails at once, also while its source waits for a byte. */
-async function decode(
-  pieces: AsyncIterable<Buffer>,
-  decoder: Transform,
-  consume: (pieces: AsyncIterable<Buffer>) => Promise<void>,
-): Promise<void> {
-  const { promise: first, reject } = Promise.withResolvers<never>();
-  decoder.once('error', reject);
-  const whole = pipeline(pieces, decoder, (decoded: AsyncIterable<Buffer>) => {
-    const consumed = consume(decoded);
-    consumed.catch(reject);
-    return consumed;
-  });
-  await Promise.race([whole, first]);
 }
 
 /** A blob that is kept as it came; it gets its name with {@link settle}. */

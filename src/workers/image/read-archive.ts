@@ -1,12 +1,11 @@
 import { createHash } from 'node:crypto';
 import { closeSync, createReadStream, mkdirSync, openSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import { SluiceError } from '../../errors.ts';
 import { streamRemoteFile } from '../host-paths/remote.ts';
 import { placeOf } from '../host-paths/resolve.ts';
 import { components } from './byte-paths.ts';
-import { decodeError, detect } from './decompress.ts';
+import { decompress } from './decompress.ts';
 import { invalid } from './invalid.ts';
 import { TarReader, type TarSink } from './tar.ts';
 
@@ -51,17 +50,8 @@ export async function readArchive({ path, folder, idleMs }: ReadArchive): Promis
   const spool = new Spool(folder);
   const reader = new TarReader(spool);
   try {
-    const { format, pieces, decoder } = await detect(open(path, idleMs));
-    try {
-      const consume = async (decoded: AsyncIterable<Buffer>) => {
-        for await (const piece of decoded) reader.write(piece);
-      };
-      if (decoder) await pipeline(pieces, decoder, consume);
-      else await consume(pieces);
-      reader.end();
-    } catch (error) {
-      throw decodeError(format, error);
-    }
+    await decompress(open(path, idleMs), (piece) => reader.write(piece));
+    reader.end();
     return spool.archive();
   } catch (error) {
     rmSync(folder, { recursive: true, force: true });
