@@ -43,10 +43,16 @@ export interface PackageOptions {
   level: number;
 }
 
+function architecture(): string {
+  const name = ARCHITECTURES[process.arch];
+  if (!name) throw new Error(`no Debian architecture for ${process.arch}`);
+  return name;
+}
+
+export const debName = (version: string): string => `sluice_${version}_${architecture()}.deb`;
+
 /** Makes the package; the result is its path. Needs dpkg-deb. */
 export function makeDeb(release: Release, { out, work, epoch, level }: PackageOptions): string {
-  const architecture = ARCHITECTURES[process.arch];
-  if (!architecture) throw new Error(`no Debian architecture for ${process.arch}`);
   const root = join(work, 'deb');
   stage(release, root, { units: 'lib/systemd/system', zshCompletions: 'usr/share/zsh/vendor-completions' }, epoch);
   const overrides = join(root, 'usr/share/lintian/overrides');
@@ -61,7 +67,7 @@ export function makeDeb(release: Release, { out, work, epoch, level }: PackageOp
     join(control, 'control'),
     `Package: sluice
 Version: ${release.version}
-Architecture: ${architecture}
+Architecture: ${architecture()}
 Maintainer: ${MAINTAINER}
 Installed-Size: ${size}
 Depends: ${DEPENDS.join(', ')}
@@ -87,7 +93,7 @@ Description: Kubernetes CRI runtime with every launch bounded and measured
     writeFileSync(join(control, script), text.replaceAll('@BRIDGE@', builtinBridge('/var/lib/sluice')));
     chmodSync(join(control, script), 0o755);
   }
-  const file = join(out, `sluice_${release.version}_${architecture}.deb`);
+  const file = join(out, debName(release.version));
   // With one thread xz makes one stream, the same on every machine.
   execFileSync('dpkg-deb', ['--root-owner-group', '--threads-max=1', '-Zxz', `-z${level}`, '--build', root, file], {
     env: { ...process.env, SOURCE_DATE_EPOCH: String(epoch) },

@@ -8,10 +8,16 @@ import { MAINTAINER, stage } from './stage.ts';
 
 const ARCHITECTURES: Partial<Record<NodeJS.Architecture, string>> = { x64: 'x86_64', arm64: 'aarch64' };
 
+function architecture(): string {
+  const name = ARCHITECTURES[process.arch];
+  if (!name) throw new Error(`no RPM architecture for ${process.arch}`);
+  return name;
+}
+
+export const rpmName = (version: string): string => `sluice-${version}-1.${architecture()}.rpm`;
+
 /** Makes the package; the result is its path. Needs rpmbuild. */
 export function makeRpm(release: Release, { out, work, epoch, level }: PackageOptions): string {
-  const architecture = ARCHITECTURES[process.arch];
-  if (!architecture) throw new Error(`no RPM architecture for ${process.arch}`);
   const root = join(work, 'rpm-files');
   const top = join(work, 'rpm');
   mkdirSync(top, { recursive: true });
@@ -23,7 +29,7 @@ export function makeRpm(release: Release, { out, work, epoch, level }: PackageOp
     'rpmbuild',
     [
       '-bb',
-      `--target=${architecture}`,
+      `--target=${architecture()}`,
       '--quiet',
       ...define(`_topdir ${top}`),
       ...define(`_rpmdir ${top}/out`),
@@ -35,11 +41,12 @@ export function makeRpm(release: Release, { out, work, epoch, level }: PackageOp
     ],
     { env: { ...process.env, SOURCE_DATE_EPOCH: String(epoch) }, stdio: ['ignore', 'ignore', 'inherit'] },
   );
-  const made = join(top, 'out', architecture);
+  const made = join(top, 'out', architecture());
   const [name] = readdirSync(made).filter((file) => file.endsWith('.rpm'));
   if (!name) throw new Error(`rpmbuild left no package in ${made}`);
-  renameSync(join(made, name), join(out, name));
-  return join(out, name);
+  const file = join(out, rpmName(release.version));
+  renameSync(join(made, name), file);
+  return file;
 }
 
 /** %{?dist} and the build's scripts that would change files (strip, byte-compile) are left out: the files are final. */

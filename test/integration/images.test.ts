@@ -177,6 +177,28 @@ test('sluice image: pull, ls, inspect, export, rm, import, gc', { skip }, async 
   assert.match(await sluice('import', archive), /^reg\.io\/cli:1 sha256:/);
   const piped = `cat ${archive} | /bin/sh ${join(ROOT, 'bin/sluice')} image import - --config ${daemon.configFile}`;
   assert.match((await run('/bin/sh', ['-c', piped])).stdout, /^reg\.io\/cli:1 sha256:/);
+  const next = await pushImage(registry.address, 'cli:2', { layers: [layer('cli/c')] });
+  const [second] = JSON.parse(await sluice('pull', 'reg.io/cli:2', '--json'));
+  assert.deepEqual(second, { name: 'reg.io/cli:2', id: next.id });
+  const other = join(folder, 'cli2.tar');
+  await sluice('export', 'reg.io/cli:2', '-o', other);
+  assert.deepEqual(JSON.parse(await sluice('rm', 'reg.io/cli:1', 'reg.io/cli:2', '--json')).length, 2);
+  const both = JSON.parse(await sluice('import', archive, other, '--json')) as { id: string; names: string[] }[];
+  assert.deepEqual(
+    both.map(({ names }) => names[0]),
+    ['reg.io/cli:1', 'reg.io/cli:2'],
+  );
+  for (const { id } of both) assert.match(id, /^sha256:[0-9a-f]{64}$/);
+  await assert.rejects(sluice('import', archive, other, '--name', 'reg.io/x:1'), /--name is for one archive/);
+  const gone = JSON.parse(await sluice('gc', '--keep', '0', '--json')) as { removed: { names: string[] }[] };
+  assert.deepEqual(
+    gone.removed
+      .flatMap(({ names }) => names)
+      .filter((name) => /cli:[12]$/.test(name))
+      .sort(),
+    ['reg.io/cli:1', 'reg.io/cli:2'],
+  );
+  await sluice('import', archive);
   assert.match(await sluice('gc'), /^(?:.*\n)*removed reg\.io\/cli:1\n(?:.*\n)*\d+ images, .* freed\n$/);
   assert.deepEqual(await tags(), [PAUSE]);
   await assert.rejects(sluice('pull', 'reg.io/absent:1'), /not found/);

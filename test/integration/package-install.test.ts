@@ -4,13 +4,13 @@
  * in a VM, with systemd.
  */
 import assert from 'node:assert/strict';
-import { cpSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { makePackages, type Packages } from '../../scripts/release/package.ts';
 import { built } from '../rig/build.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
+import { nextDeb, sharedPackages } from '../rig/packages.ts';
 import { privateFolder, SYSTEMD } from '../rig/paths.ts';
 import { inThrowAwayRoot } from '../rig/throw-away.ts';
 
@@ -29,35 +29,37 @@ const skip = SYSTEMD
       'unshare',
     );
 
-/** The version to which the guide upgrades. */
-const NEXT = '0.2.0';
-
 describe('the Debian package', { skip }, () => {
   let folder: string;
   let packages: string;
-  let older: Packages;
-  let newer: Packages;
+  /** The .deb of this version, and of the one to which it is upgraded. */
+  let names: string[];
   before(async () => {
     folder = privateFolder('sluice-install');
     packages = join(folder, 'older');
     await (await imageRegistry(folder)).stop(); // fills the cache, out here
     await built('crictl');
-    older = await makePackages({ out: packages, quick: true });
-    newer = await makePackages({ out: join(folder, 'newer'), version: NEXT, quick: true });
-    cpSync(newer.deb, join(packages, basename(newer.deb)));
+    const made = await sharedPackages();
+    const newer = await nextDeb();
+    mkdirSync(packages);
+    for (const file of [...Object.values(made), newer]) cpSync(file, join(packages, basename(file)));
+    names = [basename(made.deb), basename(newer)];
   });
   after(() => rmSync(folder, { recursive: true, force: true }));
 
   test('is installed, started, used, upgraded with a running pod, removed and purged', async () => {
-    const names = [basename(older.deb), basename(newer.deb)];
-    const { code, stdout, stderr } = await inThrowAwayRoot('test/rig/package-scenario.ts', packages, names);
+    const { code, stdout, stderr } = await inThrowAwayRoot({
+      script: 'test/rig/package-scenario.ts',
+      packages,
+      args: names,
+    });
     console.log(stdout.trimEnd());
     assert.equal(code, 0, stderr);
     assert.match(stdout, /seen: purged: nothing is left/);
   });
 
   test('every command of the guides does what its page says', async () => {
-    const { code, stdout, stderr } = await inThrowAwayRoot('test/rig/guide-scenario.ts', packages);
+    const { code, stdout, stderr } = await inThrowAwayRoot({ script: 'test/rig/guide-scenario.ts', packages });
     console.log(stdout.trimEnd());
     assert.equal(code, 0, stderr);
     assert.match(stdout, /seen: all \d+ blocks of commands were run/);

@@ -4,6 +4,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { makePackages, type Packages } from '../../scripts/release/package.ts';
+import { sharedPackages } from '../rig/packages.ts';
 import { findProgram, privateFolder } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
 
@@ -15,7 +16,7 @@ describe('packages', { skip }, () => {
   let made: Packages;
   before(async () => {
     folder = privateFolder('sluice-pkg');
-    made = await makePackages({ out: join(folder, 'one'), quick: true });
+    made = await sharedPackages();
   });
   after(() => rmSync(folder, { recursive: true, force: true }));
 

@@ -30,7 +30,10 @@ after(() => rig[Symbol.asyncDispose]());
 
 const flags = (of = rig) => ['--config', '/dev/null', '-r', of.endpoint, '-i', of.endpoint];
 
-const start = (args: string[]) => spawn(crictl, [...flags(), ...args]);
+/** A client that outlives this is killed, and its test fails: each takes less than a second on a quiet machine. */
+const LIMIT_MS = 60_000;
+const limit = { timeout: LIMIT_MS, killSignal: 'SIGKILL' } as const;
+const start = (args: string[]) => spawn(crictl, [...flags(), ...args], limit);
 
 interface Ended {
   code: number | null;
@@ -55,8 +58,8 @@ function ended(child: ChildProcess, input: string | Buffer | null = ''): Promise
 const run = (args: string[], input: string | Buffer = '') => ended(start(args), input);
 const sha = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
 
-async function until(what: string, check: () => boolean) {
-  for (let waited = 0; !check(); waited += 10) {
+async function until(what: string, check: () => boolean | Promise<boolean>) {
+  for (let waited = 0; !(await check()); waited += 10) {
     assert.ok(waited < 8000, what);
     await sleep(10);
   }
@@ -100,7 +103,7 @@ for (const transport of ['spdy', 'websocket']) {
   test(`${transport}: a terminal has its size, and echoes`, { skip: missing }, async () => {
     rig.backend.sizes.length = 0;
     const line = [crictl, ...flags(), ...exec('-it', 'c', 'cat')].map((word) => `'${word}'`).join(' ');
-    const child = spawn('script', ['-qec', `stty rows 33 cols 99; ${line}`, '/dev/null']);
+    const child = spawn('script', ['-qec', `stty rows 33 cols 99; ${line}`, '/dev/null'], limit);
     const over = ended(child, null);
     await until('the size arrives', () => rig.backend.sizes.length > 0);
     child.stdin.write('typed\r');
@@ -138,10 +141,11 @@ for (const transport of ['spdy', 'websocket']) {
     const id = `attach-${transport}`;
     const io = await rig.container(id, ['cat']);
     const attach = ['attach', '--transport', transport, '-i', id];
-    while ((await rig.stdio.stats()).sessions.attach > 0) await sleep(10);
+    const attached = async () => (await rig.stdio.stats()).sessions.attach;
+    await until('earlier sessions end', async () => (await attached()) === 0);
     const watcher = start(['attach', '--transport', transport, id]);
     const watched = ended(watcher, null);
-    while ((await rig.stdio.stats()).sessions.attach === 0) await sleep(10);
+    await until('the watcher is attached', async () => (await attached()) > 0);
     const first = await run(attach, 'one\n');
     assert.deepEqual([first.code, `${first.stdout}`], [0, 'one\n']);
     const second = await run(attach, 'two\n');
@@ -210,12 +214,12 @@ for (const transport of ['spdy', 'websocket']) {
       const tls = ['--tls-cert', cert, '--tls-key', key, '--tls-ca'];
       const input = randomBytes(1 << 20);
       const args = ['exec', '--transport', transport, ...tls, cert, '-i', 'c', 'cat'];
-      const { stdout, stderr } = await ended(spawn(crictl, [...flags(own), ...args]), input);
+      const { stdout, stderr } = await ended(spawn(crictl, [...flags(own), ...args], limit), input);
       assert.equal(sha(stdout), sha(input), stderr);
       const other = join(folder, 'other.pem');
       writeFileSync(other, selfSigned('127.0.0.1').cert);
       const wrong = ['exec', '--transport', transport, ...tls, other, 'c', 'true'];
-      assert.match((await ended(spawn(crictl, [...flags(own), ...wrong]))).stderr, /x509|certificate/);
+      assert.match((await ended(spawn(crictl, [...flags(own), ...wrong], limit))).stderr, /x509|certificate/);
     } finally {
       rmSync(folder, { recursive: true });
     }

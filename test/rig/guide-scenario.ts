@@ -24,7 +24,7 @@ import { request } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import { dirname, join } from 'node:path';
 import { type Cri, connectCri } from './cri.ts';
-import { blocksOf, fileOf, GUIDES, type GuideBlock, tableCommands } from './guides.ts';
+import { blocksOf, fileOf, GUIDES, type GuideBlock, TYPED, tableCommands } from './guides.ts';
 import { imageRegistry } from './images.ts';
 import { containerConfig, imageSpec, podConfig } from './messages.ts';
 import { BIN, privateFolder, SYSTEMD } from './paths.ts';
@@ -41,7 +41,7 @@ const PATIENCE_MS = SYSTEMD ? 3_600_000 : 120_000;
 /** Milliseconds that a command which goes on until Ctrl-C is left to run. */
 const FOLLOW_MS = 3000;
 /** What stands for something of the reader's own. */
-const OWN: Record<string, string> = { POD: 'default/hello', IMAGE };
+const OWN: Record<string, string> = { POD: 'default/hello', '<pod>': 'default/hello', IMAGE, LEVEL: 'info' };
 const CERTS = '/etc/containerd/certs.d';
 
 const folder = privateFolder('sluice-guides');
@@ -87,7 +87,7 @@ async function follow(line: string, where: string): Promise<void> {
   console.log(`run: ${where}: ${line} (for ${seconds} s)`);
 }
 
-const FOR_SYSTEMD = /^(systemctl|journalctl)\b/;
+const FOR_SYSTEMD = /^(systemctl|journalctl|systemd-analyze)\b/;
 
 async function typeBlock(text: string, where: string): Promise<void> {
   let together: string[] = [];
@@ -97,7 +97,7 @@ async function typeBlock(text: string, where: string): Promise<void> {
   };
   let heredoc = '';
   for (const bare of text.trimEnd().split('\n')) {
-    const line = bare.replaceAll(/\b(?:POD|IMAGE)\b/g, (word) => OWN[word] ?? word).replace(/\s+# .*$/, '');
+    const line = bare.replaceAll(/\b(?:POD|IMAGE|LEVEL)\b|<pod>/g, (word) => OWN[word] ?? word).replace(/\s+# .*$/, '');
     if (heredoc === '') heredoc = /<<(\w+)$/.exec(line)?.[1] ?? '';
     else if (line === heredoc) heredoc = '';
     if (heredoc === '' && FOR_SYSTEMD.test(line) && !SYSTEMD) {
@@ -186,8 +186,7 @@ async function doPage(page: string): Promise<void> {
   for (const block of blocksOf(page)) if (!done.has(nameOf(block))) await doBlock(block);
   if (page === 'troubleshooting.md') {
     for (const command of tableCommands(page)) {
-      if (/^(kubectl|docker) /.test(command)) left.push(`${page}: ${command} (needs a cluster)`);
-      else await trying(() => typeBlock(command, `${page}: table`));
+      await trying(() => typeBlock(command, `${page}: table`));
     }
   }
   await trying(away);
@@ -331,6 +330,15 @@ try {
     await before?.();
     await doPage(page);
     if (before) await asItWas();
+  }
+
+  // ---- What stands in running text
+
+  {
+    using cri = connectCri(SOCKET);
+    const away = await launchHello(cri);
+    for (const command of TYPED) await trying(() => typeBlock(command, 'running text'));
+    await trying(away);
   }
 
   // ---- Upgrade and remove

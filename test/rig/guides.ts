@@ -5,7 +5,9 @@
  *     <!-- not run: REASON -->             nowhere
  *     <!-- only in the VM: REASON -->      not on the machine of whoever develops
  *     <!-- not in the VM: REASON -->       there alone
- *     <!-- only in a cluster: REASON -->   by test/rig/vm/kubernetes.ts
+ *     <!-- only in a cluster: REASON -->   by test/rig/kubernetes-scenario.ts
+ *
+ * Commands in running text and in tables are typed as well (TYPED), or only named there (NAMED).
  */
 import { globSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -61,6 +63,92 @@ export function blocksOf(page: string, text = guideText(page)): GuideBlock[] {
     at = end;
   }
   return blocks;
+}
+
+/** Those whose blocks for a cluster test/rig/kubernetes-scenario.ts types. */
+export const CLUSTER_GUIDES = ['from-containerd.md', 'install.md', 'kubeadm.md'];
+
+/** All pages for operators, those that are made from tables too. */
+export const PAGES: readonly string[] = globSync('docs/operate/*.md', { cwd: ROOT })
+  .map((file) => basename(file))
+  .sort();
+
+/** Commands of running text that test/rig/guide-scenario.ts types besides the blocks of the guides. */
+export const TYPED: readonly string[] = [
+  'sluice trace',
+  'sluice trace <pod>',
+  'sluice config default',
+  'sluice config diff --running',
+  'sluice doctor --leaks',
+  'sluice log-level LEVEL',
+  'sluice network check',
+  'crictl info',
+  'crictl stats',
+  'crictl -r unix:///run/sluice/sluice.sock info',
+  'df -i',
+  'systemctl daemon-reload',
+  'systemd-analyze security sluiced',
+];
+
+const NAME = 'the text names it and asks nobody to type it';
+const CHECKOUT = 'for developers, in a checkout';
+/** Commands of running text that nothing types, and why. */
+export const NAMED: Readonly<Record<string, string>> = {
+  'crictl --creds': NAME,
+  'crictl inspectp': NAME,
+  'crictl rmi': NAME,
+  'docker save': NAME,
+  'k3s crictl': NAME,
+  'kill -9': NAME,
+  'kubectl cp': NAME,
+  'kubectl exec': NAME,
+  'kubeadm init': NAME,
+  'runc create': NAME,
+  'runc start': NAME,
+  'sluice completion bash|zsh|fish': 'a synopsis; test/unit/cli.test.ts has each of them',
+  'sluice exec': NAME,
+  'sluice image': NAME,
+  'sluice image pull': NAME,
+  'sluice network remove': 'for a node that Sluice leaves: the removal of the package types it',
+  'kubectl describe pod': 'test/rig/kubernetes-scenario.ts types it, with a pod',
+  'grep <path> /proc/*/mountinfo': 'processes that end meanwhile decide over its status',
+  'grep -r containerd.sock /etc/default /etc/systemd /var/lib/kubelet/*.*': 'for a node that was not made with kubeadm',
+  'nft delete table ip sluice_<network>':
+    'of a network that is gone: test/integration/network-in-process.test.ts does it',
+  'nft flush ruleset': 'it takes away the rules of others',
+  'systemctl edit sluiced.socket': 'it opens an editor',
+  'systemctl status sluice-<id>.scope': 'a container’s: test/integration/systemd.test.ts looks at scopes',
+  'systemctl stop NAME.slice': 'a slice that the reader has named',
+  'npm run bench:observe': CHECKOUT,
+  'npm run conformance -- --vm': CHECKOUT,
+  'npm run package': CHECKOUT,
+  'npm run kubernetes': CHECKOUT,
+  'node test/rig/vm/kubernetes.ts cluster': CHECKOUT,
+  'node test/rig/vm/kubernetes.ts kubelet': CHECKOUT,
+  'node test/rig/vm/run.ts': CHECKOUT,
+};
+
+const PROGRAMS =
+  'sluice|systemctl|systemd-analyze|journalctl|kubectl|kubeadm|crictl|apt|dnf|dpkg|sysctl|curl|df|docker|dmesg|k3s|runc|crun|sqlite3|node|npm|ip|iptables|nft|kill|modprobe|useradd|grep|cat|rm|mv|cp|tar|containerd|ctr|lintian';
+const INLINE = new RegExp(`\`((?:${PROGRAMS}) [^\`]+)\``, 'g');
+
+/**
+ * Commands with arguments in a page's running text and its tables; what is made from the table of commands is left out.
+ */
+export function inlineCommands(text: string): string[] {
+  const prose = text
+    .replaceAll(/^( *)```\w*\n[\s\S]*?^\1```$/gm, '')
+    .replaceAll(/<!-- (\w+) -->[\s\S]*?<!-- \/\1 -->/g, '');
+  return [...prose.matchAll(INLINE)].map(([, command = '']) => command.replaceAll(/\s+/g, ' ').replaceAll('\\|', '|'));
+}
+
+/** The commands of a block, one a line, without comments and the texts that it writes into files. */
+export function linesOf({ text }: GuideBlock): string[] {
+  return text
+    .replaceAll(/<<(\w+)\n[\s\S]*?^\1$/gm, '')
+    .split('\n')
+    .map((line) => line.replace(/\s+#.*$/, '').trim())
+    .filter((line) => line !== '');
 }
 
 /** What the second column of a table names to look with, a command each. */

@@ -7,11 +7,12 @@
  * One image of critest cannot be had: the one it names by the digest of the public image.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { CACHE, cacheFolder, privateFolder, program } from './paths.ts';
+import { madeOnce } from './once.ts';
+import { cacheFolder, privateFolder, program } from './paths.ts';
 import { run } from './proc.ts';
 import { copyStorage, type Registry, startRegistry } from './registry.ts';
 import { Rootfs } from './rootfs.ts';
@@ -21,7 +22,6 @@ const RECIPE = createHash('sha256')
   .update(readFileSync(import.meta.filename))
   .digest('hex')
   .slice(0, 12);
-const STORAGE = join(CACHE, `images-${RECIPE}`);
 
 const STAGING = 'k8s-staging-cri-tools/';
 const ENV = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'];
@@ -59,27 +59,16 @@ export async function writableImageRegistry(folder: string): Promise<Registry> {
 }
 
 async function filledStorage(): Promise<string> {
-  if (existsSync(STORAGE)) return STORAGE;
-  console.error('rig: making the test images (once; about half a minute)');
-  cacheFolder('.');
-  const folder = privateFolder('sluice-images');
-  const storage = mkdtempSync(`${STORAGE}.`);
-  try {
-    const registry = await startRegistry({ folder, storage });
+  return madeOnce(`images-${RECIPE}`, async (storage) => {
+    console.error('rig: making the test images (once; about half a minute)');
+    const folder = privateFolder('sluice-images');
     try {
+      await using registry = await startRegistry({ folder, storage });
       await fill(registry.address);
     } finally {
-      await registry.stop();
+      rmSync(folder, { recursive: true, force: true });
     }
-    if (existsSync(STORAGE)) rmSync(storage, { recursive: true });
-    else renameSync(storage, STORAGE);
-  } catch (error) {
-    rmSync(storage, { recursive: true, force: true });
-    throw error;
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-  return STORAGE;
+  });
 }
 
 interface ImageConfig {

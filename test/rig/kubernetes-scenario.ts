@@ -1,75 +1,35 @@
 /**
- * What the guides say about Kubernetes, done word for word on a bare Debian with systemd (a VM): a kubelet alone with
- * the configuration of docs/operate/kubelet.md, and then, with `cluster`, docs/operate/kubeadm.md up to a pod of
- * `kubectl run` (which has not been seen to its end yet).
+ * What the guides say about Kubernetes, done word for word on a bare Debian: a kubelet alone with the configuration of
+ * docs/operate/kubelet.md, or, with `cluster`, docs/operate/kubeadm.md up to a pod of `kubectl run`, and then every
+ * block of the other guides that needs a cluster.
  *
- *   node test/rig/kubernetes-scenario.ts kubelet|cluster FOLDER STORAGE
+ *   node test/rig/kubernetes-scenario.ts kubelet|cluster STORAGE FOLDER
  *
- * FOLDER has the .deb, STORAGE is a registry's with the images of the control plane (test/rig/vm/kubernetes.ts fills
- * it). Ends with status 1 at the first thing that is not as the page says.
+ * FOLDER has the .deb, STORAGE is a registry's with the images of the control plane. In a VM with systemd by
+ * test/rig/vm/kubernetes.ts, else in a throw-away root by test/rig/kubernetes.ts. Ends with status 1 at the first thing
+ * that is not as the page says.
  */
 import assert from 'node:assert/strict';
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parse, parseAllDocuments, stringify } from 'yaml';
+import { CONTAINERDS } from './build.ts';
 import { blocksOf, type GuideBlock } from './guides.ts';
-import { BIN, privateFolder } from './paths.ts';
-import { type Output, run, waitFor } from './proc.ts';
+import { scenarioOf } from './kubernetes-images.ts';
+import { kubeletHere, logOf, makeNode, put } from './kubernetes-node.ts';
+import { BIN, privateFolder, SYSTEMD } from './paths.ts';
+import { GivenUp, type Output, run, waitFor } from './proc.ts';
 import { startRegistry } from './registry.ts';
 import { patientWatchdog } from './watchdog.ts';
 
-const [what = '', packages = '', storage = ''] = process.argv.slice(2);
+const [word, storage = '', packages = ''] = process.argv.slice(2);
+const what = scenarioOf(word);
 /** The VM is emulated. */
-const PATIENCE_MS = 1_800_000;
+const PATIENCE_MS = SYSTEMD ? 1_800_000 : 300_000;
 const PATIENCE = '30m0s';
 const MANIFESTS = '/etc/kubernetes/manifests';
-/** The units of Kubernetes' own packages (k8s.io/release, cmd/krel/templates/latest/kubelet). */
-const UNIT = `[Unit]
-Description=kubelet: The Kubernetes Node Agent
-Wants=network-online.target
-After=network-online.target
-
-[Service]
-ExecStart=/usr/bin/kubelet
-Restart=always
-StartLimitInterval=0
-RestartSec=10
-
-[Install]
-WantedBy=multi-user.target
-`;
-const DROP_IN = `[Service]
-Environment="KUBELET_KUBECONFIG_ARGS=--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf"
-Environment="KUBELET_CONFIG_ARGS=--config=/var/lib/kubelet/config.yaml"
-EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env
-EnvironmentFile=-/etc/default/kubelet
-ExecStart=
-ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS
-`;
-/** Stands for the manifest of Flannel and its like, on a cluster of one node: it leaves a configuration, as they do. */
-const NETWORK = `apiVersion: apps/v1
-kind: DaemonSet
-metadata: { name: rig-network, namespace: kube-system }
-spec:
-  selector: { matchLabels: { app: rig-network } }
-  template:
-    metadata: { labels: { app: rig-network } }
-    spec:
-      hostNetwork: true
-      tolerations: [{ operator: Exists }]
-      containers:
-        - name: install
-          image: docker.io/library/busybox:latest
-          imagePullPolicy: IfNotPresent
-          command: [sh, -c, 'printf "%s" "$CONF" > /host/.draft && mv /host/.draft /host/10-rig.conflist && exec sleep 1000000']
-          env:
-            - name: CONF
-              value: '{"cniVersion":"1.0.0","name":"rig","plugins":[{"type":"bridge","bridge":"rig0","isGateway":true,"ipMasq":true,"ipam":{"type":"host-local","ranges":[[{"subnet":"10.244.0.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}},{"type":"portmap","capabilities":{"portMappings":true}}]}'
-          volumeMounts: [{ name: conf, mountPath: /host }]
-      volumes: [{ name: conf, hostPath: { path: /etc/cni/net.d, type: DirectoryOrCreate } }]
-`;
-
 const folder = privateFolder('sluice-kubernetes');
 const env: NodeJS.ProcessEnv = {
   PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
@@ -94,29 +54,13 @@ async function type(lines: string, { check = true } = {}): Promise<Output> {
   return ended;
 }
 
-const fails = (error: unknown) => console.log(`failed: ${error instanceof Error ? error.message : error}`);
-
 /** The words of the kubelet that a configuration which it does not wholly take leads to. */
 const COMPLAINTS = /unknown field|strict decoding|unrecognized feature gate|invalid configuration|deprecated/i;
+/** What kubectl says while the control plane, which is on this node, is away or comes back. */
+const AWAY = /was refused|connection refused|i\/o timeout|etcdserver|EOF|TLS handshake|not found|Forbidden/;
 
-async function kubeletLog(): Promise<string> {
-  return (await run('journalctl', ['-u', 'kubelet', '-o', 'cat', '--no-pager'], {})).stdout;
-}
-
-// ---- The machine
-
-for (const name of what === 'cluster' ? ['kubelet', 'crictl', 'kubeadm', 'kubectl'] : ['kubelet', 'crictl']) {
-  copyFileSync(join(BIN, name), `/usr/bin/${name}`);
-  chmodSync(`/usr/bin/${name}`, 0o755);
-}
-const [deb] = (await run('sh', ['-c', 'ls "$1"/sluice_0.1.0_*.deb', 'sh', packages])).stdout.trim().split('\n');
-copyFileSync(deb ?? '', join(folder, 'sluice_0.1.0_amd64.deb'));
-// kubeadm looks at the kernel's configuration.
-if (what === 'cluster') await run('sh', ['-c', 'cp "$1"/config-* /boot/', 'sh', packages]);
+await makeNode(what, folder, packages, dirname(storage));
 const registry = await startRegistry({ folder, storage, readOnly: true });
-mkdirSync('/etc/systemd/system/kubelet.service.d', { recursive: true });
-writeFileSync('/etc/systemd/system/kubelet.service', UNIT);
-writeFileSync(join(folder, 'network.yaml'), NETWORK);
 
 /** As an operator with a mirror has it. */
 function useRegistry(): void {
@@ -124,18 +68,41 @@ function useRegistry(): void {
   writeFileSync('/etc/sluice/conf.d/00-rig.toml', `[images]\nregistry_config = "${registry.certsDir}"\n`);
 }
 
-async function typeBlock({ text }: GuideBlock): Promise<void> {
+async function typeBlock({ text, mark }: GuideBlock): Promise<void> {
+  if (mark?.kind === 'only in the VM' && !SYSTEMD) return console.log(`${mark.kind}: ${text.trimEnd()}`);
   const filled = text
     .replace('<the manifest of Flannel, Calico or Cilium>', 'network.yaml')
-    .replaceAll(/\bNODE\b/g, (await run('hostname', [])).stdout.trim());
-  for (const line of filled.trimEnd().split('\n')) if (!/^export KUBECONFIG=/.test(line)) await type(line);
+    .replaceAll(/\bNODE\b/g, hostname());
+  for (const line of filled.trimEnd().split('\n')) {
+    if (/^export KUBECONFIG=/.test(line)) continue;
+    if (/^kubectl /.test(line)) await kubectl(line);
+    else if (/^apt /.test(line)) await install(line);
+    else await type(line);
+  }
+}
+
+/** The package starts the daemon where systemd is. */
+async function install(line: string): Promise<void> {
+  await type(line);
+  if (!SYSTEMD) await type('systemctl start sluiced');
+}
+
+/** A line that asks the control plane, again as long as that is away. */
+async function kubectl(line: string): Promise<Output> {
+  return waitFor(line, PATIENCE_MS, async () => {
+    const ended = await type(line, { check: false });
+    if (ended.code === 0) console.log(`run: ${line}`);
+    else if (AWAY.test(ended.stderr)) await sleep(1000);
+    else throw new GivenUp(`status ${ended.code} of ${line}\n${ended.stdout}${ended.stderr}`);
+    return ended.code === 0 ? ended : undefined;
+  });
 }
 
 // ---- The kubelet alone
 
 /** The page's configuration, and what a kubelet without a cluster needs besides. */
 async function kubeletAlone(): Promise<void> {
-  await type('apt-get install ./sluice_0.1.0_amd64.deb');
+  await install('apt-get install ./sluice_0.1.0_amd64.deb');
   useRegistry();
   await type('systemctl reload sluiced');
   const [page] = blocksOf('kubelet.md').filter(({ kind }) => kind === 'yaml');
@@ -146,14 +113,8 @@ async function kubeletAlone(): Promise<void> {
     authorization: { mode: 'AlwaysAllow' },
     enableServer: true,
   };
-  mkdirSync('/var/lib/kubelet', { recursive: true });
-  mkdirSync(MANIFESTS, { recursive: true });
-  writeFileSync('/var/lib/kubelet/config.yaml', stringify({ ...parse(page.text), ...alone }));
-  writeFileSync(
-    '/etc/systemd/system/kubelet.service.d/10-alone.conf',
-    '[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config=/var/lib/kubelet/config.yaml --v=2\n',
-  );
-  writeFileSync(
+  put('/var/lib/kubelet/config.yaml', stringify({ ...parse(page.text), ...alone, ...kubeletHere() }));
+  put(
     join(MANIFESTS, 'hello.yaml'),
     stringify({
       apiVersion: 'v1',
@@ -171,11 +132,10 @@ async function kubeletAlone(): Promise<void> {
       },
     }),
   );
-  await type('systemctl daemon-reload');
   await type('systemctl enable --now kubelet');
   const ask = async (path: string) => (await type(`curl -sk https://127.0.0.1:10250${path}`, { check: false })).stdout;
   const log = async () => {
-    const text = await kubeletLog();
+    const text = await logOf('kubelet');
     assert.doesNotMatch(text, /failed to run Kubelet|command failed/i, text.slice(-3000));
     return text;
   };
@@ -195,6 +155,8 @@ async function kubeletAlone(): Promise<void> {
   seen('a kubelet takes every line of docs/operate/kubelet.md, and its static pod runs');
   const shown = JSON.parse(await ask('/configz')) as { kubeletconfig: Record<string, unknown> };
   const wanted = parse(page.text) as Record<string, unknown>;
+  // As the line above it says: the runtime is asked.
+  if (!SYSTEMD) wanted.cgroupDriver = 'cgroupfs';
   for (const [key, value] of Object.entries(wanted)) {
     if (key === 'apiVersion' || key === 'kind' || key === 'runtimeRequestTimeout') continue;
     assert.deepEqual(shown.kubeletconfig[key], value, key);
@@ -209,12 +171,15 @@ async function kubeletAlone(): Promise<void> {
   });
   seen(`statistics of the pod come from CRI: ${JSON.stringify(summary.memory)}`);
   await type('sluice pods');
-  assert.match(
-    (await type('systemctl show -P Slice "sluice-$(crictl -r unix:///run/sluice/sluice.sock ps -q | head -1).scope"'))
-      .stdout,
-    /kubepods/,
-  );
-  seen('its container is in a scope below kubepods.slice');
+  const inspected = JSON.parse(
+    (
+      await type(
+        'crictl -r unix:///run/sluice/sluice.sock inspect $(crictl -r unix:///run/sluice/sluice.sock ps -q | head -1)',
+      )
+    ).stdout,
+  ) as { info: { pid: number } };
+  assert.match(readFileSync(`/proc/${inspected.info.pid}/cgroup`, 'utf8'), SYSTEMD ? /kubepods\.slice/ : /kubepods\//);
+  seen('its container is in a cgroup below kubepods');
   // An upgrade's restart under the kubelet.
   const restarts = async () =>
     (await type('crictl -r unix:///run/sluice/sluice.sock ps -a -o json', { check: false })).stdout;
@@ -233,33 +198,51 @@ async function kubeletAlone(): Promise<void> {
     return !/hello/.test((await type('sluice pods -a', { check: false })).stdout) || undefined;
   });
   await type('systemctl disable --now kubelet');
-  rmSync('/etc/systemd/system/kubelet.service.d/10-alone.conf');
-  rmSync('/var/lib/kubelet', { recursive: true });
   seen('the pod goes with its manifest');
 }
 
 // ---- A cluster
 
-/** The page's file; the rig gives everything more time, as an emulated machine needs it. */
+/** The page's file; the rig gives everything more time where it is emulated, and leaves out what this machine lacks. */
 function kubeadmFile(): void {
   const [page] = blocksOf('kubeadm.md').filter(({ kind }) => kind === 'yaml');
   assert.ok(page);
   const documents = parseAllDocuments(page.text).map((document) => document.toJS() as Record<string, unknown>);
   for (const document of documents) {
+    if (document.kind === 'KubeletConfiguration') Object.assign(document, kubeletHere());
     if (document.kind !== 'InitConfiguration') continue;
-    document.timeouts = {
-      controlPlaneComponentHealthCheck: PATIENCE,
-      kubeletHealthCheck: PATIENCE,
-      kubernetesAPICall: PATIENCE,
-      tlsBootstrap: PATIENCE,
-    };
+    if (SYSTEMD) {
+      document.timeouts = {
+        controlPlaneComponentHealthCheck: PATIENCE,
+        kubeletHealthCheck: PATIENCE,
+        kubernetesAPICall: PATIENCE,
+        tlsBootstrap: PATIENCE,
+      };
+    } else {
+      // Where the kernel's configuration and cgroups are the workplace's, and step 1 was left out.
+      const ignorePreflightErrors = [
+        'SystemVerification',
+        'Swap',
+        'FileContent--proc-sys-net-bridge-bridge-nf-call-iptables',
+      ];
+      Object.assign(document.nodeRegistration as object, { ignorePreflightErrors });
+    }
   }
   writeFileSync(join(folder, 'kubeadm.yaml'), documents.map((document) => stringify(document)).join('---\n'));
 }
 
+const READY = /^\S+ +Ready/m;
+
+async function nodeReady(): Promise<void> {
+  await waitFor('the node to be Ready', PATIENCE_MS, async () => {
+    await sleep(1000);
+    const { stdout } = await type('kubectl get nodes', { check: false });
+    return READY.test(stdout) || undefined;
+  });
+  seen((await kubectl('kubectl get nodes -o wide')).stdout);
+}
+
 async function cluster(): Promise<void> {
-  writeFileSync('/etc/systemd/system/kubelet.service.d/10-kubeadm.conf', DROP_IN);
-  await type('systemctl daemon-reload');
   await type('systemctl enable kubelet');
   kubeadmFile();
   useRegistry();
@@ -267,42 +250,114 @@ async function cluster(): Promise<void> {
     if (block.kind !== 'sh') continue;
     await typeBlock(block);
     if (/kubectl apply/.test(block.text)) {
-      await waitFor('the node to be Ready', PATIENCE_MS, async () => {
-        await sleep(5000);
-        const { stdout } = await type('kubectl get nodes', { check: false });
-        return / Ready /.test(stdout) || undefined;
-      });
-      seen((await type('kubectl get nodes -o wide')).stdout);
-      await waitFor('the default service account', PATIENCE_MS, async () => {
-        await sleep(3000);
-        return (await type('kubectl get serviceaccount default', { check: false })).code === 0 || undefined;
-      });
+      await nodeReady();
+      await kubectl('kubectl get serviceaccount default');
     }
   }
   seen((await type('kubectl get pods -A -o wide')).stdout);
   seen('kubeadm.md from top to bottom');
+  await useCluster();
+  await fromContainerd();
 }
 
-patientWatchdog();
+/** What people do with pods, beside `kubectl run` and `kubectl logs`, which the page has. */
+async function useCluster(): Promise<void> {
+  await kubectl('kubectl describe pod hello');
+  await kubectl('kubectl delete pod hello');
+  const page = 'echo from inside >/tmp/index.html; echo up; exec httpd -f -p 8080 -h /tmp';
+  await kubectl(`kubectl run web --image=busybox --restart=Never --port=8080 -- sh -c '${page}'`);
+  await kubectl(`kubectl wait --for=condition=Ready pod/web --timeout=${Math.round(PATIENCE_MS / 1000)}s`);
+  assert.equal((await kubectl('kubectl logs web')).stdout, 'up\n');
+  assert.equal((await kubectl('kubectl exec web -- cat /tmp/index.html')).stdout, 'from inside\n');
+  assert.equal((await type('echo typed | kubectl exec -i web -- cat')).stdout, 'typed\n');
+  const failed = await type("kubectl exec web -- sh -c 'exit 7'", { check: false });
+  assert.equal(failed.code, 7);
+  const forwarded = `kubectl port-forward pod/web 18080:8080 >forward.log & forward=$!
+for try in $(seq 100); do curl -sf http://127.0.0.1:18080/ && break; sleep 0.5; done
+kill $forward`;
+  assert.equal((await type(forwarded)).stdout, 'from inside\n');
+  await kubectl('kubectl cp web:/tmp/index.html index.html');
+  assert.equal(readFileSync(join(folder, 'index.html'), 'utf8'), 'from inside\n');
+  seen('kubectl run, logs, describe, exec with input and status, port-forward and cp work');
+  await type('systemctl restart sluiced');
+  assert.equal((await kubectl('kubectl exec web -- cat /tmp/index.html')).stdout, 'from inside\n');
+  const { stdout } = await kubectl(
+    "kubectl get pods -A -o jsonpath='{range .items[*]}{.status.containerStatuses[*].restartCount} {end}'",
+  );
+  assert.match(stdout, /^[0 ]+$/, 'restarts of all containers');
+  seen('a restart of the daemon under the cluster: no container was restarted');
+  await kubectl('kubectl delete pod web --wait');
+  await waitFor('the pod to go', PATIENCE_MS, async () => {
+    await sleep(1000);
+    return !/\bweb\b/.test((await type('sluice pods -a')).stdout) || undefined;
+  });
+  seen('kubectl delete: the runtime has it no more');
+}
+
+/** docs/operate/from-containerd.md, the way back first: the cluster runs with Sluice by now. */
+async function fromContainerd(): Promise<void> {
+  const containerd = await containerdHere();
+  if (!containerd) return;
+  const blocks = blocksOf('from-containerd.md').filter(({ kind }) => kind === 'sh');
+  const isBack = ({ heading }: GuideBlock) => heading === 'Back';
+  const runtime = async () =>
+    (await kubectl("kubectl get nodes -o jsonpath='{.items[0].status.nodeInfo.containerRuntimeVersion}'")).stdout;
+  for (const block of blocks.filter(isBack)) await typeBlock(block);
+  await waitFor(
+    'the node to say containerd',
+    PATIENCE_MS,
+    async () => /^containerd:/.test(await runtime()) || undefined,
+  );
+  await nodeReady();
+  seen('from-containerd.md: back to containerd');
+  for (const block of blocks.filter((one) => !isBack(one))) {
+    await typeBlock(block);
+    if (/uncordon/.test(block.text)) {
+      await waitFor('the node to say sluice', PATIENCE_MS, async () => /^sluice:/.test(await runtime()) || undefined);
+      await nodeReady();
+    }
+  }
+  await kubectl('kubectl run again --image=busybox --restart=Never -- echo again');
+  await kubectl(
+    `kubectl wait --for=jsonpath='{.status.phase}'=Succeeded pod/again --timeout=${Math.round(PATIENCE_MS / 1000)}s`,
+  );
+  assert.equal((await kubectl('kubectl logs again')).stdout, 'again\n');
+  seen('from-containerd.md: from containerd to Sluice, and a pod runs');
+}
+
+/** A containerd that this kubelet takes, which Debian 12's is not, with the registry. */
+async function containerdHere(): Promise<boolean> {
+  const daemon = join(BIN, basename(CONTAINERDS['2.4.2'].daemon));
+  if (!existsSync(daemon)) {
+    console.log('skipped: from-containerd.md: there is no containerd 2.4 (node test/rig/build.ts containerd-2.4)');
+    return false;
+  }
+  for (const [from, to] of [
+    [daemon, 'containerd'],
+    [join(BIN, '2.4/containerd-shim-runc-v2'), 'containerd-shim-runc-v2'],
+  ] as const) {
+    rmSync(`/usr/bin/${to}`);
+    copyFileSync(from, `/usr/bin/${to}`);
+    chmodSync(`/usr/bin/${to}`, 0o755);
+  }
+  put(
+    '/etc/containerd/config.toml',
+    `version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '${registry.certsDir}'\n`,
+  );
+  return true;
+}
+
+if (SYSTEMD) patientWatchdog();
 try {
   if (what === 'kubelet') await kubeletAlone();
-  else if (what === 'cluster') await cluster();
-  else throw new Error(`what is "${what}"? kubelet or cluster`);
+  else await cluster();
 } catch (error) {
-  fails(error);
-  const { stdout } = await run(
-    'journalctl',
-    ['-u', 'kubelet', '-u', 'sluiced', '-o', 'cat', '--no-pager', '-n', '60'],
-    {},
-  );
-  console.log(stdout);
-  for (const words of [
-    ['sluice', 'status'],
-    ['sluice', 'pods', '-a'],
-    ['sluice', 'ps', '-a'],
-  ]) {
-    const [name = '', ...args] = words;
-    console.log((await run(name, args, { check: false, env })).stdout);
+  console.log(`failed: ${error instanceof Error ? error.message : error}`);
+  for (const unit of ['kubelet', 'sluiced'] as const)
+    console.log((await logOf(unit)).trimEnd().split('\n').slice(-40).join('\n'));
+  for (const line of ['sluice status', 'sluice pods -a', 'sluice ps -a']) {
+    const { stdout, stderr } = await type(line, { check: false });
+    console.log(stdout + stderr);
   }
   console.log(readFileSync('/proc/loadavg', 'utf8'));
   process.exitCode = 1;

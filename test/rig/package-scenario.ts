@@ -39,6 +39,19 @@ async function sh(...words: string[]): Promise<string> {
 }
 const attempt = (program: string, ...args: string[]): Promise<Output> => run(program, args, { check: false });
 
+/** Every path where a package, or what it starts, may leave something; but for what others write all the time. */
+async function paths(): Promise<Set<string>> {
+  const trees = ['/etc', '/usr', '/opt', '/var/lib', '/run', '-xdev'];
+  const { stdout } = await run('find', trees, { check: false }); // something may go meanwhile
+  const others = /^\/(run\/(systemd|udev|log|user|vm)|var\/lib\/(dpkg|apt|systemd))(\/|$)/;
+  return new Set(
+    stdout
+      .trim()
+      .split('\n')
+      .filter((path) => !others.test(path)),
+  );
+}
+
 /** The daemon, by systemd or by hand. */
 let daemon: Started | undefined;
 const byHand = () => {
@@ -59,6 +72,7 @@ try {
   // ---- Install
 
   if (SYSTEMD) patientWatchdog();
+  const before = await paths();
   const output = await sh('dpkg', '-i', older);
   assert.doesNotMatch(output, /warning|error/i, output);
   assert.equal((await sh('sluice', '--version')).trim(), `sluice ${versionOf(older)}`);
@@ -255,6 +269,10 @@ try {
   assert.ok(!existsSync('/etc/sluice') && !existsSync('/var/lib/sluice') && !existsSync('/run/sluice'));
   assert.equal((await attempt('dpkg', '-s', 'sluice')).code, 1);
   assert.doesNotMatch(await sh('iptables-save'), /the built-in pod network/);
+  assert.deepEqual(
+    [...(await paths())].filter((path) => !before.has(path)),
+    [],
+  );
   seen('purged: nothing is left');
 } finally {
   if (!SYSTEMD) await daemon?.stop(10_000);

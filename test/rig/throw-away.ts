@@ -2,12 +2,14 @@
  * Runs a program in namespaces of its own (mounts, network, processes) on an overlay of this root, whose upper side is
  * memory: what it installs, starts and configures is gone with it.
  */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { rmdirSync } from 'node:fs';
 import { privateFolder, ROOT } from './paths.ts';
 import { type Output, run } from './proc.ts';
 
 const SCRIPT = `set -eu
-top=$1 root=$2 packages=$3 program=$4; shift 4
+top=$1 root=$2 packages=$3 address=$4 program=$5; shift 5
 mount --make-rprivate /
 mount -t tmpfs throw-away "$top"
 mkdir "$top/upper" "$top/work" "$top/root"
@@ -28,22 +30,53 @@ mount --bind "$root" ".$root"
 mount -t tmpfs packages ".$top"
 cp "$packages"/* ".$top/"
 ip link set lo up
-exec chroot . "$program" --disable-warning=ExperimentalWarning "$@" "$top"
+if [ "$address" != "" ]; then
+  ip link add eth0 type veth peer name eth0-far
+  ip address add "$address/24" dev eth0
+  ip link set eth0-far up
+  ip link set eth0 up
+  ip route add default dev eth0
+fi
+# No exec: this shell is the init of what is here, and waits for whatever has lost its parent.
+chroot . "$program" --disable-warning=ExperimentalWarning "$@" "$top" || exit $?
 `;
 
+export interface ThrowAway {
+  /** Of the rig, from the checkout's root. */
+  script: string;
+  /** What it gets before the path of the folder with the packages. */
+  args?: readonly string[];
+  /** A folder whose files are copied into it. */
+  packages: string;
+  /** Of a network with a default route, behind which nothing is; loopback alone when it is left out. */
+  address?: string;
+  timeoutMs?: number;
+  /** Print what it prints at once, instead of keeping it. */
+  aloud?: boolean;
+}
+
 /**
- * Runs a script of the rig there, with `args` and then the path of a folder that holds copies of the files in
- * `packages`. Needs root; without systemd.
+ * Runs a script there, with `args` and then the path of a folder that holds copies of the files in `packages`. Needs
+ * root; without systemd.
  */
-export async function inThrowAwayRoot(script: string, packages: string, args: readonly string[] = []): Promise<Output> {
+export async function inThrowAwayRoot({
+  script,
+  args = [],
+  packages,
+  address = '',
+  timeoutMs = 400_000,
+  aloud,
+}: ThrowAway): Promise<Output> {
   const top = privateFolder('sluice-root');
   const unshare = ['--mount', '--net', '--pid', '--fork', '--kill-child', 'sh', '-c', SCRIPT, 'sh'];
+  const program = [process.execPath, `${ROOT}/${script}`, ...args];
+  const words = [...unshare, top, ROOT, packages, address, ...program];
+  const env = { ...process.env, PATH: '/usr/sbin:/usr/bin:/sbin:/bin' };
   try {
-    return await run('unshare', [...unshare, top, ROOT, packages, process.execPath, `${ROOT}/${script}`, ...args], {
-      check: false,
-      timeoutMs: 400_000,
-      env: { ...process.env, PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
-    });
+    if (!aloud) return await run('unshare', words, { check: false, timeoutMs, env });
+    const child = spawn('unshare', words, { stdio: ['ignore', 'inherit', 'inherit'], timeout: timeoutMs, env });
+    const [code] = (await once(child, 'exit')) as [number | null];
+    return { code: code ?? -1, stdout: '', stderr: '' };
   } finally {
     rmdirSync(top); // what was mounted there has gone with the namespace
   }

@@ -43,7 +43,7 @@ test('a mistyped command gets a suggestion and status 2, on standard error', asy
   ] as const) {
     const { status, out, err } = await line(...words);
     assert.deepEqual([status, out], [2, '']);
-    assert.match(err, new RegExp(`Did you mean .*${meant}`));
+    assert.match(err, new RegExp(`^sluice: unknown .*\\n.*Did you mean .*${meant}`));
   }
   const none = await line();
   assert.equal(none.status, 2);
@@ -58,6 +58,12 @@ test('every command has help with status 0, and says what it is', async () => {
     assert.ok(out.replaceAll(/\s+/g, ' ').includes(summary), name);
   }
   assert.match((await line('--version')).out, /^sluice \d+\.\d+\.\d+\n$/);
+});
+
+test('every command that reports something has --json', () => {
+  const without = COMMANDS.filter(({ json }) => !json).map(({ name }) => name);
+  // What they print is what they are asked for, or JSON in any case.
+  assert.deepEqual(without, ['exec', 'image inspect', 'image export', 'config default', 'completion']);
 });
 
 test('without a daemon: status 3, and the socket’s name', async () => {

@@ -12,7 +12,19 @@ import { parseAllDocuments } from 'yaml';
 import { COMMANDS, GROUPS } from '../../src/main/cli/commands.ts';
 import { parseLine } from '../../src/main/cli/program.ts';
 import { parseConfig } from '../../src/node/config/load.ts';
-import { blocksOf, fileOf, GUIDES, guideText } from '../rig/guides.ts';
+import {
+  blocksOf,
+  CLUSTER_GUIDES,
+  fileOf,
+  GUIDES,
+  guideText,
+  inlineCommands,
+  linesOf,
+  NAMED,
+  PAGES,
+  TYPED,
+  tableCommands,
+} from '../rig/guides.ts';
 import { ROOT } from '../rig/paths.ts';
 
 /** Lines of shell, and code in running text and tables that begins with `sluice `. */
@@ -70,6 +82,8 @@ for (const page of GUIDES) {
   test(`${page}: every block of commands is one that a test runs, or says why not`, () => {
     for (const { kind, line, mark } of blocksOf(page)) {
       if (mark) assert.ok(kind === 'sh' && mark.reason.length > 10, `${page}:${line}: a mark, and no reason for it`);
+      if (mark?.kind === 'only in a cluster')
+        assert.ok(CLUSTER_GUIDES.includes(page), `${page}:${line}: nothing types it`);
     }
     // Commands in a block of another kind would be passed over in silence.
     const programs = /^(?: {4,}|\t)(sluice|systemctl|journalctl|kubectl|kubeadm|crictl|apt|dnf|sysctl|curl) /m;
@@ -77,6 +91,29 @@ for (const page of GUIDES) {
     for (const { kind } of blocksOf(page)) assert.match(kind, /^(sh|toml|yaml|json)$/);
   });
 }
+
+test('every command in the text of a page is typed by a scenario, or in the list of those that are not, with a reason', () => {
+  const inBlocks = new Set(GUIDES.flatMap((page) => blocksOf(page)).flatMap(linesOf));
+  const inTables = new Set(tableCommands('troubleshooting.md'));
+  const unused = new Set([...TYPED, ...Object.keys(NAMED)]);
+  let found = 0;
+  for (const page of PAGES) {
+    for (const command of inlineCommands(guideText(page))) {
+      found++;
+      unused.delete(command);
+      const known = inBlocks.has(command) || inTables.has(command) || TYPED.includes(command) || command in NAMED;
+      assert.ok(known, `${page}: nothing types \`${command}\`: into TYPED or NAMED of test/rig/guides.ts with it`);
+    }
+  }
+  assert.ok(found > 60, `${found} commands found`);
+  assert.deepEqual([...unused], [], 'no page has them any more');
+});
+
+test('a command that no scenario types is found, wherever it stands', () => {
+  const text =
+    'Do `systemctl mask sluiced`.\n\n| a | `sluice pods -a` |\n\n```sh\nsluice ps\n```\n\n<!-- x -->\n`sluice top`\n<!-- /x -->\n';
+  assert.deepEqual(inlineCommands(text), ['systemctl mask sluiced', 'sluice pods -a']);
+});
 
 test('units that the guides name are in the packages', () => {
   const units = new Set<string>();

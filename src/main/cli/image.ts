@@ -52,20 +52,23 @@ const WORKS: Record<string, Work> = {
     summary: 'pull, with a bar for each layer',
     names: IMAGES,
     options: [QUIET, { flags: '--creds <user:password>', description: 'login; else that of images.credentials' }],
+    json: true,
     work: pull,
   },
   inspect: { summary: 'the record and configuration of an image, as JSON', names: IMAGES, work: inspect },
-  rm: { summary: 'remove images under all their names', names: IMAGES, work: remove },
+  rm: { summary: 'remove images under all their names', names: IMAGES, json: true, work: remove },
   gc: {
     summary: 'remove images that no pod, container or volume uses',
     options: [{ flags: '--keep <size>', description: 'only until images take no more than this, oldest use first' }],
+    json: true,
     work: collect,
   },
   import: {
     summary: 'images of an OCI archive or of `docker save`, compressed or not',
     names: { name: 'file', description: 'archives; - is standard input', many: true, complete: 'file' },
     options: [QUIET, { flags: '--name <image>', description: 'name of an image whose archive has none' }],
-    work: importFile,
+    json: true,
+    work: importFiles,
   },
   export: {
     summary: 'write an archive that docker, containerd and Sluice import',
@@ -94,13 +97,11 @@ export const IMAGE_COMMANDS: readonly Command[] = Object.entries(WORKS).map(([na
 }));
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
+const sayJson = (value: unknown) => say(JSON.stringify(value, undefined, 2));
 
 async function list({ cri }: SocketClient, _: string[], { json }: Options): Promise<void> {
   const { images } = await cri.listImages({});
-  if (json) {
-    say(JSON.stringify(images.map(plain), undefined, 2));
-    return;
-  }
+  if (json) return void sayJson(images.map(plain));
   const rows = images.map(({ id, repoTags, repoDigests, size, pinned }) => [
     repoTags[0] ?? repoDigests[0] ?? '-',
     id.replace('sha256:', '').slice(0, 12),
@@ -124,11 +125,16 @@ const plain = ({ id, repoTags, repoDigests, size, pinned }: Image) => ({
 });
 
 async function pull({ images }: SocketClient, names: string[], options: Options): Promise<void> {
+  const pulled: { name: string; id: string }[] = [];
   for (const name of names) {
     const auth = await authFor(name, options);
     const done = await follow(images.pull({ image: name, auth }), name, options);
-    for (const { id = '' } of done) say(`${name} ${id}`);
+    for (const { id = '' } of done) {
+      pulled.push({ name, id });
+      if (!options.json) say(`${name} ${id}`);
+    }
   }
+  if (options.json) sayJson(pulled);
 }
 
 async function authFor(name: string, { creds, config }: Options): Promise<AuthConfig | undefined> {
@@ -149,38 +155,56 @@ async function inspect({ cri }: SocketClient, names: string[]): Promise<void> {
     if (!one) throw new SluiceError('IMAGE_NOT_FOUND', `image ${name} is not on this node`);
     found.push({ ...plain(one), ...(JSON.parse(info.info ?? '{}') as object) });
   }
-  say(JSON.stringify(found, undefined, 2));
+  sayJson(found);
 }
 
 const spec = (name: string) => ({
   ...{ image: name, annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' },
 });
 
-async function remove({ cri }: SocketClient, names: string[]): Promise<void> {
+async function remove({ cri }: SocketClient, names: string[], { json }: Options): Promise<void> {
+  const removed: { id: string; names: string[] }[] = [];
   for (const name of names) {
     const { image: one } = await cri.imageStatus({ image: spec(name) });
     if (!one) throw new SluiceError('IMAGE_NOT_FOUND', `image ${name} is not on this node`);
     await cri.removeImage({ image: spec(name) });
-    say(`removed ${[...one.repoTags, ...one.repoDigests].join(' ') || one.id}`);
+    const all = [...one.repoTags, ...one.repoDigests];
+    removed.push({ id: one.id, names: all });
+    if (!json) say(`removed ${all.join(' ') || one.id}`);
   }
+  if (json) sayJson(removed);
 }
 
-async function collect({ images }: SocketClient, _: string[], { keep }: Options): Promise<void> {
+async function collect({ images }: SocketClient, _: string[], { keep, json }: Options): Promise<void> {
   const keepBytes = typeof keep === 'string' ? parseQuantity(keep) : undefined;
   if (typeof keep === 'string' && keepBytes === undefined)
     throw new SluiceError('INVALID_REQUEST', `--keep ${keep} is not a quantity like 50Gi`);
   const { images: removed, bytes } = await images.removeUnused({ keepBytes });
+  if (json) return void sayJson({ removed: removed.map(({ id, names }) => ({ id, names })), bytes });
   for (const { id, names } of removed) say(`removed ${names[0] ?? id}`);
   say(`${removed.length} images, ${bytesText(bytes)} freed`);
 }
 
-async function importFile({ images }: SocketClient, [file = '-']: string[], options: Options): Promise<void> {
+async function importFiles(client: SocketClient, files: string[], options: Options): Promise<void> {
+  if (options.name !== undefined && files.length > 1)
+    throw new SluiceError('INVALID_REQUEST', '--name is for one archive, since a name is one image’s');
+  const imported: { names: string[]; id: string }[] = [];
+  for (const file of files) {
+    for (const one of await importFile(client, file, options)) {
+      imported.push(one);
+      if (!options.json) say(`${one.names[0]} ${one.id}`);
+    }
+  }
+  if (options.json) sayJson(imported);
+}
+
+async function importFile({ images }: SocketClient, file: string, options: Options) {
   const folder = file === '-' ? mkdtempSync(join(tmpdir(), 'sluice-import-')) : undefined;
   try {
     const path = folder ? join(folder, 'archive') : resolve(file);
     if (folder) await pipeline(process.stdin, createWriteStream(path, { mode: 0o600 }));
     const done = await follow(images.import({ path: forDaemon(path), name: options.name }), file, options);
-    for (const { id = '', names } of done) say(`${names[0]} ${id}`);
+    return done.map(({ id = '', names }) => ({ names, id }));
   } finally {
     if (folder) rmSync(folder, { recursive: true, force: true });
   }

@@ -133,6 +133,7 @@ export const NETWORK_REMOVE: Command = {
   description:
     'Removes the bridge of the built-in network, its rules of iptables and its tables of nf_tables. Status 1, and nothing is removed, while the daemon runs or pods have namespaces. Networks of cni.conf_dir are left alone; the next start of the daemon makes the built-in one again.',
   options: [PEER_OPTIONS.config],
+  json: true,
   async run(call) {
     const { root, cni } = loadConfig(optionText(call, 'config'));
     // The daemon makes bridge and rules once, so they may not go under it.
@@ -146,7 +147,8 @@ export const NETWORK_REMOVE: Command = {
     }
     const bridge = builtinBridge(root);
     await closeUplink(bridge);
-    call.out.write(`removed: ${bridge} and its rules\n`);
+    if (call.options.json) printJson(call.out, { removed: bridge });
+    else call.out.write(`removed: ${bridge} and its rules\n`);
     return EXIT.ok.status;
   },
 };

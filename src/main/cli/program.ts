@@ -75,6 +75,8 @@ function makeProgram(out: Output, errors: NodeJS.WritableStream, run: Run): Comm
       .configureOutput({
         writeOut: (text) => void out.write(text),
         writeErr: (text) => void errors.write(text),
+        // As every other error of this program begins.
+        outputError: (text, write) => write(text.replace(/^error: /, 'sluice: ')),
         getOutHelpWidth: () => out.columns ?? 100,
         getOutHasColors: () => false,
         getErrHasColors: () => false,
@@ -86,7 +88,7 @@ function makeProgram(out: Output, errors: NodeJS.WritableStream, run: Run): Comm
     .version(`sluice ${VERSION}`, '-V, --version', 'print the version')
     .enablePositionalOptions()
     .helpCommand('help [command]', 'show help for a command')
-    .addHelpText('after', `\nExit status: ${statuses()}.`);
+    .addHelpText('after', `\nExit status:\n${statuses()}`);
   const groups = new Map(
     Object.entries(GROUPS).map(([name, summary]) => {
       const group = settle(new Commander(name)).description(summary).helpCommand(false);
@@ -125,6 +127,6 @@ export function syntax({ name, optional, rest, many }: Argument): string {
 
 function statuses(): string {
   return Object.values(EXIT)
-    .map(({ status, meaning }) => `${status} ${meaning}`)
-    .join('; ');
+    .map(({ status, meaning }) => `  ${status}  ${meaning}`)
+    .join('\n');
 }

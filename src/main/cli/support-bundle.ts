@@ -12,7 +12,8 @@ import { type Call, type Command, EXIT, optionText, printJson } from './command.
 import { type TarEntry, tar } from './tar.ts';
 
 const run = promisify(execFile);
-const COMMAND_LIMIT_MS = 30_000;
+/** Nobody waits for a program that does not end by itself; SIGKILL, since it may pass over another signal. */
+const COMMAND_LIMIT = { timeout: 30_000, killSignal: 'SIGKILL', maxBuffer: 256 << 20 } as const;
 const LOG_LINES = 20_000;
 
 /** A file of the bundle and how its text is got; what throws becomes NAME.error.txt. */
@@ -25,7 +26,7 @@ interface Part {
 const program =
   (path: string, ...args: string[]) =>
   async () => {
-    const { stdout, stderr } = await run(path, args, { timeout: COMMAND_LIMIT_MS, maxBuffer: 256 << 20 });
+    const { stdout, stderr } = await run(path, args, COMMAND_LIMIT);
     return stdout + stderr;
   };
 const debug = (path: string) => (call: Call) => new DebugClient(call).text(path);
@@ -136,7 +137,7 @@ function machine(): string {
 async function ownCommand(...args: string[]): Promise<string> {
   const argv = [...process.execArgv, process.argv[1] ?? '', ...args];
   try {
-    return (await run(process.execPath, argv, { timeout: COMMAND_LIMIT_MS, maxBuffer: 64 << 20 })).stdout;
+    return (await run(process.execPath, argv, COMMAND_LIMIT)).stdout;
   } catch (error) {
     const { stdout } = error as { stdout?: string };
     if (!stdout) throw error;

@@ -1,7 +1,10 @@
 /** The workplace's VM, for the scripts beside this one. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from '../paths.ts';
+import { tidyAtSignal } from '../tidy.ts';
 
 export const VM = '/work/shared/rig/vm';
 /** Where the checkout is in it, read-only. */
@@ -16,13 +19,34 @@ export function haveVm(): boolean {
   return have;
 }
 
-/** Arguments of {@link VM} up to the command. `memory` in MiB. */
-export function vmArguments({ seconds, memory = 4096 }: { seconds: number; memory?: number }): string[] {
+/** Runs a command in it; the result is its status. A signal that ends us ends the machine. */
+export async function inVm(command: readonly string[], options: Parameters<typeof vmArguments>[0]): Promise<number> {
+  const child = spawn(VM, [...vmArguments(options), '--', ...command], { stdio: ['ignore', 'inherit', 'inherit'] });
+  const untidy = tidyAtSignal(async () => {
+    child.kill('SIGTERM');
+    await once(child, 'exit');
+  });
+  const [code] = (await once(child, 'exit')) as [number | null];
+  untidy();
+  return code ?? 1;
+}
+
+/** Arguments of {@link VM} up to the command. `memory` in MiB, `env` as NAME=VALUE. */
+export function vmArguments({
+  seconds,
+  memory = 4096,
+  env = [],
+}: {
+  seconds: number;
+  memory?: number;
+  env?: string[];
+}): string[] {
   const modules = realpathSync(join(ROOT, 'node_modules'));
   // In a worktree the packages are a link to those of the main one.
   const linked = modules.startsWith(ROOT) ? [] : ['--share', `${modules}:${modules}:ro`];
   return [
     ...['run', '--share', `${ROOT}:${INSIDE}:ro`, ...linked, '--dir', INSIDE, '--mem', String(memory)],
     ...['--timeout', String(seconds), '--boot-timeout', String(BOOT_SECONDS)],
+    ...env.flatMap((one) => ['--env', one]),
   ];
 }

@@ -7,20 +7,16 @@
  *
  * The machine is emulated: some ten minutes each. No time in it means anything.
  */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { cpSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
-import { makePackages } from '../../../scripts/release/package.ts';
 import { built } from '../build.ts';
 import { imageRegistry } from '../images.ts';
-import { cacheFolder, privateFolder, ROOT } from '../paths.ts';
-import { haveVm, INSIDE, VM, vmArguments } from './machine.ts';
+import { nextDeb, sharedPackages } from '../packages.ts';
+import { privateFolder, ROOT } from '../paths.ts';
+import { haveVm, INSIDE, inVm } from './machine.ts';
 
-const LIMIT_SECONDS = 3000;
-/** The version to which the guide upgrades. */
-const NEXT = '0.2.0';
+const LIMIT_SECONDS = 7200;
 
 const { values } = parseArgs({ options: { guides: { type: 'boolean' } } });
 if (haveVm()) {
@@ -28,19 +24,13 @@ if (haveVm()) {
   await (await imageRegistry(folder)).stop();
   rmSync(folder, { recursive: true });
   await built('crictl');
-  const packages = cacheFolder('packages');
-  const older = await makePackages({ out: join(packages, 'older'), quick: true });
-  const newer = await makePackages({ out: join(packages, 'newer'), version: NEXT, quick: true });
-  cpSync(newer.deb, join(packages, 'older', basename(newer.deb)));
-  const inside = join(INSIDE, relative(ROOT, dirname(older.deb)));
-  const names = [basename(older.deb), basename(newer.deb)];
+  const older = await sharedPackages();
+  const newer = await nextDeb();
+  const inside = [dirname(older.deb), newer].map((path) => join(INSIDE, relative(ROOT, path)));
+  const names = [basename(older.deb), basename(newer)];
   const scenario = values.guides ? ['test/rig/guide-scenario.ts'] : ['test/rig/package-scenario.ts', ...names];
   // What a page makes lies beside the packages, and the share is read-only.
-  const copy = 'mkdir /var/packages && cp "$1"/* /var/packages/ && shift && exec "$@" /var/packages';
+  const copy = 'mkdir /var/packages && cp "$1"/* "$2" /var/packages/ && shift 2 && exec "$@" /var/packages';
   const node = ['node', '--disable-warning=ExperimentalWarning', ...scenario];
-  const child = spawn(VM, [...vmArguments({ seconds: LIMIT_SECONDS }), '--', 'sh', '-c', copy, 'sh', inside, ...node], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
-  const [code] = (await once(child, 'exit')) as [number | null];
-  process.exitCode = code ?? 1;
+  process.exitCode = await inVm(['sh', '-c', copy, 'sh', ...inside, ...node], { seconds: LIMIT_SECONDS });
 }

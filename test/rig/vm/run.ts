@@ -7,13 +7,11 @@
  * The machine is emulated: boot and set-up take a minute, the default files about ten. critest in it:
  * `npm run conformance -- --vm`.
  */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { relative, resolve } from 'node:path';
 import { imageRegistry } from '../images.ts';
 import { privateFolder, ROOT } from '../paths.ts';
-import { haveVm, VM, vmArguments } from './machine.ts';
+import { haveVm, inVm } from './machine.ts';
 
 const FILES = ['test/integration/systemd.test.ts', 'test/integration/stats.test.ts', 'test/integration/oci.test.ts'];
 const LIMIT_SECONDS = 3600;
@@ -26,10 +24,7 @@ if (haveVm()) {
   const named = process.argv.slice(2).map((file) => relative(ROOT, resolve(file)));
   const files = named.length > 0 ? named : FILES;
   const test = ['node', '--test', '--test-concurrency=1', '--disable-warning=ExperimentalWarning', ...files];
-  const vm = vmArguments({ seconds: LIMIT_SECONDS });
   // The checkout is read-only there, and without a cache each of the daemon's threads compiles everything again.
-  vm.push('--env', 'NODE_COMPILE_CACHE=/var/cache/node');
-  const child = spawn(VM, [...vm, '--', ...test], { stdio: ['ignore', 'inherit', 'inherit'] });
-  const [code] = (await once(child, 'exit')) as [number | null];
-  process.exitCode = code ?? 1;
+  const env = ['NODE_COMPILE_CACHE=/var/cache/node'];
+  process.exitCode = await inVm(test, { seconds: LIMIT_SECONDS, env });
 }
