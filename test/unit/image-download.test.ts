@@ -63,7 +63,7 @@ async function read(
   const download = new Download({
     source: { url: `${origin}/blob`, headers: {}, authorizations: {}, tls: {}, dialTimeoutMs: 2000 },
     size: BLOB.length,
-    progressTimeoutMs: 3000,
+    progressTimeoutMs: 15_000,
     signal: new AbortController().signal,
     retryDelayMs: 5,
     partBytes: PART,
