@@ -25,5 +25,5 @@ generate() { # generate SERVICES FILE...
 		--ts_proto_opt="$options,outputServices=$services" "$@"
 }
 # Generic definitions describe a service without a gRPC library: whoever reads a message does not load one.
-generate generic-definitions proto/cri.proto proto/snapshots.proto
-generate none $(ls proto/*.proto | grep -v -e cri.proto -e snapshots.proto)
+generate generic-definitions proto/cri.proto proto/health.proto proto/snapshots.proto
+generate none $(ls proto/*.proto | grep -v -e cri.proto -e health.proto -e snapshots.proto)

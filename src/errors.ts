@@ -63,6 +63,11 @@ export const ERRORS = {
     meaning: 'The image is neither on the node nor in the registry.',
     text: (image: string) => `image "${image}" is not on this node`,
   },
+  SERVICE_NOT_FOUND: {
+    status: GRPC.NOT_FOUND,
+    meaning: 'A health check asks for a gRPC service that the daemon does not have.',
+    text: (service: string) => `there is no service "${service}"`,
+  },
   NAME_TAKEN: {
     status: GRPC.ALREADY_EXISTS,
     meaning: 'A pod or container with the same name, namespace, uid and attempt exists.',

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { ImageServiceDefinition, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
+import { HealthDefinition } from '../../proto/gen/health.ts';
 import { explain, SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import { reloadConfig } from '../node/config/load.ts';
@@ -11,6 +12,7 @@ import { collectNetworkGarbage, collectRegularly } from '../pipeline/jobs/networ
 import { recover, sweepNetwork, unknownBundles } from '../pipeline/jobs/recover.ts';
 import { JOB_TABLES } from '../pipeline/jobs/tables/all.ts';
 import { VERSION } from '../version.ts';
+import { healthVerbs } from './cri/health-service.ts';
 import { ImagesDefinition, imagesVerbs } from './cri/image-service.ts';
 import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
@@ -23,6 +25,7 @@ import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
 import { filesOf, makeServices, type Services } from './services.ts';
 
+const CRI_SERVICES = [RuntimeServiceDefinition.fullName, ImageServiceDefinition.fullName];
 /** Milliseconds that endless streams (events, lists) get to end by themselves. */
 const STREAM_GRACE_MS = 2000;
 
@@ -105,6 +108,7 @@ export class Daemon {
         { definition: RuntimeServiceDefinition, verbs: runtimeVerbs(services) },
         { definition: ImageServiceDefinition, verbs: imageVerbs(services) },
         { definition: ImagesDefinition, verbs: imagesVerbs(services) },
+        { definition: HealthDefinition, verbs: healthVerbs(services.health, CRI_SERVICES) },
       ],
       onCall: (method, code, seconds) => metrics.grpc(method, code, seconds),
       onError: (method, error) => logFailure(log, method, error),

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { cniConfigInfo, cniResultInfo } from '../../src/main/cri/cni-info.ts';
 import { configInfo } from '../../src/main/cri/containerd-keys.ts';
+import { healthVerbs } from '../../src/main/cri/health-service.ts';
 import { Health } from '../../src/main/health.ts';
 import { parseConfig } from '../../src/node/config/load.ts';
 import { checkNode } from '../../src/workers/alive.ts';
@@ -102,6 +103,16 @@ test('CNI configurations and results in the shape that scripts read', () => {
     DNS: [],
     Routes: [{ dst: '0.0.0.0/0' }],
   });
+});
+
+test('gRPC’s health check says whether pods can be run', () => {
+  const health = { reasons: [] as string[] };
+  const { check } = healthVerbs(health, ['runtime.v1.RuntimeService']);
+  assert.deepEqual(check({ service: '' }), { status: 1 });
+  assert.deepEqual(check({ service: 'runtime.v1.RuntimeService' }), { status: 1 });
+  assert.throws(() => check({ service: 'other' }), { code: 'SERVICE_NOT_FOUND' });
+  health.reasons.push('a thread does not answer');
+  assert.deepEqual(check({ service: '' }), { status: 2 });
 });
 
 test('the configuration has containerd’s names for what scripts read, and keeps its own', () => {

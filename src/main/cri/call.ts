@@ -35,7 +35,7 @@ type Verb<M extends GeneratedMethod> = M['responseStream'] extends true
  * UNIMPLEMENTED. A verb that is missing or misspelt, and one with another method's request or response, fails to
  * compile.
  */
-type Verbs<D extends GeneratedService, Unimplemented extends keyof D['methods'] = never> = {
+export type Verbs<D extends GeneratedService, Unimplemented extends keyof D['methods'] = never> = {
   [K in Exclude<keyof D['methods'], Unimplemented>]: Verb<D['methods'][K]>;
 };
 
