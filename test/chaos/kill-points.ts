@@ -19,25 +19,67 @@ export interface KillPoint {
   moment: (typeof MOMENTS)[number];
   /** The daemon goes on this many times before it ends, so that other jobs are under way by then. */
   after: number;
+  /** Only jobs of this pod ("namespace/name") or image. */
+  of?: string;
+  /** Milliseconds from there to the end: it comes in the midst of the stage or undo. */
+  delayMs?: number;
+  /** `call`: in a job that a CRI call asked for; `later`: in a recovery or a clean-up. Left out: in any. */
+  during?: 'call' | 'later';
 }
 
-/** Options of Node that make a daemon end at the point. */
-export function killAt(point: KillPoint | undefined): NodeJS.ProcessEnv {
-  if (!point) return { NODE_OPTIONS: undefined, [POINT_VARIABLE]: undefined };
-  return { NODE_OPTIONS: `--import=${import.meta.url}`, [POINT_VARIABLE]: JSON.stringify(point) };
+/** A stage that fails, in jobs of one pod, when it has done its work. Its undo finds all that it made. */
+export interface Failing extends Pick<KillPoint, 'job' | 'stage' | 'of'> {}
+
+interface Wanted {
+  point?: KillPoint;
+  failing?: Failing;
 }
 
-const wanted = process.env[POINT_VARIABLE];
+/** Options of Node that make a daemon end at the point, and a stage fail. */
+export function killAt(point: KillPoint | undefined, failing?: Failing): NodeJS.ProcessEnv {
+  if (!point && !failing) return { NODE_OPTIONS: undefined, [POINT_VARIABLE]: undefined };
+  const wanted: Wanted = { point, failing };
+  return { NODE_OPTIONS: `--import=${import.meta.url}`, [POINT_VARIABLE]: JSON.stringify(wanted) };
+}
+
+interface Run {
+  job: string;
+  origin?: string;
+  pod?: string;
+  image?: string;
+}
+
+const variable = process.env[POINT_VARIABLE];
 // Workers inherit the option, and have no observer.
-if (isMainThread && wanted) {
-  const point = JSON.parse(wanted) as KillPoint;
+if (isMainThread && variable) {
+  const { point, failing } = JSON.parse(variable) as Wanted;
   const { Observer } = await import('../../src/node/observe/observer.ts');
-  let left = point.after;
-  const observed = Observer.prototype[point.moment] as (this: ObserverClass, ...args: unknown[]) => void;
-  Object.assign(Observer.prototype, {
-    [point.moment](this: ObserverClass, run: { job: string }, stage: string, ...rest: unknown[]) {
-      if (run.job === point.job && stage === point.stage && left-- <= 0) process.kill(process.pid, 'SIGKILL');
-      observed.call(this, run, stage, ...rest);
-    },
-  });
+  const patch = (moment: KillPoint['moment'], before: (run: Run, stage: string, error: unknown) => void) => {
+    const observed = Observer.prototype[moment] as (this: ObserverClass, ...args: unknown[]) => void;
+    Object.assign(Observer.prototype, {
+      [moment](this: ObserverClass, run: Run, stage: string, ...rest: unknown[]) {
+        before(run, stage, rest[0]);
+        observed.call(this, run, stage, ...rest);
+      },
+    });
+  };
+  const is = ({ job, stage, of }: Failing, run: Run, at: string) =>
+    run.job === job && at === stage && (of === undefined || run.pod === of || run.image === of);
+  if (point) {
+    let left = point.after;
+    const { during } = point;
+    const inTime = ({ origin = 'call' }: Run) => during === undefined || (during === 'call') === (origin === 'call');
+    const end = () => process.kill(process.pid, 'SIGKILL');
+    patch(point.moment, (run, stage) => {
+      if (!is(point, run, stage) || !inTime(run) || left-- > 0) return;
+      if (point.delayMs === undefined) end();
+      else setTimeout(end, point.delayMs);
+    });
+  }
+  if (failing) {
+    // The engine takes what is thrown at the end of a stage for the stage's own failure.
+    patch('stageEnded', (run, stage, error) => {
+      if (error === undefined && is(failing, run, stage)) throw new Error('the storm lets this stage fail');
+    });
+  }
 }

@@ -3,21 +3,20 @@
  * daemon is ended by SIGKILL, at a random moment or before or after a stage of a job; it is started again and compared
  * with the ledger. At the end everything is removed, and nothing may be left.
  */
-import { chmodSync, cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { JOB_TABLES } from '../../src/pipeline/jobs/tables/all.ts';
 import { inventory } from '../faults/lab.ts';
-import { removePods } from '../rig/cri.ts';
-import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
+import type { SluiceDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
-import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
-import { cniBinDirs, privateFolder } from '../rig/paths.ts';
-import { pss, waitFor } from '../rig/proc.ts';
-import { Actor, HANDLERS, type Scene } from './actor.ts';
+import { privateFolder } from '../rig/paths.ts';
+import { pss } from '../rig/proc.ts';
+import { Actor } from './actor.ts';
 import { type KillPoint, killAt } from './kill-points.ts';
 import { compare } from './ledger.ts';
+import { tablePoints } from './points.ts';
 import { type Random, seeded } from './random.ts';
+import type { Scene } from './requests.ts';
+import { act, clearAway, IMAGE, keepLog, leftOver, OTHERS, pointName, stormDaemon, warmUp } from './setting.ts';
 
 export interface StormOptions {
   kills: number;
@@ -61,21 +60,12 @@ export interface Outcome {
   pssBytes: number;
 }
 
-const IMAGE = 'docker.io/library/busybox:latest';
-const OTHERS = ['1', '2', '3'].map((n) => `registry.k8s.io/k8s-staging-cri-tools/test-image-${n}:latest`);
 /** Milliseconds that a round may take to reach its kill point; then the daemon is ended from outside. */
 const REACH_MS = 2500;
-const LOG_KEPT = '/tmp/sluice-storm';
 
-/** Before and after every stage and undo of every job. */
-export function allKillPoints(random: Random): KillPoint[] {
-  const points = JOB_TABLES.flatMap((table) =>
-    table.stages.flatMap(({ name, undo }) => {
-      const moments = ['stageStarted', 'stageEnded', ...(undo ? (['undoStarted', 'undoEnded'] as const) : [])] as const;
-      return moments.map((moment) => ({ job: table.name, stage: name, moment, after: 0 }));
-    }),
-  );
-  return random.shuffle(points).map((point) => ({ ...point, after: random.between(0, 3) }));
+/** Before and after every stage and undo of every job, in the midst of others. */
+function shuffledPoints(random: Random): KillPoint[] {
+  return random.shuffle(tablePoints()).map((point) => ({ ...point, after: random.between(0, 3) }));
 }
 
 export async function storm(options: StormOptions): Promise<Outcome> {
@@ -84,35 +74,12 @@ export async function storm(options: StormOptions): Promise<Outcome> {
   const env: NodeJS.ProcessEnv = {};
   const registry = await imageRegistry(folder);
   try {
-    await using daemon = await startSluice({
-      registry,
-      index: options.index,
-      env,
-      prepare: async (place, network) => {
-        const bin = join(place, 'plugins');
-        mkdirSync(bin);
-        if (options.slowPlugins) slowDown(bin, ['bridge', 'portmap']);
-        return {
-          cni: { bin_dirs: [bin, ...network.binDirs] },
-          runtimes: Object.fromEntries(Object.entries(HANDLERS).filter(([name]) => name !== '')),
-        };
-      },
-    });
+    const { index, slowPlugins } = options;
+    await using daemon = await stormDaemon({ registry, index, env, slowPlugins });
     return await run({ daemon, options, random, env, folder });
   } finally {
     await registry.stop();
     rmSync(folder, { recursive: true, force: true });
-  }
-}
-
-/** Plugins of the same names that sleep first. */
-function slowDown(bin: string, plugins: string[]): void {
-  for (const name of plugins) {
-    const [real] = cniBinDirs();
-    const path = join(bin, name);
-    const pause = `[ "$CNI_COMMAND" = VERSION ] || sleep 0.$(( $$ % 5 ))`;
-    writeFileSync(path, `#!/bin/sh\n${pause}\nexec ${join(real ?? '/opt/cni/bin', name)}\n`);
-    chmodSync(path, 0o755);
   }
 }
 
@@ -128,7 +95,7 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
   const { cri } = daemon;
   await warmUp(daemon);
   const before = inventory(daemon);
-  const all = allKillPoints(random);
+  const all = shuffledPoints(random);
   const outcome: Outcome = {
     kills: 0,
     points: { reached: 0, all: all.length },
@@ -144,17 +111,14 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
     cri,
     folder,
     cgroupParent: daemon.cgroupParent,
-    image: IMAGE,
-    handlers: options.handlers,
-    others: OTHERS,
-    random,
     pods: new Set(),
     removed: new Set(),
     counts: outcome.counts,
     alive: () => alive,
     report: (problem) => round.problems.push(problem),
   };
-  const actors = Array.from({ length: options.parallel }, (_, number) => new Actor(scene, number));
+  const choices = { image: IMAGE, handlers: options.handlers, others: OTHERS, random };
+  const actors = Array.from({ length: options.parallel }, (_, number) => new Actor(scene, choices, number));
   const points = [...all];
   let point: KillPoint | undefined;
   const goesOn = () => outcome.points.reached < (options.points ?? 0) && outcome.kills < 3 * options.kills;
@@ -201,8 +165,7 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
     if (round.problems.length > 0) keepLog(daemon, options.seed);
     options.onRound?.(round);
   }
-  await clearAway(daemon, env);
-  for (const reference of OTHERS) await cri.removeImage({ image: imageSpec(reference) });
+  outcome.problems.push(...(await clearAway(daemon, env, OTHERS)));
   outcome.left = await leftOver(daemon, before);
   outcome.pssBytes = pss(daemon.pid());
   if (outcome.problems.length + outcome.left.length > 0) {
@@ -211,59 +174,4 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
   return outcome;
 }
 
-function keepLog({ folder }: SluiceDaemon, seed: number): string {
-  const kept = `${LOG_KEPT}-${seed}.log`;
-  cpSync(join(folder, 'log'), kept);
-  return kept;
-}
-
-const nameOf = ({ job, stage, moment, after }: KillPoint) => `${job} ${stage} ${moment} (${after + 1}.)`;
-
-/** One actor until the daemon dies. A request that fails while it lives is a problem. */
-async function act(actor: Actor, daemon: SluiceDaemon, end: AbortSignal, report: (problem: string) => void) {
-  for (;;) {
-    try {
-      await actor.step();
-    } catch (error) {
-      const died = await Promise.race([daemon.ended().then(() => true), sleep(1000)]);
-      if (!died && !end.aborted) {
-        const { details } = error as { details?: string };
-        report(`a request failed: ${details ?? (error instanceof Error ? error.message : error)}`);
-        await sleep(200);
-        continue;
-      }
-      return;
-    }
-    if (end.aborted) return;
-  }
-}
-
-/** The first pod unpacks the images and makes the bridge: what stays of that was there before the storm. */
-async function warmUp({ cri, cgroupParent }: SluiceDaemon): Promise<void> {
-  await cri.pullImage({ image: imageSpec(IMAGE) });
-  const sandboxConfig = podConfig('warm-up', { cgroupParent });
-  const { podSandboxId } = await cri.runPodSandbox({ config: sandboxConfig });
-  const config = containerConfig('warm-up', IMAGE, ['true']);
-  const { containerId } = await cri.createContainer({ podSandboxId, config, sandboxConfig });
-  await cri.startContainer({ containerId });
-  await removePods(cri);
-}
-
-/** Ends the last round: a daemon that no point ends removes all pods. */
-async function clearAway(daemon: SluiceDaemon, env: NodeJS.ProcessEnv): Promise<void> {
-  await daemon.stop();
-  Object.assign(env, killAt(undefined));
-  await daemon.start();
-  await removePods(daemon.cri);
-}
-
-/** Everything outside of the daemon (links, rules, mounts, processes, cgroups) and in its folders and tables. */
-async function leftOver(daemon: SluiceDaemon, before: string[]): Promise<string[]> {
-  const left: string[] = [];
-  await daemon.assertNothingLeft(20_000).catch((error: Error) => left.push(error.message));
-  const fresh = () => inventory(daemon).filter((line) => !before.includes(line));
-  await waitFor('files and rows as before', 10_000, () => fresh().length === 0 || undefined).catch(() =>
-    left.push(...fresh()),
-  );
-  return left;
-}
+const nameOf = (point: KillPoint) => `${pointName(point)} (${point.after + 1}.)`;

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { mock, test } from 'node:test';
 import { SluiceError } from '../../src/errors.ts';
 import type { ContainerState } from '../../src/node/store/container.ts';
@@ -143,6 +145,25 @@ for (const state of ['creating', 'removing'] as const) {
     lab.jobs.assertClosed();
   });
 }
+
+test('an image that the dead daemon had mounted to copy a volume is unmounted before its folder is removed', async () => {
+  using lab = openJobLab();
+  const { row } = await left(lab, 'ready', 'creating');
+  const mounted = join(row.rootDir, 'copy-up');
+  mkdirSync(mounted, { recursive: true });
+  writeFileSync(join(mounted, 'of-the-image'), '');
+  lab.hooks.set('shim.unmountRootfs', (input) => {
+    const { target } = input as { target: string };
+    if (target !== mounted) return;
+    assert.ok(existsSync(join(target, 'of-the-image')), 'what is mounted is untouched');
+    rmSync(target, { recursive: true });
+  });
+  await start(lab);
+  await eventually(() => lab.services.retries.pending === 0);
+  assert.equal(lab.ctx.store.containers.size, 0);
+  assert.equal(existsSync(row.rootDir), false);
+  lab.jobs.assertClosed();
+});
 
 test('a container that the daemon left starting is undone, and has exited with StartError', async () => {
   using lab = openJobLab();

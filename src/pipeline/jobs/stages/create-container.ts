@@ -1,4 +1,4 @@
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../../../errors.ts';
 import type { ImageRow } from '../../../node/images/rows.ts';
@@ -83,7 +83,7 @@ export const volumes = {
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     await undoCopyUp(row, ctx);
-    await rm(row.rootDir, { recursive: true, force: true }); // the undo of `bundle` has removed the bundle's work folder in it
+    await rm(row.rootDir, { recursive: true, force: true });
   },
 };
 
@@ -151,9 +151,19 @@ export const bundle = {
     ctx.specs.forget(row);
     const { bundle, rootDir, cgroupsPath } = row;
     await ctx.pools.shim.call('removeBundle', { bundle, workDir: join(rootDir, 'work'), cgroupsPath });
-    await Promise.all([row.stateDir, row.rootDir].map((folder) => rm(folder, { recursive: true, force: true })));
+    await rm(row.stateDir, { recursive: true, force: true });
+    await removeIfEmpty(rootDir); // with volumes in it, or a mount of theirs, it is left to their undo
   },
 };
+
+async function removeIfEmpty(folder: string): Promise<void> {
+  try {
+    await rmdir(folder);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'ENOENT' && code !== 'ENOTEMPTY') throw error;
+  }
+}
 
 export const ready = {
   run({ ctx, row, sandbox }: ContainerCreation): void {
