@@ -4,15 +4,18 @@
  */
 import { createRequire, flushCompileCache } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { WORKERS, workerEntry } from '../node/threads/worker-entry.ts';
+import { WORKERS, type WorkerName, workerEntry } from '../node/threads/worker-entry.ts';
 
 // As piscina loads them, since the cache goes by the way as well as by the file.
 const require = createRequire(import.meta.url);
-for (const name of WORKERS) if (name !== 'stdio') require(fileURLToPath(workerEntry(name)));
-try {
-  await import(workerEntry('stdio').href);
-} catch (error) {
-  // It will not run outside a thread, which it says once it and all its parts are compiled.
-  if (!(error instanceof Error && error.message === 'this file is a worker thread’s')) throw error;
+const alone: WorkerName[] = ['stdio', 'digest'];
+for (const name of WORKERS) if (!alone.includes(name)) require(fileURLToPath(workerEntry(name)));
+for (const name of alone) {
+  try {
+    await import(workerEntry(name).href);
+  } catch (error) {
+    // It will not run outside a thread, which it says once it and all its parts are compiled.
+    if (!(error instanceof Error && error.message === 'this file is a worker thread’s')) throw error;
+  }
 }
 flushCompileCache();

@@ -1,7 +1,8 @@
 /** Memory of a file without a name, which outlives this process as long as any process has it open. */
-import { fstatSync, ftruncateSync, readdirSync, readlinkSync, readSync } from 'node:fs';
+import { fstatSync, ftruncateSync, readlinkSync, readSync } from 'node:fs';
 import koffi from 'koffi';
 import { Fd, openFd } from './fd.ts';
+import { namesInSync } from './folder.ts';
 import { C, check, errno, libc, SysError } from './libc.ts';
 
 const PROT_READ_WRITE = 3;
@@ -21,7 +22,7 @@ export function makeMemory(name: string): Fd {
 export function memoryOf(pid: number, name: string): Fd[] {
   const folder = `/proc/${pid}/fd`;
   const found = new Map<number, Fd>();
-  for (const entry of listed(folder)) {
+  for (const entry of namesInSync(folder)) {
     if (linkOf(`${folder}/${entry}`) !== `/memfd:${name} (deleted)`) continue;
     using fd = openFd(`${folder}/${entry}`, C.O_RDWR);
     const { ino } = fstatSync(fd.number);
@@ -54,15 +55,6 @@ export function readMemory(file: Fd, offset: number, length: number): Buffer {
 /** Gives the memory of a part of the file back, which is zero from then on, also for those that have it mapped. */
 export function dropMemory(file: Fd, offset: number, length: number): void {
   check('fallocate', libc.fallocate(file.number, FALLOC_PUNCH_HOLE, offset, length));
-}
-
-function listed(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
 }
 
 /** Where a link points to; undefined when it is gone. */

@@ -1,5 +1,6 @@
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { namesIn } from '../../sys/folder.ts';
 
 /** Blobs as the registry sent them, kept under their digests for export (`images.keep_blobs`). */
 export class BlobStore {
@@ -67,15 +68,6 @@ async function sizeOf(path: string): Promise<number | undefined> {
     return (await stat(path)).blocks * 512;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
-  }
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw error;
   }
 }

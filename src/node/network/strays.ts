@@ -1,5 +1,6 @@
-import { readdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { namesIn } from '../../sys/folder.ts';
 import { type CniRecord, parseRecord } from '../../workers/net/record.ts';
 import type { CniAttachment, NetworkConf } from '../../workers/net/types.ts';
 import { isOwnNetns } from './daemon-id.ts';
@@ -31,7 +32,7 @@ export interface StrayOptions {
 export async function findStrays(options: StrayOptions): Promise<Strays> {
   const { netnsDir, cacheDir, daemon, hasSandbox, hasNetns } = options;
   const results = join(cacheDir, 'results');
-  const [pinned, records] = await Promise.all([list(netnsDir), readRecords(results)]);
+  const [pinned, records] = await Promise.all([namesIn(netnsDir), readRecords(results)]);
   const netns = pinned
     .map((name) => join(netnsDir, name))
     .filter((path) => isOwnNetns(path, daemon) && !hasNetns(path));
@@ -47,7 +48,7 @@ export async function findStrays(options: StrayOptions): Promise<Strays> {
 async function readRecords(folder: string): Promise<CniRecord[]> {
   const records: CniRecord[] = [];
   // Sequential, because there may be a thousand files and no caller is waiting.
-  for (const name of await list(folder)) {
+  for (const name of await namesIn(folder)) {
     try {
       const record = parseRecord(await readFile(join(folder, name), 'utf8'));
       if (record) records.push(record);
@@ -73,13 +74,4 @@ function attachmentOf(record: CniRecord, folder: string): CniAttachment | undefi
     args: record.cniArgs ?? [],
     capabilityArgs: record.capabilityArgs ?? {},
   };
-}
-
-async function list(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
 }

@@ -1,6 +1,7 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { explain } from '../../errors.ts';
+import { namesInSync } from '../../sys/folder.ts';
 import type { CopyChange } from '../../workers/store/copies.ts';
 import type { Log } from '../observe/log.ts';
 import type { StoredRow } from './connection.ts';
@@ -136,7 +137,7 @@ export function readCopies(
   onProblem: (path: string, reason: string) => void,
 ): Map<number, StoredRow[]> {
   const rows = new Map<number, StoredRow[]>();
-  for (const name of namesIn(folder)) {
+  for (const name of namesInSync(folder)) {
     if (name.endsWith('.new')) continue; // a killed daemon was writing it; the one before is there
     const path = join(folder, name);
     try {
@@ -154,12 +155,3 @@ export function readCopies(
 
 /** Ids are digests, hexadecimal numbers and short names; whatever else they may have is escaped. */
 const nameOf = (id: string) => encodeURIComponent(id);
-
-function namesIn(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
-}

@@ -1,9 +1,10 @@
-import { readdir, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { usernsPath } from '../../node/oci/pod-userns.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { namesIn } from '../../sys/folder.ts';
 import type { MountRootfs } from '../../workers/shim/rootfs.ts';
 import type { JobContext } from './context.ts';
 
@@ -47,13 +48,7 @@ export async function imageVolumes(
 /** Unmounts all image volumes of a pod; done when it stops. */
 export async function unmountImageVolumes(sandbox: SandboxRow, ctx: JobContext): Promise<void> {
   const folder = imageVolumesFolder(sandbox);
-  let names: string[];
-  try {
-    names = await readdir(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw error;
-  }
+  const names = await namesIn(folder);
   for (const name of names) await ctx.pools.shim.call('unmountRootfs', { target: join(folder, name) });
   await rm(folder, { recursive: true, force: true });
 }

@@ -1,7 +1,7 @@
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { explain } from '../../errors.ts';
 import type { PinnedSandbox, SandboxRow } from '../../node/store/sandbox.ts';
+import { namesIn } from '../../sys/folder.ts';
 import { withTimeLimit } from '../../time-limit.ts';
 import { usernsBundles } from './bundle-path.ts';
 import type { Containers } from './containers.ts';
@@ -72,17 +72,8 @@ export async function recover(parts: Parts): Promise<{ complete: Promise<Recover
  */
 export async function unknownBundles({ config, store }: Pick<JobContext, 'config' | 'store'>): Promise<string[]> {
   const known = (id: string) => store.sandboxes.get(id) ?? store.containers.get(id);
-  const names = await Promise.all([join(config.state, 'bundles'), usernsBundles(config.state)].map(list));
+  const names = await Promise.all([join(config.state, 'bundles'), usernsBundles(config.state)].map(namesIn));
   return names.flat().filter((name) => !name.startsWith('.') && !known(name)); // a leading dot: it is being removed
-}
-
-async function list(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
 }
 
 /**

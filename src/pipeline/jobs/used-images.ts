@@ -1,5 +1,5 @@
-import { readdir } from 'node:fs/promises';
 import type { Store } from '../../node/store/store.ts';
+import { namesIn } from '../../sys/folder.ts';
 import { imageVolumesFolder } from './image-volumes.ts';
 
 /** Ids of the images that pods, containers and image volumes were made from. */
@@ -11,13 +11,4 @@ export async function usedImages({ sandboxes, containers }: Store): Promise<Set<
   for (const row of sandboxes.values()) used.add(row.image);
   for (const row of containers.values()) used.add(row.image);
   return used;
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
 }

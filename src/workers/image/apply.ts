@@ -57,6 +57,8 @@ const IMAGE_FAULTS = new Set(['ENAMETOOLONG', 'ELOOP', 'ENOTDIR', 'EISDIR', 'EML
 const OWN_UID = process.geteuid?.() ?? 0;
 const OWN_GID = process.getegid?.() ?? 0;
 const SETGID = 0o2000;
+const PERMISSIONS = 0o777;
+const ALL_MODE_BITS = 0o7777;
 
 interface Target {
   /** Cleaned, relative to the root, after symbolic links in the folders above. */
@@ -152,11 +154,16 @@ export class Applier implements TarSink {
       if (file.dataEnd < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
       this.growsWhenWritten ||= file.bytes < entry.size || entry.size > MANY_EXTENTS;
       if (entry.uid !== OWN_UID || entry.gid !== OWN_GID || this.#inherits) fchownSync(fd, entry.uid, entry.gid);
-      fchmodSync(fd, entry.mode); // after chown, which clears setuid
+      if (entry.size > SMALL) fchmodSync(fd, entry.mode); // after chown, which clears setuid
       setXattrs(path, entry);
       const { atime, mtime } = times(entry);
       setTimesOf(fd, atime, mtime);
-      if (entry.size <= SMALL) this.#count(fstatSync(fd));
+      if (entry.size > SMALL) return;
+      const found = fstatSync(fd);
+      this.#count(found);
+      // A small file mostly has been made with its mode, unless the umask or a default ACL has taken bits, or it has
+      // others than open(2) gives.
+      if ((found.mode & ALL_MODE_BITS) !== entry.mode) fchmodSync(fd, entry.mode);
     });
     this.close();
     // xfs gives back what it has reserved behind a file when the file is closed.
@@ -220,7 +227,7 @@ export class Applier implements TarSink {
         this.#directory(target, entry);
         return;
       case 'file':
-        this.#file = new NewFile(this.#create(target), entry, target.path);
+        this.#file = new NewFile(this.#create(target, entry.mode & PERMISSIONS), entry, target.path);
         return;
       case 'hardlink':
         this.#hardlink(target, entry);
@@ -260,13 +267,13 @@ export class Applier implements TarSink {
     this.#setAttributes(target.relative, target.path, entry);
   }
 
-  #create(target: Target): number {
+  #create(target: Target, mode: number): number {
     try {
-      return openSync(native(target.path), NEW_FILE, 0o600);
+      return openSync(native(target.path), NEW_FILE, mode);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       this.#clear(target);
-      return openSync(native(target.path), NEW_FILE, 0o600);
+      return openSync(native(target.path), NEW_FILE, mode);
     }
   }
 

@@ -15,6 +15,7 @@ import type { MessagePort } from 'node:worker_threads';
 import { codeOf, SluiceError } from '../../errors.ts';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { Applier } from './apply.ts';
+import { type BlobDigest, blobDigest } from './blob-digest.ts';
 import type { BlobSource } from './blob-source.ts';
 import { toBytes } from './byte-paths.ts';
 import { decompress } from './decompress.ts';
@@ -194,7 +195,7 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
       archive.update(piece);
       reader.write(piece);
     });
-    blob.check();
+    await blob.check();
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
@@ -227,7 +228,7 @@ async function storeFile(
       offset += piece.length;
     }
     applier.end();
-    blob.check();
+    await blob.check();
     applier.finish();
     // Its folders belong to root, whatever lies below.
     return { ...resultOf(applier), implied: [] };
@@ -273,7 +274,7 @@ class Source implements AsyncDisposable {
   readonly pieces: AsyncIterable<Buffer>;
   readonly #download: AsyncGenerator<Buffer>;
   readonly #digest: string;
-  readonly #hash: ReturnType<typeof createHash>;
+  readonly #hash: BlobDigest;
   readonly #abort: AbortController;
   readonly #garbage = new YoungGarbage();
   readonly #kept: KeptBlob | undefined;
@@ -281,18 +282,22 @@ class Source implements AsyncDisposable {
   #failed = false;
   #isRight = false;
 
-  constructor(download: Download, { digest, keep }: Pick<FetchLayer, 'digest' | 'keep'>, abort: AbortController) {
+  constructor(
+    download: Download,
+    { digest, size, keep }: Pick<FetchLayer, 'digest' | 'size' | 'keep'>,
+    abort: AbortController,
+  ) {
     this.#download = download[Symbol.asyncIterator]();
     this.#digest = digest;
     this.#kept = keep === undefined ? undefined : new KeptBlob(keep);
-    this.#hash = createHash(algorithmOf('digest', digest));
+    this.#hash = blobDigest(algorithmOf('digest', digest), size);
     this.#abort = abort;
     this.pieces = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
   }
 
   /** Throws IMAGE_INVALID unless the whole blob has come and has its digest. */
-  check(): void {
-    compare('digest', this.#digest, this.#hash.digest('hex'));
+  async check(): Promise<void> {
+    compare('digest', this.#digest, await this.#hash.hex());
     this.#isRight = true;
     this.#kept?.settle();
   }
@@ -319,7 +324,7 @@ class Source implements AsyncDisposable {
       clearTimeout(end);
     }
     try {
-      this.check();
+      await this.check();
     } catch (cause) {
       throw invalid(`${(cause as Error).message}; ${error.message}`, error.cause);
     }
@@ -328,6 +333,7 @@ class Source implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#abort.abort(); // it may wait for a byte that nobody wants any more
     this.#kept?.[Symbol.dispose]();
+    this.#hash[Symbol.dispose]();
     await this.#download.return(undefined);
   }
 
@@ -336,7 +342,8 @@ class Source implements AsyncDisposable {
       const next = await this.#download.next();
       if (next.done) this.#whole = true;
       else {
-        this.#hash.update(next.value);
+        const full = this.#hash.add(next.value);
+        if (full) await full;
         this.#garbage.add(next.value.length);
         this.#kept?.write(next.value);
       }

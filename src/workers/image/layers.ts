@@ -1,5 +1,6 @@
-import { readdirSync, renameSync } from 'node:fs';
+import { renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { namesInSync } from '../../sys/folder.ts';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { toBytes } from './byte-paths.ts';
 import { copyUp } from './copy-up.ts';
@@ -19,17 +20,8 @@ export async function removeLayer({ dir }: { dir: string }): Promise<void> {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
   }
   const leftovers = `${basename(dir)}.tmp-`;
-  for (const name of existing(dirname(dir))) {
+  for (const name of namesInSync(dirname(dir))) {
     if (name.startsWith(leftovers)) await removeTree(toBytes(join(dirname(dir), name)));
-  }
-}
-
-function existing(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
   }
 }
 

@@ -4,8 +4,9 @@
  * first; the caller compares with rows that it reads afterwards, and looks twice, since a pod may be removed in
  * between.
  */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { namesInSync } from '../../sys/folder.ts';
 import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { parseRecord } from '../net/record.ts';
 import type { CniAttachment, NetworkConf } from '../net/types.ts';
@@ -67,7 +68,7 @@ export async function findResources(places: Places): Promise<Resource[]> {
 
 /** What is named after a pod or container. */
 function foldersOf(folder: string): { owner: string; path: string }[] {
-  return list(folder).flatMap((name) => {
+  return namesInSync(folder).flatMap((name) => {
     const owner = NAMED.exec(name)?.[1];
     return owner === undefined ? [] : [{ owner, path: join(folder, name) }];
   });
@@ -75,7 +76,7 @@ function foldersOf(folder: string): { owner: string; path: string }[] {
 
 /** Namespaces of all kinds: those of the network by their path, IPC and UTS of pods without a process by their pod. */
 function findNetns({ netnsDir, netnsPrefix, state }: Places): Resource[] {
-  const network = list(netnsDir)
+  const network = namesInSync(netnsDir)
     .filter((name) => name.startsWith(netnsPrefix))
     .map((name) => join(netnsDir, name))
     .map((path) => ({ owner: path, path }));
@@ -85,7 +86,7 @@ function findNetns({ netnsDir, netnsPrefix, state }: Places): Resource[] {
 /** Attachments in libcni's cache whose namespace is the daemon's. */
 function findAddresses({ cacheDir, netnsPrefix }: Places): Resource[] {
   const results = join(cacheDir, 'results');
-  return list(results).flatMap((name): Resource[] => {
+  return namesInSync(results).flatMap((name): Resource[] => {
     const path = join(results, name);
     const record = parseRecord(read(path));
     if (!record || typeof record.netns !== 'string' || !basename(record.netns).startsWith(netnsPrefix)) return [];
@@ -118,10 +119,6 @@ async function findShims({ socket }: Places): Promise<Resource[]> {
     const owner = value('-id');
     return ours && ID.test(owner) ? [{ kind: 'shim', owner, pid, command: argv.join(' ') }] : [];
   });
-}
-
-function list(folder: string): string[] {
-  return existsSync(folder) ? readdirSync(folder) : [];
 }
 
 /** The text of a file; "" when it has gone since the folder was read. */

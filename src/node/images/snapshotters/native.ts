@@ -1,5 +1,5 @@
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { namesIn } from '../../../sys/folder.ts';
 import { syncFileSystem } from '../../../sys/sync.ts';
 import { viewOf } from '../mounts.ts';
 import type { ImageRow } from '../rows.ts';
@@ -109,12 +109,3 @@ export class Native implements Snapshotter {
 }
 
 const hexOf = (id: string) => id.replace(/^\w+:/, '');
-
-async function namesIn(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
-}
