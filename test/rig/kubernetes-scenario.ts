@@ -57,7 +57,7 @@ async function type(lines: string, { check = true } = {}): Promise<Output> {
 /** The words of the kubelet that a configuration which it does not wholly take leads to. */
 const COMPLAINTS = /unknown field|strict decoding|unrecognized feature gate|invalid configuration|deprecated/i;
 /** What kubectl says while the control plane, which is on this node, is away or comes back. */
-const AWAY = /was refused|connection refused|i\/o timeout|etcdserver|EOF|TLS handshake|not found|Forbidden/;
+const AWAY = /Unavailable|was refused|connection refused|i\/o timeout|etcdserver|EOF|TLS handshake|not found|Forbidden/;
 
 await makeNode(what, folder, packages, dirname(storage));
 const registry = await startRegistry({ folder, storage, readOnly: true });

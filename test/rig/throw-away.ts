@@ -37,8 +37,13 @@ if [ "$address" != "" ]; then
   ip link set eth0 up
   ip route add default dev eth0
 fi
+# The root of the namespace, and not of this process alone: runc exec comes by setns(2), which leads to the former.
+mkdir .before
+pivot_root . .before
+umount -l /.before
+rmdir /.before
 # No exec: this shell is the init of what is here, and waits for whatever has lost its parent.
-chroot . "$program" --disable-warning=ExperimentalWarning "$@" "$top" || exit $?
+"$program" --disable-warning=ExperimentalWarning "$@" "$top" || exit $?
 `;
 
 export interface ThrowAway {
