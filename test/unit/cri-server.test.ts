@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -9,12 +9,13 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageServiceDefinition, ListImagesResponse, RuntimeServiceDefinition } from '../../proto/gen/cri.ts';
 import { GRPC, SluiceError } from '../../src/errors.ts';
-import type { ImageVerbs } from '../../src/main/cri/call.ts';
+import type { CallInfo, ImageVerbs } from '../../src/main/cri/call.ts';
 import { CriServer } from '../../src/main/cri/server.ts';
 import { Encoded } from '../../src/node/grpc/service.ts';
 import { listenUnix } from '../../src/sys/unix-socket.ts';
 import { connectCri } from '../rig/cri.ts';
 import { ROOT } from '../rig/paths.ts';
+import { waitFor } from '../rig/proc.ts';
 
 test('verbs are typed by the generated service', () => {
   // @ts-expect-error the method is listImages, and the other five are missing
@@ -73,6 +74,84 @@ test('calls, streams, errors and missing verbs over a real socket', async () => 
     assert.ok(!existsSync(socket));
     rmSync(folder, { recursive: true, force: true });
   }
+});
+
+/** A server of its own with these verbs, in a private folder. */
+async function served(verbs: Record<string, (request: never, call: CallInfo) => unknown>) {
+  const folder = mkdtempSync(join(tmpdir(), 'cri-'));
+  const socket = join(folder, 'cri.sock');
+  const server = new CriServer({ socket, services: [{ definition: RuntimeServiceDefinition, verbs }] });
+  await server.listen();
+  return {
+    server,
+    socket,
+    async [Symbol.asyncDispose]() {
+      await server.close(1000);
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+test('hundreds of launches that come at once do not keep the calls of other connections waiting', async () => {
+  const LAUNCHES = 300;
+  await using one = await served({
+    runPodSandbox() {
+      for (const end = performance.now() + 1; performance.now() < end; );
+      throw new SluiceError('QUEUE_FULL', 'full');
+    },
+    listPodSandbox: () => ({ items: [] }),
+  });
+  using cri = connectCri(one.socket);
+  using other = connectCri(one.socket);
+  await Promise.all([cri.listPodSandbox(), other.listPodSandbox()]);
+  let over = false;
+  const launches = Array.from({ length: LAUNCHES }, () =>
+    assert.rejects(cri.runPodSandbox(), { code: GRPC.RESOURCE_EXHAUSTED }),
+  );
+  const all = Promise.all(launches).finally(() => {
+    over = true;
+  });
+  let lists = 0;
+  while (!over) {
+    await other.listPodSandbox();
+    lists++;
+  }
+  await all;
+  // Handed over as they are read, they take 0.3 s in which nothing else is done.
+  assert.ok(lists >= 10, `${lists} lists`);
+});
+
+test('a call whose client leaves before its turn has an aborted signal', async () => {
+  const left: (string | undefined)[] = [];
+  await using one = await served({
+    runPodSandbox(_request: never, call: CallInfo) {
+      left.push(call.left.aborted ? String(call.left.reason) : undefined);
+      for (const end = performance.now() + 2; performance.now() < end; );
+      return { podSandboxId: '' };
+    },
+    version: () => ({}),
+  });
+  {
+    using cri = connectCri(one.socket);
+    await cri.version();
+    await Promise.allSettled(Array.from({ length: 200 }, () => cri.runPodSandbox({}, { timeoutMs: 100 })));
+  }
+  await waitFor('all calls to have had their turn', 5000, () => left.length === 200 || undefined);
+  assert.ok(left.filter((reason) => reason !== undefined).length > 50, `${left}`);
+});
+
+test('a thousand short connections leave neither descriptors nor anything else', { timeout: 60_000 }, async () => {
+  await using one = await served({ version: () => ({}) });
+  const descriptors = () => readdirSync('/proc/self/fd').length;
+  const connect = async () => {
+    using cri = connectCri(one.socket);
+    await cri.version();
+  };
+  for (let i = 0; i < 10; i++) await connect();
+  const before = descriptors();
+  for (let i = 0; i < 100; i++) await Promise.all(Array.from({ length: 10 }, connect));
+  await waitFor('all connections to end', 5000, () => one.server.connections === 0 || undefined);
+  assert.ok(descriptors() <= before, `${descriptors()} descriptors, ${before} before`);
 });
 
 const ONE_SERVER = `

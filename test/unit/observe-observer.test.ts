@@ -106,6 +106,35 @@ test('a job that admission refused is logged and kept, but not in the job durati
   assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '0');
 });
 
+test('of refusals that follow each other one a second is logged, with how many there were before; all are kept', (t) => {
+  let now = 0;
+  t.mock.method(performance, 'now', () => now);
+  const it = setUp();
+  using _ = it.metrics;
+  const refuse = () => {
+    const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
+    it.observer.jobEnded(job, new SluiceError('QUEUE_FULL', 'the launch queue is full'));
+  };
+  for (let i = 0; i < 50; i++) refuse();
+  assert.deepEqual(
+    it.lines.map(({ alike }) => alike),
+    [undefined],
+  );
+  now += 1000;
+  refuse();
+  now += 1000;
+  refuse();
+  assert.deepEqual(
+    it.lines.map(({ alike }) => alike),
+    [undefined, 49, undefined],
+  );
+  assert.equal(it.history.find({}).length, 52);
+  // What fails for another reason always has its line.
+  const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
+  it.observer.jobEnded(job, new SluiceError('DEADLINE_PASSED', 'late'));
+  assert.equal(it.lines.length, 4);
+});
+
 test('clean-ups and recoveries do not count as launches', async () => {
   const it = setUp();
   using _ = it.metrics;

@@ -1,6 +1,6 @@
 /** The journal of output: whatever the moment of a kill, the next daemon completes the log. */
 import assert from 'node:assert/strict';
-import {
+import fs, {
   appendFileSync,
   closeSync,
   constants,
@@ -10,9 +10,11 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ContainerIo } from '../../src/workers/stdio/container-io.ts';
 import { OutputJournal, type Slot } from '../../src/workers/stdio/journal.ts';
 import type { StreamName } from '../../src/workers/stdio/log-lines.ts';
@@ -124,6 +126,69 @@ test('stderr that was held back while stdout was written', async (t) => {
     log(entry('stdout', 'F', 'out').slice(0, 20));
   });
   assert.equal(log, 'stdout F out\nstderr F error\n');
+});
+
+test('on a slow disk each write has lines of one stream, and the journal’s note of it', {
+  timeout: 20_000,
+}, async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-journal-'));
+  const journal = OutputJournal.open([]);
+  const fifos = { stdin: '', stdout: join(folder, 'stdout'), stderr: join(folder, 'stderr') };
+  const logPath = join(folder, 'log');
+  const { write, writeSync } = fs;
+  t.after(() => {
+    Object.assign(fs, { write, writeSync });
+    syncBuiltinESMExports();
+    rmSync(folder, { recursive: true, force: true });
+    journal.descriptors.forEach(closeSync);
+  });
+  const slot = journal.claim('c');
+  const writes: { streams: string[]; begun: Slot['begun']; size: number }[] = [];
+  const note = (lines: Buffer, at: number) => {
+    const streams = lines.toString('utf8', at).matchAll(/^\S+ (stdout|stderr) /gm);
+    writes.push({ streams: [...new Set(streams.map(([, name = '']) => name))], begun: slot.begun, size: size() });
+  };
+  const size = () => readFileSync(logPath).length;
+  // The first write is slow, after which a thread of libuv's pool writes; there each takes 30 ms.
+  const slowSync = (fd: number, lines: Buffer, at: number) => {
+    note(lines, at);
+    for (const end = performance.now() + 15; performance.now() < end; );
+    return writeSync(fd, lines, at);
+  };
+  const slow = (fd: number, lines: Buffer, at: number, length: number, position: null, done: () => void) => {
+    note(lines, at);
+    setTimeout(() => write(fd, lines, at, length, position, done), 30);
+  };
+  Object.assign(fs, { writeSync: slowSync, write: slow });
+  syncBuiltinESMExports();
+
+  const registration: IoRegistration = { id: 'c', fifos, tty: false, logPath, maxLine: 16384, stdinOnce: false };
+  const io = await ContainerIo.open(registration, EVENTS, journal);
+  const out = openSync(fifos.stdout, constants.O_WRONLY | constants.O_NONBLOCK);
+  const err = openSync(fifos.stderr, constants.O_WRONLY | constants.O_NONBLOCK);
+  for (let i = 0; i < 10; i++) {
+    appendFileSync(err, `error ${i}\nunfinished `);
+    appendFileSync(out, `line ${i}\nunfinished `);
+    await sleep(i * 3);
+  }
+  closeSync(out);
+  closeSync(err);
+  await io.close();
+  assert.ok(writes.length > 4, `${writes.length} writes`);
+  for (const { streams, begun, size } of writes) {
+    assert.deepEqual({ streams, size }, { streams: [begun.stream], size: begun.size });
+  }
+  const lines = readFileSync(logPath, 'utf8').split('\n').slice(0, -1);
+  for (const [stream, word] of [
+    ['stdout', 'line'],
+    ['stderr', 'error'],
+  ]) {
+    const texts = lines
+      .filter((line) => line.includes(` ${stream} `))
+      .map((line) => line.split(' ').slice(3).join(' '));
+    const all = Array.from({ length: 10 }, (_, i) => `${i > 0 ? 'unfinished ' : ''}${word} ${i}`);
+    assert.deepEqual(texts, [...all, 'unfinished ']);
+  }
 });
 
 test('a log that was truncated or replaced gets what is not written', async (t) => {

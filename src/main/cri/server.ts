@@ -15,8 +15,10 @@ import {
 } from '@grpc/grpc-js';
 import { codeOf, ERRORS, explain, kubeletReasonOf, SluiceError } from '../../errors.ts';
 import { type GeneratedService, grpcService } from '../../node/grpc/service.ts';
+import { JOBS, type JobName } from '../../stages.ts';
 import { acceptAuthority } from './authority.ts';
 import type { CallerLeft, CallInfo } from './call.ts';
+import { type Source, Turns } from './turns.ts';
 
 /** Bytes of a message in either direction: kubelet's own limit, and containerd's. */
 const MAX_MESSAGE = 16 << 20;
@@ -50,6 +52,10 @@ export class CriServer implements AsyncDisposable {
   #listener: NetServer | undefined;
   /** Connections that have not sent a request yet. */
   readonly #unserved = new Set<Socket>();
+  readonly #turns = new Turns();
+  /** Served connections by what their calls give as their peer. */
+  readonly #sources = new Map<string, Source>();
+  #connections = 0;
 
   constructor(options: CriServerOptions) {
     this.#options = options;
@@ -87,6 +93,7 @@ export class CriServer implements AsyncDisposable {
       connection.on('close', () => this.#unserved.delete(connection));
       acceptAuthority(connection, (served) => {
         this.#unserved.delete(connection);
+        if (served === connection) this.#name(connection);
         injector.injectConnection(served);
       });
     });
@@ -94,6 +101,20 @@ export class CriServer implements AsyncDisposable {
     await once(listener, 'listening');
     listener.on('error', (error) => this.#options.onError?.('accept', error));
     this.#listener = listener;
+  }
+
+  /** Connections that are served. */
+  get connections(): number {
+    return this.#sources.size;
+  }
+
+  /** Lets the calls of a connection be told from others: a unix socket has no address, which grpc-js would show. */
+  #name(connection: Socket): void {
+    const number = ++this.#connections;
+    Object.defineProperties(connection, { remoteAddress: { value: 'connection' }, remotePort: { value: number } });
+    const peer = `connection:${number}`;
+    this.#sources.set(peer, reading(connection));
+    connection.on('close', () => this.#sources.delete(peer));
   }
 
   /** Refuses new calls, waits for the running ones, and after `graceMs` cuts the rest (streams without an end). */
@@ -123,21 +144,25 @@ export class CriServer implements AsyncDisposable {
   }
 
   #unary(method: string, verb: AnyVerb): handleUnaryCall<unknown, unknown> {
+    const launches = method in JOBS && JOBS[method as JobName].lane !== 'teardown';
     return (call, callback) => {
       const ended = this.#began(method);
-      Promise.try(() => verb(call.request as never, callInfo(method, call)))
-        .then(
-          (response) => {
-            ended(status.OK);
-            callback(null, response);
-          },
-          (error: unknown) => {
-            const failure = this.#failure(method, error);
-            ended(failure.code);
-            callback(failure, null);
-          },
-        )
-        .catch((error: unknown) => this.#options.onError?.(method, error)); // the answer could not be sent
+      const start = () => {
+        Promise.try(() => verb(call.request as never, callInfo(method, call)))
+          .then(
+            (response) => {
+              ended(status.OK);
+              callback(null, response);
+            },
+            (error: unknown) => {
+              const failure = this.#failure(method, error);
+              ended(failure.code);
+              callback(failure, null);
+            },
+          )
+          .catch((error: unknown) => this.#options.onError?.(method, error)); // the answer could not be sent
+      };
+      this.#turns.run(launches, () => this.#sources.get(call.getPeer()), start);
     };
   }
 
@@ -187,13 +212,25 @@ function callInfo(
   call: ServerUnaryCall<unknown, unknown> | ServerWritableStream<unknown, unknown>,
 ): CallInfo {
   const left = new AbortController();
-  call.on('cancelled', () => {
+  const leave = () => {
     const deadline = call.getDeadline();
     const late = Number(deadline instanceof Date ? deadline.getTime() : deadline) <= Date.now();
     left.abort((late ? 'deadline' : 'cancelled') satisfies CallerLeft);
-  });
+  };
+  if (call.cancelled)
+    leave(); // while it waited for its turn
+  else call.on('cancelled', leave);
   const traceparent = call.metadata.get('traceparent')[0];
   return { method, left: left.signal, traceparent: typeof traceparent === 'string' ? traceparent : undefined };
+}
+
+/**
+ * Stops and resumes the reads of a connection. An HTTP/2 session reads from the socket's handle and lets nobody pause
+ * the socket; the handle takes the calls all the same.
+ */
+function reading(connection: Socket): Source {
+  const handle = () => (connection as { _handle?: { readStart?: () => void; readStop?: () => void } })._handle;
+  return { hold: () => handle()?.readStop?.(), release: () => handle()?.readStart?.() };
 }
 
 /** Resolves at 'drain', when a slow client has read what was written, or when it is gone. */

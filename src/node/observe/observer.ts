@@ -31,6 +31,12 @@ interface Job extends JobRecord {
   readonly [ZERO]: number;
 }
 
+/**
+ * Milliseconds between log lines of refused jobs: a queue that is full refuses hundreds a second, and a line for each
+ * costs as much as the rest of the refusal.
+ */
+const REFUSAL_LINE_MS = 1000;
+
 const ZERO = Symbol('performance.now() when the job was queued');
 
 /**
@@ -39,6 +45,9 @@ const ZERO = Symbol('performance.now() when the job was queued');
  */
 export class Observer {
   readonly #options: ObserverOptions;
+  #refusalLogged = Number.NEGATIVE_INFINITY;
+  /** Refusals since the last one that was logged. */
+  #refused = 0;
 
   constructor(options: ObserverOptions) {
     this.#options = options;
@@ -123,12 +132,25 @@ export class Observer {
     if (counts(job) && job.started !== undefined) {
       metrics.observe('jobDuration', { job: job.job, outcome: job.outcome }, job.ended / 1000, job.traceId);
     }
-    this.#log(job);
+    if (job.code !== 'QUEUE_FULL' || job.started !== undefined) this.#log(job);
+    else this.#logRefusal(job);
     tracer?.ended(job);
     onEnded?.(job);
   }
 
-  #log(job: Job): void {
+  /** sluice_admission_total counts them all, and each has its record. */
+  #logRefusal(job: Job): void {
+    const now = performance.now();
+    if (now - this.#refusalLogged < REFUSAL_LINE_MS) {
+      this.#refused++;
+      return;
+    }
+    this.#log(job, this.#refused);
+    this.#refusalLogged = now;
+    this.#refused = 0;
+  }
+
+  #log(job: Job, alike = 0): void {
     const stages: Record<string, { queue: number; work: number }> = {};
     for (const { stage, ready, started = ready, ended = started } of job.stages) {
       stages[stage] = { queue: milli(started - ready), work: milli(ended - started) };
@@ -143,6 +165,7 @@ export class Observer {
       stages,
       undos: job.undos.length > 0 ? undos : undefined,
       trace: job.traceId,
+      alike: alike > 0 ? alike : undefined,
     };
     const { log } = this.#options;
     const what = counts(job) ? job.job : `${job.origin} of ${job.job}`;

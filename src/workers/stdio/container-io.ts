@@ -67,6 +67,8 @@ export class ContainerIo {
   #released = false;
   #unfinishedTimer: NodeJS.Timeout | undefined;
   #stallTimer: NodeJS.Timeout | undefined;
+  /** What goes to the log when the write under way has ended. */
+  #afterWrite: (() => void)[] = [];
 
   /** `journal` keeps what is read and not written yet, and gives what an earlier daemon has left there. */
   static async open(
@@ -190,19 +192,27 @@ export class ContainerIo {
       // First, since the bytes may be gone once they are in the log.
       if (this.#followers.size > 0) this.#copyToFollowers(name, bytes);
       if (!stream) return;
-      stream.lines.push(bytes);
-      this.#begin(name);
-      this.#write(stream, bytes.length);
+      const kept = this.#log?.busy ? Buffer.from(bytes) : bytes;
+      this.#whenIdle(() => {
+        stream.lines.push(kept);
+        this.#begin(name);
+        this.#write(stream, kept.length);
+      });
     };
   }
 
-  /**
-   * Notes in the journal that lines of the stream are about to be written. While a slow disk keeps the log busy the
-   * write under way has the note: a stream that adds to it (held stderr, the last line) may be in the log twice after a
-   * kill in that moment.
-   */
+  /** Notes in the journal that lines of the stream are about to be written. */
   #begin(name: StreamName): void {
-    if (!this.#log?.busy) this.#slot?.begin(name, this.#log?.size ?? 0);
+    this.#slot?.begin(name, this.#log?.size ?? 0);
+  }
+
+  /**
+   * Adds to the log now, or, while a slow disk keeps it busy, after the write under way: the journal has one note, by
+   * which the next daemon knows of one stream's lines how far they came.
+   */
+  #whenIdle(add: () => void): void {
+    if (this.#log?.busy) this.#afterWrite.push(add);
+    else add();
   }
 
   /** Writes the lines of a stream, of which `taken` more bytes were read. */
@@ -228,6 +238,7 @@ export class ContainerIo {
   /** The log has written what it was given while its disk was slow. */
   logIsIdle(): void {
     for (const stream of this.#logged) if (stream.underWay) this.#commit(stream);
+    for (const add of this.#afterWrite.splice(0)) this.#whenIdle(add);
     this.resume();
   }
 
@@ -263,10 +274,12 @@ export class ContainerIo {
   /** Writes unfinished lines as partial entries, see {@link LogLines.flush}. */
   #flushLines(all: boolean): void {
     for (const stream of this.#logged) {
-      if (stream.lines.unfinished.length === 0) continue;
-      this.#begin(stream.name);
-      stream.lines.flush(all);
-      this.#write(stream, 0);
+      this.#whenIdle(() => {
+        if (stream.lines.unfinished.length === 0) return;
+        this.#begin(stream.name);
+        stream.lines.flush(all);
+        this.#write(stream, 0);
+      });
     }
   }
 
