@@ -21,6 +21,8 @@ import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
 import { giveBack, giveBackAfterStorms } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
+import { onceIdle } from './once-idle.ts';
+import type { Phases } from './phases.ts';
 import { type Reloaded, reload } from './reload.ts';
 import { reportOf } from './report.ts';
 import { filesOf, makeServices, type Services } from './services.ts';
@@ -28,6 +30,13 @@ import { filesOf, makeServices, type Services } from './services.ts';
 const CRI_SERVICES = [RuntimeServiceDefinition.fullName, ImageServiceDefinition.fullName];
 /** Milliseconds that endless streams (events, lists) get to end by themselves. */
 const STREAM_GRACE_MS = 2000;
+
+export interface StartOptions {
+  log: Log;
+  phases: Phases;
+  /** A descriptor that listens already, in place of the configured socket. */
+  listener?: number;
+}
 
 /** One daemon, from its lock file to its socket. */
 export class Daemon {
@@ -52,10 +61,10 @@ export class Daemon {
   }
 
   /**
-   * Starts everything, finds earlier pods again, and listens: on the configured socket, or on `listener`, a descriptor
-   * that listens already. Throws when another daemon has the folder, socket or port.
+   * Starts everything, finds earlier pods again, and listens. Throws when another daemon has the folder, socket or
+   * port.
    */
-  static async start(config: Config, log: Log, listener?: number): Promise<Daemon> {
+  static async start(config: Config, { log, phases, listener }: StartOptions): Promise<Daemon> {
     await using resources = new AsyncDisposableStack();
     makeFolders(config);
     resources.use(lockFile(join(config.state, LOCK_FILE)));
@@ -66,6 +75,7 @@ export class Daemon {
     const { metrics } = observability;
     const ending = new AbortController();
     const services = await makeServices(config, observability, resources, ending.signal);
+    phases.end('services');
 
     const began = performance.now();
     const unknown = await unknownBundles(services);
@@ -76,16 +86,17 @@ export class Daemon {
       );
     }
     await services.images.recover({ keepUnknown: unknown.length > 0 });
+    phases.end('images');
     services.images.startCollecting();
     const { pods, containers } = services;
     const { complete } = await recover({ ctx: services, pods, containers });
+    phases.end('pods');
     void complete.then((recovered) => {
       metrics.set('restoreDuration', {}, (performance.now() - began) / 1000);
       for (const state of ['alive', 'dead', 'unknown', 'undone'] as const) {
         metrics.set('restored', { state }, recovered[state]);
       }
       log.info({ recovered, seconds: (performance.now() - began) / 1000 }, 'the pods of the daemon before are found');
-      services.images.warm();
     });
     if (unknown.length === 0) {
       void sweepNetwork(services).then(() => collectNetworkGarbage(services, { programs: true }));
@@ -97,6 +108,12 @@ export class Daemon {
         admission: services.admission,
         giveBack: () => giveBack(services),
         onError: (err) => log.warn({ err }, 'free memory could not be given back'),
+      }),
+    );
+    resources.use(
+      onceIdle(services.admission, () => {
+        services.images.warm();
+        void services.store.syncCopies(); // never rejects: what cannot be written is logged
       }),
     );
     void importFolder(services);
@@ -115,6 +132,7 @@ export class Daemon {
     });
     await server.listen();
     await observability.server.listen();
+    phases.end('listen');
     log.info(
       {
         version: VERSION,
@@ -122,6 +140,7 @@ export class Daemon {
         metrics: config.metrics.listen,
         root: config.root,
         state: config.state,
+        seconds: phases.seconds,
       },
       'sluice is ready',
     );

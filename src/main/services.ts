@@ -81,18 +81,29 @@ export async function makeServices(
   resources: AsyncDisposableStack,
   ending: AbortSignal,
 ): Promise<Services> {
-  const host = await readHostFacts(config.cgroup_driver);
-  if (host.lowestOomScoreAdj > -1000) {
-    log.warn(
-      { lowest: host.lowestOomScoreAdj },
-      'oom_score_adj cannot be lowered (no CAP_SYS_RESOURCE): lower values are clamped to this',
-    );
-  }
-  if (host.apparmor) await loadDefaultAppArmorProfile();
+  // Threads take longest until they work: they load while main goes on.
   const pools = resources.use(
     startPools((pool, err) => log.error({ pool, err }, 'a worker thread failed and is replaced')),
   );
+  await using early = new AsyncDisposableStack();
+  const stdio = early.use(
+    new Stdio({
+      execDir: join(config.state, 'execs'),
+      // No exec comes before its container is known.
+      get backend() {
+        return streamedExecs;
+      },
+      onEvent: (event) => log.warn(event, 'event of the stdio worker'),
+      onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
+    }),
+  );
   const store = openStore({ config, pools, metrics, log, resources });
+  const [{ host, features }, network, { url }] = await Promise.all([
+    readHost(config, log),
+    startNetwork(config, pools, { metrics, log }).then((started) => resources.use(started)),
+    stdio.listen(streamingOptions(config)),
+  ]);
+  log.info({ url }, 'streaming server listens');
   const events = new Events(nowNs, (dropped) => metrics.inc('eventsDropped', {}, dropped));
   const shimSocketDir = join(config.state, 's');
   mkdirSync(shimSocketDir, { recursive: true, mode: 0o700 });
@@ -100,7 +111,7 @@ export async function makeServices(
   const basis: ExecContext = {
     config,
     host,
-    features: await readAllFeatures(config, host, log),
+    features,
     openFiles: openFiles(),
     log,
     metrics,
@@ -111,7 +122,7 @@ export async function makeServices(
     sandboxNames: new ReservedNames('sandbox'),
     containerNames: new ReservedNames('container'),
     pools,
-    network: resources.use(await startNetwork(config, pools, { metrics, log })),
+    network,
     images: resources.use(makeImages(config, pools, store, { metrics, log })),
     specs: new BundleSpecs(),
     shims: resources.use(
@@ -128,14 +139,8 @@ export async function makeServices(
     shimSocketDir,
     ending,
   };
-  const stdio = resources.use(
-    new Stdio({
-      execDir: join(config.state, 'execs'),
-      backend: new StreamedExecs(basis),
-      onEvent: (event) => log.warn(event, 'event of the stdio worker'),
-      onWorkerDied: (err) => log.error({ err }, 'the stdio worker died; it is restarted'),
-    }),
-  );
+  const streamedExecs = new StreamedExecs(basis);
+  resources.use(early.move()); // ends before what it calls
   const locks = new Locks((lock, mode, seconds) => metrics.observe('lockWait', { lock, mode }, seconds));
   const exits = new ExitWatch({ ...basis, stdio }, locks);
   const ctx: JobContext = { ...basis, stdio, exits };
@@ -173,8 +178,6 @@ export async function makeServices(
   const pods = new Pods(jobs, { containers, pulls });
   const execs = new Execs(basis);
 
-  const { url } = await stdio.listen(streamingOptions(config));
-  log.info({ url }, 'streaming server listens');
   resources.use(
     await serveEvents({
       path: basis.shimAddresses.ttrpc,
@@ -204,6 +207,22 @@ export const filesOf = ({ shim }: Pools): HostFiles => ({
   names: (path) => shim.call('hostNames', { path }),
   read: (path, maxBytes) => shim.call('hostFile', { path, maxBytes }),
 });
+
+/** What the host and the configured runtimes can do. */
+async function readHost(config: Config, log: Log): Promise<Pick<ExecContext, 'host' | 'features'>> {
+  const host = await readHostFacts(config.cgroup_driver);
+  if (host.lowestOomScoreAdj > -1000) {
+    log.warn(
+      { lowest: host.lowestOomScoreAdj },
+      'oom_score_adj cannot be lowered (no CAP_SYS_RESOURCE): lower values are clamped to this',
+    );
+  }
+  const [features] = await Promise.all([
+    readAllFeatures(config, host, log),
+    host.apparmor ? loadDefaultAppArmorProfile() : undefined,
+  ]);
+  return { host, features };
+}
 
 function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {
   return Network.start({

@@ -9,6 +9,7 @@ import { VERSION } from '../version.ts';
 import { compileWorkers } from './compile-workers.ts';
 import { Daemon } from './daemon.ts';
 import { setUmask } from './folders.ts';
+import { Phases } from './phases.ts';
 import { ServiceManager } from './service-manager.ts';
 import { handleSignals } from './signals.ts';
 
@@ -28,6 +29,8 @@ async function main(): Promise<void> {
     console.log(`sluiced ${VERSION}`);
     return;
   }
+  const phases = new Phases();
+  phases.end('load');
   setUmask();
   const config = loadConfig(values.config);
   const log = createLog(config.log);
@@ -56,8 +59,9 @@ async function main(): Promise<void> {
   if (refused)
     log.warn({ reason: refused }, 'the main thread keeps its priority: answers will be late while pods are launched');
 
+  phases.end('process');
   manager.status('finding earlier pods again');
-  const started = await Daemon.start(config, log, manager.listener);
+  const started = await Daemon.start(config, { log, phases, listener: manager.listener });
   daemon = started;
   manager.ready(() => started.summary);
   flushCompileCache(); // now, since a daemon seldom ends in a way that lets it be written then
