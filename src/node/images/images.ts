@@ -298,6 +298,7 @@ export class Images implements Disposable {
       const row: ImageRow = { names: [], ...old, ...of, pulledAt: Date.now() };
       await this.#snapshotter.adopt(row);
       this.#names.give(row, names);
+      this.#collector.pulled(id);
       return row;
     } finally {
       this.#busy--;
@@ -338,6 +339,7 @@ export class Images implements Disposable {
         const byDigest =
           digest === undefined ? [] : names.map((tag) => `${tag.slice(0, tag.lastIndexOf(':'))}@${digest}`);
         this.#names.give(row, [...names, ...byDigest]);
+        this.#collector.pulled(row.id);
         rows.push(row);
       }
       return rows;
