@@ -2,11 +2,12 @@
  * Pulls of Sluice beside containerd's, in turns A B A B, every one of them cold: no image is pulled twice by a daemon.
  *
  *   npm run bench:images [-- --rounds N] [--rows REGEX] [--containerd 2.4.2|2.3.4] [--sides sluice,containerd]
- *     [--json FILE] [--markdown FILE]
+ *     [--sources] [--json FILE] [--markdown FILE]
  *
- * A pull's time ends when everything is on the disk: syncfs(2) of the daemon's folder is counted in, for both. The
- * images come from a registry on loopback (image-server.ts), made anew for each round; both sides pull the same one.
- * Ends with status 1 when a target is missed.
+ * A pull's time ends when everything is on the disk: syncfs(2) of the daemon's folder is counted in, for both. Sluice
+ * is a release that is built first, as for the other benchmarks; --sources starts the tree, whose threads strip types
+ * as they load. The images come from a registry on loopback (image-server.ts), made anew for each round; both sides
+ * pull the same one. Ends with status 1 when a target is missed.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
@@ -20,10 +21,11 @@ import { type RigDaemon, startSluice } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { imageSpec, podConfig } from '../rig/messages.ts';
 import { privateFolder, program } from '../rig/paths.ts';
-import { pss } from '../rig/proc.ts';
+import { cpuSeconds, pss } from '../rig/proc.ts';
 import { writeHosts } from '../rig/registry.ts';
 import type { FromServer, LayerRecipe, Make, ToServer } from './image-server.ts';
 import { machine, otherWork } from './machine.ts';
+import { ownCopy, releaseFor, SOURCES } from './release.ts';
 import { latencies, median } from './statistics.ts';
 
 const { values: options } = parseArgs({
@@ -34,6 +36,7 @@ const { values: options } = parseArgs({
     sides: { type: 'string', default: 'sluice,containerd' },
     json: { type: 'string' },
     markdown: { type: 'string' },
+    sources: SOURCES,
   },
 });
 
@@ -69,11 +72,16 @@ const TWELVE: LayerRecipe[] = Array.from({ length: 12 }, () => ({ small: 500, bi
 const MIDDLE: LayerRecipe[] = [{ small: 1500 }, { big: 12 * MIB }, { small: 100 }];
 const times = <T>(count: number, one: T): T[] => Array.from({ length: count }, () => one);
 
+/** Follows a row of seconds. It is the daemon's own, without that of the registry and of the kernel's threads. */
+const CPU: Row = { name: 'CPU of the daemon for it', unit: 's' };
+
 const MEASUREMENTS: Measurement[] = [
   {
     rows: [
       { name: 'three layers, 73 MiB, first pull after a start', unit: 's', target: { of: 'ratio', most: 0.6 } },
+      CPU,
       { name: 'three layers, 73 MiB, right after an rmi', unit: 's', target: { of: 'ratio', most: 0.6 } },
+      CPU,
     ],
     images: times(2, { layers: THREE }),
     measure: async ({ daemon }, [first = '', second = '']) => {
@@ -82,17 +90,18 @@ const MEASUREMENTS: Measurement[] = [
       await sleep(1000);
       const cold = await pulled(daemon, [first]);
       await remove(daemon, first);
-      return [cold, await pulled(daemon, [second])];
+      return [...cold, ...(await pulled(daemon, [second]))];
     },
   },
   {
-    rows: [{ name: 'twelve layers, 72 MiB', unit: 's', target: { of: 'ratio', most: 0.6 } }],
+    rows: [{ name: 'twelve layers, 72 MiB', unit: 's', target: { of: 'ratio', most: 0.6 } }, CPU],
     images: [{ layers: TWELVE }],
-    measure: async ({ daemon }, names) => [await pulled(daemon, names)],
+    measure: ({ daemon }, names) => pulled(daemon, names),
   },
   {
     rows: [
       { name: 'eight images of three layers at once, 144 MiB', unit: 's', target: { of: 'ratio', most: 0.6 } },
+      CPU,
       { name: 'memory of the daemon meanwhile, above idle', unit: 'MiB', target: { of: 'value', most: 120 } },
     ],
     images: times(8, { layers: MIDDLE }),
@@ -102,35 +111,36 @@ const MEASUREMENTS: Measurement[] = [
       await sleep(1000);
       const idle = pss(daemon.pid());
       const peak = watchMemory(daemon);
-      const seconds = await pulled(daemon, names);
-      return [seconds, ((await peak.end()) - idle) / MIB];
+      const spent = await pulled(daemon, names);
+      return [...spent, ((await peak.end()) - idle) / MIB];
     },
   },
   {
     rows: [
       { name: 'one image ten times at once', unit: 's', target: { of: 'ratio', most: 1 } },
+      CPU,
       { name: 'its layers as downloaded, of three', unit: '', target: { of: 'value', most: 3 } },
     ],
     images: [{ layers: THREE }],
     measure: async ({ daemon, server }, [name = '']) => {
-      const seconds = await pulled(daemon, times(10, name));
-      return [seconds, await server.layersServed(name)];
+      const spent = await pulled(daemon, times(10, name));
+      return [...spent, await server.layersServed(name)];
     },
   },
   {
-    rows: [{ name: 'one layer of 1 GiB of zeroes', unit: 's', target: { of: 'ratio', most: 0.8 } }],
+    rows: [{ name: 'one layer of 1 GiB of zeroes', unit: 's', target: { of: 'ratio', most: 0.8 } }, CPU],
     images: [{ layers: [{ big: 1024 * MIB, zeroes: true }] }],
-    measure: async ({ daemon }, names) => [await pulled(daemon, names)],
+    measure: ({ daemon }, names) => pulled(daemon, names),
   },
   {
-    rows: [{ name: 'one layer of 1 GiB of random bytes', unit: 's', target: { of: 'ratio', most: 0.8 } }],
+    rows: [{ name: 'one layer of 1 GiB of random bytes', unit: 's', target: { of: 'ratio', most: 0.8 } }, CPU],
     images: [{ layers: [{ big: 1024 * MIB }] }],
-    measure: async ({ daemon }, names) => [await pulled(daemon, names)],
+    measure: ({ daemon }, names) => pulled(daemon, names),
   },
   {
-    rows: [{ name: '96 MiB at 20 MB/s per connection', unit: 's', target: { of: 'ratio', most: 0.4 } }],
+    rows: [{ name: '96 MiB at 20 MB/s per connection', unit: 's', target: { of: 'ratio', most: 0.4 } }, CPU],
     images: [{ layers: [{ big: 96 * MIB }], rate: 20e6 }],
-    measure: async ({ daemon }, names) => [await pulled(daemon, names)],
+    measure: ({ daemon }, names) => pulled(daemon, names),
   },
   {
     rows: [
@@ -207,13 +217,14 @@ async function pull(daemon: RigDaemon, name: string): Promise<void> {
   await daemon.cri.pullImage({ image: imageSpec(`bench.test/${name}`) }, PATIENCE);
 }
 
-/** Seconds until all of these images are pulled and on the disk. */
-async function pulled(daemon: RigDaemon, names: readonly string[]): Promise<number> {
+/** Seconds until all of these images are pulled and on the disk, and seconds of CPU that the daemon took for it. */
+async function pulled(daemon: RigDaemon, names: readonly string[]): Promise<[seconds: number, cpu: number]> {
   await syncFileSystem(daemon.folder);
+  const cpu = cpuSeconds(daemon.pid());
   const began = performance.now();
   await Promise.all(names.map((name) => pull(daemon, name)));
   await syncFileSystem(daemon.folder);
-  return (performance.now() - began) / 1000;
+  return [(performance.now() - began) / 1000, cpuSeconds(daemon.pid()) - cpu];
 }
 
 async function remove(daemon: RigDaemon, name: string): Promise<void> {
@@ -360,7 +371,9 @@ async function main(): Promise<number> {
     const runc = program('runc');
     if (sides.includes('sluice')) {
       const config = { log: { level: 'info' }, runtimes: { runc: { binary: runc, shim } } };
-      daemons.set('sluice', await startSluice({ registry, index: 0, stateInMemory: true, config }));
+      const release = await releaseFor(folder, { sources: options.sources });
+      const sluiced = release && ownCopy(release, 'sluice');
+      daemons.set('sluice', await startSluice({ registry, index: 0, stateInMemory: true, config, program: sluiced }));
     }
     if (sides.includes('containerd'))
       daemons.set(

@@ -1,5 +1,6 @@
 /** Limits, resizes, statistics, volumes and devices of containers, as the kernel has them. */
 import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -8,7 +9,7 @@ import { GRPC } from '../../src/errors.ts';
 import { builtOrSystem } from '../rig/build.ts';
 import { imageSpec, linux, mount, resources } from '../rig/messages.ts';
 import { run } from '../rig/proc.ts';
-import { pushImage } from '../rig/push.ts';
+import { buildImage, digestOf, pushImage } from '../rig/push.ts';
 import { Rootfs } from '../rig/rootfs.ts';
 import {
   BUSYBOX,
@@ -167,6 +168,44 @@ describe('containers on the kernel', { skip: SKIP }, () => {
     await refused(volume('/x', '../../..//data/file'));
     await refused(volume('/x', '', 'docker.io/kernel/absent:1'));
     await refused({ ...volume('/x'), readonly: false });
+  });
+
+  test('an OCI artifact is mounted as an image volume: its layers are files; it is not run', async () => {
+    const { cri } = lab;
+    const files = { 'weights/model.bin': randomBytes(3 << 20), 'README.md': Buffer.from('# a model\n') };
+    const layers = Object.values(files).map((blob) => ({ tar: blob, blob }));
+    const { blobs, id } = buildImage({ layers });
+    const descriptors = Object.entries(files).map(([title, blob]) => ({
+      mediaType: 'application/vnd.example.model',
+      digest: digestOf(blob),
+      size: blob.length,
+      annotations: { 'org.opencontainers.image.title': title },
+    }));
+    const config = { mediaType: 'application/vnd.example.config', digest: id, size: blobs.get(id)?.length };
+    const artifactType = 'application/vnd.example.artifact';
+    await pushImage(lab.registry.address, 'kernel/model:1', {
+      layers,
+      manifest: { artifactType, config, layers: descriptors },
+    });
+    const ref = 'docker.io/kernel/model:1';
+    const imageRef = await lab.pull(ref);
+    const volume = (containerPath: string, imageSubPath = '') =>
+      mount({ containerPath, readonly: true, image: imageSpec(ref), imageSubPath });
+    const mounts = [volume('/model'), volume('/part', 'weights')];
+    const containerId = await pod.run('artifact', SLEEP, { mounts });
+    const sum = createHash('sha256').update(files['weights/model.bin']).digest('hex');
+    assert.equal(
+      await sh(cri, containerId, 'cat /model/README.md; sha256sum /model/weights/model.bin /part/model.bin'),
+      `# a model\n${sum}  /model/weights/model.bin\n${sum}  /part/model.bin`,
+    );
+    assert.equal(await sh(cri, containerId, 'stat -c "%a %u:%g" /model/weights/model.bin'), '644 0:0');
+    assert.match(await sh(cri, containerId, 'rm /model/README.md 2>&1; true'), /Read-only/);
+    const status = await statusOf(cri, containerId);
+    assert.deepEqual(
+      status.mounts.map(({ image }) => image?.imageRef),
+      [imageRef, imageRef],
+    );
+    await assert.rejects(pod.create('run-it', SLEEP, {}, ref), /artifact/);
   });
 
   test('VOLUMEs of an image get what it has there, with owners and modes, for each container anew', async () => {

@@ -5,6 +5,7 @@ import type { ImageRow } from '../../src/node/images/rows.ts';
 import type { Log } from '../../src/node/observe/log.ts';
 
 const OLD = Date.now() - 3_600_000;
+const HOUR = 3_600_000;
 
 /** A node whose images take 10 bytes each, and whose file system has 100. */
 function node(names: string[], limits: Partial<ImageLimits> = {}) {
@@ -28,7 +29,12 @@ function node(names: string[], limits: Partial<ImageLimits> = {}) {
   const removed: string[] = [];
   let collected = 0;
   const failures: string[] = [];
+  let now = 0;
+  const pass = (ms: number) => {
+    now += ms;
+  };
   const collector = new Collector({
+    now: () => now,
     root: '/nowhere',
     limits: () => ({ quotaBytes: 0, highPercent: 0, lowPercent: 80, ...limits }),
     candidates: () => [...images.values()],
@@ -44,7 +50,8 @@ function node(names: string[], limits: Partial<ImageLimits> = {}) {
     fullness: async () => images.size * 10,
     log: { info() {}, warn() {}, error: (of: object) => failures.push(JSON.stringify(of)) } as unknown as Log,
   });
-  return { images, used, removed, collector, failures, collected: () => collected };
+  pass(HOUR);
+  return { images, used, removed, collector, failures, collected: () => collected, pass };
 }
 
 test('over the quota, what was used longest ago goes first, and no more than must', async () => {
@@ -71,7 +78,8 @@ test('a full file system is emptied down to the low mark, and not before the hig
 
 test('what has just been pulled or used stays, and so does everything without limits', async () => {
   const { collector, removed, images, used } = node(['a', 'b', 'c'], { quotaBytes: 1 });
-  (images.get('b') as ImageRow).pulledAt = Date.now();
+  assert.ok(images.has('b'));
+  collector.pulled('b');
   used.add('c');
   await collector.check();
   used.clear(); // its container has ended a moment ago
@@ -121,5 +129,51 @@ test('once the daemon ends nothing is removed any more, not even the rest of wha
   await collector.check();
   assert.deepEqual(removed, ['a']);
   await collector.check();
+  assert.deepEqual(removed, ['a']);
+});
+
+test('a wall clock that is set makes nothing old and nothing young', async (t) => {
+  for (const step of [HOUR, -HOUR]) {
+    t.mock.timers.enable({ apis: ['Date'], now: 1_700_000_000_000 });
+    const { collector, removed, used, images, pass } = node(['old', 'used', 'fresh'], { quotaBytes: 1 });
+    for (const row of images.values()) row.pulledAt = Date.now(); // as the daemon before has written it
+    used.add('used');
+    await collector.check();
+    assert.deepEqual(removed, ['old', 'fresh'], 'what lay there for an hour goes, whatever the date of its pull');
+    images.set('fresh', { ...(images.get('used') as ImageRow), id: 'fresh' });
+    collector.pulled('fresh');
+    used.clear();
+    t.mock.timers.setTime(Date.now() + step);
+    await collector.check();
+    assert.deepEqual([...images.keys()], ['used', 'fresh'], `a step of ${step} ms`);
+    pass(119_000);
+    await collector.check();
+    assert.deepEqual([...images.keys()], ['used', 'fresh']);
+    pass(2000);
+    await collector.check();
+    assert.deepEqual([...images.keys()], []);
+    t.mock.timers.reset();
+  }
+});
+
+test('what was there when the daemon started stays for two minutes', async () => {
+  const { images, removed } = node(['a']);
+  let now = 5000;
+  const late = new Collector({
+    root: '/nowhere',
+    limits: () => ({ quotaBytes: 1, highPercent: 0, lowPercent: 0 }),
+    candidates: () => [...images.values()],
+    used: async () => new Set(),
+    bytes: async () => images.size * 10,
+    remove: async ({ id }) => void (images.delete(id) && removed.push(id)),
+    onCollected: () => {},
+    now: () => now,
+    log: { info() {}, warn() {}, error() {} } as unknown as Log,
+  });
+  now += 119_999;
+  await late.check();
+  assert.deepEqual(removed, []);
+  now++;
+  await late.check();
   assert.deepEqual(removed, ['a']);
 });

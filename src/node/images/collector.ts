@@ -29,6 +29,8 @@ export interface CollectorOptions {
   log: Log;
   /** For tests: how full the file system is. */
   fullness?: () => Promise<number>;
+  /** For tests: milliseconds that only grow. */
+  now?: () => number;
 }
 
 /** How often the limits are looked at, besides after each pull. */
@@ -39,18 +41,28 @@ const MIN_AGE_MS = 120_000;
 /**
  * Removes images that nobody uses, those first whose last use lies furthest back, while images take more than their
  * quota or the file system is too full. A pull in flight is safe: its layers are held, and an image that has just come
- * is too young.
+ * is too young. Ages are those of the monotonic clock, since the wall clock may be set: an image counts as used at the
+ * daemon's start where this daemon has not seen it used.
  */
 export class Collector implements Disposable {
   readonly #options: CollectorOptions;
-  /** When an image was last seen in use, in milliseconds since the epoch; what the daemon before has seen is lost. */
+  /** When an image was last pulled or seen in use, by {@link #now}; what the daemon before has seen is lost. */
   readonly #usedAt = new Map<string, number>();
+  readonly #now: () => number;
+  readonly #began: number;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> | undefined;
   #ended = false;
 
   constructor(options: CollectorOptions) {
     this.#options = options;
+    this.#now = options.now ?? (() => performance.now());
+    this.#began = this.#now();
+  }
+
+  /** An image has just come, or come once more. */
+  pulled(id: string): void {
+    this.#usedAt.set(id, this.#now());
   }
 
   /** Begins to look every minute. */
@@ -86,11 +98,14 @@ export class Collector implements Disposable {
     while (!this.#ended && !(await enough())) {
       // Asked anew for each: a pod may have come meanwhile.
       const inUse = await used();
-      const now = Date.now();
+      const now = this.#now();
       for (const id of inUse) this.#usedAt.set(id, now);
       const unused = candidates().filter(({ id }) => !inUse.has(id));
-      const old = unused.filter((row) => now - this.#lastUse(row) >= minAgeMs);
-      const [oldest] = old.sort((one, other) => this.#lastUse(one) - this.#lastUse(other));
+      const old = unused.filter(({ id }) => now - this.#lastUse(id) >= minAgeMs);
+      // Those that this daemon has not seen used by their last pull: a clock that was set can only change their order.
+      const [oldest] = old.sort(
+        (one, other) => this.#lastUse(one.id) - this.#lastUse(other.id) || (one.pulledAt ?? 0) - (other.pulledAt ?? 0),
+      );
       if (!oldest) break;
       removed.push({ ...oldest, names: [...oldest.names] });
       await remove(oldest);
@@ -99,16 +114,18 @@ export class Collector implements Disposable {
     return removed;
   }
 
-  #lastUse({ id, pulledAt = 0 }: ImageRow): number {
-    return Math.max(this.#usedAt.get(id) ?? 0, pulledAt);
+  #lastUse(id: string): number {
+    return this.#usedAt.get(id) ?? this.#began;
   }
 
   async #check(): Promise<void> {
     const { limits, used, bytes, onCollected, log } = this.#options;
     const { quotaBytes, highPercent, lowPercent } = limits();
     if (this.#ended || (quotaBytes === 0 && highPercent === 0)) return;
-    const now = Date.now();
-    for (const id of await used()) this.#usedAt.set(id, now);
+    const inUse = await used();
+    const present = new Set([...inUse, ...this.#options.candidates().map(({ id }) => id)]);
+    for (const id of this.#usedAt.keys()) if (!present.has(id)) this.#usedAt.delete(id);
+    for (const id of inUse) this.#usedAt.set(id, this.#now());
     const fullness = highPercent > 0 ? await this.#fullness() : 0;
     const isFull = highPercent > 0 && fullness >= highPercent;
     const before = await bytes();

@@ -1,7 +1,5 @@
-import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { pathToFileURL } from 'node:url';
 import type { AuthConfig } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
 import type { HostFiles } from '../../workers/host-paths/read-file.ts';
@@ -15,24 +13,27 @@ import { parseQuantity } from '../network/quantity.ts';
 import type { Log } from '../observe/log.ts';
 import type { Table } from '../store/table.ts';
 import type { Pool } from '../threads/pool.ts';
-import { type ExportedImage, type ExportOptions, exportImages } from './archive-export.ts';
-import { imagesIn } from './archive-import.ts';
+import type { ExportedImage, ExportOptions } from './archive-export.ts';
 import { BlobStore } from './blob-store.ts';
 import { Collector } from './collector.ts';
 import { authKey, storedAuth } from './credentials.ts';
 import { FsInfo, type FsUsage } from './fs-info.ts';
+import { ImageArchives } from './image-archives.ts';
 import { ImageNames } from './image-names.ts';
+import { rowOf } from './image-row.ts';
+import { ImageUsers } from './image-users.ts';
 import type { LayerFetcherOptions } from './layer-fetcher.ts';
 import type { FetchOptions, LayerStore } from './layer-store.ts';
 import { BUILT_IN_PAUSE, pauseImage } from './pause-image.ts';
 import { digestName, fullName, nameOf, parseReference, tagName } from './reference.ts';
-import { Registry, type Repository } from './registry.ts';
+import { Registry } from './registry.ts';
 import { type Resolved, type ResolvedImage, readImage, resolveImage } from './resolve.ts';
 import type { ImageRow, LayerRow } from './rows.ts';
 import { checkSignature } from './signatures.ts';
 import { makeSnapshotter } from './snapshotters/make.ts';
 import { removeProxied } from './snapshotters/proxy.ts';
 import type { LayerMount, Snapshotter, SnapshotWorker, WritableSnapshot } from './snapshotters/snapshotter.ts';
+import { layersOf, Sweeper } from './sweeper.ts';
 import type { Ask } from './tokens.ts';
 
 /** What images use of other services of the node. */
@@ -67,10 +68,8 @@ export interface ImagesOptions extends ImageSurroundings {
   log: Log;
 }
 
-/** How often images that were removed while in use are examined. */
-const SWEEP_MS = 60_000;
-/** Users that are kept, the latest ones. */
-const KEPT_USERS = 1000;
+/** Milliseconds until the built-in image is tried once more where the disk is full. */
+const INSTALL_AGAIN_MS = 60_000;
 /** RemoveImage waits so long for the layers' folders to go: kubelet measures the disk again after it. */
 const REMOVE_MS = 10_000;
 
@@ -90,13 +89,11 @@ export class Images implements Disposable {
   readonly #fsInfo: FsInfo;
   readonly #blobs: BlobStore;
   readonly #collector: Collector;
-  /** Pulls and imports in flight: blobs that no record names yet may be theirs. */
-  #busy = 0;
-  /** Users that were looked up, by image and request; an id names one content. */
-  readonly #users = new Map<string, Promise<FoundUser>>();
+  readonly #sweeper: Sweeper;
+  readonly #archives: ImageArchives;
+  readonly #users: ImageUsers;
   /** Id of the built-in pause image, when it is the one that is used. */
   #builtIn: string | undefined;
-  #sweeping: NodeJS.Timeout | undefined;
 
   constructor(options: ImagesOptions) {
     const { config, pool, ask, layers, images, log } = options;
@@ -140,6 +137,23 @@ export class Images implements Disposable {
     this.layers = store;
     this.#snapshotter = snapshotter;
     this.#client = client;
+    this.#sweeper = new Sweeper({
+      images,
+      layers: store,
+      blobs: this.#blobs,
+      snapshotter,
+      usedImages: options.usedImages,
+      log,
+    });
+    this.#users = new ImageUsers(snapshotter, options.lookUpUser);
+    this.#archives = new ImageArchives({
+      root: config.root,
+      pool,
+      blobs: this.#blobs,
+      layerFolder: (id) => join(store.folder, id),
+      idleMs: () => config.images.progress_timeout_seconds * 1000,
+      hasLayers: snapshotter.name !== 'proxy',
+    });
     this.#collector = new Collector({
       root: config.root,
       limits: () => ({
@@ -178,13 +192,13 @@ export class Images implements Disposable {
       log.warn({ image: row.id, names: row.names }, 'layers of this image are gone; it must be pulled again');
       images.delete(row.id);
     }
-    await this.layers.recover(this.#usedLayers(), { keepUnknown });
+    await this.layers.recover(layersOf(images), { keepUnknown });
     // A row whose folder somebody removed.
     for (const row of [...images.values()]) {
       if (!row.layers.every((id) => this.layers.has(id))) images.delete(row.id);
     }
     this.#names.rebuild();
-    await rm(this.#scratch, { recursive: true, force: true });
+    await this.#archives.clear();
     if (config.images.keep_blobs) await this.#blobs.prepare();
     if (config.images.sandbox_image === '') await this.#installPause();
     this.sweep().catch((err) => log.error({ err }, 'layers of no image could not be removed'));
@@ -271,94 +285,63 @@ export class Images implements Disposable {
     resolved.image ??= await readImage(repository, digest);
     const { layers, diffIds } = resolved.image;
     const wanted = layers.map((blob, index) => ({ blob, diffId: diffIds[index] ?? '', name: blob.name, repository }));
-    this.#busy++;
-    try {
-      const of = {
-        reference: fullName(resolved.reference),
-        manifest: resolved.image.manifests.at(-1)?.digest ?? digest,
-      };
-      return (await this.layers.fetchAll(wanted, { ...options, image: of })).map(({ id }) => id);
-    } finally {
-      this.#busy--;
-    }
+    const image = {
+      reference: fullName(resolved.reference),
+      manifest: resolved.image.manifests.at(-1)?.digest ?? digest,
+    };
+    const rows = await this.#sweeper.during(() => this.layers.fetchAll(wanted, { ...options, image }));
+    return rows.map(({ id }) => id);
   }
 
   /** Last stage: the image under its names, which older images lose. */
   async commit({ reference, digest, image, present }: Resolved, layers: string[]): Promise<ImageRow> {
-    this.#busy++;
     try {
-      if (image) await this.#keepTexts(image);
-      const names = [tagName(reference) ?? '', digestName(reference, digest)].filter((name) => name !== '');
-      const id = present?.id ?? image?.id ?? '';
-      // Where it was removed meanwhile, the layers that are held make it whole again.
-      const gone = present && { ...present, names: [], merged: undefined };
-      const old = this.#options.images.get(id) ?? gone;
-      const of = image ? rowOf(image, layers) : old;
-      if (!of) throw new Error(`a pull of ${id} has neither an image nor its row`);
-      const row: ImageRow = { names: [], ...old, ...of, pulledAt: Date.now() };
-      await this.#snapshotter.adopt(row);
-      this.#names.give(row, names);
-      return row;
+      return await this.#sweeper.during(async () => {
+        if (image) await this.#keepTexts(image);
+        const names = [tagName(reference) ?? '', digestName(reference, digest)].filter((name) => name !== '');
+        const id = present?.id ?? image?.id ?? '';
+        // Where it was removed meanwhile, the layers that are held make it whole again.
+        const gone = present && { ...present, names: [], merged: undefined };
+        const old = this.#options.images.get(id) ?? gone;
+        const of = image ? rowOf(image, layers) : old;
+        if (!of) throw new Error(`a pull of ${id} has neither an image nor its row`);
+        return await this.#put({ names: [], ...old, ...of }, names);
+      });
     } finally {
-      this.#busy--;
       void this.#collector.check();
     }
+  }
+
+  /** The image is on the node from now on, under these names too. */
+  async #put(image: ImageRow, names: string[]): Promise<ImageRow> {
+    const row: ImageRow = { ...image, pulledAt: Date.now() };
+    await this.#snapshotter.adopt(row);
+    this.#names.give(row, names);
+    this.#collector.pulled(row.id);
+    return row;
   }
 
   /**
    * Puts the images of an archive file on the node, each under the names that it has there; `name` is for one without
    * any. Throws IMAGE_INVALID, INVALID_REQUEST, DISK_FULL.
    */
-  async import(path: string, { name, ...options }: FetchOptions & { name?: string }): Promise<ImageRow[]> {
-    const folder = join(this.#scratch, crypto.randomUUID());
-    this.#busy++;
-    try {
-      const idleMs = this.#options.config.images.progress_timeout_seconds * 1000;
-      const archive = await this.#options.pool.call('readArchive', { path, folder, idleMs });
-      const rows: ImageRow[] = [];
-      for (const { names, digest, image, files } of await imagesIn(archive, name)) {
-        const wanted = image.layers.map((blob, index) => ({
-          blob,
-          diffId: image.diffIds[index] ?? '',
-          name: blob.name,
-          repository: localLayer(files[index] ?? ''),
-        }));
+  import(path: string, { name, ...options }: FetchOptions & { name?: string }): Promise<ImageRow[]> {
+    return this.#sweeper.during(() =>
+      this.#archives.read(path, name, async ({ names, digest, image }, wanted) => {
         const layers = await this.layers.fetchAll(wanted, options);
         await this.#keepTexts(image);
-        const row: ImageRow = {
-          names: [],
-          ...this.#options.images.get(image.id),
-          ...rowOf(
-            image,
-            layers.map(({ id }) => id),
-          ),
-          pulledAt: Date.now(),
-        };
-        await this.#snapshotter.adopt(row);
+        const ids = layers.map(({ id }) => id);
         const byDigest =
           digest === undefined ? [] : names.map((tag) => `${tag.slice(0, tag.lastIndexOf(':'))}@${digest}`);
-        this.#names.give(row, [...names, ...byDigest]);
-        rows.push(row);
-      }
-      return rows;
-    } finally {
-      this.#busy--;
-      await rm(folder, { recursive: true, force: true });
-    }
+        const old = this.#options.images.get(image.id);
+        return this.#put({ names: [], ...old, ...rowOf(image, ids) }, [...names, ...byDigest]);
+      }),
+    );
   }
 
-  /** Writes images to an archive file (an OCI layout that docker reads too). Throws DISK_FULL. */
+  /** Writes images to an archive file; see {@link ImageArchives.write}. */
   export(rows: readonly ImageRow[], path: string, onLayer?: ExportOptions['onLayer']): Promise<ExportedImage[]> {
-    const scratch = join(this.#scratch, crypto.randomUUID());
-    if (this.#snapshotter.name === 'proxy')
-      return Promise.reject(
-        new SluiceError('INVALID_REQUEST', 'images of a proxy snapshotter are not exported: it has their layers'),
-      );
-    const layerFolder = (id: string) => join(this.layers.folder, id);
-    const { pool } = this.#options;
-    return mkdir(scratch, { recursive: true, mode: 0o700 }).then(() =>
-      exportImages(rows, { pool, blobs: this.#blobs, scratch, layerFolder, path, onLayer }),
-    );
+    return this.#archives.write(rows, path, onLayer);
   }
 
   /**
@@ -398,10 +381,6 @@ export class Images implements Disposable {
     return sum(sum(this.layers.usage, this.#snapshotter.usage()), await this.#blobs.usage()).bytes;
   }
 
-  get #scratch(): string {
-    return join(this.#options.config.root, 'tmp-images');
-  }
-
   /** Keeps manifest and config where layers are kept. */
   async #keepTexts({ id, manifests, configBody }: ResolvedImage): Promise<void> {
     if (!this.#options.config.images.keep_blobs) return;
@@ -425,49 +404,13 @@ export class Images implements Disposable {
   }
 
   /** Removes images without names that nobody uses, and layers of no image. */
-  async sweep(): Promise<void> {
-    const { images, log } = this.#options;
-    const nameless = () => [...images.values()].filter(({ names }) => names.length === 0);
-    if (nameless().length > 0) {
-      const used = await this.#options.usedImages();
-      for (const row of nameless()) {
-        if (used.has(row.id)) continue;
-        images.delete(row.id);
-      }
-    }
-    // What the snapshotter makes of an image stands on its layers.
-    const trees = this.#busy > 0 ? Promise.resolve() : this.#snapshotter.sweep([...images.values()]);
-    const removed = Promise.all([trees.then(() => this.layers.sweep(this.#usedLayers())), this.#sweepBlobs()]);
-    clearTimeout(this.#sweeping);
-    if (nameless().length === 0) return void (await removed);
-    const again = () => this.sweep().catch((err) => log.error({ err }, 'removed images could not be swept'));
-    this.#sweeping = setTimeout(again, SWEEP_MS).unref();
-    await removed;
+  sweep(): Promise<void> {
+    return this.#sweeper.sweep();
   }
 
-  async #sweepBlobs(): Promise<void> {
-    const rows = [...this.#options.images.values()];
-    const used = rows.flatMap(({ blobs }) => (blobs ? [blobs.manifest, blobs.config, ...blobs.layers] : []));
-    await this.#blobs.sweep(new Set(used.map(({ digest }) => digest)), this.#busy > 0);
-  }
-
-  /**
-   * The ids of a user that the image's /etc/passwd and /etc/group define; each is looked up once. Throws
-   * INVALID_REQUEST for a name that they do not define, IMAGE_INVALID for files out of bounds.
-   */
+  /** The ids of a user that the image's /etc/passwd and /etc/group define; see {@link ImageUsers.find}. */
   lookUpUser(row: ImageRow, request: UserRequest): Promise<FoundUser> {
-    const key = `${row.id} ${JSON.stringify(request)}`;
-    let user = this.#users.get(key);
-    if (!user) {
-      user = this.#snapshotter.folders(row).then((dirs) => this.#options.lookUpUser({ dirs, request }));
-      this.#users.set(key, user);
-      user.catch(() => this.#users.delete(key));
-      for (const oldest of this.#users.keys()) {
-        if (this.#users.size <= KEPT_USERS) break;
-        this.#users.delete(oldest);
-      }
-    }
-    return user;
+    return this.#users.find(row, request);
   }
 
   /** As CRI clients see it. */
@@ -501,10 +444,6 @@ export class Images implements Disposable {
     return this.#fsInfo.read();
   }
 
-  #usedLayers(): Set<string> {
-    return new Set([...this.#options.images.values()].flatMap(({ layers }) => layers));
-  }
-
   #byDigest(digest: string): ImageRow | undefined {
     return this.list().find(({ names }) => names.some((name) => name.endsWith(`@${digest}`)));
   }
@@ -523,7 +462,7 @@ export class Images implements Disposable {
       // On a full disk, say. It must not keep the daemon from starting: the disk is freed by removing pods and images.
       const { log } = this.#options;
       log.error({ reason: explain(cause) }, 'the built-in pause image cannot be installed; trying on');
-      setTimeout(() => void this.#installPause(), SWEEP_MS).unref();
+      setTimeout(() => void this.#installPause(), INSTALL_AGAIN_MS).unref();
     }
   }
 }
@@ -532,25 +471,3 @@ const sum = (one: Usage, other: Usage): Usage => ({
   bytes: one.bytes + other.bytes,
   inodes: one.inodes + other.inodes,
 });
-
-function rowOf(image: NonNullable<Resolved['image']>, layers: string[]): Omit<ImageRow, 'names'> {
-  const { id, config, file, size, artifact } = image;
-  return { id, config, file, layers, size, blobs: blobsOf(image), ...(artifact !== undefined && { artifact }) };
-}
-
-function blobsOf({ id, manifests, configBody, layers }: ResolvedImage): ImageRow['blobs'] {
-  const own = manifests.at(-1);
-  if (!own || configBody.length === 0) return undefined;
-  const { digest, mediaType, body } = own;
-  return {
-    manifest: { digest, mediaType, size: body.length },
-    config: { digest: id, mediaType: 'application/vnd.oci.image.config.v1+json', size: configBody.length },
-    layers: layers.map((layer) => ({ digest: layer.digest, size: layer.size, mediaType: layer.mediaType })),
-  };
-}
-
-/** Stands for a registry where a blob is a file on this machine. */
-function localLayer(file: string): Pick<Repository, 'layer'> {
-  const source = { url: pathToFileURL(file).href, headers: {}, authorizations: {}, tls: {}, dialTimeoutMs: 1000 };
-  return { layer: (_, fetch) => fetch(source, async () => undefined) };
-}

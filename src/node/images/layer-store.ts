@@ -61,25 +61,3 @@ export interface LayerStore {
 }
 
 export const cancelled = () => new SluiceError('CALLER_GONE', 'the pull was cancelled: its last caller has left');
-
-/** The layers that pulls in flight need, each with the number of pulls. */
-export class Holds {
-  readonly #held = new Map<string, number>();
-
-  has(id: string): boolean {
-    return this.#held.has(id);
-  }
-
-  add(id: string, onHold: (id: string) => void): void {
-    this.#held.set(id, (this.#held.get(id) ?? 0) + 1);
-    onHold(id);
-  }
-
-  release(ids: readonly string[]): void {
-    for (const id of ids) {
-      const count = (this.#held.get(id) ?? 0) - 1;
-      if (count > 0) this.#held.set(id, count);
-      else this.#held.delete(id);
-    }
-  }
-}

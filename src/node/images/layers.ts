@@ -1,7 +1,4 @@
-import { mkdir, readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { explain, SluiceError } from '../../errors.ts';
-import { spreadSubfolders } from '../../sys/inode-flags.ts';
 import { syncFileSystem } from '../../sys/sync.ts';
 import type { FetchedLayer } from '../../workers/image/fetch-layer.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
@@ -9,22 +6,13 @@ import type { Table } from '../store/table.ts';
 import { chainIdOf } from './digest.ts';
 import { DownloadQueue } from './download-queue.ts';
 import { LayerFetcher, type LayerFetcherOptions } from './layer-fetcher.ts';
-import {
-  cancelled,
-  type FetchOptions,
-  Holds,
-  type LayerProgress,
-  type LayerStore,
-  type WantedLayer,
-} from './layer-store.ts';
+import { LayerFolders, type LayerFoldersOptions } from './layer-folders.ts';
+import { LayerRows } from './layer-rows.ts';
+import { cancelled, type FetchOptions, type LayerProgress, type LayerStore, type WantedLayer } from './layer-store.ts';
 import type { LayerRow } from './rows.ts';
 
-export interface LayersOptions extends LayerFetcherOptions {
-  /** The daemon's root folder. */
-  root: string;
-  /** Removes a layer's folder; not in `pool`, where it would wait for downloads. */
-  removeLayer: (dir: string) => Promise<void>;
-  /** The disk use of a folder; not in `pool` either. */
+export interface LayersOptions extends LayerFetcherOptions, LayerFoldersOptions {
+  /** The disk use of a folder; not in `pool`, where it would wait for downloads. */
   measure: (dir: string) => Promise<Pick<DiskReading, 'usedBytes' | 'inodes'> | undefined>;
   rows: Table<LayerRow>;
   /** Layers downloaded at once, over all pulls. */
@@ -71,13 +59,8 @@ interface Wish {
   bound: boolean;
 }
 
-/** Not the name of any layer. */
-const EMPTY = '_';
 /** The base of a bound layer that has none below it. */
 const BOTTOM = 'bottom';
-/** How long ext4 without a journal avoids a freed inode (RECENTCY_MIN and RECENTCY_DIRTY in fs/ext4/ialloc.c). */
-const AVOID_MS = 360_000;
-const MAX_AVOIDED = 200;
 const WARM_THREADS = 2;
 
 /** A queued layer was not fetched because all pulls that wanted it are over. */
@@ -93,18 +76,15 @@ export class Layers implements LayerStore {
   readonly #flights = new Map<string, Flight>();
   readonly #queue: DownloadQueue;
   readonly #fetcher: LayerFetcher;
-  readonly #held = new Holds();
-  readonly #byKey = new Map<string, LayerRow>();
+  readonly #rows: LayerRows;
+  readonly #folders: LayerFolders;
   /** Ids of unpacked layers whose size is final with the sync. */
   readonly #growing = new Set<string>();
-  /** Layers removed lately: the inode of the folder, and when. */
-  #removed: { ino: number; at: number }[] = [];
-  #next = 1;
-  #bytes = 0;
-  #inodes = 0;
 
   constructor(options: LayersOptions) {
     this.#options = options;
+    this.#rows = new LayerRows(options.rows, keyOf);
+    this.#folders = new LayerFolders(options);
     this.#fetcher = new LayerFetcher(options);
     this.#queue = new DownloadQueue(options.maxDownloads);
   }
@@ -115,28 +95,17 @@ export class Layers implements LayerStore {
   }
 
   get folder(): string {
-    return join(this.#options.root, 'layers');
+    return this.#folders.folder;
   }
 
-  /** The folder that is mounted. */
-  dirOf(id: string): string {
-    return join(this.folder, id, 'fs');
-  }
-
-  /** An empty folder, for images without layers. */
-  get #emptyDir(): string {
-    return join(this.folder, EMPTY, 'fs');
-  }
-
-  /** The folders of layers given bottom first, topmost first. A layer that is there twice counts where it is on top. */
+  /** See {@link LayerFolders.stack}. */
   stack(ids: readonly string[]): string[] {
-    const distinct = new Set(ids.toReversed());
-    return distinct.size === 0 ? [this.#emptyDir] : [...distinct].map((id) => this.dirOf(id));
+    return this.#folders.stack(ids);
   }
 
   /** What all layers occupy on the disk. */
   get usage(): { bytes: number; inodes: number } {
-    return { bytes: this.#bytes, inodes: this.#inodes };
+    return this.#rows.usage;
   }
 
   /**
@@ -151,7 +120,7 @@ export class Layers implements LayerStore {
   }
 
   has(id: string): boolean {
-    const row = this.#options.rows.get(id);
+    const row = this.#rows.get(id);
     return row?.ready === true && this.#isUsable(row);
   }
 
@@ -201,10 +170,10 @@ export class Layers implements LayerStore {
     diffId: string,
     install: (dir: string) => Promise<{ bytes: number; inodes: number }>,
   ): Promise<LayerRow> {
-    const present = this.#byKey.get(diffId);
+    const present = this.#rows.find(diffId);
     if (present) return present;
     const row = this.#newRow({ diffId, digest: '', size: 0 });
-    Object.assign(row, await install(join(this.folder, row.id)));
+    Object.assign(row, await install(this.#folders.of(row.id)));
     await this.#sync();
     this.#ready(row);
     return row;
@@ -213,12 +182,12 @@ export class Layers implements LayerStore {
   /** Holds layers that are present; returns false, and holds none, when one of them is not. */
   hold(ids: readonly string[], onHold: (id: string) => void): boolean {
     if (!ids.every((id) => this.has(id))) return false;
-    for (const id of ids) this.#held.add(id, onHold);
+    for (const id of ids) this.#rows.hold(id, onHold);
     return true;
   }
 
   release(ids: readonly string[]): void {
-    this.#held.release(ids);
+    this.#rows.release(ids);
   }
 
   /**
@@ -226,51 +195,29 @@ export class Layers implements LayerStore {
    * when their folders are gone too. A folder that cannot be removed is left for the next start.
    */
   async sweep(used: ReadonlySet<string>): Promise<void> {
-    const unused = [...this.#options.rows.values()].filter(
-      (row) => row.ready && !used.has(row.id) && !this.#held.has(row.id),
-    );
+    const unused = this.#rows.all().filter(({ id, ready }) => ready && !used.has(id) && !this.#rows.isHeld(id));
     await Promise.all(unused.map((row) => this.#remove(row)));
   }
 
   /** After a start: removes unfinished layers of a dead daemon, and folders without a record unless `keepUnknown`. */
   async recover(used: ReadonlySet<string>, { keepUnknown = false } = {}): Promise<void> {
-    const { rows, log } = this.#options;
-    await mkdir(this.folder, { recursive: true, mode: 0o700 });
-    await mkdir(this.#emptyDir, { recursive: true, mode: 0o755 });
-    this.#spread();
-    const folders = new Set(await readdir(this.folder));
-    const known = [...rows.values()];
-    const numbers = [...folders, ...known.map(({ id }) => id)].map((name) => Number.parseInt(name, 36));
-    this.#next = 1 + numbers.filter((number) => !Number.isNaN(number)).reduce((a, b) => Math.max(a, b), 0);
+    const { log } = this.#options;
+    const folders = await this.#folders.prepare();
+    const known = this.#rows.all();
+    this.#rows.goOnBehind([...folders, ...known.map(({ id }) => id)]);
     const strays: string[] = [];
     for (const row of known) {
       const keep = row.ready && folders.has(row.id) && used.has(row.id) && this.#isUsable(row);
-      if (keep) this.#count(row, 1);
+      if (keep) this.#rows.add(row);
       else if (folders.has(row.id)) strays.push(row.id);
-      else rows.delete(row.id);
+      else this.#rows.delete(row.id);
     }
     if (!keepUnknown) {
-      for (const name of folders) if (name !== EMPTY && !known.some(({ id }) => id === name)) strays.push(name);
+      for (const name of folders) if (!known.some(({ id }) => id === name)) strays.push(name);
     }
     if (strays.length > 0) log.info({ layers: strays }, 'removing layers that no image has');
     for (const id of strays)
       this.#removeFolder(id).catch((err) => log.warn({ layer: id, err }, 'a layer is left over'));
-  }
-
-  /**
-   * Gives each layer a block group of its own on ext4. Without a journal, ext4 does not reuse an inode that was freed
-   * in the last minutes (recently_deleted() in fs/ext4/ialloc.c) and steps over all such inodes of the group for each
-   * new file: unpacking beside layers that were just removed took seven times as long (2.2 s against 0.3 s for 6000
-   * files).
-   */
-  #spread(): void {
-    const { log } = this.#options;
-    try {
-      const done = spreadSubfolders(this.folder);
-      if (!done) log.debug({ folder: this.folder }, 'the file system of the layers does not spread folders');
-    } catch (err) {
-      log.warn({ folder: this.folder, err }, 'the layers cannot be spread over block groups: pulls may be slower');
-    }
   }
 
   /** Joins the flight of a layer, or begins it; synchronous up to there, so that no layer is begun twice. */
@@ -280,9 +227,9 @@ export class Layers implements LayerStore {
     if (pull.over) throw new NotWanted();
     const base = chainIdOf(below.map((lower) => lower.diffId)) || BOTTOM;
     const onBase = keyOf({ diffId, base });
-    const present = this.#byKey.get(diffId) ?? this.#byKey.get(onBase);
+    const present = this.#rows.find(diffId) ?? this.#rows.find(onBase);
     if (present) {
-      this.#held.add(present.id, onHold);
+      this.#rows.hold(present.id, onHold);
       this.#options.onLayer?.('present');
       Object.assign(progress, { downloaded: progress.size, state: 'done' });
       return present;
@@ -295,7 +242,7 @@ export class Layers implements LayerStore {
       return Promise.race([own.done, pull.cancelled]);
     }
     this.#options.onLayer?.('joined');
-    this.#held.add(flight.row.id, onHold);
+    this.#rows.hold(flight.row.id, onHold);
     flight.pulls.add(pull);
     pull.flights.add(flight);
     const following = setInterval(
@@ -321,14 +268,14 @@ export class Layers implements LayerStore {
     const { diffId, blob } = layer;
     const { pull, progress } = wish;
     const row = this.#newRow({ diffId, digest: blob.digest, size: blob.size });
-    this.#held.add(row.id, wish.onHold);
+    this.#rows.hold(row.id, wish.onHold);
     const pulls = new Set([pull]);
     const abort = new AbortController();
     const turn = async () => {
       if ([...pulls].every(({ over }) => over)) throw new NotWanted();
       try {
-        const avoid = this.#avoided().map(({ ino }) => ino);
-        const dir = join(this.folder, row.id);
+        const avoid = this.#folders.avoided;
+        const dir = this.#folders.of(row.id);
         return await this.#fetcher.fetch(layer, { dir, avoid, signal: abort.signal, progress });
       } catch (error) {
         wish.pull.over = true; // before the next layer of the queue is looked at
@@ -409,7 +356,7 @@ export class Layers implements LayerStore {
   /** The size of a layer whose files got blocks with the sync, which is what du counts. */
   async #measureAgain(row: LayerRow): Promise<void> {
     if (row.ready || !this.#growing.delete(row.id)) return;
-    const found = await this.#options.measure(join(this.folder, row.id));
+    const found = await this.#options.measure(this.#folders.of(row.id));
     if (found) Object.assign(row, { bytes: Number(found.usedBytes), inodes: Number(found.inodes) });
   }
 
@@ -428,8 +375,9 @@ export class Layers implements LayerStore {
     { implied: folders, lowerLinks: links }: Pick<FetchedLayer, 'implied' | 'lowerLinks'>,
     below: readonly LayerRow[],
   ): Promise<void> {
-    const parentDirs = below.toReversed().map(({ id }) => this.dirOf(id));
-    await this.#options.pool.call('inheritAttributes', { dir: join(this.folder, row.id), folders, links, parentDirs });
+    const parentDirs = below.toReversed().map(({ id }) => this.#folders.mounted(id));
+    const dir = this.#folders.of(row.id);
+    await this.#options.pool.call('inheritAttributes', { dir, folders, links, parentDirs });
   }
 
   /** overlayfs cannot mount what says with files what it hides; the other way round, both are read. */
@@ -438,24 +386,20 @@ export class Layers implements LayerStore {
   }
 
   #newRow(of: Pick<LayerRow, 'diffId' | 'digest' | 'size'>): LayerRow {
-    const { whiteouts } = this.#options;
-    const id = (this.#next++).toString(36);
-    const row: LayerRow = { id, ...of, base: '', bytes: 0, inodes: 0, ready: false, ...(whiteouts && { whiteouts }) };
-    this.#options.rows.put(row);
-    return row;
+    return this.#rows.begin({ ...of, whiteouts: this.#options.whiteouts });
   }
 
   #ready(row: LayerRow): void {
     row.ready = true;
-    this.#options.rows.put(row);
-    this.#count(row, 1);
+    this.#rows.put(row);
+    this.#rows.add(row);
     for (const [key, flight] of this.#flights) if (flight.row === row) this.#flights.delete(key);
   }
 
   async #remove(row: LayerRow): Promise<void> {
     row.ready = false;
-    this.#options.rows.put(row);
-    this.#count(row, -1);
+    this.#rows.put(row);
+    this.#rows.drop(row);
     try {
       await this.#removeFolder(row.id);
     } catch (error) {
@@ -464,38 +408,15 @@ export class Layers implements LayerStore {
     }
   }
 
-  #count(row: LayerRow, sign: 1 | -1): void {
-    this.#bytes += sign * row.bytes;
-    this.#inodes += sign * row.inodes;
-    const key = keyOf(row);
-    if (sign === 1) this.#byKey.set(key, row);
-    else if (this.#byKey.get(key) === row) this.#byKey.delete(key);
-  }
-
   async #removeFolder(id: string): Promise<void> {
-    const folder = join(this.folder, id);
-    const ino = await inodeOf(folder);
-    if (ino !== undefined) this.#removed = [...this.#avoided(), { ino, at: performance.now() }].slice(-MAX_AVOIDED);
-    await this.#options.removeLayer(folder);
+    await this.#folders.remove(id);
     this.#growing.delete(id);
-    this.#options.rows.delete(id);
-  }
-
-  #avoided(): { ino: number; at: number }[] {
-    return this.#removed.filter(({ at }) => performance.now() - at < AVOID_MS);
+    this.#rows.delete(id);
   }
 }
 
 /** Does the layer take something from the layers below it? */
 const needsBase = ({ implied, lowerLinks }: Pick<FetchedLayer, 'implied' | 'lowerLinks'>) =>
   implied.length > 0 || lowerLinks.length > 0;
-
-async function inodeOf(folder: string): Promise<number | undefined> {
-  try {
-    return (await stat(folder)).ino;
-  } catch {
-    return undefined; // it was never made, or somebody has removed it
-  }
-}
 
 const keyOf = ({ diffId, base }: { diffId: string; base: string }) => (base === '' ? diffId : `${diffId} ${base}`);

@@ -7,14 +7,8 @@ import type { Table } from '../../store/table.ts';
 import { chainIdOf } from '../digest.ts';
 import { DownloadQueue } from '../download-queue.ts';
 import { LayerFetcher, type LayerFetcherOptions } from '../layer-fetcher.ts';
-import {
-  cancelled,
-  type FetchOptions,
-  Holds,
-  type LayerProgress,
-  type LayerStore,
-  type WantedLayer,
-} from '../layer-store.ts';
+import { LayerRows } from '../layer-rows.ts';
+import { cancelled, type FetchOptions, type LayerProgress, type LayerStore, type WantedLayer } from '../layer-store.ts';
 import type { LayerRow } from '../rows.ts';
 import type { SnapshotWorker } from './snapshotter.ts';
 
@@ -60,16 +54,13 @@ export class ProxyLayers implements LayerStore {
   readonly #options: ProxyLayersOptions;
   readonly #fetcher: LayerFetcher;
   readonly #queue: DownloadQueue;
-  readonly #held = new Holds();
-  readonly #byName = new Map<string, LayerRow>();
+  readonly #rows: LayerRows;
   /** Names that are being made, each with the end of the last who wants to. */
   readonly #locks = new Map<string, Promise<unknown>>();
-  #next = 1;
-  #bytes = 0;
-  #inodes = 0;
 
   constructor(options: ProxyLayersOptions) {
     this.#options = options;
+    this.#rows = new LayerRows(options.rows, ({ snapshot = '' }) => snapshot);
     this.#fetcher = new LayerFetcher(options);
     this.#queue = new DownloadQueue(options.maxDownloads);
   }
@@ -83,13 +74,13 @@ export class ProxyLayers implements LayerStore {
   }
 
   get usage(): { bytes: number; inodes: number } {
-    return { bytes: this.#bytes, inodes: this.#inodes };
+    return this.#rows.usage;
   }
 
   warm(): void {}
 
   has(id: string): boolean {
-    const row = this.#options.rows.get(id);
+    const row = this.#rows.get(id);
     return row?.ready === true && row.snapshot !== undefined;
   }
 
@@ -123,9 +114,9 @@ export class ProxyLayers implements LayerStore {
     install: (dir: string) => Promise<{ bytes: number; inodes: number }>,
   ): Promise<LayerRow> {
     return this.#locked(diffId, async () => {
-      const present = this.#byName.get(diffId);
+      const present = this.#rows.find(diffId);
       if (present) return present;
-      const row = this.#newRow({ diffId, digest: '', size: 0 });
+      const row = this.#rows.begin({ diffId, digest: '', size: 0 });
       try {
         await install(join(this.folder, row.id));
         const key = `${EXTRACT}${row.id}`;
@@ -142,23 +133,22 @@ export class ProxyLayers implements LayerStore {
 
   hold(ids: readonly string[], onHold: (id: string) => void): boolean {
     if (!ids.every((id) => this.has(id))) return false;
-    for (const id of ids) this.#held.add(id, onHold);
+    for (const id of ids) this.#rows.hold(id, onHold);
     return true;
   }
 
   release(ids: readonly string[]): void {
-    this.#held.release(ids);
+    this.#rows.release(ids);
   }
 
   /** From the top down, since a layer with another one on it cannot go. One that a snapshot stands on stays as well. */
   async sweep(used: ReadonlySet<string>): Promise<void> {
-    const { rows } = this.#options;
-    const isUnused = (row: LayerRow) => row.ready && !used.has(row.id) && !this.#held.has(row.id);
+    const isUnused = (row: LayerRow) => row.ready && !used.has(row.id) && !this.#rows.isHeld(row.id);
     let removed = 0;
     for (let progress = true; progress; ) {
       progress = false;
-      for (const row of [...rows.values()].filter(isUnused)) {
-        if ([...rows.values()].some(({ base }) => base === row.snapshot)) continue;
+      for (const row of this.#rows.all().filter(isUnused)) {
+        if (this.#rows.all().some(({ base }) => base === row.snapshot)) continue;
         // A pull that wants the layer waits, and then makes it again.
         const work = async () => isUnused(row) && (await this.#remove(row));
         if (!(await this.#locked(row.snapshot ?? '', work))) continue;
@@ -179,48 +169,47 @@ export class ProxyLayers implements LayerStore {
 
   /** False when the layer stays. */
   async #remove(row: LayerRow): Promise<boolean> {
-    const { rows, client, log } = this.#options;
-    this.#count(row, -1);
+    const { client, log } = this.#options;
+    this.#rows.drop(row);
     row.ready = false; // nobody finds it any more
     try {
       if ((await client.remove(row.snapshot ?? '')) === 'removed') {
-        rows.delete(row.id);
+        this.#rows.delete(row.id);
         return true;
       }
     } catch (error) {
       log.warn({ layer: row.id, reason: explain(error) }, 'a layer could not be removed from the snapshotter');
     }
     row.ready = true;
-    this.#count(row, 1);
+    this.#rows.add(row);
     return false;
   }
 
   async recover(used: ReadonlySet<string>, { keepUnknown = false } = {}): Promise<void> {
-    const { rows, client, log, worker, root } = this.#options;
+    const { client, log, worker, root } = this.#options;
     await mkdir(this.folder, { recursive: true, mode: 0o700 });
-    const known = [...rows.values()];
+    const known = this.#rows.all();
     const folders = await readdir(this.folder);
-    const numbers = [...folders, ...known.map(({ id }) => id)].map((name) => Number.parseInt(name, 36));
-    this.#next = 1 + numbers.filter((number) => !Number.isNaN(number)).reduce((a, b) => Math.max(a, b), 0);
+    this.#rows.goOnBehind([...folders, ...known.map(({ id }) => id)]);
     for (const row of known) {
-      if (row.ready && row.snapshot !== undefined) this.#count(row, 1);
-      else rows.delete(row.id);
+      if (row.ready && row.snapshot !== undefined) this.#rows.add(row);
+      else this.#rows.delete(row.id);
     }
     // Whatever is unpacked here was on its way to the snapshotter.
     if (!keepUnknown) for (const name of folders) await worker.removeLayer({ dir: join(this.folder, name) });
     try {
       const all = await client.list();
       const committed = new Set(all.filter((one) => one.committed).map(({ name }) => name));
-      for (const row of [...rows.values()]) {
+      for (const row of this.#rows.all()) {
         if (committed.has(row.snapshot ?? '')) continue;
         log.warn({ layer: row.id, snapshot: row.snapshot }, 'the snapshotter has lost a layer');
-        this.#count(row, -1);
-        rows.delete(row.id);
+        this.#rows.drop(row);
+        this.#rows.delete(row.id);
       }
       if (keepUnknown) return;
       const own = all.filter(({ labels }) => labels[DAEMON] === this.#options.labels[DAEMON]);
       for (const { name, committed: isLayer } of own.reverse()) {
-        const isKnown = isLayer ? this.#byName.has(name) : await exist(join(root, 'snapshots', name));
+        const isKnown = isLayer ? this.#rows.find(name) !== undefined : await exist(join(root, 'snapshots', name));
         if (!isKnown && !name.startsWith(VIEWS)) await client.remove(name);
       }
       await this.sweep(used);
@@ -257,14 +246,14 @@ export class ProxyLayers implements LayerStore {
       Object.assign(own, { downloaded: own.size, state: 'done' });
       return row;
     };
-    const present = this.#byName.get(name);
+    const present = this.#rows.find(name);
     if (present) {
-      this.#held.add(present.id, options.onHold);
+      this.#rows.hold(present.id, options.onHold);
       onLayer?.('present');
       return done(present);
     }
-    const row = plan.downloads.get(at)?.row ?? this.#newRow({ diffId: wanted.diffId, ...wanted.blob });
-    this.#held.add(row.id, options.onHold);
+    const row = plan.downloads.get(at)?.row ?? this.#rows.begin({ diffId: wanted.diffId, ...wanted.blob });
+    this.#rows.hold(row.id, options.onHold);
     try {
       const parent = names[at - 1] ?? '';
       const key = `${EXTRACT}${row.id}-${crypto.randomUUID().slice(0, 8)}`;
@@ -297,8 +286,8 @@ export class ProxyLayers implements LayerStore {
       const wanted = layers[next];
       const progress = plan.progress[next];
       if (!wanted || !progress) break;
-      if (next > at && this.#byName.has(names[next] ?? '')) continue;
-      const row = next === at ? own : this.#newRow({ diffId: wanted.diffId, ...wanted.blob });
+      if (next > at && this.#rows.find(names[next] ?? '') !== undefined) continue;
+      const row = next === at ? own : this.#rows.begin({ diffId: wanted.diffId, ...wanted.blob });
       const dir = join(this.folder, row.id);
       const work = () => {
         abort.signal.throwIfAborted();
@@ -339,14 +328,14 @@ export class ProxyLayers implements LayerStore {
 
   async #adopt(row: LayerRow, name: string, base: string): Promise<LayerRow> {
     Object.assign(row, await this.#options.client.usage(name), { snapshot: name, base, ready: true });
-    this.#options.rows.put(row);
-    this.#count(row, 1);
+    this.#rows.put(row);
+    this.#rows.add(row);
     return row;
   }
 
   async #drop(row: LayerRow): Promise<void> {
     await this.#options.worker.removeLayer({ dir: join(this.folder, row.id) });
-    this.#options.rows.delete(row.id);
+    this.#rows.delete(row.id);
   }
 
   /** Folders of layers that the pull has not come to. */
@@ -376,20 +365,6 @@ export class ProxyLayers implements LayerStore {
       [`${CRI}layer-digest`]: own.digest,
       [key]: list,
     };
-  }
-
-  #newRow({ diffId, digest, size }: Pick<LayerRow, 'diffId' | 'digest' | 'size'>): LayerRow {
-    const id = (this.#next++).toString(36);
-    const row: LayerRow = { id, diffId, digest, size, base: '', bytes: 0, inodes: 0, ready: false };
-    this.#options.rows.put(row);
-    return row;
-  }
-
-  #count(row: LayerRow, sign: 1 | -1): void {
-    this.#bytes += sign * row.bytes;
-    this.#inodes += sign * row.inodes;
-    if (sign === 1) this.#byName.set(row.snapshot ?? '', row);
-    else this.#byName.delete(row.snapshot ?? '');
   }
 }
 

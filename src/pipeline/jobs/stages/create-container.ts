@@ -50,6 +50,11 @@ export const image = {
     const reference = row.config.image?.image ?? '';
     const found = ctx.images.find(reference);
     if (!found) throw SluiceError.of('IMAGE_NOT_FOUND', reference);
+    if (found.artifact !== undefined)
+      throw new SluiceError(
+        'INVALID_REQUEST',
+        `${reference} is an OCI artifact (${found.artifact}): it can be mounted as an image volume, and not run`,
+      );
     state.image = found;
     row.image = found.id;
     row.stopSignal = stopSignal(row.config.stopSignal, found.config.StopSignal);
