@@ -311,6 +311,7 @@ async function fromContainerd(): Promise<void> {
   );
   await nodeReady();
   seen('from-containerd.md: back to containerd');
+  await type('systemctl enable --now sluiced'); // as an installation does
   for (const block of blocks.filter((one) => !isBack(one))) {
     await typeBlock(block);
     if (/uncordon/.test(block.text)) {
