@@ -78,7 +78,7 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<{ w
   say(`${await stages(daemon)}\n`);
 
   const { launches, shapes } = await records(daemon);
-  const wrong = await lookAt(daemon, ids);
+  const wrong = await lookAt(daemon, ids, interrupted);
   if (wrong.length === 0) {
     say(
       `Seen from outside: ${plural(pods, 'namespace')}, ${plural(pods, 'answer')} to ping, ${plural(pinned ? 0 : pods, 'shim')}`,
@@ -103,8 +103,9 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<{ w
 }
 
 /** As many pods with containerd, once Sluice has ended, so that neither is in the other's way. */
-async function beside(own: Phase): Promise<void> {
-  const other = await launchWithContainerd(pods, parallel);
+async function beside(own: Phase, interrupted: AbortSignal): Promise<void> {
+  interrupted.throwIfAborted();
+  const other = await launchWithContainerd(pods, parallel, interrupted);
   if (!other) {
     say('containerd is not installed here: nothing to compare with');
     return;
@@ -152,11 +153,12 @@ async function stages(daemon: SluiceDaemon): Promise<string> {
 }
 
 /** What is wrong with the pods, as the kernel and the network see them, not as the daemon says. */
-async function lookAt(daemon: SluiceDaemon, ids: readonly string[]): Promise<string[]> {
+async function lookAt(daemon: SluiceDaemon, ids: readonly string[], interrupted: AbortSignal): Promise<string[]> {
   const wrong: string[] = [];
   const running = processes().filter((p) => p.state !== 'Z');
   const addresses = new Set<string>();
   await phase(ids, 8, undefined, async (id) => {
+    interrupted.throwIfAborted();
     const { status, info } = await daemon.cri.podSandboxStatus({ podSandboxId: id, verbose: true });
     const name = status?.metadata?.name ?? id;
     const address = status?.network?.ip ?? '';
@@ -233,7 +235,7 @@ try {
   for (const p of processesOf(daemon.folder)) wrong.push(`process ${p.pid} is left: ${p.command}`);
   if (wrong.length === 0)
     say('Nothing left: namespaces, links, bridge, addresses, mounts, cgroups, processes, iptables rules, rows');
-  if (values.beside === 'containerd') await beside(shown.launched);
+  if (values.beside === 'containerd') await beside(shown.launched, interrupt.signal);
 } catch (error) {
   wrong.push(error instanceof Error ? error.message : String(error));
   if (interrupt.signal.aborted) say('\nInterrupted: taking everything away');

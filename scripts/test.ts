@@ -82,6 +82,14 @@ const groups = [
 ].filter((group) => group.files.length > 0);
 if (groups.length === 0) throw new Error(`no tests in ${[...parts].join(', ')}`);
 
+/**
+ * The files share most of what they import: the first that reads a module keeps it, without its types and compiled.
+ * Not by NODE_COMPILE_CACHE, which daemons would inherit: V8 takes nothing from a cache that other flags have made, so
+ * that they and the tests would write it anew for each other.
+ */
+const KEEP = `import { enableCompileCache } from 'node:module'; enableCompileCache(${JSON.stringify(resolve(root, '.cache/compiled-tests'))});`;
+const PRELOAD = `data:text/javascript,${encodeURIComponent(KEEP)}`;
+
 const limit = AbortSignal.timeout(TIME_LIMIT_MS);
 const report = new Spec();
 report.pipe(process.stdout);
@@ -96,7 +104,7 @@ for (const group of groups) {
     concurrency: group.concurrency,
     timeout: FILE_LIMIT_MS,
     signal: limit,
-    execArgv: ['--disable-warning=ExperimentalWarning'],
+    execArgv: ['--disable-warning=ExperimentalWarning', `--import=${PRELOAD}`],
   });
   for await (const event of events) {
     if (event.type === 'test:summary') continue;

@@ -16,8 +16,15 @@ export interface Beside {
   launched: Phase;
 }
 
-/** `undefined` where containerd, its ctr, its shim, runc or the CNI plugins are missing. */
-export async function launchWithContainerd(pods: number, parallel: number): Promise<Beside | undefined> {
+/**
+ * `undefined` where containerd, its ctr, its shim, runc or the CNI plugins are missing. Rejects with the reason of
+ * `interrupted`, with everything taken away.
+ */
+export async function launchWithContainerd(
+  pods: number,
+  parallel: number,
+  interrupted?: AbortSignal,
+): Promise<Beside | undefined> {
   const find = (name: string) => findProgram(name);
   const [containerd, ctr, shim, runc] = ['containerd', 'ctr', 'containerd-shim-runc-v2', 'runc'].map(find);
   if (!containerd || !ctr || !shim || !runc) return undefined;
@@ -26,6 +33,7 @@ export async function launchWithContainerd(pods: number, parallel: number): Prom
   writePauseArchive(archive, PAUSE);
   await run(ctr, ['--address', daemon.socket, '--namespace', 'k8s.io', 'images', 'import', archive]);
   const launch = (name: string) => {
+    interrupted?.throwIfAborted();
     const config = podConfig(name, { namespace: 'demo', cgroupParent: daemon.cgroupParent });
     return daemon.cri.runPodSandbox({ config }, { timeoutMs: 240_000 });
   };

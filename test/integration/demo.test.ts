@@ -67,6 +67,29 @@ test('Ctrl-C ends the demo early, with everything taken away', { skip, timeout: 
   assert.deepEqual(processesOf(folder), []);
 });
 
+test('Ctrl-C once its own pods are there: they are removed, and none is launched with containerd', {
+  skip,
+  timeout: 120_000,
+}, async () => {
+  const args = [join(ROOT, 'scripts/demo.ts'), '--pods', '12', '--parallel', '4'];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let out = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (data) => {
+      out += data;
+    });
+  const ended = once(child, 'exit');
+  await waitFor('the pods', 60_000, () => /^Launched 12 pods/m.test(out) || undefined);
+  child.kill('SIGINT');
+  const [status] = await ended;
+  assert.equal(status, 1, out);
+  assert.match(out, /Interrupted: taking everything away/);
+  assert.doesNotMatch(out, /^containerd/m);
+  const folder = dirname(/^Sluice .* on (\S+)$/m.exec(out)?.[1] ?? '');
+  assert.ok(!existsSync(folder), `${folder} is gone`);
+  assert.deepEqual(processesOf(folder), []);
+});
+
 test('the demo refuses numbers that are none', async () => {
   const { code, stderr } = await run(process.execPath, [join(ROOT, 'scripts/demo.ts'), '--pods', 'many'], {
     check: false,

@@ -174,7 +174,7 @@ function runtime(options: ContainerdOptions, state: string): object {
 }
 
 /** Without CAP_SYS_RESOURCE a pod's oom_score_adj cannot be set below our own, and containerd has to be told. */
-function mayLowerOomScore(): boolean {
+export function mayLowerOomScore(): boolean {
   const match = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'));
   return ((BigInt(`0x${match?.[1] ?? '0'}`) >> 24n) & 1n) === 1n;
 }

@@ -16,6 +16,7 @@ import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parse, parseAllDocuments, stringify } from 'yaml';
 import { CONTAINERDS } from './build.ts';
+import { mayLowerOomScore } from './containerd.ts';
 import { blocksOf, type GuideBlock } from './guides.ts';
 import { scenarioOf } from './kubernetes-images.ts';
 import { kubeletHere, logOf, makeNode, put } from './kubernetes-node.ts';
@@ -310,6 +311,7 @@ async function fromContainerd(): Promise<void> {
   );
   await nodeReady();
   seen('from-containerd.md: back to containerd');
+  await type('systemctl enable --now sluiced'); // as an installation does
   for (const block of blocks.filter((one) => !isBack(one))) {
     await typeBlock(block);
     if (/uncordon/.test(block.text)) {
@@ -342,7 +344,17 @@ async function containerdHere(): Promise<boolean> {
   }
   put(
     '/etc/containerd/config.toml',
-    `version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '${registry.certsDir}'\n`,
+    `version = 3
+[plugins.'io.containerd.cri.v1.images'.registry]
+config_path = '${registry.certsDir}'
+[plugins.'io.containerd.cri.v1.runtime']
+restrict_oom_score_adj = ${!mayLowerOomScore()}
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = ['/opt/cni/bin', '/usr/lib/cni']
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+runtime_type = 'io.containerd.runc.v2'
+options = { SystemdCgroup = ${SYSTEMD} }
+`,
   );
   return true;
 }

@@ -7,6 +7,7 @@ import { once } from 'node:events';
 import { rmdirSync } from 'node:fs';
 import { privateFolder, ROOT } from './paths.ts';
 import { type Output, run } from './proc.ts';
+import { tidyAtSignal } from './tidy.ts';
 
 const SCRIPT = `set -eu
 top=$1 root=$2 packages=$3 address=$4 program=$5; shift 5
@@ -80,7 +81,13 @@ export async function inThrowAwayRoot({
   try {
     if (!aloud) return await run('unshare', words, { check: false, timeoutMs, env });
     const child = spawn('unshare', words, { stdio: ['ignore', 'inherit', 'inherit'], timeout: timeoutMs, env });
-    const [code] = (await once(child, 'exit')) as [number | null];
+    const ended = once(child, 'exit');
+    const untidy = tidyAtSignal(async () => {
+      child.kill('SIGKILL'); // unshare's own child, the init of all that is there, goes with it
+      await ended;
+    });
+    const [code] = (await ended) as [number | null];
+    untidy();
     return { code: code ?? -1, stdout: '', stderr: '' };
   } finally {
     rmdirSync(top); // what was mounted there has gone with the namespace
