@@ -20,7 +20,12 @@ interface Waiting {
   next: number;
 }
 
+/** Which turn of the event loop it is. A `setImmediate` for each call would cost those that come alone a turn more. */
+const turnNumber = () => performance.nodeTiming.uvMetricsInfo.loopCount;
+
 export class Turns {
+  #turnNumber = -1;
+  /** performance.now() at which the budget of this turn ends. */
   #until = 0;
   #planned = false;
   /** Calls that launch nothing, in the order in which they came. */
@@ -38,13 +43,18 @@ export class Turns {
   /** Starts the call now, or in one of the next turns. `source` is asked for only when it has to wait. */
   run(launches: boolean, source: () => Source | undefined, start: () => void): void {
     const now = performance.now();
-    if (!this.#planned) {
+    const turn = turnNumber();
+    if (turn !== this.#turnNumber) {
+      this.#turnNumber = turn;
       this.#until = now + BUDGET_MS;
-      this.#plan();
     }
-    if (now < this.#until && (launches ? this.#launches.size : this.#urgent.length) === 0) start();
-    else if (launches) this.#add(source(), start);
+    if (now < this.#until && (launches ? this.#launches.size : this.#urgent.length) === 0) {
+      start();
+      return;
+    }
+    if (launches) this.#add(source(), start);
     else this.#urgent.push(start);
+    this.#plan();
   }
 
   #add(source: Source | undefined, start: () => void): void {
@@ -58,26 +68,28 @@ export class Turns {
   }
 
   #plan(): void {
+    if (this.#planned) return;
     this.#planned = true;
     setImmediate(this.#turn);
   }
 
   readonly #turn = (): void => {
     this.#planned = false;
-    if (this.#urgent.length === 0 && this.#launches.size === 0) return;
-    this.#plan();
     this.#until = performance.now() + BUDGET_MS;
     this.#step();
   };
 
   /** Starts one call, and the next one when all that follows from it at once is done, until the turn is over. */
   readonly #step = (): void => {
-    const start = performance.now() < this.#until ? this.#take() : undefined;
-    if (start) {
-      start();
-      // Behind the call's microtasks: a tick alone would come before them.
-      queueMicrotask(() => process.nextTick(this.#step));
-    } else this.#until = performance.now() + BUDGET_MS; // for what the next reads bring
+    if (performance.now() >= this.#until) {
+      this.#plan();
+      return;
+    }
+    const start = this.#take();
+    if (!start) return;
+    start();
+    // Behind the call's microtasks: a tick alone would come before them.
+    queueMicrotask(() => process.nextTick(this.#step));
   };
 
   #take(): (() => void) | undefined {
