@@ -3,9 +3,9 @@
  *
  *   npm run bench:density [-- --pods 500] [--parallel 16] [--containerd 2.4.2|none] [--runtime PATH|NAME] [--shared] [--sources] [--svg FILE] [--json FILE]
  *
- * After each hundred: pods per second, CPU per pod, memory, p99 of List and Status, mounts. A straight line through all
- * hundreds but the last is checked against the last one, and the line through all says what 1000 and 2500 pods would
- * take. Ends with status 1 when a target is missed.
+ * After each hundred: pods per second, CPU per pod of the machine, the daemon and the shims, memory, p99 of List and
+ * Status, mounts. A straight line through all hundreds but the last is checked against the last one, and the line
+ * through all says what 1000 and 2500 pods would take. Ends with status 1 when a target is missed.
  */
 import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,7 +20,7 @@ import { findProgram, privateFolder, program } from '../rig/paths.ts';
 import { callTimes, favourClient, phase } from './load.ts';
 import { machine, otherWork } from './machine.ts';
 import { fit } from './model.ts';
-import { launchPodAndContainer, memoryOf, warmUp } from './pods.ts';
+import { cpuOf, launchPodAndContainer, memoryOf, warmUp } from './pods.ts';
 import { releaseFor, SOURCES } from './release.ts';
 import { type Common, startSide } from './sides.ts';
 import { MIB } from './streams.ts';
@@ -45,7 +45,11 @@ const FORECASTS = [1000, 2500];
 interface Sample {
   pods: number;
   podsPerSecond: number;
+  /** Of the whole machine, other work included. */
   cpuMsPerPod: number;
+  /** Of the daemon, and of the shims with the runcs that they have started: other work is in neither. */
+  daemonMsPerPod: number;
+  shimMsPerPod: number;
   listP99: number;
   statusP99: number;
   daemonMib: number;
@@ -58,10 +62,13 @@ async function fill(daemon: RigDaemon, pods: number, parallel: number): Promise<
   const mountsBefore = mountsBelow(daemon.folder).length;
   for (let have = 0; have < pods; have += STEP) {
     const names = Array.from({ length: STEP }, (_, i) => `d${have + i}`);
+    const before = cpuOf(daemon);
     const launched = await (async () => {
       using _ahead = favourClient();
       return phase(names, parallel, undefined, (name) => launchPodAndContainer(daemon, name));
     })();
+    const after = cpuOf(daemon);
+    const perPod = (seconds: number) => (seconds * 1000) / STEP;
     // The garbage of the launches is not what the pods cost.
     await sleep(2000);
     const count = have + STEP;
@@ -75,6 +82,8 @@ async function fill(daemon: RigDaemon, pods: number, parallel: number): Promise<
       pods: count,
       podsPerSecond: launched.podsPerSecond,
       cpuMsPerPod: launched.machineCpuMs,
+      daemonMsPerPod: perPod(after.daemon - before.daemon),
+      shimMsPerPod: perPod(after.shims - before.shims),
       listP99: list.p99,
       statusP99: status.p99,
       daemonMib: memory.daemon / MIB,
@@ -101,6 +110,8 @@ async function mountsOfContainerd(common: Common): Promise<number> {
 const COLUMNS: { name: string; unit: string; of: (sample: Sample) => number; modelled: boolean }[] = [
   { name: 'pods per second', unit: '/s', of: (sample) => sample.podsPerSecond, modelled: false },
   { name: 'CPU per pod', unit: 'ms', of: (sample) => sample.cpuMsPerPod, modelled: true },
+  { name: 'daemon', unit: 'ms', of: (sample) => sample.daemonMsPerPod, modelled: true },
+  { name: 'shim, runc', unit: 'ms', of: (sample) => sample.shimMsPerPod, modelled: true },
   { name: 'List p99', unit: 'ms', of: (sample) => sample.listP99, modelled: true },
   { name: 'Status p99', unit: 'ms', of: (sample) => sample.statusP99, modelled: true },
   { name: 'daemon PSS', unit: 'MiB', of: (sample) => sample.daemonMib, modelled: true },
@@ -131,9 +142,11 @@ function forecast(samples: readonly Sample[]): string[] {
   });
 }
 
+const DRAWN = COLUMNS.filter(({ name }) => !['daemon', 'shim, runc', 'mounts per pod'].includes(name));
+
 function picture(samples: readonly Sample[]): string {
   const ticks = [0, ...samples.map(({ pods }) => pods)].map((x) => ({ x, label: `${x}` }));
-  const panels = COLUMNS.slice(0, 6).map(({ name, unit, of }, at): Panel => {
+  const panels = DRAWN.map(({ name, unit, of }, at): Panel => {
     const last = samples.at(-1);
     return {
       name: `${name}, ${unit}`,

@@ -4,7 +4,7 @@
 import { join } from 'node:path';
 import type { RigDaemon } from '../rig/daemon.ts';
 import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
-import { processesOf, pss } from '../rig/proc.ts';
+import { cpuSeconds, processesOf, pss } from '../rig/proc.ts';
 import { load } from './load.ts';
 
 export const BUSYBOX = 'docker.io/library/busybox:latest';
@@ -69,10 +69,20 @@ function sharedConfig(daemon: RigDaemon, name: string, logs: boolean) {
   return { cgroupParent: daemon.cgroupParent, logDirectory: logs ? join(daemon.folder, 'logs', name) : '' };
 }
 
+/** CPU seconds that the daemon has used, and its shims with what they have started and waited for (runc). */
+export function cpuOf(daemon: RigDaemon): { daemon: number; shims: number } {
+  return {
+    daemon: cpuSeconds(daemon.pid()),
+    shims: shimsOf(daemon).reduce((sum, { pid }) => sum + cpuSeconds(pid), 0),
+  };
+}
+
 /** Proportional set size in bytes of the daemon, and of all its shims together. */
 export function memoryOf(daemon: RigDaemon): { daemon: number; shims: number } {
-  const shims = processesOf(daemon.folder).filter(
+  return { daemon: pss(daemon.pid()), shims: shimsOf(daemon).reduce((sum, { pid }) => sum + pss(pid), 0) };
+}
+
+const shimsOf = (daemon: RigDaemon) =>
+  processesOf(daemon.folder).filter(
     ({ pid, command, state }) => pid !== daemon.pid() && state !== 'Z' && command.includes('containerd-shim'),
   );
-  return { daemon: pss(daemon.pid()), shims: shims.reduce((sum, { pid }) => sum + pss(pid), 0) };
-}
