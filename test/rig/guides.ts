@@ -123,6 +123,7 @@ export const NAMED: Readonly<Record<string, string>> = {
   'npm run conformance -- --vm': CHECKOUT,
   'npm run package': CHECKOUT,
   'npm run kubernetes': CHECKOUT,
+  'npm run kubernetes -- kubelet': CHECKOUT,
   'node test/rig/vm/kubernetes.ts cluster': CHECKOUT,
   'node test/rig/vm/kubernetes.ts kubelet': CHECKOUT,
   'node test/rig/vm/run.ts': CHECKOUT,

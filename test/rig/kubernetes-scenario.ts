@@ -258,6 +258,8 @@ async function cluster(): Promise<void> {
   seen((await type('kubectl get pods -A -o wide')).stdout);
   seen('kubeadm.md from top to bottom');
   await useCluster();
+  for (const block of blocksOf('install.md')) if (block.mark?.kind === 'only in a cluster') await typeBlock(block);
+  await kubectl(`kubectl uncordon ${hostname()}`);
   await fromContainerd();
 }
 
