@@ -23,7 +23,7 @@ import { type Source, Turns } from './turns.ts';
 /** Bytes of a message in either direction: kubelet's own limit, and containerd's. */
 const MAX_MESSAGE = 16 << 20;
 /** Milliseconds in which a client that has connected sends its first request, at the end of the server. */
-const FIRST_REQUEST_MS = 200;
+const FIRST_REQUEST_MS = 1000;
 const SETTLE_MS = 20;
 
 /** A verb without its types, which the mapped types of call.ts have checked. */
