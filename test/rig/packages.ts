@@ -11,7 +11,7 @@ import { CACHE, ROOT } from './paths.ts';
 export const NEXT = '0.2.0';
 /** What goes into a package, but for Node's own binary, which has a version. */
 const SOURCES = ['src/**', 'proto/**', 'packaging/**', 'scripts/release/**', 'package*.json', 'LICENSE'];
-const DAY_MS = 24 * 60 * 60_000;
+const HOUR_MS = 60 * 60_000;
 
 /** All packages of this version, with less compression than a release has. They are shared: read them only. */
 export async function sharedPackages(): Promise<Packages> {
@@ -37,7 +37,7 @@ async function kept(version: string, make: (out: string) => Promise<void>): Prom
     if (old.includes(key)) continue;
     const path = join(CACHE, old);
     // A run of a moment ago may still copy from it.
-    if (Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > DAY_MS)
+    if (Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > HOUR_MS)
       rmSync(path, { recursive: true, force: true });
   }
   return madeOnce(`packages-${version}-${key}`, make);
