@@ -9,6 +9,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GRPC } from '../../src/errors.ts';
 import { type Latencies, latencies } from '../bench/statistics.ts';
+import { removePods } from '../rig/cri.ts';
 import type { SluiceDaemon } from '../rig/daemon.ts';
 import { podConfig } from '../rig/messages.ts';
 import { pss } from '../rig/proc.ts';
@@ -84,7 +85,7 @@ export async function overload(daemon: SluiceDaemon, { count, victim, pressureMs
   const seconds = (performance.now() - began) / 1000;
   const { lists, refusals } = await probe.end();
   clearInterval(watch);
-  await removeAll(daemon);
+  await removePods(cri, undefined, 64); // more at once than its queue takes would be refused
   await sleep(restMs);
   memory.after = pss(daemon.pid());
   return {
@@ -98,11 +99,6 @@ export async function overload(daemon: SluiceDaemon, { count, victim, pressureMs
     memory,
     seconds,
   };
-}
-
-async function removeAll({ cri }: SluiceDaemon): Promise<void> {
-  const { items } = await cri.listPodSandbox();
-  await Promise.all(items.map(({ id }) => cri.removePodSandbox({ podSandboxId: id }, { timeoutMs: 300_000 })));
 }
 
 async function startProbe({ socket, cgroupParent }: SluiceDaemon): Promise<{ end: () => Promise<Probed> }> {
