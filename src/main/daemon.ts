@@ -110,12 +110,7 @@ export class Daemon {
         onError: (err) => log.warn({ err }, 'free memory could not be given back'),
       }),
     );
-    resources.use(
-      onceIdle(services.admission, () => {
-        services.images.warm();
-        void services.store.syncCopies(); // never rejects: what cannot be written is logged
-      }),
-    );
+    resources.use(onceIdle(services.admission, () => services.images.warm()));
     void importFolder(services);
     readGauges(services);
     const server = new CriServer({

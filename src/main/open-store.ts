@@ -20,8 +20,7 @@ interface StoreSurroundings {
 }
 
 /**
- * Opens the store, whose copies are to be synced when there is time, and makes a checkpoint every {@link CHECKPOINT_MS}
- * in which something was written.
+ * Opens the store with its copies, and makes a checkpoint every {@link CHECKPOINT_MS} in which something was written.
  */
 export function openStore({ config, pools, metrics, log, resources }: StoreSurroundings): Store {
   const { root, state } = config;
@@ -46,6 +45,7 @@ export function openStore({ config, pools, metrics, log, resources }: StoreSurro
     }),
   );
   if (store.copies) resources.use(store.copies);
+  void store.syncCopies(); // never rejects: what cannot be written is logged
   const timer = setInterval(checkpoints(store, pools, log), CHECKPOINT_MS).unref();
   resources.defer(() => clearInterval(timer));
   return store;

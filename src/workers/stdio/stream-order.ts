@@ -4,20 +4,17 @@
  * wakes the one that became ready last first. A program that prints a result and then an error would have its error
  * first in most logs.
  */
-import { openSync, readSync } from 'node:fs';
 
 /**
- * Milliseconds that stderr is held back for: longer than the shim's goroutines are apart, and shorter than what a shell
- * needs from the end of a program that complained to its own next line.
+ * Milliseconds that stderr is held back for; well below the one millisecond from which on the order of writes must
+ * hold.
  */
-const HOLD_MS = 0.2;
+const HOLD_MS = 0.4;
 /**
  * A loop that works for more than this share of its time serves events late, and the order of its wake-ups is the best
  * that is known of the order of arrival.
  */
 const BUSY = 0.5;
-/** Likewise a thread that waits for a processor for longer than this at each wake-up, in nanoseconds. */
-const DELAY_NS = 100_000;
 /** Milliseconds over which that share is taken, at least. */
 const WINDOW_MS = 20;
 
@@ -28,8 +25,8 @@ export interface HoldOptions {
   now?: () => number;
   /** Replaces setImmediate in tests: the event loop has looked for new data before it calls back. */
   defer?: (callback: () => void) => void;
-  /** Replaces {@link isLate} in tests. */
-  isLate?: () => boolean;
+  /** Replaces {@link loopIsBusy} in tests. */
+  isBusy?: () => boolean;
 }
 
 /** Holds stderr back for a moment, in which stdout that was written just before it may still arrive. */
@@ -37,18 +34,18 @@ export class StderrHold {
   readonly #release: (bytes: Buffer) => void;
   readonly #now: () => number;
   readonly #defer: (callback: () => void) => void;
-  readonly #isLate: () => boolean;
+  readonly #isBusy: () => boolean;
   #held: Buffer[] = [];
   #heldSince = 0;
   #first = true;
   #stdoutUsed = false;
   #lastStderr = Number.NEGATIVE_INFINITY;
 
-  constructor({ release, now, defer, isLate: late }: HoldOptions) {
+  constructor({ release, now, defer, isBusy }: HoldOptions) {
     this.#release = release;
     this.#now = now ?? (() => performance.now());
     this.#defer = defer ?? setImmediate;
-    this.#isLate = late ?? isLate;
+    this.#isBusy = isBusy ?? loopIsBusy;
   }
 
   /** Bytes are held back. */
@@ -73,7 +70,7 @@ export class StderrHold {
       return;
     }
     // A container that uses stderr alone, or in a stream, does not wait.
-    const hold = !burst && (this.#stdoutUsed || this.#first) && !this.#isLate();
+    const hold = !burst && (this.#stdoutUsed || this.#first) && !this.#isBusy();
     this.#first = false;
     if (!hold) {
       this.#release(bytes);
@@ -97,13 +94,9 @@ export class StderrHold {
   }
 }
 
-/** What has arrived may have waited for this thread, see {@link BUSY} and {@link DELAY_NS}. */
-function isLate(): boolean {
-  return loopIsBusy() || waitsForProcessor();
-}
-
 let last = { at: performance.now(), idle: 0, busy: false };
 
+/** Whether this thread's event loop is busy, see {@link BUSY}. */
 function loopIsBusy(): boolean {
   const at = performance.now();
   const elapsed = at - last.at;
@@ -111,28 +104,4 @@ function loopIsBusy(): boolean {
   const { idle } = performance.eventLoopUtilization();
   last = { at, idle, busy: 1 - (idle - last.idle) / elapsed > BUSY };
   return last.busy;
-}
-
-/** This thread's times on a processor, on the run queue, and how often it ran (Documentation/scheduler/sched-stats). */
-const scheduled = openScheduled();
-const text = Buffer.alloc(96);
-let before = { waited: 0, runs: 0 };
-
-/** Whether it waited long at its wake-ups since the last call. A kernel without these numbers says no. */
-function waitsForProcessor(): boolean {
-  if (scheduled === undefined) return false;
-  const length = readSync(scheduled, text, 0, text.length, 0);
-  const [, waited = 0, runs = 0] = text.toString('latin1', 0, length).split(' ').map(Number);
-  const since = { waited: waited - before.waited, runs: runs - before.runs };
-  before = { waited, runs };
-  return since.waited > DELAY_NS * Math.max(1, since.runs);
-}
-
-function openScheduled(): number | undefined {
-  try {
-    return openSync('/proc/thread-self/schedstat', 'r'); // closed with the thread
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
-  }
 }
