@@ -1,5 +1,5 @@
-// Runs NAME.bundle.js, of which every function is in NAME.cache already compiled. A cache that V8 refuses (started with
-// other V8 options) or that belongs to another text costs the time to compile, and is not written anew.
+// Runs NAME.bundle.js with its V8 code cache, NAME.cache. Where V8 rejects the cache (Node was started with other V8
+// options) or the cache belongs to another text, the text is compiled as usual; nothing is written.
 const { readFileSync } = require('node:fs');
 const { Script } = require('node:vm');
 

@@ -15,7 +15,7 @@ const ENTRY = new URL(BUNDLED ? './worker-digest.js' : '../digest.ts', import.me
 export interface BlobDigest extends Disposable {
   /** Undefined when the next piece may come at once. The bytes may be changed afterwards. */
   add(piece: Buffer): Promise<void> | undefined;
-  /** In hexadecimal; no more comes. */
+  /** Ends the input; resolves with the digest in hexadecimal. */
   hex(): Promise<string>;
 }
 
@@ -53,7 +53,7 @@ class InThread implements BlobDigest {
     const workerData: DigestWork = { algorithm, ring };
     this.#worker = new Worker(ENTRY, { workerData, name: 'digest' });
     const { promise, resolve, reject } = Promise.withResolvers<string>();
-    promise.catch(() => {}); // who adds bytes gets it too
+    promise.catch(() => {}); // `add` rejects with it as well
     const fail = (error: Error) => {
       this.#ring.fail(error);
       reject(error);

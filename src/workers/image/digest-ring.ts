@@ -22,7 +22,7 @@ const controlOf = (ring: SharedArrayBuffer) => new Int32Array(ring, 0, LENGTHS +
 const slotOf = (ring: SharedArrayBuffer, at: number, length: number) =>
   new Uint8Array(ring, 4 * (LENGTHS + SLOTS) + (at % SLOTS) * SLOT, length);
 
-/** The end that fills the ring. It waits without holding up its thread. */
+/** The producer. It waits for room without blocking its thread. */
 export class RingWriter {
   readonly #ring: SharedArrayBuffer;
   readonly #control: Int32Array<SharedArrayBuffer>;
@@ -44,13 +44,13 @@ export class RingWriter {
     }
   }
 
-  /** No more comes. */
+  /** Marks the end of the input. */
   async end(): Promise<void> {
     await this.#room();
     this.#fill(END);
   }
 
-  /** The other thread has ended: nobody empties the ring any more. */
+  /** The consumer's thread has ended: `add` and `end` reject from now on. */
   fail(error: Error): void {
     this.#error = error;
     Atomics.notify(this.#control, EMPTIED);
@@ -73,7 +73,7 @@ export class RingWriter {
   }
 }
 
-/** Empties the ring until its end, and returns the digest in hexadecimal. Holds up its thread meanwhile. */
+/** Empties the ring until its end, and returns the digest in hexadecimal. Blocks its thread meanwhile. */
 export function digestOfRing({ algorithm, ring }: DigestWork): string {
   const control = controlOf(ring);
   const hash = createHash(algorithm);

@@ -56,7 +56,7 @@ export class StderrHold {
   /** The container has written to stdout: called before its bytes are passed on. */
   stdout(): void {
     this.#stdoutUsed = true;
-    // This turn of the loop took longer than it should: what came in it was written later.
+    // The event loop came round late, so this arrived after the hold had expired.
     if (this.#held.length > 0 && this.#now() - this.#heldSince >= HOLD_MS) this.flush();
   }
 
