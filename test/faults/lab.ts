@@ -28,6 +28,7 @@ export type PluginMode =
   | 'prints nothing'
   | 'hangs'
   | 'takes a second'
+  | 'takes a second and a half'
   | `reads ${string}`
   | 'refuses DEL'
   | 'refuses ADD and DEL';
@@ -55,6 +56,7 @@ if (command === 'VERSION') {
   if (mode.startsWith('reads ')) readFileSync(mode.slice(6));
   if (mode === 'hangs') await new Promise((resolve) => setTimeout(resolve, 600_000));
   if (mode === 'takes a second') await new Promise((resolve) => setTimeout(resolve, 1000));
+  if (mode === 'takes a second and a half') await new Promise((resolve) => setTimeout(resolve, 1500));
   if (mode === 'prints garbage') console.log('Hello, I am no JSON {');
   else if (mode !== 'prints nothing') console.log(JSON.stringify(conf.prevResult));
 }

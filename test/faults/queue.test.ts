@@ -95,7 +95,7 @@ test('a caller that gives up: the launch in flight is handed to its retry', { sk
 test('a stop of a pod does not wait behind the creations in it that wait for a place', { skip }, async () => {
   const { cri } = lab.daemon;
   const podSandboxId = await lab.launch('busy');
-  lab.plugin.mode('takes a second');
+  lab.plugin.mode('takes a second and a half');
   const order: string[] = [];
   const launch = cri.runPodSandbox(request('slow')).finally(() => order.push('launch'));
   await new Promise((resolve) => setTimeout(resolve, 200));

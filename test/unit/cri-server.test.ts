@@ -11,6 +11,7 @@ import { ImageServiceDefinition, ListImagesResponse, RuntimeServiceDefinition } 
 import { GRPC, SluiceError } from '../../src/errors.ts';
 import type { CallInfo, ImageVerbs } from '../../src/main/cri/call.ts';
 import { CriServer } from '../../src/main/cri/server.ts';
+import { timeLeft } from '../../src/main/cri/turned-server.ts';
 import { Encoded } from '../../src/node/grpc/service.ts';
 import { listenUnix } from '../../src/sys/unix-socket.ts';
 import { connectCri } from '../rig/cri.ts';
@@ -80,11 +81,18 @@ test('calls, streams, errors and missing verbs over a real socket', async () => 
 async function served(verbs: Record<string, (request: never, call: CallInfo) => unknown>) {
   const folder = mkdtempSync(join(tmpdir(), 'cri-'));
   const socket = join(folder, 'cri.sock');
-  const server = new CriServer({ socket, services: [{ definition: RuntimeServiceDefinition, verbs }] });
+  const ended: number[] = [];
+  const server = new CriServer({
+    socket,
+    services: [{ definition: RuntimeServiceDefinition, verbs }],
+    onCall: (_method, code) => ended.push(code),
+  });
   await server.listen();
   return {
     server,
     socket,
+    /** gRPC status of each call that has ended. */
+    ended,
     async [Symbol.asyncDispose]() {
       await server.close(1000);
       rmSync(folder, { recursive: true, force: true });
@@ -121,11 +129,11 @@ test('hundreds of launches that come at once do not keep the calls of other conn
   assert.ok(lists >= 10, `${lists} lists`);
 });
 
-test('a call whose client leaves before its turn has an aborted signal', async () => {
-  const left: (string | undefined)[] = [];
+test('for a call whose deadline passes, or whose client leaves, before its turn nothing is done', async () => {
+  let begun = 0;
   await using one = await served({
-    runPodSandbox(_request: never, call: CallInfo) {
-      left.push(call.left.aborted ? String(call.left.reason) : undefined);
+    runPodSandbox() {
+      begun++;
       for (const end = performance.now() + 2; performance.now() < end; );
       return { podSandboxId: '' };
     },
@@ -136,8 +144,21 @@ test('a call whose client leaves before its turn has an aborted signal', async (
     await cri.version();
     await Promise.allSettled(Array.from({ length: 200 }, () => cri.runPodSandbox({}, { timeoutMs: 100 })));
   }
-  await waitFor('all calls to have had their turn', 5000, () => left.length === 200 || undefined);
-  assert.ok(left.filter((reason) => reason !== undefined).length > 50, `${left}`);
+  await waitFor('all calls to have had their turn', 5000, () => one.ended.length === 201 || undefined);
+  const dropped = one.ended.filter((code) => code === GRPC.DEADLINE_EXCEEDED || code === GRPC.CANCELLED).length;
+  assert.ok(dropped > 50, `${dropped} dropped`);
+  assert.ok(begun <= 200 - 50, `${begun} begun`);
+});
+
+test('what waits for its turn uses up its deadline', () => {
+  assert.equal(timeLeft('2S', 0.5), '2S', 'what does not wait keeps its header');
+  assert.equal(timeLeft('2S', 500), '1500m');
+  assert.equal(timeLeft('100m', 99.5), '0m');
+  assert.equal(timeLeft('100m', 100), '0m');
+  assert.equal(timeLeft('5000000u', 1000), '4000m');
+  assert.equal(timeLeft('99999999n', 50), '49m');
+  assert.equal(timeLeft('99999999H', 5000), '99999999H');
+  assert.equal(timeLeft('soon', 5000), 'soon', 'grpc-js says what is wrong with it');
 });
 
 test('a thousand short connections leave neither descriptors nor anything else', { timeout: 60_000 }, async () => {

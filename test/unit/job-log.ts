@@ -15,12 +15,15 @@ export interface LoggedJob {
 export interface JobLog {
   observer: JobObserver;
   jobs: LoggedJob[];
+  /** What the full queue refused. */
+  refused: JobStart[];
   /** Fails unless every job has started at most once and ended exactly once, with nothing after its end. */
   assertClosed(): void;
 }
 
 export function logJobs(): JobLog {
   const jobs: LoggedJob[] = [];
+  const refused: JobStart[] = [];
   const byId = new Map<string, LoggedJob>();
   const put = (run: JobRun, call: string, error?: Error) => {
     const job = byId.get(run.id);
@@ -30,7 +33,9 @@ export function logJobs(): JobLog {
   };
   return {
     jobs,
+    refused,
     observer: {
+      jobRefused: (start) => void refused.push(start),
       jobQueued(start) {
         const run = { ...start, id: String(byId.size) };
         const job = { start, calls: ['queued'] };

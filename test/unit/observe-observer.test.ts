@@ -96,29 +96,17 @@ test('a failure names its stage, keeps the chain of causes, and the undos are co
   assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '1');
 });
 
-test('a job that admission refused is logged and kept, but not in the job duration', async () => {
-  const it = setUp();
-  using _ = it.metrics;
-  const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
-  it.observer.jobEnded(job, new SluiceError('QUEUE_FULL', 'the launch queue is full'));
-  assert.equal(it.lines[0]?.code, 'QUEUE_FULL');
-  assert.equal(it.history.find({})[0]?.code, 'QUEUE_FULL');
-  assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '0');
-});
-
-test('of refusals that follow each other one a second is logged, with how many there were before; all are kept', (t) => {
+test('of refusals that follow each other one a second is logged, with how many there were before; none is kept', async (t) => {
   let now = 0;
   t.mock.method(performance, 'now', () => now);
   const it = setUp();
   using _ = it.metrics;
-  const refuse = () => {
-    const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
-    it.observer.jobEnded(job, new SluiceError('QUEUE_FULL', 'the launch queue is full'));
-  };
+  const start = { job: 'RunPodSandbox', pod: 'a/b' } as const;
+  const refuse = () => it.observer.jobRefused(start, new SluiceError('QUEUE_FULL', 'the launch queue is full'));
   for (let i = 0; i < 50; i++) refuse();
   assert.deepEqual(
-    it.lines.map(({ alike }) => alike),
-    [undefined],
+    it.lines.map(({ pod, code, alike }) => ({ pod, code, alike })),
+    [{ pod: 'a/b', code: 'QUEUE_FULL', alike: undefined }],
   );
   now += 1000;
   refuse();
@@ -128,7 +116,8 @@ test('of refusals that follow each other one a second is logged, with how many t
     it.lines.map(({ alike }) => alike),
     [undefined, 49, undefined],
   );
-  assert.equal(it.history.find({}).length, 52);
+  assert.equal(it.history.find({}).length, 0);
+  assert.equal(await count(it.metrics, 'sluice_job_duration_seconds_count{job="RunPodSandbox",outcome="error"}'), '0');
   // What fails for another reason always has its line.
   const job = it.observer.jobQueued({ job: 'RunPodSandbox', pod: 'a/b' });
   it.observer.jobEnded(job, new SluiceError('DEADLINE_PASSED', 'late'));

@@ -94,7 +94,7 @@ test('what the work gives is the job’s result, and what it throws its error, a
   log.assertClosed();
 });
 
-test('a refused job ends without having started', async () => {
+test('a refused job is none', async () => {
   const { runner, log } = make({ maxRunning: 1, maxQueued: 0 });
   const gate = Promise.withResolvers<void>();
   const running = runner.job(LAUNCH, () => gate.promise);
@@ -104,7 +104,9 @@ test('a refused job ends without having started', async () => {
   });
   await assert.rejects(refused, (error) => codeOf(error) === 'QUEUE_FULL');
   assert.equal(worked, false);
-  assert.deepEqual(log.jobs[1]?.calls, ['queued', 'ended!']);
+  assert.throws(() => runner.refuseWhenFull(LAUNCH.start), { code: 'QUEUE_FULL' });
+  assert.deepEqual(log.refused, [LAUNCH.start, LAUNCH.start]);
+  assert.equal(log.jobs.length, 1);
   gate.resolve();
   await running;
   log.assertClosed();

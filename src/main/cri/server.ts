@@ -6,7 +6,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type handleServerStreamingCall,
   type handleUnaryCall,
-  Server,
   ServerCredentials,
   type ServerUnaryCall,
   type ServerWritableStream,
@@ -18,6 +17,7 @@ import { type GeneratedService, grpcService } from '../../node/grpc/service.ts';
 import { JOBS, type JobName } from '../../stages.ts';
 import { acceptAuthority } from './authority.ts';
 import type { CallerLeft, CallInfo } from './call.ts';
+import { TurnedServer } from './turned-server.ts';
 import { type Source, Turns } from './turns.ts';
 
 /** Bytes of a message in either direction: kubelet's own limit, and containerd's. */
@@ -44,25 +44,32 @@ export interface CriServerOptions {
  * verb.
  */
 export class CriServer implements AsyncDisposable {
-  readonly #server = new Server({
-    'grpc.max_receive_message_length': MAX_MESSAGE,
-    'grpc.max_send_message_length': MAX_MESSAGE,
-  });
+  readonly #server: TurnedServer;
   readonly #options: CriServerOptions;
   #listener: NetServer | undefined;
   /** Connections that have not sent a request yet. */
   readonly #unserved = new Set<Socket>();
-  readonly #turns = new Turns();
-  /** Served connections by what their calls give as their peer. */
-  readonly #sources = new Map<string, Source>();
+  /** Served connections by the number that they have for a port. */
+  readonly #sources = new Map<number | undefined, Source>();
   #connections = 0;
 
   constructor(options: CriServerOptions) {
     this.#options = options;
+    const launches = new Set<string>();
+    this.#server = new TurnedServer(
+      { 'grpc.max_receive_message_length': MAX_MESSAGE, 'grpc.max_send_message_length': MAX_MESSAGE },
+      {
+        turns: new Turns(),
+        launches: ({ path }) => launches.has(path),
+        source: ({ session }) => this.#sources.get(session?.socket.remotePort),
+        onEnded: ({ path }, code, seconds) => options.onCall?.(path.slice(path.lastIndexOf('/') + 1), code, seconds),
+      },
+    );
     for (const { definition, verbs } of options.services) {
       const handlers: UntypedServiceImplementation = {};
       for (const [key, { name, responseStream }] of Object.entries(definition.methods)) {
         const verb = verbs[key];
+        if (name in JOBS && JOBS[name as JobName].lane !== 'teardown') launches.add(`/${definition.fullName}/${name}`);
         if (verb) handlers[key] = responseStream ? this.#stream(name, verb) : this.#unary(name, verb);
       }
       this.#server.addService(grpcService(definition), handlers);
@@ -112,9 +119,8 @@ export class CriServer implements AsyncDisposable {
   #name(connection: Socket): void {
     const number = ++this.#connections;
     Object.defineProperties(connection, { remoteAddress: { value: 'connection' }, remotePort: { value: number } });
-    const peer = `connection:${number}`;
-    this.#sources.set(peer, reading(connection));
-    connection.on('close', () => this.#sources.delete(peer));
+    this.#sources.set(number, reading(connection));
+    connection.on('close', () => this.#sources.delete(number));
   }
 
   /** Refuses new calls, waits for the running ones, and after `graceMs` cuts the rest (streams without an end). */
@@ -144,25 +150,21 @@ export class CriServer implements AsyncDisposable {
   }
 
   #unary(method: string, verb: AnyVerb): handleUnaryCall<unknown, unknown> {
-    const launches = method in JOBS && JOBS[method as JobName].lane !== 'teardown';
     return (call, callback) => {
       const ended = this.#began(method);
-      const start = () => {
-        Promise.try(() => verb(call.request as never, callInfo(method, call)))
-          .then(
-            (response) => {
-              ended(status.OK);
-              callback(null, response);
-            },
-            (error: unknown) => {
-              const failure = this.#failure(method, error);
-              ended(failure.code);
-              callback(failure, null);
-            },
-          )
-          .catch((error: unknown) => this.#options.onError?.(method, error)); // the answer could not be sent
-      };
-      this.#turns.run(launches, () => this.#sources.get(call.getPeer()), start);
+      Promise.try(() => verb(call.request as never, callInfo(method, call)))
+        .then(
+          (response) => {
+            ended(status.OK);
+            callback(null, response);
+          },
+          (error: unknown) => {
+            const failure = this.#failure(method, error);
+            ended(failure.code);
+            callback(failure, null);
+          },
+        )
+        .catch((error: unknown) => this.#options.onError?.(method, error)); // the answer could not be sent
     };
   }
 

@@ -68,6 +68,23 @@ export class Observer {
     return job;
   }
 
+  /** sluice_admission_total counts them all; no record is kept, since they would displace those of launches. */
+  jobRefused(start: JobStart, error: Error): void {
+    const now = performance.now();
+    if (now - this.#refusalLogged < REFUSAL_LINE_MS) {
+      this.#refused++;
+      return;
+    }
+    const { job, pod, sandbox, container, image } = start;
+    const alike = this.#refused > 0 ? this.#refused : undefined;
+    this.#options.log.warn(
+      { job, pod, sandbox, container, image, alike, code: codeOf(error), error: explain(error) },
+      `${job} refused`,
+    );
+    this.#refusalLogged = now;
+    this.#refused = 0;
+  }
+
   jobJoined(run: JobRun): void {
     (run as Job).joined++;
     this.#options.metrics.inc('admission', { lane: JOBS[run.job].lane, verdict: 'joined' });
@@ -128,29 +145,16 @@ export class Observer {
       job.error = explain(error);
     }
     history.ended(job);
-    // A job that admission refused or dropped has not started; sluice_admission_total counts it.
+    // A job that admission dropped has not started; sluice_admission_total counts it.
     if (counts(job) && job.started !== undefined) {
       metrics.observe('jobDuration', { job: job.job, outcome: job.outcome }, job.ended / 1000, job.traceId);
     }
-    if (job.code !== 'QUEUE_FULL' || job.started !== undefined) this.#log(job);
-    else this.#logRefusal(job);
+    this.#log(job);
     tracer?.ended(job);
     onEnded?.(job);
   }
 
-  /** sluice_admission_total counts them all, and each has its record. */
-  #logRefusal(job: Job): void {
-    const now = performance.now();
-    if (now - this.#refusalLogged < REFUSAL_LINE_MS) {
-      this.#refused++;
-      return;
-    }
-    this.#log(job, this.#refused);
-    this.#refusalLogged = now;
-    this.#refused = 0;
-  }
-
-  #log(job: Job, alike = 0): void {
+  #log(job: Job): void {
     const stages: Record<string, { queue: number; work: number }> = {};
     for (const { stage, ready, started = ready, ended = started } of job.stages) {
       stages[stage] = { queue: milli(started - ready), work: milli(ended - started) };
@@ -165,7 +169,6 @@ export class Observer {
       stages,
       undos: job.undos.length > 0 ? undos : undefined,
       trace: job.traceId,
-      alike: alike > 0 ? alike : undefined,
     };
     const { log } = this.#options;
     const what = counts(job) ? job.job : `${job.origin} of ${job.job}`;

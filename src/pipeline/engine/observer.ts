@@ -6,9 +6,9 @@
  *
  *     jobQueued → jobStarted → (stageReady → stageStarted → stageEnded)* → (undoStarted → undoEnded)* → jobEnded
  *
- * A job that was refused or dropped from the queue goes jobQueued → jobEnded with the error. A stage that was ready
- * when another one failed is never started. A clean-up outside any call (recovery, a retried undo) is a job with
- * another `origin`.
+ * One that the full queue refused has jobRefused alone, and one that was dropped from the queue goes jobQueued →
+ * jobEnded with the error. A stage that was ready when another one failed is never started. A clean-up outside any call
+ * (recovery, a retried undo) is a job with another `origin`.
  */
 import type { JobRun, JobStart } from '../../node/observe/job-record.ts';
 import type { StageName } from '../../stages.ts';
@@ -18,6 +18,8 @@ export type { JobRun, JobStart };
 export interface JobObserver {
   /** A job came in; it may wait for admission from now on. */
   jobQueued(start: JobStart): JobRun;
+  /** The queue was full: there is no job. */
+  jobRefused(start: JobStart, error: Error): void;
   /** One more caller waits for this job instead of starting its own. */
   jobJoined(job: JobRun): void;
   /** The job was admitted and runs from now on. */
@@ -35,6 +37,7 @@ export interface JobObserver {
 /** An observer that records nothing, for tests. */
 export const NO_OBSERVER: JobObserver = {
   jobQueued: (start) => ({ ...start, id: '' }),
+  jobRefused() {},
   jobJoined() {},
   jobStarted() {},
   stageReady() {},

@@ -31,11 +31,25 @@ export class Runner {
   }
 
   /**
+   * Throws QUEUE_FULL when the job that would begin so could not even be queued. Callers whose jobs need much to begin
+   * with ask before they prepare it.
+   */
+  refuseWhenFull(start: JobStart): void {
+    try {
+      this.#admission.refuseWhenFull(JOBS[start.job].lane);
+    } catch (error) {
+      this.observer.jobRefused(start, error as Error);
+      throw error;
+    }
+  }
+
+  /**
    * Runs `work` as one job. Rejects with what `work` throws, or, without having run it, with QUEUE_FULL, SHUTTING_DOWN,
    * DEADLINE_PASSED or CALLER_GONE. A job that has started goes on when its caller leaves.
    */
   async job<T>({ start, priority, admit, onQueued }: Entry, work: (job: JobRun) => Promise<T>): Promise<T> {
     const { observer } = this;
+    if (admit) this.refuseWhenFull(start);
     const job = observer.jobQueued(start);
     const begin = () => {
       observer.jobStarted(job);

@@ -1,5 +1,6 @@
 import type { RunPodSandboxRequest } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
+import { sandboxName } from '../../node/oci/unique-names.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
 import { JobError } from '../engine/engine.ts';
 import { type Caller, Joins } from '../engine/join.ts';
@@ -52,6 +53,7 @@ export class Pods {
   /** Launches a pod, or joins the launch of the same name, and returns the id. */
   async run(request: RunPodSandboxRequest, caller: Caller): Promise<string> {
     const { ctx } = this.#services;
+    this.#refuseWhenFull(request);
     const plan = planPod(request, ctx);
     const { name, runtimeHandler } = plan.row;
     const inFlight = this.#launches.tag(name);
@@ -67,6 +69,15 @@ export class Pods {
     }
     const launch: Launch = { runtimeHandler };
     return this.#launches.run(name, caller, launch, (abandoned) => this.#launch(plan, launch, caller, abandoned));
+  }
+
+  /** A call that joins a launch takes no place in the queue; any other one is refused before it is planned. */
+  #refuseWhenFull({ config }: RunPodSandboxRequest): void {
+    const metadata = config?.metadata;
+    if (!metadata) return; // planPod says what is wrong
+    const name = sandboxName(metadata);
+    if (this.#launches.has(name) || this.#services.ctx.sandboxNames.owner(name) !== undefined) return;
+    this.#services.runner.refuseWhenFull({ job: 'RunPodSandbox', pod: `${metadata.namespace}/${metadata.name}` });
   }
 
   /** Ends a pod's processes and network. An unknown or stopped pod is fine. */
