@@ -93,6 +93,26 @@ test('what follows from a call at once, in microtasks and ticks, counts for its 
   assert.ok(turnsTaken >= 4, `${turnsTaken} turns`);
 });
 
+test('calls that launch nothing and never end do not keep a launch waiting for ever', async () => {
+  const turns = new Turns();
+  let [lists, launched] = [0, false];
+  const list = () => {
+    lists++;
+    if (!launched) turns.run(false, () => undefined, list);
+  };
+  const launch = () => {
+    launched = true;
+  };
+  turns.run(false, () => undefined, work);
+  turns.run(false, () => undefined, work); // the turn's budget is used up
+  for (let i = 0; i < 3; i++) turns.run(false, () => undefined, list);
+  turns.run(true, () => undefined, launch);
+  for (let i = 0; i < 500 && !launched; i++) await turn();
+  assert.ok(launched, `${lists} went before it`);
+  assert.ok(lists <= 20, `${lists} went before it`);
+  assert.ok((await all(turns)) < 10);
+});
+
 test('calls that launch nothing overtake those that do, and connections take turns', async () => {
   const turns = new Turns();
   const [a, b] = [new FakeSource(), new FakeSource()];

@@ -8,6 +8,11 @@
 /** Milliseconds of a turn that go to calls; a turn that has begun one lets it do its synchronous part. */
 const BUDGET_MS = 3;
 
+/**
+ * After so many calls that launch nothing comes one that launches, so that a client that never pauses holds up none.
+ */
+const URGENT_IN_A_ROW = 16;
+
 /** A connection, as far as it can be told to bring no more for now. */
 export interface Source {
   hold(): void;
@@ -16,8 +21,30 @@ export interface Source {
 
 interface Waiting {
   source: Source | undefined;
-  starts: (() => void)[];
-  next: number;
+  starts: Waiters;
+}
+
+/** A queue whose head is taken without moving the rest, of which there may be thousands. */
+class Waiters {
+  #starts: (() => void)[] = [];
+  #next = 0;
+
+  get size(): number {
+    return this.#starts.length - this.#next;
+  }
+
+  push(start: () => void): void {
+    this.#starts.push(start);
+  }
+
+  take(): (() => void) | undefined {
+    const start = this.#starts[this.#next++];
+    if (this.#next * 2 >= this.#starts.length) {
+      this.#starts = this.#starts.slice(this.#next);
+      this.#next = 0;
+    }
+    return start;
+  }
 }
 
 /** Which turn of the event loop it is. A `setImmediate` for each call would cost those that come alone a turn more. */
@@ -29,14 +56,15 @@ export class Turns {
   #until = 0;
   #planned = false;
   /** Calls that launch nothing, in the order in which they came. */
-  #urgent: (() => void)[] = [];
+  readonly #urgent = new Waiters();
+  #urgentInARow = 0;
   /** Calls that launch, by connection; connections take turns. */
   readonly #launches = new Map<Source | undefined, Waiting>();
 
   /** Calls that wait for a turn. */
   get waiting(): number {
-    let count = this.#urgent.length;
-    for (const { starts, next } of this.#launches.values()) count += starts.length - next;
+    let count = this.#urgent.size;
+    for (const { starts } of this.#launches.values()) count += starts.size;
     return count;
   }
 
@@ -48,7 +76,7 @@ export class Turns {
       this.#turnNumber = turn;
       this.#until = now + BUDGET_MS;
     }
-    if (now < this.#until && (launches ? this.#launches.size : this.#urgent.length) === 0) {
+    if (now < this.#until && (launches ? this.#launches.size : this.#urgent.size) === 0) {
       start();
       return;
     }
@@ -63,7 +91,9 @@ export class Turns {
       waiting.starts.push(start);
       return;
     }
-    this.#launches.set(source, { source, starts: [start], next: 0 });
+    const starts = new Waiters();
+    starts.push(start);
+    this.#launches.set(source, { source, starts });
     source?.hold();
   }
 
@@ -93,16 +123,18 @@ export class Turns {
   };
 
   #take(): (() => void) | undefined {
-    const urgent = this.#urgent.shift();
-    if (urgent) return urgent;
     const [waiting] = this.#launches.values();
-    if (!waiting) return undefined;
-    const { source, starts, next } = waiting;
+    if (!waiting || (this.#urgent.size > 0 && this.#urgentInARow < URGENT_IN_A_ROW)) {
+      this.#urgentInARow++;
+      return this.#urgent.take();
+    }
+    this.#urgentInARow = 0;
+    const { source, starts } = waiting;
+    const start = starts.take();
     this.#launches.delete(source);
-    waiting.next++;
-    if (waiting.next < starts.length)
+    if (starts.size > 0)
       this.#launches.set(source, waiting); // behind the other connections
     else source?.release();
-    return starts[next];
+    return start;
   }
 }
