@@ -5,8 +5,8 @@
  */
 import { isMainThread } from 'node:worker_threads';
 import { type PlainError, toPlain } from '../errors.ts';
-import { StrandedThread } from '../sys/netns.ts';
 import { restoreNice } from '../sys/nice.ts';
+import { StrandedThread } from '../sys/stranded-thread.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: the parameter type of a handler is its own business; Pool.call checks it
 export type Handlers = Record<string, (input: any) => unknown>;
