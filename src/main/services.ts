@@ -1,6 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { nowNs } from '../clock.ts';
+import { explain } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import { Images } from '../node/images/images.ts';
 import { snapshotWorker } from '../node/images/snapshotters/worker.ts';
@@ -237,7 +238,8 @@ async function openPinFolder(
   { log, resources }: { log: Log; resources: AsyncDisposableStack },
 ): Promise<string> {
   const folder = join(state, HOLDER);
-  const problem = await pools.net.call('openHolder', { folder });
+  // Rejects when the thread has ended, stranded in a namespace.
+  const problem = await pools.net.call('openHolder', { folder }).catch(explain);
   if (problem !== undefined) {
     log.warn(
       { problem },

@@ -158,8 +158,9 @@ function inHolder<T>(folder: string, visit: () => T): T {
 }
 
 /**
- * Runs `visit`, which changes the mount namespace of this thread, and returns to that of before, to the same root (of
- * a chroot, say) and working directory. Throws {@link StrandedThread} when the return fails.
+ * Runs `visit`, which changes the mount namespace of this thread, and returns to that of before, to the same root (of a
+ * chroot, say) and working directory. Throws {@link SysError} before it leaves where the way back is refused, and
+ * {@link StrandedThread} when the return fails all the same.
  */
 function elsewhere<T>(visit: () => T): T {
   // setns(2) wants a thread that shares its root and working directory with none. Nothing happens when that is so
@@ -168,14 +169,18 @@ function elsewhere<T>(visit: () => T): T {
   using home = openFd('/proc/thread-self/ns/mnt', C.O_RDONLY);
   using root = openFd('/', O_PATH | O_DIRECTORY);
   using cwd = openFd('.', O_PATH | O_DIRECTORY);
+  const goHome = () => {
+    check('setns', libc.setns(home.number, C.CLONE_NEWNS), 'the mount namespace');
+    check('fchdir', libc.fchdir(root.number), 'the root');
+    check('chroot', libc.chroot('.'));
+    check('fchdir', libc.fchdir(cwd.number), 'the working directory');
+  };
+  goHome();
   try {
     return visit();
   } finally {
     try {
-      check('setns', libc.setns(home.number, C.CLONE_NEWNS));
-      check('fchdir', libc.fchdir(root.number), 'the root');
-      check('chroot', libc.chroot('.'));
-      check('fchdir', libc.fchdir(cwd.number), 'the working directory');
+      goHome();
     } catch (cause) {
       // biome-ignore lint/correctness/noUnsafeFinally: the result of `visit` is of no use on a stranded thread
       throw new StrandedThread('this thread could not return to its mount namespace', { cause });

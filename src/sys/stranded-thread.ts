@@ -5,3 +5,9 @@
 export class StrandedThread extends Error {
   override readonly name = 'StrandedThread';
 }
+
+/** Whether `error` is one, or has come together with one while resources were given back. */
+export function isStranded(error: unknown): boolean {
+  if (error instanceof SuppressedError) return isStranded(error.error) || isStranded(error.suppressed);
+  return error instanceof StrandedThread;
+}

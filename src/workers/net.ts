@@ -8,7 +8,7 @@ import * as holder from '../sys/holder.ts';
 import { setLink } from '../sys/link.ts';
 import { shrinkHeap } from '../sys/memory.ts';
 import * as netns from '../sys/netns.ts';
-import { StrandedThread } from '../sys/stranded-thread.ts';
+import { isStranded } from '../sys/stranded-thread.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
 import { cniCheck } from './net/check.ts';
@@ -97,7 +97,7 @@ function openHolder({ folder }: { folder: string }): string | undefined {
     holder.openHolder(folder);
     return undefined;
   } catch (error) {
-    if (error instanceof StrandedThread) throw error;
+    if (isStranded(error)) throw error; // serve() then ends this thread
     return explain(error);
   }
 }
@@ -111,7 +111,7 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
   try {
     await work();
   } catch (cause) {
-    if (cause instanceof StrandedThread) throw cause; // serve() then ends this thread
+    if (isStranded(cause)) throw cause; // serve() then ends this thread
     throw new SluiceError('NAMESPACE_FAILED', what, { cause });
   }
 }

@@ -4,13 +4,15 @@ import { existsSync, lstatSync, readlinkSync, rmSync, statSync, writeFileSync } 
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { HOLDER, namesInHolder } from '../../src/sys/holder.ts';
+import { startSluice } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { mountsBelow } from '../rig/leftovers.ts';
 import { containerConfig, podConfig } from '../rig/messages.ts';
-import { privateFolder } from '../rig/paths.ts';
+import { skipUnlessRoot } from '../rig/needs.ts';
+import { privateFolder, ROOT } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
-import { type Lab, openLab, SKIP_WITH_REGISTRY } from './lab.ts';
+import { type Lab, openLab, SKIP_WITH_REGISTRY, writeScript } from './lab.ts';
 
 const skip = SKIP_WITH_REGISTRY;
 const BUSYBOX = 'docker.io/library/busybox:latest';
@@ -173,4 +175,19 @@ test('where a holder cannot be made, namespaces are pinned on the host; such pod
   assert.deepEqual(mountsBelow(join(lab.daemon.state, 'ns')), []);
   rmSync(join(lab.daemon.state, 'ns'), { recursive: true });
   await lab.assertSound();
+});
+
+test('a daemon that may not chroot(2), which the way back from a holder takes, starts all the same', {
+  skip: skip || skipUnlessRoot('setpriv'),
+}, async () => {
+  const program = join(folder, 'sluiced');
+  const sluiced = join(ROOT, 'bin/sluiced');
+  writeScript(program, `#!/bin/sh\nexec setpriv --bounding-set -sys_chroot ${sluiced} "$@"\n`);
+  await using daemon = await startSluice({ index: 26, program, sandboxMode: 'pinned' });
+  const config = podConfig('caged', { cgroupParent: daemon.cgroupParent });
+  const { podSandboxId } = await daemon.cri.runPodSandbox({ config });
+  assert.equal(mountsBelow(join(daemon.state, 'ns')).length, 2);
+  assert.match(daemon.log(), /are held in the mount table of the host/);
+  await daemon.cri.removePodSandbox({ podSandboxId });
+  await daemon.assertNothingLeft();
 });
