@@ -1,6 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { nowNs } from '../clock.ts';
+import { explain } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
 import { Images } from '../node/images/images.ts';
 import { snapshotWorker } from '../node/images/snapshotters/worker.ts';
@@ -37,6 +38,7 @@ import { Pulls } from '../pipeline/jobs/pulls.ts';
 import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
+import { dropHolder, HOLDER, heldPath } from '../sys/holder.ts';
 import type { HostFiles } from '../workers/host-paths/read-file.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 import { Health } from './health.ts';
@@ -98,8 +100,9 @@ export async function makeServices(
     }),
   );
   const store = openStore({ config, pools, metrics, log, resources });
-  const [{ host, features }, network, { url }] = await Promise.all([
+  const [{ host, features }, pinFolder, network, { url }] = await Promise.all([
     readHost(config, log),
+    openPinFolder(config, pools, { log, resources }),
     startNetwork(config, pools, { metrics, log }).then((started) => resources.use(started)),
     stdio.listen(streamingOptions(config)),
   ]);
@@ -137,6 +140,7 @@ export async function makeServices(
       publishBinary: process.execPath,
     },
     shimSocketDir,
+    pinFolder,
     ending,
   };
   const streamedExecs = new StreamedExecs(basis);
@@ -222,6 +226,35 @@ async function readHost(config: Config, log: Log): Promise<Pick<ExecContext, 'ho
     host.apparmor ? loadDefaultAppArmorProfile() : undefined,
   ]);
   return { host, features };
+}
+
+/**
+ * The folder in which the IPC and UTS namespaces of pods without a process are pinned. A holder that is empty when the
+ * daemon ends goes with it, so that the folders of a daemon without pods can be removed.
+ */
+async function openPinFolder(
+  { state }: Config,
+  pools: Pools,
+  { log, resources }: { log: Log; resources: AsyncDisposableStack },
+): Promise<string> {
+  const folder = join(state, HOLDER);
+  // Rejects when the thread has ended, stranded in a namespace.
+  const problem = await pools.net.call('openHolder', { folder }).catch(explain);
+  if (problem !== undefined) {
+    log.warn(
+      { problem },
+      'namespaces of pods are held in the mount table of the host, which slows launches on full nodes',
+    );
+    return join(state, 'ns');
+  }
+  resources.defer(() => {
+    try {
+      dropHolder(folder);
+    } catch (err) {
+      log.warn({ err }, 'the empty holder of namespaces stays');
+    }
+  });
+  return heldPath(folder, '');
 }
 
 function startNetwork({ cni, root }: Config, pools: Pools, { metrics, log }: Reports): Promise<Network> {

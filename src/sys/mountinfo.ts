@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 
-/** One line of /proc/<pid>/mountinfo (proc_pid_mountinfo(5)). */
+/** One mount, as /proc/<pid>/mountinfo (proc_pid_mountinfo(5)) and statmount(2) tell it. */
 export interface MountPoint {
   /** Device of the file system, as `major:minor`. */
   device: string;
@@ -8,20 +8,24 @@ export interface MountPoint {
   root: string;
   mountPoint: string;
   type: string;
-  /** Options of the file system, not those of the mount (nosuid and the like). */
-  superOptions: string[];
   /** In a peer group: mounts below it propagate to the peers, and theirs to it. */
   shared: boolean;
   /** Receives the mounts of its master. */
   slave: boolean;
 }
 
+/** A line of the former, which has more. */
+export interface MountLine extends MountPoint {
+  /** Options of the file system, not those of the mount (nosuid and the like). */
+  superOptions: string[];
+}
+
 /**
  * Parses the text of a mountinfo file, in the kernel's order: a later line with the same mount point lies on top. Lines
  * of another form are left out.
  */
-export function parseMountinfo(text: string): MountPoint[] {
-  const table: MountPoint[] = [];
+export function parseMountinfo(text: string): MountLine[] {
+  const table: MountLine[] = [];
   for (const line of text.split('\n')) {
     const fields = line.split(' ');
     // The number of optional fields (shared:N, master:N) varies; a single hyphen ends them.

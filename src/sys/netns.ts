@@ -1,17 +1,11 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type Fd, openFd, removeFile } from './fd.ts';
+import { hold, holderOf, letGo } from './holder.ts';
 import { C, check, libc } from './libc.ts';
 import { setLink } from './link.ts';
 import { isNsfs, mount, unmount } from './mount.ts';
-
-/**
- * Thrown when a thread could not leave a namespace that it had entered. Such a thread must not run anything else:
- * whoever catches this ends the worker, and the pool starts another.
- */
-export class StrandedThread extends Error {
-  override readonly name = 'StrandedThread';
-}
+import { StrandedThread } from './stranded-thread.ts';
 
 /** Name in /proc/<pid>/ns and CLONE_NEW flag of the namespaces that a thread can enter and leave again. */
 const KINDS = { net: C.CLONE_NEWNET, ipc: C.CLONE_NEWIPC, uts: C.CLONE_NEWUTS } as const;
@@ -59,12 +53,14 @@ export function createNetns(path: string, { loopback }: { loopback: boolean }): 
 
 /**
  * Makes one namespace of each kind that `paths` names, bind-mounted on the path, which must not exist, and runs `setUp`
- * inside of all of them. The namespaces outlive their processes. When anything fails, nothing is left.
+ * inside of all of them. The namespaces outlive their processes. A path may be one in a holder (src/sys/holder.ts).
+ * When anything fails, nothing is left.
  */
 export function pinNamespaces(paths: Partial<Record<Kind, string>>, setUp: () => void): void {
   const wanted = Object.entries(paths) as [Kind, string][];
   using undo = new DisposableStack();
   for (const [, path] of wanted) {
+    if (holderOf(path) !== undefined) continue; // hold() makes the file
     makeFile(path);
     undo.defer(() => unpinNamespace(path));
   }
@@ -75,7 +71,14 @@ export function pinNamespaces(paths: Partial<Record<Kind, string>>, setUp: () =>
     () => check('unshare', libc.unshare(flags)),
     () => {
       for (const [kind, path] of wanted) {
-        mount({ source: `/proc/thread-self/ns/${kind}`, target: path, flags: C.MS_BIND });
+        const source = `/proc/thread-self/ns/${kind}`;
+        if (holderOf(path) === undefined) {
+          mount({ source, target: path, flags: C.MS_BIND });
+        } else {
+          using namespace = openFd(source, C.O_RDONLY);
+          hold(namespace, path);
+          undo.defer(() => unpinNamespace(path));
+        }
       }
       setUp();
     },
@@ -97,6 +100,10 @@ function makeFile(path: string): void {
 
 /** Unmounts and removes a pinned namespace of any kind; an absent one is fine. */
 export function unpinNamespace(path: string): void {
+  if (holderOf(path) !== undefined) {
+    letGo(path);
+    return;
+  }
   unmount(path);
   removeFile(path);
 }

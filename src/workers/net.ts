@@ -3,10 +3,12 @@
  * as processes, and the thread is free meanwhile, so one thread serves many launches.
  */
 import { writeFileSync } from 'node:fs';
-import { SluiceError } from '../errors.ts';
+import { explain, SluiceError } from '../errors.ts';
+import * as holder from '../sys/holder.ts';
 import { setLink } from '../sys/link.ts';
 import { shrinkHeap } from '../sys/memory.ts';
 import * as netns from '../sys/netns.ts';
+import { isStranded } from '../sys/stranded-thread.ts';
 import { createUserNetns, type UserNamespace } from '../sys/userns.ts';
 import { cniAdd } from './net/add.ts';
 import { cniCheck } from './net/check.ts';
@@ -86,6 +88,20 @@ async function unpinNamespaces({ paths }: { paths: string[] }): Promise<void> {
   });
 }
 
+/**
+ * Opens the holder of `folder` (src/sys/holder.ts). Gives why that is impossible here, in which case namespaces are
+ * held in the host's mount table.
+ */
+function openHolder({ folder }: { folder: string }): string | undefined {
+  try {
+    holder.openHolder(folder);
+    return undefined;
+  } catch (error) {
+    if (isStranded(error)) throw error; // serve() then ends this thread
+    return explain(error);
+  }
+}
+
 /** True when a namespace is mounted at `path`; a reboot leaves a plain file there, or nothing. */
 function namespaceExists({ path }: { path: string }): boolean {
   return netns.netnsExists(path);
@@ -95,7 +111,7 @@ async function wrapFailure(what: string, work: () => Promise<void> | void): Prom
   try {
     await work();
   } catch (cause) {
-    if (cause instanceof netns.StrandedThread) throw cause; // serve() then ends this thread
+    if (isStranded(cause)) throw cause; // serve() then ends this thread
     throw new SluiceError('NAMESPACE_FAILED', what, { cause });
   }
 }
@@ -109,6 +125,7 @@ export const handlers = {
   pinNamespaces,
   unpinNamespaces,
   namespaceExists,
+  openHolder,
   cniAdd,
   cniDel,
   cniCheck,

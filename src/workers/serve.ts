@@ -5,8 +5,8 @@
  */
 import { isMainThread } from 'node:worker_threads';
 import { type PlainError, toPlain } from '../errors.ts';
-import { StrandedThread } from '../sys/netns.ts';
 import { restoreNice } from '../sys/nice.ts';
+import { isStranded } from '../sys/stranded-thread.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: the parameter type of a handler is its own business; Pool.call checks it
 export type Handlers = Record<string, (input: any) => unknown>;
@@ -36,7 +36,7 @@ export function serve(handlers: Handlers): (call: Call) => Promise<Reply> {
       return { ok: true, value: await handler(input), seconds: seconds() };
     } catch (error) {
       // A thread in the wrong namespace must not run another task: it exits, and the pool replaces it.
-      if (error instanceof StrandedThread) process.exit(1);
+      if (isStranded(error)) process.exit(1);
       return { ok: false, error: toPlain(error), seconds: seconds() };
     }
   };

@@ -1,11 +1,13 @@
 /**
  * A node that fills up: pinned pods of one container each, a hundred at a time, until there are many.
  *
- *   npm run bench:density [-- --pods 500] [--parallel 16] [--containerd 2.4.2|none] [--runtime PATH|NAME] [--shared] [--sources] [--svg FILE] [--json FILE]
+ *   npm run bench:density [-- --pods 500] [--parallel 16] [--containerd 2.4.2|none] [--beside 300] [--runtime PATH|NAME] [--shared] [--sources]
+ *     [--svg FILE] [--json FILE]
  *
  * After each hundred: pods per second, CPU per pod of the machine, the daemon and the shims, memory, p99 of List and
  * Status, mounts. A straight line through all hundreds but the last is checked against the last one, and the line
- * through all says what 1000 and 2500 pods would take. Ends with status 1 when a target is missed.
+ * through all says what 1000 and 2500 pods would take. containerd is filled with `--beside` pods in the same run (0:
+ * with none): how it slows down on this machine stands beside it. Ends with status 1 when a target is missed.
  */
 import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -30,6 +32,7 @@ const { values: options } = parseArgs({
     pods: { type: 'string', default: '500' },
     parallel: { type: 'string', default: '16' },
     containerd: { type: 'string', default: '2.4.2' },
+    beside: { type: 'string', default: '300' },
     runtime: { type: 'string', default: 'runc' },
     shared: { type: 'boolean', default: false },
     sources: SOURCES,
@@ -96,15 +99,19 @@ async function fill(daemon: RigDaemon, pods: number, parallel: number): Promise<
   return samples;
 }
 
-/** Mounts that containerd makes for one such pod. */
-async function mountsOfContainerd(common: Common): Promise<number> {
-  const pods = 10;
+/** Mounts that containerd makes for one such pod, and its way to `pods` of them. */
+async function ofContainerd(common: Common, pods: number): Promise<{ mounts: number; samples: Sample[] }> {
+  const few = 10;
   await using daemon = await startSide('containerd', 1, common);
   await warmUp(daemon, []);
   await removePods(daemon.cri);
   const before = mountsBelow(daemon.folder).length;
-  for (let i = 0; i < pods; i++) await launchPodAndContainer(daemon, `m${i}`);
-  return (mountsBelow(daemon.folder).length - before) / pods;
+  for (let i = 0; i < few; i++) await launchPodAndContainer(daemon, `m${i}`);
+  const mounts = (mountsBelow(daemon.folder).length - before) / few;
+  await removePods(daemon.cri);
+  const samples = await fill(daemon, pods, Number(options.parallel));
+  await removePods(daemon.cri, undefined, 16);
+  return { mounts, samples };
 }
 
 const COLUMNS: { name: string; unit: string; of: (sample: Sample) => number; modelled: boolean }[] = [
@@ -142,6 +149,23 @@ function forecast(samples: readonly Sample[]): string[] {
   });
 }
 
+/** How both slow down over as many pods. */
+function slowing(ours: readonly Sample[], theirs: readonly Sample[]): string[] {
+  const count = Math.min(ours.length, theirs.length);
+  const of = (samples: readonly Sample[], value: (sample: Sample) => number) => {
+    const [first, last] = [samples[0], samples[count - 1]];
+    return first && last ? value(last) / value(first) : Number.NaN;
+  };
+  return [
+    { name: 'pods per second', value: (sample: Sample) => sample.podsPerSecond },
+    { name: 'CPU of shim and runc per pod', value: (sample: Sample) => sample.shimMsPerPod },
+    { name: 'CPU of the daemon per pod', value: (sample: Sample) => sample.daemonMsPerPod },
+  ].map(
+    ({ name, value }) =>
+      `hundred ${count} by the first, ${name}: Sluice ${of(ours, value).toFixed(2)}, containerd ${of(theirs, value).toFixed(2)}`,
+  );
+}
+
 const DRAWN = COLUMNS.filter(({ name }) => !['daemon', 'shim, runc', 'mounts per pod'].includes(name));
 
 function picture(samples: readonly Sample[]): string {
@@ -169,7 +193,12 @@ function picture(samples: readonly Sample[]): string {
 
 async function main(): Promise<number> {
   if (process.getuid?.() !== 0) throw new Error('needs root: it starts daemons');
-  const [pods, parallel] = [Number(options.pods), Number(options.parallel)];
+  const [pods, parallel, beside] = [options.pods, options.parallel, options.beside].map(Number) as [
+    number,
+    number,
+    number,
+  ];
+  if (!Number.isInteger(beside / STEP)) throw new Error(`--beside wants a multiple of ${STEP}`);
   if (!Number.isInteger(pods / STEP) || pods < STEP || pods > 1000) {
     throw new Error(`--pods wants a multiple of ${STEP}, 1000 at most: a bridge has 1024 ports`);
   }
@@ -185,7 +214,7 @@ async function main(): Promise<number> {
     const release = await releaseFor(folder, options);
     const sandboxImage = 'registry.k8s.io/pause:3.10';
     const common: Common = { registry, shim, runc, containerd, sandboxImage, release };
-    const theirs = containerd ? await mountsOfContainerd(common) : undefined;
+    const theirs = containerd ? await ofContainerd(common, beside) : undefined;
     await using daemon = await startSide(options.shared ? 'shared' : 'pinned', 0, common);
     await warmUp(daemon, []);
     await removePods(daemon.cri);
@@ -208,7 +237,14 @@ async function main(): Promise<number> {
       { name: 'daemon PSS, MiB', value: last.daemonMib, at: 'most', limit: 200 },
       ...(theirs === undefined
         ? []
-        : [{ name: 'mounts per pod, containerd’s as the limit', value: last.mountsPerPod, at: 'most', limit: theirs }]),
+        : [
+            {
+              name: 'mounts per pod, containerd’s as the limit',
+              value: last.mountsPerPod,
+              at: 'most',
+              limit: theirs.mounts,
+            },
+          ]),
     ].map((target) => ({
       ...target,
       met: target.at === 'most' ? target.value <= target.limit : target.value >= target.limit,
@@ -219,9 +255,14 @@ async function main(): Promise<number> {
     );
     const model = forecast(samples);
     console.log([`other work after: ${await otherWork()}`, table(samples), ...words, ...model].join('\n'));
+    if (theirs && theirs.samples.length > 0)
+      console.log([`containerd`, table(theirs.samples), ...slowing(samples, theirs.samples)].join('\n'));
     console.log(`removed in ${seconds.toFixed(1)} s: ${(pods / seconds).toFixed(1)} pods/s`);
     if (options.svg) writeFileSync(options.svg, picture(samples));
-    if (options.json) writeFileSync(options.json, `${JSON.stringify({ samples, targets, model }, undefined, 2)}\n`);
+    if (options.json) {
+      const all = { samples, containerd: theirs?.samples, targets, model };
+      writeFileSync(options.json, `${JSON.stringify(all, undefined, 2)}\n`);
+    }
     return targets.every(({ met }) => met) ? 0 : 1;
   } finally {
     await registry.stop();

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { unpinNamespace } from '../../src/sys/netns.ts';
 import { run, waitFor } from '../rig/proc.ts';
 import { type Lab, openLab, pausePid, SKIP } from './lab.ts';
 
@@ -88,7 +89,7 @@ for (const sandboxMode of ['pause', 'pinned'] as const) {
         const paths = runtimeSpec.linux.namespaces.map(({ path }) => path);
         assert.equal(paths.length, 1, 'the IPC namespace');
         await lab.daemon.stop();
-        for (const path of paths) await run('umount', [path]);
+        for (const path of paths) unpinNamespace(path);
         await lab.daemon.start();
         await waitFor('it to be not ready', 5000, async () => (await statusOf(lab, id))?.state !== READY || undefined);
         await lab.stopAndRemove(id);

@@ -15,7 +15,8 @@ import { parseConfig } from '../../src/node/config/load.ts';
 import { placesOf } from '../../src/node/leaks/leaks.ts';
 import { networkInUse } from '../../src/node/network/in-use.ts';
 import { sweepLeaks } from '../../src/pipeline/jobs/leaks.ts';
-import { createNetns, unpinNamespace } from '../../src/sys/netns.ts';
+import { dropHolder, HOLDER, heldPath, namesInHolder, openHolder } from '../../src/sys/holder.ts';
+import { createNetns, pinNamespaces, unpinNamespace } from '../../src/sys/netns.ts';
 import { findResources, type Places, type Resource } from '../../src/workers/leaks/find.ts';
 import { cgroupMounts } from '../../src/workers/stats/cgroups.ts';
 import { writeScript } from '../faults/lab.ts';
@@ -68,6 +69,7 @@ netns_dir = ${at('netns')}
   );
   db.prepare('INSERT INTO sandboxes VALUES (?, ?)').run(OWNED, JSON.stringify({ netns: netnsOf(OWNED) }));
   db.close();
+  openHolder(join(folder, 'state', HOLDER));
   for (const id of [LEAKED, OWNED]) {
     for (const place of ['root/snapshots', 'root/sandboxes', 'state/bundles', 'state/sandboxes', 'state/runc/k8s.io']) {
       const path = join(folder, place, id);
@@ -78,6 +80,7 @@ netns_dir = ${at('netns')}
     mkdirSync(shm);
     await run('mount', ['-t', 'tmpfs', 'tmpfs', shm]);
     createNetns(netnsOf(id), { loopback: false });
+    pinNamespaces({ ipc: heldPath(join(folder, 'state', HOLDER), `${id}.ipc`) }, () => {});
     const conf = Buffer.from(JSON.stringify({ name: 'net', cniVersion: '1.0.0', plugins: [{ type: 'ends' }] }));
     const record = {
       kind: 'cniCacheV1',
@@ -107,7 +110,11 @@ after(async () => {
   await run('rmdir', [join(cgroup('x'), '..')], { check: false });
   for (const id of [LEAKED, OWNED])
     await run('umount', ['-l', join(folder, 'state/sandboxes', id, 'shm')], { check: false });
-  for (const id of [LEAKED, OWNED]) unpinNamespace(netnsOf(id));
+  for (const id of [LEAKED, OWNED]) {
+    unpinNamespace(netnsOf(id));
+    unpinNamespace(heldPath(join(folder, 'state', HOLDER), `${id}.ipc`));
+  }
+  dropHolder(join(folder, 'state', HOLDER));
   unpinNamespace(join(folder, 'netns/cni-00000000-other'));
   rmSync(folder, { recursive: true, force: true });
 });
@@ -132,7 +139,7 @@ test('all seven kinds are found, once for each thing, and nothing that is owned 
   ]);
   const owners = new Set(found.filter(({ kind }) => kind !== 'netns').map(({ owner }) => owner));
   assert.deepEqual([...owners], [LEAKED]);
-  assert.equal(found.length, 10);
+  assert.equal(found.length, 11);
 });
 
 test('--fix touches nothing while a shim without a row runs: its pod may have lost its row with the store', {
@@ -163,6 +170,7 @@ test('--fix --kill takes them away and leaves everything else', { skip }, async 
     [false, true, true],
   );
   assert.ok(existsSync(join(folder, 'netns/cni-00000000-other')));
+  assert.deepEqual(namesInHolder(join(folder, 'state', HOLDER)), [`${OWNED}.ipc`]);
 });
 
 test('without a store nothing is compared, and nothing removed', { skip }, async () => {

@@ -1,8 +1,12 @@
 /** What a daemon with private folders and a private network has left on the machine. */
 import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { HOLDER, namesInHolder } from '../../src/sys/holder.ts';
 import type { RigNetwork } from './cni.ts';
 import { processesOf, run, waitFor } from './proc.ts';
+
+/** Mounts that a daemon has without pods: the rig's tmpfs for its state, and the holder of namespaces (holder.ts). */
+const OF_DAEMON = /\/(tmpfs|held|held\/mnt)$/;
 
 export interface Traces {
   /** Everything private lies below it. */
@@ -52,7 +56,10 @@ export async function podTraces(traces: Traces): Promise<string[]> {
   for (const p of processesOf(traces.folder)) {
     if (/shim|runc|crun/.test(p.command)) left.push(`process ${p.pid} ${p.command.slice(0, 160)}`);
   }
-  for (const mount of mountsBelow(traces.folder)) if (!mount.endsWith('/tmpfs')) left.push(`mount ${mount}`);
+  for (const mount of mountsBelow(traces.folder)) {
+    if (!OF_DAEMON.test(mount)) left.push(`mount ${mount}`);
+    if (mount.endsWith(`/${HOLDER}`)) left.push(...namesInHolder(mount).map((name) => `held namespace ${name}`));
+  }
   for (const group of cgroupsOf(traces.cgroup)) {
     for (const child of readdirSync(group, { withFileTypes: true })) {
       if (child.isDirectory()) left.push(`cgroup ${join(group, child.name)}`);

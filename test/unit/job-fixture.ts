@@ -325,6 +325,7 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
     }),
     shimAddresses: { grpc: '/run/sluice.sock', ttrpc: '/run/events.sock', publishBinary: '/usr/bin/true' },
     shimSocketDir: '/run/s',
+    pinFolder: '/run/sluice/held/ns',
     stdio: fake<Stdio>('stdio', {
       openIo: async (io) => void (await did('stdio.openIo', io)),
       async drain(id) {

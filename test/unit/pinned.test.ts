@@ -26,13 +26,13 @@ suite('which pods are pinned', () => {
     using lab = openJobLab();
     Object.assign(lab.ctx.config.runtimes.runc ?? {}, change);
     const { row } = planPod(lab.podRequest(config), lab.ctx);
-    return { pinned: row.pinned, id: row.id, state: lab.ctx.config.state };
+    return { pinned: row.pinned, id: row.id, folder: lab.ctx.pinFolder };
   };
 
-  test('a PID namespace for each container, or the host’s: pinned, with its IPC and UTS namespaces under the state folder', () => {
+  test('a PID namespace for each container, or the host’s: pinned, with its IPC and UTS namespaces in the folder for them', () => {
     for (const pid of [CONTAINER, NODE]) {
-      const { pinned, id, state } = planned(withPid(pid));
-      const [ipc, uts] = [`${state}/ns/${id}.ipc`, `${state}/ns/${id}.uts`];
+      const { pinned, id, folder } = planned(withPid(pid));
+      const [ipc, uts] = [`${folder}/${id}.ipc`, `${folder}/${id}.uts`];
       assert.deepEqual(pinned, { bootId: HOST.bootId, filesPending: true, ipc, uts });
     }
   });

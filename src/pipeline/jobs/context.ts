@@ -71,6 +71,11 @@ export interface JobContext {
   /** Where shims reach the daemon, and the folder of their own sockets. */
   readonly shimAddresses: DaemonAddresses;
   readonly shimSocketDir: string;
+  /**
+   * Folder of the IPC and UTS namespaces of pods without a process: one in a holder (src/sys/holder.ts), or a plain
+   * one.
+   */
+  readonly pinFolder: string;
   readonly stdio: Stdio;
   readonly exits: Exits;
   /** Aborts when the daemon ends: connections that close from then on were closed by the daemon. */

@@ -72,11 +72,11 @@ function runsPinned(config: PodSandboxConfig, runtime: RuntimeConfig): boolean {
   return pid !== NamespaceMode.POD && userNamespace(namespaces) === undefined;
 }
 
-function pinnedSandbox({ id, config }: SandboxRow, { host, config: { state } }: JobContext): PinnedSandbox {
+function pinnedSandbox({ id, config }: SandboxRow, { host, pinFolder }: JobContext): PinnedSandbox {
   const own = ownNamespaces(config);
   const pinned: PinnedSandbox = { bootId: host.bootId, filesPending: true };
-  if (own.ipc) pinned.ipc = join(state, 'ns', `${id}.ipc`);
-  if (own.uts) pinned.uts = join(state, 'ns', `${id}.uts`);
+  if (own.ipc) pinned.ipc = join(pinFolder, `${id}.ipc`);
+  if (own.uts) pinned.uts = join(pinFolder, `${id}.uts`);
   return pinned;
 }
 

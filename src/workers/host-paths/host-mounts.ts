@@ -1,5 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { SysError } from '../../sys/libc.ts';
+import { MountTable } from '../../sys/mount-table.ts';
 import { type MountPoint, parseMountinfo } from '../../sys/mountinfo.ts';
 
 /**
@@ -12,19 +14,21 @@ const LOCAL = new Set(
   pstore efivarfs fusectl binfmt_misc selinuxfs nsfs`.split(/\s+/),
 );
 
+const isLocal = ({ type }: MountPoint) => LOCAL.has(type);
+
 /** Milliseconds that {@link HostMounts.recent} keeps a table. */
 const RECENT_MS = 1000;
 
-/**
- * The mount table, as it is at construction, by mount point. A line is parsed when it is asked for: there are thousands
- * on a full node.
- */
+/** This thread's, which every look at it brings up to date. Undefined where the kernel has the text alone. */
+let table: MountTable | undefined = new MountTable((mount) => !isLocal(mount));
+
+/** The mounts of the host, as they are at construction, by mount point. */
 export class HostMounts {
   static #recent: { table: HostMounts; until: number } | undefined;
 
   /**
    * The table as it was a second ago at most. For paths that are looked at again and again (programs, folders of CNI
-   * plugins): the kernel takes a millisecond to write the table of a full node.
+   * plugins).
    */
   static recent(): HostMounts {
     const now = performance.now();
@@ -33,32 +37,58 @@ export class HostMounts {
     return HostMounts.#recent.table;
   }
 
-  readonly #lines = new Map<string, string>();
+  readonly #lookUp: (mountPoint: string) => MountPoint | undefined;
+  readonly #found = new Map<string, MountPoint | undefined>();
 
-  constructor(text = readFileSync('/proc/self/mountinfo', 'utf8')) {
-    for (const line of text.split('\n')) {
-      // The mount point is the fifth field.
-      let at = -1;
-      for (let field = 0; field < 4; field++) at = line.indexOf(' ', at + 1);
-      const written = line.slice(at + 1, line.indexOf(' ', at + 1));
-      // Of two mounts on one point the later lies on top.
-      if (at > 0)
-        this.#lines.set(written.includes('\\') ? (parseMountinfo(line)[0]?.mountPoint ?? written) : written, line);
-    }
+  /** `text` is that of a mountinfo file; left out for the mounts that this thread sees. */
+  constructor(text?: string) {
+    const asked = text === undefined ? refreshed() : undefined;
+    this.#lookUp = asked ? (path) => asked.at(path) : inText(text ?? readFileSync('/proc/self/mountinfo', 'utf8'));
   }
 
   /** The mount that contains `path` (absolute, without symlinks). */
   of(path: string): MountPoint | undefined {
     for (let at = path; ; at = dirname(at)) {
-      const line = this.#lines.get(at);
-      if (line !== undefined) return parseMountinfo(line)[0];
-      if (at === '/') return undefined;
+      const mount = this.#on(at);
+      if (mount || at === '/') return mount;
     }
   }
 
   /** The mount that contains `path` when it is not local, so that `path` must not be touched in this process. */
   remote(path: string): MountPoint | undefined {
     const mount = this.of(path);
-    return mount && !LOCAL.has(mount.type) ? mount : undefined;
+    return mount && !isLocal(mount) ? mount : undefined;
   }
+
+  #on(mountPoint: string): MountPoint | undefined {
+    if (!this.#found.has(mountPoint)) this.#found.set(mountPoint, this.#lookUp(mountPoint));
+    return this.#found.get(mountPoint);
+  }
+}
+
+function refreshed(): MountTable | undefined {
+  try {
+    table?.refresh();
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+    table = undefined; // a kernel before 6.8, or a filter of system calls
+  }
+  return table;
+}
+
+/** Finds mounts in the text of a mountinfo file. A line is parsed when it is asked for: there may be thousands. */
+function inText(text: string): (mountPoint: string) => MountPoint | undefined {
+  const lines = new Map<string, string>();
+  for (const line of text.split('\n')) {
+    // The mount point is the fifth field.
+    let at = -1;
+    for (let field = 0; field < 4; field++) at = line.indexOf(' ', at + 1);
+    const written = line.slice(at + 1, line.indexOf(' ', at + 1));
+    // Of two mounts on one point the later lies on top.
+    if (at > 0) lines.set(written.includes('\\') ? (parseMountinfo(line)[0]?.mountPoint ?? written) : written, line);
+  }
+  return (mountPoint) => {
+    const line = lines.get(mountPoint);
+    return line === undefined ? undefined : parseMountinfo(line)[0];
+  };
 }

@@ -7,6 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { namesInSync } from '../../sys/folder.ts';
+import { HOLDER, heldPath, namesInHolder } from '../../sys/holder.ts';
 import { parseMountinfo } from '../../sys/mountinfo.ts';
 import { parseRecord } from '../net/record.ts';
 import type { CniAttachment, NetworkConf } from '../net/types.ts';
@@ -68,9 +69,13 @@ export async function findResources(places: Places): Promise<Resource[]> {
 
 /** What is named after a pod or container. */
 function foldersOf(folder: string): { owner: string; path: string }[] {
-  return namesInSync(folder).flatMap((name) => {
+  return named(namesInSync(folder), (name) => join(folder, name));
+}
+
+function named(names: readonly string[], pathOf: (name: string) => string): { owner: string; path: string }[] {
+  return names.flatMap((name) => {
     const owner = NAMED.exec(name)?.[1];
-    return owner === undefined ? [] : [{ owner, path: join(folder, name) }];
+    return owner === undefined ? [] : [{ owner, path: pathOf(name) }];
   });
 }
 
@@ -80,7 +85,9 @@ function findNetns({ netnsDir, netnsPrefix, state }: Places): Resource[] {
     .filter((name) => name.startsWith(netnsPrefix))
     .map((name) => join(netnsDir, name))
     .map((path) => ({ owner: path, path }));
-  return [...network, ...foldersOf(join(state, 'ns'))].map((one) => ({ kind: 'netns', ...one }));
+  const holder = join(state, HOLDER);
+  const held = named(namesInHolder(holder), (name) => heldPath(holder, name));
+  return [...network, ...foldersOf(join(state, 'ns')), ...held].map((one) => ({ kind: 'netns', ...one }));
 }
 
 /** Attachments in libcni's cache whose namespace is the daemon's. */

@@ -3,7 +3,7 @@ import { connect, type OnReadOpts, Socket } from 'node:net';
 import { Duplex, type Writable } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { explain } from '../../errors.ts';
-import { StrandedThread } from '../../sys/netns.ts';
+import { StrandedThread } from '../../sys/stranded-thread.ts';
 import { connectInNetns } from '../../sys/tcp.ts';
 import { CHUNK, pooledCopy } from './buffer-pool.ts';
 import type { StreamRequest } from './protocol.ts';

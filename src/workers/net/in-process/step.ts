@@ -1,6 +1,6 @@
 /** One plugin of a list carried out in this thread: measured, and failing, as its process would be. */
 
-import { StrandedThread } from '../../../sys/netns.ts';
+import { StrandedThread } from '../../../sys/stranded-thread.ts';
 import type { Json } from '../../json.ts';
 import { callPlugin, PluginFailure, pluginConf } from '../plugin.ts';
 import { inVersion, type ParsedResult, parseResult } from '../result.ts';
