@@ -25,6 +25,25 @@ const koffiBeside: Plugin = {
   },
 };
 
+/**
+ * What a module of CommonJS exports, imported as it is. esbuild makes a module of it, with a getter for each of its
+ * properties: for the bytes of undici's parser, 53,000 of them, which were more than half of what a thread that has
+ * undici did before its first work, and some MiB in its heap.
+ */
+const asItIs: Plugin = {
+  name: 'as-it-is',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^undici\/lib\/llhttp\// }, ({ path, kind, resolveDir }) =>
+      kind === 'import-statement' ? { path, namespace: 'as-it-is', pluginData: resolveDir } : undefined,
+    );
+    onLoad({ filter: /.*/, namespace: 'as-it-is' }, ({ path, pluginData }) => ({
+      contents: `export default require(${JSON.stringify(path)});`,
+      resolveDir: pluginData,
+      loader: 'js',
+    }));
+  },
+};
+
 /** The programs of a release, by name. */
 const ENTRIES: Record<string, string> = {
   sluiced: 'src/main/sluiced.ts',
@@ -68,7 +87,7 @@ export async function bundle(folder: string, version: string): Promise<Metafile>
     footer: { js: '})' },
     // piscina loads @napi-rs/nice only when it is asked to renice its threads, which src/sys/nice.ts does here.
     external: ['*.node', '@napi-rs/nice'],
-    plugins: [koffiBeside],
+    plugins: [koffiBeside, asItIs],
     logLevel: 'warning',
   });
   mkdirSync(folder, { recursive: true });

@@ -4,6 +4,7 @@ import { parseArgs } from 'node:util';
 import { explain } from '../errors.ts';
 import { loadConfig } from '../node/config/load.ts';
 import { createLog, type Log } from '../node/observe/log.ts';
+import { limitHeapsOfThreads } from '../node/threads/heaps.ts';
 import { raiseMainPriority } from '../sys/nice.ts';
 import { VERSION } from '../version.ts';
 import { compileWorkers } from './compile-workers.ts';
@@ -32,6 +33,7 @@ async function main(): Promise<void> {
   const phases = new Phases();
   phases.end('load');
   setUmask();
+  limitHeapsOfThreads();
   const config = loadConfig(values.config);
   const log = createLog(config.log);
   // Every promise has its own handler; one that was forgotten must not end the pods' management.

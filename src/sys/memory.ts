@@ -18,7 +18,14 @@ export async function shrinkHeap(): Promise<void> {
     // Compiled code is only taken from a cache that was written with the same flags: threads that start later need it.
     setFlagsFromString('--no-expose-gc');
   }
-  await collect({ type: 'major', execution: 'async', flavor: 'last-resort' });
+  // Such a collection also forgets what V8 has compiled of WebAssembly in all threads. When it is needed again it is
+  // compiled so that it can be made faster, which undici's parser must not be (src/workers/http/parser.ts).
+  setFlagsFromString('--no-flush-liftoff-code');
+  try {
+    await collect({ type: 'major', execution: 'async', flavor: 'last-resort' });
+  } finally {
+    setFlagsFromString('--flush-liftoff-code');
+  }
 }
 
 /**

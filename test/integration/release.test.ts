@@ -44,6 +44,20 @@ describe('the folder', () => {
     for (const entry of ['worker-image', 'worker-registry']) assert.ok(client(entry), entry);
   });
 
+  test('no bundle makes a getter for each byte of undici’s parser', async () => {
+    const node = join(release.folder, 'node');
+    const count = `const { defineProperty } = Object;
+    let made = 0;
+    Object.defineProperty = (...all) => (made++, defineProperty(...all));
+    require('./' + process.argv[1] + '.js');
+    console.log(made);`;
+    for (const entry of ['worker-image', 'worker-registry']) {
+      const { stdout } = await run(node, ['-e', count, '--', entry], { cwd: join(release.folder, 'lib') });
+      const made = Number(stdout);
+      assert.ok(made > 50 && made < 10_000, `${entry}: ${made} properties`);
+    }
+  });
+
   test('V8 takes the compiled code of each program with the options that the daemon is started with', async () => {
     const lib = join(release.folder, 'lib');
     const names = readdirSync(lib).flatMap((file) => /^(.+)\.bundle\.js$/.exec(file)?.[1] ?? []);

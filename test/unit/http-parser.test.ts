@@ -7,9 +7,11 @@ import { run } from '../rig/proc.ts';
 const PROGRAM = `
 import bytes from 'undici/lib/llhttp/llhttp_simd-wasm.js';
 import { cachedDataVersionTag } from 'node:v8';
-import { compileOnce } from './src/workers/http/parser.ts';
+import { shrinkHeap } from './src/sys/memory.ts';
+import { keepParser } from './src/workers/http/parser.ts';
 const before = cachedDataVersionTag();
-const kept = process.env.KEPT ? compileOnce() : undefined;
+if (process.env.KEPT) keepParser();
+await shrinkHeap(); // nobody but keepParser refers to it
 const names = ['url', 'status', 'message_begin', 'header_field', 'header_value', 'headers_complete', 'body', 'message_complete'];
 const env = Object.fromEntries(names.map((name) => ['wasm_on_' + name, () => 0]));
 const parser = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env }).exports;
@@ -17,14 +19,16 @@ const answer = Buffer.from('HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nhe
 const at = parser.malloc(answer.length);
 new Uint8Array(parser.memory.buffer).set(answer, at);
 const state = parser.llhttp_alloc(2);
-const until = performance.now() + 30_000;
+parser.llhttp_execute(state, at, answer.length);
+if (process.env.KEPT) await shrinkHeap(); // which the daemon does when it has nothing to do
+const until = performance.now() + (process.env.KEPT ? 2000 : 30_000);
 const faster = () => %IsTurboFanFunction(parser.llhttp_execute);
 for (let i = 0; i < 100_000; i++) parser.llhttp_execute(state, at, answer.length);
-while (!process.env.KEPT && !faster() && performance.now() < until) {
+while (!faster() && performance.now() < until) {
   parser.llhttp_execute(state, at, answer.length);
   await new Promise(setImmediate);
 }
-console.log(JSON.stringify({ faster: faster(), sameOptions: cachedDataVersionTag() === before, kept: kept !== undefined }));
+console.log(JSON.stringify({ faster: faster(), sameOptions: cachedDataVersionTag() === before }));
 `;
 
 const parse = async (env: NodeJS.ProcessEnv) => {
@@ -40,6 +44,6 @@ const parse = async (env: NodeJS.ProcessEnv) => {
 };
 
 test('V8 makes the parser faster by itself, and not once it was compiled for good', async () => {
-  assert.deepEqual(await parse({ KEPT: '' }), { faster: true, sameOptions: true, kept: false });
-  assert.deepEqual(await parse({ KEPT: 'yes' }), { faster: false, sameOptions: true, kept: true });
+  assert.deepEqual(await parse({ KEPT: '' }), { faster: true, sameOptions: true });
+  assert.deepEqual(await parse({ KEPT: 'yes' }), { faster: false, sameOptions: true });
 });

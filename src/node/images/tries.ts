@@ -1,7 +1,7 @@
 /** When a small request to a registry or to its token server is sent again. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Reply } from '../../workers/http/ask.ts';
-import { backOffMs, retryAfterMs } from '../../workers/http/retry.ts';
+import { asksAgain, backOffMs, retryAfterMs } from '../../workers/http/retry.ts';
 import { unansweredDetails } from '../../workers/http/unanswered.ts';
 
 const ATTEMPTS = 5;
@@ -9,13 +9,11 @@ const ATTEMPTS = 5;
 const TROUBLE_ATTEMPTS = 3;
 /** Milliseconds before the second try. */
 const BACK_OFF_MS = 250;
-/** The server asks for another try. */
-const AGAIN = new Set([408, 425, 429]);
 const SERVER_TROUBLE = new Set([500, 502, 503, 504]);
 
 /** Refusals that say nothing about the request itself. */
 export function isPassing(status: number): boolean {
-  return AGAIN.has(status) || SERVER_TROUBLE.has(status);
+  return asksAgain(status) || SERVER_TROUBLE.has(status);
 }
 
 /** The tries of one request. */
@@ -34,7 +32,7 @@ export class Tries {
    * server in trouble gets another try only if `noOther` can answer.
    */
   async afterAnswer({ status, headers }: Reply, noOther = true): Promise<boolean> {
-    const most = AGAIN.has(status) ? ATTEMPTS : SERVER_TROUBLE.has(status) && noOther ? TROUBLE_ATTEMPTS : 0;
+    const most = asksAgain(status) ? ATTEMPTS : SERVER_TROUBLE.has(status) && noOther ? TROUBLE_ATTEMPTS : 0;
     if (this.#made >= most) return false;
     await sleep(backOffMs(this.#made, this.#firstMs, retryAfterMs(headers['retry-after'])));
     this.next();

@@ -3,6 +3,7 @@ import { Worker } from 'node:worker_threads';
 import { fromPlain, SluiceError, toPlain } from '../../errors.ts';
 import type { Handlers } from '../../workers/serve.ts';
 import type { AskOp, FromWorker, StdioEvent, ToWorker } from '../../workers/stdio/protocol.ts';
+import { SMALL_HEAP } from '../threads/heaps.ts';
 import { Heartbeat } from './heartbeat.ts';
 
 /** Pause before a restart. It doubles up to the maximum while workers end within {@link STABLE_MS} of their start. */
@@ -105,7 +106,8 @@ export class RestartingWorker<T extends Handlers> implements AsyncDisposable {
 
   #start(): Promise<void> {
     const began = performance.now();
-    const worker = new Worker(this.#options.file, { workerData: this.#options.workerData, name: 'stdio' });
+    const { file, workerData } = this.#options;
+    const worker = new Worker(file, { workerData, name: 'stdio', resourceLimits: SMALL_HEAP });
     this.#worker = worker;
     let cause: unknown;
     const times = this.#options.heartbeat ?? HEARTBEAT;

@@ -1,9 +1,10 @@
 import { availableParallelism } from 'node:os';
-import type { Transferable } from 'node:worker_threads';
+import type { ResourceLimits, Transferable } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { fromPlain, SluiceError } from '../../errors.ts';
 import type { PoolName } from '../../stages.ts';
 import { type Handlers, READY, type Reply } from '../../workers/serve.ts';
+import { SMALL_HEAP } from './heaps.ts';
 
 export interface PoolOptions {
   name: PoolName;
@@ -22,6 +23,8 @@ export interface PoolOptions {
   onError?: (error: Error) => void;
   /** Plain data that each worker finds in `workerData`. */
   workerData?: unknown;
+  /** Default: a small one. */
+  heap?: ResourceLimits;
 }
 
 /** A thread takes 10 MiB, and 25 ms until it works. */
@@ -90,7 +93,7 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
   }
 
   #start(): Piscina {
-    const { file, minThreads, callsPerThread, maxQueue, workerData, onError } = this.#options;
+    const { file, minThreads, callsPerThread, maxQueue, workerData, heap = SMALL_HEAP, onError } = this.#options;
     const piscina = new Piscina({
       filename: file.href,
       minThreads,
@@ -101,6 +104,7 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
       atomics: 'disabled',
       recordTiming: false,
       workerData,
+      resourceLimits: heap,
     });
     // Without a listener an `error` event ends the process.
     piscina.on('error', (error: Error) => onError?.(error));

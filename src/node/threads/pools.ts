@@ -4,6 +4,7 @@ import type { handlers as netHandlers } from '../../workers/net.ts';
 import type { handlers as registryHandlers } from '../../workers/registry.ts';
 import type { handlers as shimHandlers } from '../../workers/shim.ts';
 import type { handlers as storeHandlers } from '../../workers/store.ts';
+import { ROOMY_HEAP } from './heaps.ts';
 import { Pool } from './pool.ts';
 import { workerEntry } from './worker-entry.ts';
 
@@ -53,6 +54,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
     callsPerThread: 2,
     maxQueue: 10_000,
     idleMs: PULL_IDLE_MS,
+    heap: ROOMY_HEAP,
   });
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',

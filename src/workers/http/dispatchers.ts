@@ -7,6 +7,7 @@ import Pool from 'undici/lib/dispatcher/pool.js';
 import ProxyAgent from 'undici/lib/dispatcher/proxy-agent.js';
 import './parser.ts';
 import { proxyFor } from './proxy.ts';
+import { slabConnector } from './read-slab.ts';
 import { secureContext, type Tls } from './tls.ts';
 
 /** How to connect to a host. */
@@ -63,7 +64,7 @@ function options(url: URL, { tls, dialTimeoutMs }: Connection): Agent.Options {
     allowH2: false,
     // A body that is longer or shorter than announced fails its digest; Go takes answers with both a length and chunks.
     strictContentLength: false,
-    connect: { ...(url.protocol === 'https:' ? tlsOptions(tls) : {}), timeout: dialTimeoutMs },
+    connect: url.protocol === 'https:' ? { ...tlsOptions(tls), timeout: dialTimeoutMs } : slabConnector(dialTimeoutMs),
   };
 }
 

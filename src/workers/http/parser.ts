@@ -14,14 +14,21 @@ declare const WebAssembly: { readonly Module: new (bytes: Uint8Array) => object 
 /** Of these, the first compilation reads the last: with it, functions are compiled when they are called. */
 const FASTER = ['wasm-tier-up', 'wasm-dynamic-tiering', 'wasm-lazy-compilation'];
 
-/**
- * Referred to as long as the thread lives: V8 forgets the compiled form with the last one. The tree strips types in
- * WebAssembly, too, and has the options on its command line (bin/sluiced).
- */
-export const parser: object | undefined = BUNDLED ? compileOnce() : undefined;
+const KEPT = Symbol('undici’s parser, compiled');
 
-/** Compiles the parser so that V8 leaves it alone, also in other threads, while the result is referred to. */
-export function compileOnce(): object {
+// The tree strips types in WebAssembly, too, and has the options on its command line (bin/sluiced).
+if (BUNDLED) keepParser();
+
+/**
+ * Compiles the parser so that V8 leaves it alone, also in other threads, as long as this thread lives. V8 forgets the
+ * compiled form with the last object that refers to it: this one belongs to the global object, since a variable that
+ * nobody reads is garbage in a bundle, where it is that of a function.
+ */
+export function keepParser(): void {
+  Object.defineProperty(globalThis, KEPT, { value: compileOnce(), configurable: true });
+}
+
+function compileOnce(): object {
   for (const option of FASTER) setFlagsFromString(`--no-${option}`);
   try {
     return new WebAssembly.Module(bytes);

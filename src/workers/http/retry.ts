@@ -1,5 +1,11 @@
 /** When a request is sent again. */
 
+/** Answers that ask for another try. */
+const AGAIN = new Set([408, 425, 429]);
+
+/** Does the server ask for another try? */
+export const asksAgain = (status: number): boolean => AGAIN.has(status);
+
 /** No server makes a pull wait for longer than this, whatever its Retry-After says. */
 export const MAX_WAIT_MS = 30_000;
 

@@ -16,6 +16,9 @@ declare module 'undici/lib/api/index.js' {
   const api: Record<string, unknown>;
   export default api;
 }
+declare module 'undici/lib/core/connect.js' {
+  export { buildConnector as default } from 'undici';
+}
 declare module 'undici/lib/llhttp/llhttp_simd-wasm.js' {
   /** The parser as WebAssembly. */
   const bytes: Buffer<ArrayBuffer>;

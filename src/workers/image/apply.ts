@@ -45,7 +45,7 @@ const MANY_EXTENTS = 1 << 20;
 /**
  * Bytes of a file after which the kernel begins to write them: the sync before a layer is ready then waits for less.
  */
-const START_WRITING = 8 << 20;
+const START_WRITING = 4 << 20;
 const MAX_SCANNED = 50_000_000;
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;

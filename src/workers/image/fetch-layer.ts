@@ -1,15 +1,5 @@
 import { createHash } from 'node:crypto';
-import {
-  chmodSync,
-  closeSync,
-  lstatSync,
-  mkdirSync,
-  openSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, lstatSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { MessagePort } from 'node:worker_threads';
 import { codeOf, SluiceError } from '../../errors.ts';
@@ -26,6 +16,7 @@ import type { WhiteoutForm } from './opaque.ts';
 import { TarReader } from './tar.ts';
 import { settle, temporaryBeside } from './temporary.ts';
 import { removeTree } from './tree.ts';
+import { makeUnfinished } from './unfinished.ts';
 import { YoungGarbage } from './young-garbage.ts';
 
 /**
@@ -118,14 +109,12 @@ async function fetchInto(
 ): Promise<FetchedLayer> {
   const began = performance.now();
   mkdirSync(dirname(layer.dir), { recursive: true, mode: 0o700 });
-  const temporary = makeTemporary(layer.dir, layer.avoid ?? []);
+  const temporary = makeUnfinished(layer.dir, { avoid: layer.avoid });
   const abort = new AbortController();
   const signal = AbortSignal.any([abort.signal, line.signal]);
   const download = new Download({ ...layer, signal, noRanges, renew: line.renew });
   onDownload(download);
   try {
-    mkdirSync(`${temporary}/fs`, { mode: 0o755 });
-    chmodSync(`${temporary}/fs`, 0o755); // whatever the umask is
     const { usage, ...unpacked } = await unpack(layer, download, `${temporary}/fs`, abort);
     const used = usage ? withFolders(usage, temporary) : await measureTree(temporary);
     await settle(temporary, layer.dir);
@@ -137,27 +126,6 @@ async function fetchInto(
     throw error;
   }
 }
-
-/** Inodes of a flex group of ext4, as mke2fs makes it: 16 groups of 8192. */
-const FLEX_GROUP = 16 * 8192;
-const MAX_TRIES = 8;
-
-/**
- * Makes the folder for an unfinished layer. ext4 chooses its block group by a hash of the name; where that is the group
- * of a layer that was just removed, another name gets another one (src/node/images/layers.ts says why).
- */
-function makeTemporary(dir: string, avoid: readonly number[]): string {
-  for (let tries = 1; ; tries++) {
-    const temporary = temporaryBeside(dir);
-    mkdirSync(temporary, { mode: 0o700 });
-    if (avoid.length === 0 || tries === MAX_TRIES) return temporary;
-    const group = flexGroup(lstatSync(temporary).ino);
-    if (!avoid.some((ino) => flexGroup(ino) === group)) return temporary;
-    rmdirSync(temporary);
-  }
-}
-
-const flexGroup = (ino: number) => Math.floor((ino - 1) / FLEX_GROUP);
 
 interface Unpacked extends Pick<FetchedLayer, 'implied' | 'lowerLinks' | 'growsWhenWritten'> {
   usage: Usage | undefined;

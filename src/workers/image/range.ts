@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
 import { SluiceError } from '../../errors.ts';
 import { type Answer, exchange } from '../http/exchange.ts';
-import { backOffMs, retryAfterMs } from '../http/retry.ts';
+import { asksAgain, backOffMs, retryAfterMs } from '../http/retry.ts';
 import { isSuccess, reasonIn } from '../http/said.ts';
 import { unansweredDetails } from '../http/unanswered.ts';
 import type { BlobSource, Refusal, Renew } from './blob-source.ts';
@@ -327,7 +327,7 @@ async function refused({ source }: Blob, answer: Answer): Promise<Error> {
     return error;
   }
   if (status === 404) return new SluiceError('IMAGE_NOT_FOUND', message);
-  if (status === 408 || status === 425 || status === 429 || status >= 500)
+  if (asksAgain(status) || status >= 500)
     return new Transient(message, { retryAfterMs: retryAfterMs(headers['retry-after']) });
   return new SluiceError('REGISTRY_UNAVAILABLE', message);
 }

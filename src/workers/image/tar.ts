@@ -338,17 +338,14 @@ export class TarReader {
 
 /** Accepts the sum of unsigned bytes (the standard) and that of signed ones (old Suns). */
 function checkSum(block: Buffer): void {
-  let unsigned = 8 * 32; // the field itself counts as spaces
-  let signed = unsigned;
-  for (let i = 0; i < BLOCK; i++) {
-    if (i === 148) i = 156;
-    const byte = block[i] ?? 0;
-    unsigned += byte;
-    signed += byte > 127 ? byte - 256 : byte;
-  }
   const found = tarNumber(block, 148, 8, 'checksum');
-  if (found !== unsigned && found !== signed)
-    throw invalid(`a tar header has the checksum ${found} and not ${unsigned}`);
+  let unsigned = 8 * 32; // the field itself counts as spaces
+  for (let i = 0; i < 148; i++) unsigned += block[i] ?? 0;
+  for (let i = 156; i < BLOCK; i++) unsigned += block[i] ?? 0;
+  if (found === unsigned) return;
+  let signed = unsigned;
+  for (let i = 0; i < BLOCK; i++) if ((i < 148 || i >= 156) && (block[i] ?? 0) > 127) signed -= 256;
+  if (found !== signed) throw invalid(`a tar header has the checksum ${found} and not ${unsigned}`);
 }
 
 function isZero(block: Buffer): boolean {

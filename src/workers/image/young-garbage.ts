@@ -16,7 +16,12 @@ let collect: Collect | undefined;
 function collector(): Collect {
   // The function is not visible unless V8 is asked for it; contexts made before do not get it.
   setFlagsFromString('--expose-gc');
-  return runInNewContext('gc') as Collect;
+  try {
+    return runInNewContext('gc') as Collect;
+  } finally {
+    // Compiled code is only taken from a cache that was written with the same flags: threads that start later need it.
+    setFlagsFromString('--no-expose-gc');
+  }
 }
 
 /** Counts the bytes of short-lived buffers of this thread, and frees them in time. */

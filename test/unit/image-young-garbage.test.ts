@@ -1,0 +1,22 @@
+import assert from 'node:assert/strict';
+import { PerformanceObserver } from 'node:perf_hooks';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { cachedDataVersionTag } from 'node:v8';
+import { YoungGarbage } from '../../src/workers/image/young-garbage.ts';
+
+test('buffers are freed by minor collections, and compiled code in caches stays valid', async () => {
+  const tag = cachedDataVersionTag();
+  let collections = 0;
+  const observer = new PerformanceObserver((list) => {
+    collections += list.getEntries().filter(({ detail }) => (detail as { kind: number }).kind === 1).length;
+  });
+  observer.observe({ entryTypes: ['gc'] });
+  const garbage = new YoungGarbage();
+  for (let at = 0; at < 10; at++) garbage.add(1 << 20);
+  await sleep(50);
+  observer.disconnect();
+  assert.ok(collections >= 5, `${collections} collections`);
+  // Threads that start later would compile Node's own modules and the bundle for themselves.
+  assert.equal(cachedDataVersionTag(), tag);
+});
