@@ -23,6 +23,7 @@ import {
 import { request } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Cri, connectCri } from './cri.ts';
 import { blocksOf, fileOf, GUIDES, type GuideBlock, TYPED, tableCommands } from './guides.ts';
 import { imageRegistry } from './images.ts';
@@ -62,8 +63,11 @@ const nameOf = ({ page, line }: GuideBlock) => `${page}:${line}`;
 
 // ---- One command after the other
 
+/** What is said where the machine is emulated, or was stopped meanwhile, and not a few seconds later. */
+const SLOW = /connection timed out|have not answered STATUS within/i;
+
 /** Types lines into a shell, and says what was run. */
-async function type(text: string, where: string): Promise<void> {
+async function type(text: string, where: string, tries = 10): Promise<void> {
   const lines = text.trimEnd();
   if (lines === '') return;
   const shell = ['--norc', '-eu', '-c', lines];
@@ -74,7 +78,10 @@ async function type(text: string, where: string): Promise<void> {
     input: 'y\n'.repeat(8), // apt asks
     timeoutMs: PATIENCE_MS,
   });
-  if (code !== 0 && SYSTEMD && /connection timed out/i.test(stderr)) return type(text, where); // a VM that was stopped meanwhile
+  if (code !== 0 && SYSTEMD && SLOW.test(stdout + stderr) && tries > 1) {
+    await sleep(5000);
+    return type(text, where, tries - 1);
+  }
   assert.equal(code, 0, `${where}: status ${code} of\n${lines}\n${stdout}${stderr}`);
   console.log(`run: ${where}: ${lines.replaceAll('\n', ' ⏎ ')}`);
 }
