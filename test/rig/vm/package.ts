@@ -14,7 +14,7 @@ import { built } from '../build.ts';
 import { imageRegistry } from '../images.ts';
 import { nextDeb, sharedPackages } from '../packages.ts';
 import { privateFolder, ROOT } from '../paths.ts';
-import { haveVm, INSIDE, inVm } from './machine.ts';
+import { haveVm, INSIDE, inVm, NODE } from './machine.ts';
 
 const LIMIT_SECONDS = 7200;
 
@@ -31,6 +31,6 @@ if (haveVm()) {
   const scenario = values.guides ? ['test/rig/guide-scenario.ts'] : ['test/rig/package-scenario.ts', ...names];
   // What a page makes lies beside the packages, and the share is read-only.
   const copy = 'mkdir /var/packages && cp "$1"/* "$2" /var/packages/ && shift 2 && exec "$@" /var/packages';
-  const node = ['node', '--disable-warning=ExperimentalWarning', ...scenario];
+  const node = [...NODE, ...scenario];
   process.exitCode = await inVm(['sh', '-c', copy, 'sh', ...inside, ...node], { seconds: LIMIT_SECONDS });
 }
