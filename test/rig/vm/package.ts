@@ -3,9 +3,10 @@
  * while calls go on, killed, removed and purged (test/rig/package-scenario.ts); or every command of the guides, word
  * for word (test/rig/guide-scenario.ts).
  *
- *   node test/rig/vm/package.ts [--guides]
+ *   node test/rig/vm/package.ts [--guides [PAGE.md...]]
  *
- * The machine is emulated: some ten minutes each. No time in it means anything.
+ * The machine is emulated: some ten minutes for the package, more than half an hour for all guides. No time in it means
+ * anything.
  */
 import { rmSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
@@ -18,7 +19,7 @@ import { haveVm, INSIDE, inVm, NODE } from './machine.ts';
 
 const LIMIT_SECONDS = 7200;
 
-const { values } = parseArgs({ options: { guides: { type: 'boolean' } } });
+const { values, positionals } = parseArgs({ options: { guides: { type: 'boolean' } }, allowPositionals: true });
 if (haveVm()) {
   const folder = privateFolder('sluice-vm');
   await (await imageRegistry(folder)).stop();
@@ -28,7 +29,9 @@ if (haveVm()) {
   const newer = await nextDeb();
   const inside = [dirname(older.deb), newer].map((path) => join(INSIDE, relative(ROOT, path)));
   const names = [basename(older.deb), basename(newer)];
-  const scenario = values.guides ? ['test/rig/guide-scenario.ts'] : ['test/rig/package-scenario.ts', ...names];
+  const scenario = values.guides
+    ? ['test/rig/guide-scenario.ts', ...positionals]
+    : ['test/rig/package-scenario.ts', ...names];
   // What a page makes lies beside the packages, and the share is read-only.
   const copy = 'mkdir /var/packages && cp "$1"/* "$2" /var/packages/ && shift 2 && exec "$@" /var/packages';
   const node = [...NODE, ...scenario];
