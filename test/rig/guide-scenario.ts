@@ -71,7 +71,8 @@ const nameOf = ({ page, line }: GuideBlock) => `${page}:${line}`;
 // ---- One command after the other
 
 /** What is said where the machine is emulated, or was stopped meanwhile, and not a few seconds later. */
-const SLOW = /connection timed out|ha(s|ve) not answered (STATUS )?within|DEADLINE_EXCEEDED|DeadlineExceeded/i;
+const SLOW =
+  /connection timed out|ha(s|ve) not answered (STATUS )?(within|in time)|DEADLINE_EXCEEDED|DeadlineExceeded/i;
 
 /** Types lines into a shell, and says what was run. */
 async function type(text: string, where: string, tries = 10): Promise<void> {

@@ -96,9 +96,9 @@ export function optionText({ options }: Call, name: string): string | undefined 
   return typeof value === 'string' ? value : undefined;
 }
 
-/** Colours are for terminals whose user has not said no (https://no-color.org). */
+/** Colours are for terminals that have them and whose user has not said no (https://no-color.org). */
 export function useColor(out: Output, env: NodeJS.ProcessEnv = process.env): boolean {
-  return out.isTTY === true && !env.NO_COLOR;
+  return out.isTTY === true && !env.NO_COLOR && env.TERM !== 'dumb';
 }
 
 export function printJson(out: Output, value: unknown): void {
