@@ -61,7 +61,7 @@ export const EXIT = {
   failed: { status: 1, meaning: 'it failed, or what was checked is not right; standard error says what' },
   usage: { status: 2, meaning: 'the command line is wrong' },
   unreachable: { status: 3, meaning: 'no daemon answers' },
-  missing: { status: 4, meaning: 'there is no such pod, container or launch' },
+  missing: { status: 4, meaning: 'there is no such pod, container, image or launch' },
 } as const;
 
 /** Options of commands that ask the daemon, by what they ask. */
