@@ -15,7 +15,7 @@ import { parseArgs } from 'node:util';
 import type { JobRecord, JobShape } from '../src/node/observe/job-record.ts';
 import { closeUplink } from '../src/workers/net/uplink.ts';
 import { readBeside } from '../src/workers/store/open.ts';
-import { launchWithContainerd } from '../test/bench/beside.ts';
+import { type Beside, launchWithContainerd } from '../test/bench/beside.ts';
 import { type Phase, phase } from '../test/bench/load.ts';
 import { latencies } from '../test/bench/statistics.ts';
 import { type SluiceDaemon, startSluice } from '../test/rig/daemon.ts';
@@ -102,10 +102,22 @@ async function demo(daemon: SluiceDaemon, interrupted: AbortSignal): Promise<{ w
   return { wrong, launched };
 }
 
-/** As many pods with containerd, once Sluice has ended, so that neither is in the other's way. */
+/**
+ * As many pods with containerd, once Sluice has ended, so that neither is in the other's way. One that cannot launch
+ * any here (its shim is another version's, say) is no fault of the demo's.
+ */
 async function beside(own: Phase, interrupted: AbortSignal): Promise<void> {
   interrupted.throwIfAborted();
-  const other = await launchWithContainerd(pods, parallel, interrupted);
+  let other: Beside | undefined;
+  try {
+    other = await launchWithContainerd(pods, parallel, interrupted);
+  } catch (error) {
+    interrupted.throwIfAborted();
+    say(
+      `nothing to compare with: the containerd that is here failed: ${error instanceof Error ? error.message : error}`,
+    );
+    return;
+  }
   if (!other) {
     say('containerd is not installed here: nothing to compare with');
     return;

@@ -4,15 +4,16 @@
  *
  *   npm test [-- PART|FILE...]      parts: unit, integration, faults; everything when none is given
  *
- * One report for all, with node:test's own closing lines; status 1 when a test failed. Ends itself after an hour: a
- * quiet machine takes some six minutes, a busy one twice that.
+ * One report for all, with the slowest files and node:test's own closing lines; status 1 when a test failed. Ends
+ * itself after an hour: a quiet machine with two cores takes some fifteen minutes, a busy one twice that.
  */
 import { globSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { resolve } from 'node:path';
+import { relative, resolve } from 'node:path';
 import { finished } from 'node:stream/promises';
 import { run } from 'node:test';
 import { spec as Spec } from 'node:test/reporters';
+import { leaveAsFound } from '../test/rig/as-found.ts';
 
 const PARTS = ['unit', 'integration', 'faults'] as const;
 const TIME_LIMIT_MS = 60 * 60_000;
@@ -37,6 +38,7 @@ const MOSTLY_WAITING = [
   'integration/package',
   'faults/claim',
   'integration/package-install',
+  'integration/snapshotters',
   'faults/shim',
   'faults/containers',
   'faults/store-rebuild',
@@ -63,6 +65,10 @@ const MOSTLY_WAITING = [
   'integration/container-life',
   'integration/demo',
   'integration/container-resources',
+  'integration/image-archive',
+  'integration/image-registries',
+  'integration/image-real-registries',
+  'integration/image-tls',
   'integration/shim-direct',
   'integration/shim-start',
   'integration/streaming-crictl',
@@ -94,10 +100,15 @@ const limit = AbortSignal.timeout(TIME_LIMIT_MS);
 const report = new Spec();
 report.pipe(process.stdout);
 
+/** Milliseconds that the tests of each file took. */
+const taken = new Map<string, number>();
+const SLOWEST = 10;
+
 /** The counts that each run ends with, summed, so that the report has one set of closing lines. */
 const totals = new Map<string, number>();
 const CLOSING = /^(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ([\d.]+)$/;
 
+const found = await leaveAsFound();
 for (const group of groups) {
   const events = run({
     files: group.files,
@@ -108,16 +119,23 @@ for (const group of groups) {
   });
   for await (const event of events) {
     if (event.type === 'test:summary') continue;
+    if ((event.type === 'test:pass' || event.type === 'test:fail') && event.data.nesting === 0) {
+      const file = relative(root, event.data.file ?? '');
+      taken.set(file, (taken.get(file) ?? 0) + event.data.details.duration_ms);
+    }
     const closing =
       event.type === 'test:diagnostic' && event.data.nesting === 0 ? CLOSING.exec(event.data.message) : undefined;
     if (closing) totals.set(closing[1] ?? '', (totals.get(closing[1] ?? '') ?? 0) + Number(closing[2]));
     else report.write(event);
   }
 }
-for (const [name, total] of totals) {
-  report.write({ type: 'test:diagnostic', data: { nesting: 0, message: `${name} ${total}`, level: 'info' } });
-}
+const say = (message: string) =>
+  report.write({ type: 'test:diagnostic', data: { nesting: 0, message, level: 'info' } });
+const slowest = [...taken].sort(([, a], [, b]) => b - a).slice(0, SLOWEST);
+for (const [file, ms] of slowest) say(`${(ms / 1000).toFixed(1)} s in ${file}`);
+for (const [name, total] of totals) say(`${name} ${total}`);
 report.end();
 await finished(report);
+await found[Symbol.asyncDispose]();
 if (limit.aborted) console.error(`the tests took longer than ${TIME_LIMIT_MS / 60_000} minutes and were ended`);
 process.exitCode = limit.aborted || (totals.get('fail') ?? 1) > 0 || (totals.get('cancelled') ?? 1) > 0 ? 1 : 0;

@@ -19,7 +19,7 @@ import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
 import { LOCK_FILE, makeFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
-import { giveBack, giveBackAfterStorms } from './give-back.ts';
+import { giveBack, giveBackAfterStorms, trim } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
 import { onceIdle } from './once-idle.ts';
 import type { Phases } from './phases.ts';
@@ -103,10 +103,13 @@ export class Daemon {
       resources.use(collectRegularly(services));
     }
     resources.use(sweepRegularly(services));
+    const { pools } = services;
     resources.use(
       giveBackAfterStorms({
         admission: services.admission,
         giveBack: () => giveBack(services),
+        trim: () => trim(pools.shim),
+        passingThreads: () => pools.image.use.threads + pools.registry.use.threads + pools.store.use.threads,
         onError: (err) => log.warn({ err }, 'free memory could not be given back'),
       }),
     );

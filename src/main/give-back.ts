@@ -7,6 +7,13 @@ export interface GiveBackOptions {
   admission: Pick<Admission, 'use' | 'admitted'>;
   /** Shrinks the heaps of all threads, then gives the allocator's free memory back to the kernel. */
   giveBack: () => Promise<unknown>;
+  /** The latter alone, with the pages of the program that are mapped and not used. */
+  trim: () => Promise<unknown>;
+  /**
+   * Threads that end by themselves some seconds after their last call. What they took stays with the allocator, and
+   * what their start needed of the program stays mapped.
+   */
+  passingThreads: () => number;
   onError: (error: unknown) => void;
   everyMs?: number;
 }
@@ -16,21 +23,36 @@ const EVERY_MS = 2000;
 const STORM = 100;
 
 /**
- * After a storm of jobs, once none has run or come for a while, the memory that it took is given back; the start is a
- * storm, too. V8 shrinks the heap of a thread only while it allocates, and glibc keeps what was freed (buffers
- * of sockets, of SQLite, of zlib) below its highest block in use.
+ * After a storm of jobs, once none has run or come for a while, the memory that it took is given back, and what threads
+ * took that have ended; the start is a storm, too. V8 shrinks the heap of a thread only while it allocates, and glibc
+ * keeps what was freed (buffers of sockets, of SQLite, of zlib) below its highest block in use.
  */
-export function giveBackAfterStorms({ admission, giveBack, onError, everyMs = EVERY_MS }: GiveBackOptions): Disposable {
+export function giveBackAfterStorms({
+  admission,
+  giveBack,
+  trim,
+  passingThreads,
+  onError,
+  everyMs = EVERY_MS,
+}: GiveBackOptions): Disposable {
   let before = admission.admitted - STORM;
   let last = admission.admitted;
+  let untrimmed = false;
   const look = async () => {
     const { admitted } = admission;
     // A storm pauses between two waves, too.
     const idle = admitted === last && Object.values(admission.use).every(({ running }) => running === 0);
     last = admitted;
-    if (!idle || admitted - before < STORM) return;
-    before = admitted;
-    await giveBack();
+    const passing = passingThreads() > 0;
+    untrimmed ||= passing;
+    if (!idle) return;
+    if (admitted - before >= STORM) {
+      before = admitted;
+      await giveBack();
+    } else if (untrimmed && !passing) {
+      untrimmed = false;
+      await trim();
+    }
   };
   const timer = setInterval(() => void look().catch(onError), everyMs).unref();
   return { [Symbol.dispose]: () => clearInterval(timer) };
@@ -46,5 +68,8 @@ export async function giveBack({ pools: { net, shim }, stdio }: { pools: Pools; 
   // As many calls as there are threads go one to each: a pool gives a call to the thread with the fewest.
   await Promise.all(Array.from({ length: net.use.threads }, () => net.call('shrinkHeap', null)));
   await Promise.all(Array.from({ length: shim.use.threads }, () => shim.call('shrinkHeap', null)));
-  await shim.call('trimMemory', null);
+  await trim(shim);
 }
+
+/** Gives back the allocator's free memory and the pages of the program that are mapped and not used. */
+export const trim = (shim: Pools['shim']): Promise<void> => shim.call('trimMemory', null);

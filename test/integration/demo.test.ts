@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { daemonId } from '../../src/node/network/daemon-id.ts';
@@ -41,6 +41,22 @@ test('the demo shows pods with a pause process, too', { skip, timeout: 120_000 }
   assert.equal(code, 0, stderr);
   assert.match(stdout, /^Seen from outside: 2 namespaces, 2 answers to ping, 2 shims$/m);
   assert.doesNotMatch(stdout, /^containerd/m);
+});
+
+test('a containerd that does not work here is said, and is no failure of the demo', {
+  skip,
+  timeout: 120_000,
+}, async () => {
+  const folder = privateFolder('sluice-demo');
+  writeFileSync(join(folder, 'containerd'), '#!/bin/sh\necho "not on this machine" >&2\nexit 1\n', { mode: 0o755 });
+  const { code, stdout, stderr } = await run(process.execPath, [join(ROOT, 'scripts/demo.ts'), '--pods', '2'], {
+    check: false,
+    env: { ...process.env, PATH: `${folder}:${process.env.PATH}` },
+  });
+  rmSync(folder, { recursive: true });
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^Nothing left/m);
+  assert.match(stdout, /^nothing to compare with: the containerd that is here failed: .*not on this machine/m);
 });
 
 test('Ctrl-C ends the demo early, with everything taken away', { skip, timeout: 120_000 }, async () => {

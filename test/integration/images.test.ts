@@ -202,6 +202,17 @@ test('sluice image: pull, ls, inspect, export, rm, import, gc', { skip }, async 
   assert.match(await sluice('gc'), /^(?:.*\n)*removed reg\.io\/cli:1\n(?:.*\n)*\d+ images, .* freed\n$/);
   assert.deepEqual(await tags(), [PAUSE]);
   await assert.rejects(sluice('pull', 'reg.io/absent:1'), /not found/);
+  const failing = async (...args: string[]) => {
+    const words = ['image', ...args, '--config', daemon.configFile];
+    const { code, stderr } = await run('/bin/sh', [join(ROOT, 'bin/sluice'), ...words], { check: false });
+    return [code, stderr.trim()];
+  };
+  assert.equal((await failing('pull', 'reg.io/absent:1'))[0], 4);
+  assert.equal((await failing('export', 'reg.io/absent:1', '-o', archive))[0], 4);
+  assert.equal((await failing('pull', 'UPPER'))[0], 2);
+  assert.equal((await failing('import', daemon.configFile))[0], 1);
+  const none = join(folder, 'none.tar');
+  assert.deepEqual(await failing('import', none), [1, `sluice: ENOENT: no such file or directory, stat '${none}'`]);
   const nobody = ['--socket', join(folder, 'none.sock')];
   await assert.rejects(run('/bin/sh', [join(ROOT, 'bin/sluice'), 'image', 'ls', ...nobody]), /no daemon answers/);
 });

@@ -95,6 +95,13 @@ export const PROGRAMS = {
   'kube-apiserver': kubernetes('kube-apiserver'),
   'kube-controller-manager': kubernetes('kube-controller-manager'),
   'kube-scheduler': kubernetes('kube-scheduler'),
+  dockerd: {
+    module: 'moby',
+    package: 'github.com/moby/moby/v2/cmd/dockerd',
+    mark: 'github.com/moby/moby/v2\tv2.0.0-beta.24\t',
+    tags: 'exclude_graphdriver_btrfs,exclude_graphdriver_zfs',
+    large: true,
+  },
   etcd: {
     module: 'etcd',
     package: 'go.etcd.io/etcd/server/v3',

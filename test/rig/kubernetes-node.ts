@@ -162,7 +162,10 @@ export async function makeNode(what: Scenario, folder: string, packages: string,
       mkdirSync('/var/lib/kubelet', { recursive: true });
       writeFileSync('/var/lib/kubelet/alone', '');
     }
-  } else await run('systemctl', ['daemon-reload']);
+  } else {
+    put('/etc/crictl.yaml', 'timeout: 600\n'); // seconds; its two are nothing in the VM, which is emulated
+    await run('systemctl', ['daemon-reload']);
+  }
   writeFileSync(join(folder, 'network.yaml'), NETWORK);
 }
 

@@ -14,6 +14,7 @@ import { exitStatus } from '../../src/main/cli/exec.ts';
 import { parseLogLine } from '../../src/main/cli/logs.ts';
 import { runLine } from '../../src/main/cli/program.ts';
 import { tar } from '../../src/main/cli/tar.ts';
+import { freePort } from '../rig/proc.ts';
 
 class Memory extends Writable {
   text = '';
@@ -70,9 +71,15 @@ test('without a daemon: status 3, and the socket’s name', async () => {
   for (const command of ['pods', 'status', 'stats']) {
     const { status, err } = await line(command, '--socket', '/nonexistent/s.sock');
     assert.equal(status, 3, err);
-    assert.match(err, /no daemon answers at \/nonexistent\/s\.sock/);
+    assert.equal(
+      err,
+      'sluice: no daemon answers at /nonexistent/s.sock: there is no such socket: is sluiced running? (systemctl status sluiced)\n',
+    );
   }
-  assert.equal((await line('top', '--metrics', '127.0.0.1:1')).status, 3);
+  const port = await freePort();
+  const { status, err } = await line('top', '--metrics', `127.0.0.1:${port}`);
+  assert.equal(status, 3);
+  assert.match(err, /^sluice: no daemon answers at 127\.0\.0\.1:\d+ \(metrics\.listen\): nobody listens there/);
 });
 
 test('config: check, show with origins, diff, over drop-ins', () =>
@@ -135,6 +142,7 @@ test('colours are for terminals, and not under NO_COLOR', () => {
   assert.equal(useColor(terminal, {}), true);
   assert.equal(useColor(terminal, { NO_COLOR: '1' }), false);
   assert.equal(useColor(terminal, { NO_COLOR: '' }), true);
+  assert.equal(useColor(terminal, { TERM: 'dumb' }), false);
   assert.equal(useColor(new Memory(), {}), false);
 });
 

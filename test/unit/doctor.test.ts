@@ -1,8 +1,13 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
+import { parseConfig } from '../../src/node/config/load.ts';
 import type { MachineFiles } from '../../src/node/doctor/finding.ts';
 import { kernelFindings } from '../../src/node/doctor/kernel.ts';
 import { limitFindings } from '../../src/node/doctor/limits.ts';
+import { nodeFindings } from '../../src/node/doctor/node.ts';
 import { CAPABILITIES } from '../../src/node/oci/capabilities.ts';
 import type { HostFacts } from '../../src/node/oci/host.ts';
 
@@ -89,4 +94,37 @@ test('the limit of processes is the lowest of all cgroups above', () => {
   const pids = limitFindings(files).find(({ what }) => what === 'pids of this cgroup');
   assert.deepEqual([pids?.state, pids?.found], ['poor', '900']);
   assert.equal(limitFindings(machine()).find(({ what }) => what === 'pids of this cgroup')?.state, 'good');
+});
+
+test('a runtime or shim that does not work: how it ended, bad where pods need it', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-doctor-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const script = (name: string, body: string) => {
+    writeFileSync(join(folder, name), `#!/bin/sh\n${body}\n`, { mode: 0o755 });
+    return join(folder, name);
+  };
+  const good = script('good', 'echo good version 1');
+  const config = parseConfig(
+    `root = "${folder}"
+state = "${folder}/run"
+[runtimes.runc]
+binary = "${good}"
+shim = "${script('killed', 'kill -KILL $$')}"
+[runtimes.other]
+binary = "${script('failing', 'exit 3')}"
+shim = "${good}"
+`,
+    'test',
+  );
+  const findings = (await nodeFindings(config, machine())).filter(({ area }) => area === 'runtimes');
+  assert.deepEqual(
+    findings.map(({ what, state, advice }) => `${what}: ${state}${advice ? `: ${advice}` : ''}`),
+    [
+      'runtime runc: good',
+      `shim of runc: bad: ${folder}/killed -v ended with signal 9: install it again`,
+      `runtime other: poor: ${folder}/failing --version ended with status 3: install it again`,
+      'shim of other: good',
+    ],
+  );
+  assert.equal(findings[0]?.found, `${good} (good version 1)`);
 });

@@ -25,8 +25,17 @@ test('memory is given back once after each storm, when nothing runs', async () =
     trims++;
     if (trims === 3) throw new Error('no more');
   };
+  let light = 0;
+  let threads = 0;
   const errors: unknown[] = [];
-  using _watch = giveBackAfterStorms({ admission, giveBack, onError: (error) => errors.push(error), everyMs: 1 });
+  using _watch = giveBackAfterStorms({
+    admission,
+    giveBack,
+    trim: async () => void light++,
+    passingThreads: () => threads,
+    onError: (error) => errors.push(error),
+    everyMs: 1,
+  });
   const later = async () => {
     for (const wanted = looks + 4; looks < wanted; ) await sleep(2);
   };
@@ -50,6 +59,19 @@ test('memory is given back once after each storm, when nothing runs', async () =
   await later();
   assert.equal(trims, 3);
   assert.equal(errors.length, 1, 'a failure is reported');
+
+  threads = 2;
+  await later();
+  assert.equal(light, 0, 'threads are there');
+  threads = 0;
+  lane.running = 1;
+  await later();
+  assert.equal(light, 0, 'they have ended, but a job runs');
+  lane.running = 0;
+  await later();
+  assert.equal(light, 1);
+  await later();
+  assert.deepEqual([light, trims], [1, 3], 'once');
 });
 
 test('the heap of an idle thread shrinks', async () => {

@@ -1,4 +1,4 @@
-import { SluiceError } from '../../errors.ts';
+import { explain, SluiceError } from '../../errors.ts';
 import { loadConfig } from '../../node/config/load.ts';
 import type { Cri } from '../cri/client.ts';
 import { type Call, optionText } from './command.ts';
@@ -37,7 +37,7 @@ export class DebugClient {
         signal: AbortSignal.timeout(10_000),
       });
     } catch (cause) {
-      throw new SluiceError('NOT_READY', `no daemon answers at ${this.address} (metrics.listen)`, { cause });
+      throw nobody(`${this.address} (metrics.listen)`, cause);
     }
     if (!response.ok) throw new SluiceError('INVALID_REQUEST', (await response.text()).trim());
     return response;
@@ -56,7 +56,22 @@ export async function criClient(call: Call): Promise<Cri> {
     await cri.version({}, { timeoutMs: 5000 });
   } catch (cause) {
     cri.close();
-    throw new SluiceError('NOT_READY', `no daemon answers at ${socket}`, { cause });
+    throw nobody(socket, cause);
   }
   return cri;
+}
+
+const RUNNING = 'is sluiced running? (systemctl status sluiced)';
+/** What a failure to connect means to a person, by what stands in the texts of gRPC and of Node's fetch. */
+const WHY: [RegExp, string][] = [
+  [/\bENOENT\b/, `there is no such socket: ${RUNNING}`],
+  [/\bECONNREFUSED\b/, `nobody listens there: ${RUNNING}`],
+  [/\bEACCES\b/, 'this user may not open it: run this as root'],
+  [/\bDEADLINE_EXCEEDED\b|\btimeout\b/, 'it has not answered in time: sluiced is starting, or overloaded'],
+];
+
+function nobody(address: string, cause: unknown): SluiceError {
+  const text = `no daemon answers at ${address}`;
+  const [, words] = WHY.find(([pattern]) => pattern.test(explain(cause))) ?? [];
+  return words ? new SluiceError('NOT_READY', `${text}: ${words}`) : new SluiceError('NOT_READY', text, { cause });
 }

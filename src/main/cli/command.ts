@@ -61,7 +61,7 @@ export const EXIT = {
   failed: { status: 1, meaning: 'it failed, or what was checked is not right; standard error says what' },
   usage: { status: 2, meaning: 'the command line is wrong' },
   unreachable: { status: 3, meaning: 'no daemon answers' },
-  missing: { status: 4, meaning: 'there is no such pod, container or launch' },
+  missing: { status: 4, meaning: 'there is no such pod, container, image or launch' },
 } as const;
 
 /** Options of commands that ask the daemon, by what they ask. */
@@ -96,9 +96,9 @@ export function optionText({ options }: Call, name: string): string | undefined 
   return typeof value === 'string' ? value : undefined;
 }
 
-/** Colours are for terminals whose user has not said no (https://no-color.org). */
+/** Colours are for terminals that have them and whose user has not said no (https://no-color.org). */
 export function useColor(out: Output, env: NodeJS.ProcessEnv = process.env): boolean {
-  return out.isTTY === true && !env.NO_COLOR;
+  return out.isTTY === true && !env.NO_COLOR && env.TERM !== 'dumb';
 }
 
 export function printJson(out: Output, value: unknown): void {

@@ -6,7 +6,8 @@ import { examineMachine } from '../../node/doctor/machine.ts';
 import { findLeaks, nameOf, networkGarbage, placesOf, readOwners } from '../../node/leaks/leaks.ts';
 import type { Resource } from '../../workers/leaks/find.ts';
 import { REMOVAL_ORDER, removeResource } from '../../workers/leaks/remove.ts';
-import { type Command, PEER_OPTIONS } from './command.ts';
+import { type Command, type Output, PEER_OPTIONS, useColor } from './command.ts';
+import { painter } from './gantt-text.ts';
 
 /** Where the text goes. */
 interface Out {
@@ -14,18 +15,19 @@ interface Out {
 }
 
 const MARKS = { good: 'ok  ', poor: 'poor', bad: 'BAD ' } as const;
+const COLORS = { good: [], poor: ['yellow'], bad: ['red', 'bold'] } as const;
 
 /** `sluice doctor`: prints what the machine lacks for this configuration. Returns 1 when pods cannot run. */
-export async function doctor(config: Config, out: Out, json: boolean): Promise<number> {
+export async function doctor(config: Config, out: Output, json: boolean): Promise<number> {
   const unsorted = await examineMachine(config);
   const areas = [...new Set(unsorted.map(({ area }) => area))];
   const findings = areas.flatMap((area) => unsorted.filter((one) => one.area === area));
   if (json) out.write(`${JSON.stringify(findings, undefined, 2)}\n`);
-  else for (const line of lines(findings)) out.write(`${line}\n`);
+  else for (const line of lines(findings, painter(useColor(out)))) out.write(`${line}\n`);
   return findings.some(({ state }) => state === 'bad') ? 1 : 0;
 }
 
-function lines(findings: readonly Finding[]): string[] {
+function lines(findings: readonly Finding[], paint: ReturnType<typeof painter>): string[] {
   const width = Math.max(...findings.map(({ what }) => what.length));
   const counts = { good: 0, poor: 0, bad: 0 };
   let area = '';
@@ -34,7 +36,11 @@ function lines(findings: readonly Finding[]): string[] {
     const head = one.area === area ? [] : [one.area];
     area = one.area;
     const advice = one.advice ? [`       ${' '.repeat(width)}  → ${one.advice}`] : [];
-    return [...head, `  ${MARKS[one.state]} ${one.what.padEnd(width)}  ${one.found}`, ...advice];
+    return [
+      ...head,
+      `  ${paint(MARKS[one.state], ...COLORS[one.state])} ${one.what.padEnd(width)}  ${one.found}`,
+      ...advice,
+    ];
   });
   return [...text, `${counts.good} good, ${counts.poor} poor, ${counts.bad} bad`];
 }

@@ -7,6 +7,7 @@ import {
   mkdtempSync,
   realpathSync,
   rmSync,
+  statSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -203,6 +204,7 @@ async function importFile({ images }: SocketClient, file: string, options: Optio
   try {
     const path = folder ? join(folder, 'archive') : resolve(file);
     if (folder) await pipeline(process.stdin, createWriteStream(path, { mode: 0o600 }));
+    else statSync(path); // one that is not there is said by the name that the caller gave it
     const done = await follow(images.import({ path: forDaemon(path), name: options.name }), file, options);
     return done.map(({ id = '', names }) => ({ names, id }));
   } finally {

@@ -21,8 +21,8 @@ export interface SocketClient extends Disposable {
 }
 
 /**
- * Connects to the socket of a daemon; calls throw NOT_READY when no daemon answers there, else INVALID_REQUEST with its
- * words.
+ * Connects to the socket of a daemon; calls throw NOT_READY when no daemon answers there, IMAGE_NOT_FOUND or
+ * INVALID_REQUEST when it says so, else an Error, each with the daemon's words.
  */
 export function connectSocket(socket: string): SocketClient {
   const client = new Client(`unix:${socket}`, credentials.createInsecure(), {
@@ -86,9 +86,12 @@ async function* stream(client: Client, socket: string, method: AnyMethod, reques
   }
 }
 
-function failure(socket: string, error: ServiceError | null): SluiceError {
+function failure(socket: string, error: ServiceError | null): Error {
   const isAbsent =
     error?.code === status.UNAVAILABLE && /No connection established|ENOENT|ECONNREFUSED/.test(error.details);
   if (isAbsent) return new SluiceError('NOT_READY', `no daemon answers at ${socket}`);
-  return new SluiceError('INVALID_REQUEST', error?.details ?? 'the daemon has sent nothing');
+  const words = error?.details ?? 'the daemon has sent nothing';
+  if (error?.code === status.NOT_FOUND) return new SluiceError('IMAGE_NOT_FOUND', words);
+  if (error?.code === status.INVALID_ARGUMENT) return new SluiceError('INVALID_REQUEST', words);
+  return new Error(words);
 }

@@ -11,7 +11,7 @@ import type { Config } from '../config/config.ts';
 import { loadFolder } from '../network/conf.ts';
 import { type Finding, finding, type MachineFiles } from './finding.ts';
 
-const VERSION_MS = 10_000;
+const VERSION_MS = 30_000;
 const GIB = 2 ** 30;
 const LEAST_BYTES = 5 * GIB;
 const LEAST_INODES = 100_000;
@@ -59,7 +59,7 @@ async function runtimeFindings({ runtimes, default_runtime: preferred }: Config)
       try {
         const program = await findProgram(binary, what);
         const { path } = program;
-        const { stdout, code } = await run({
+        const { stdout, code, signal, timedOut } = await run({
           ...commandOf(program, [flag]),
           env: environment(),
           timeoutMs: VERSION_MS,
@@ -70,11 +70,14 @@ async function runtimeFindings({ runtimes, default_runtime: preferred }: Config)
             .replace(/^.*:\n/, '')
             .trim()
             .split('\n', 1)[0] ?? '';
-        const advice = `${path} ${flag} ended with ${code}: install it again`;
+        const seconds = VERSION_MS / 1000;
+        const advice = timedOut
+          ? `${path} ${flag} has not answered within ${seconds} s: the machine is busy, or the file’s disk hangs`
+          : `${path} ${flag} ended with ${code === null ? `signal ${signal}` : `status ${code}`}: install it again`;
         return finding('runtimes', what, code === 0, {
-          found: `${path} (${version.trim()})`,
+          found: code === 0 ? `${path} (${version.trim()})` : path,
           advice,
-          otherwise: 'bad',
+          otherwise: bad ? 'bad' : 'poor',
         });
       } catch (error) {
         const advice = 'install it, or name its path in [runtimes]';

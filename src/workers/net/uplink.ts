@@ -100,7 +100,11 @@ function rules({ bridge, subnets }: Uplink): Rule[] {
   });
 }
 
-async function removePortmapChains(tool: Tool): Promise<void> {
+/**
+ * Takes the chains of the portmap plugin away, and what leads to them, unless a pod of any runtime has a mapped port.
+ * Throws CNI_FAILED with the message of iptables.
+ */
+export async function removePortmapChains(tool: Tool): Promise<void> {
   const listing = await tryIptables(tool, ['-t', 'nat', '-S']);
   if (listing.code !== 0) return; // no nat table, so there are no chains
   const rules = appended(listing.stdout);

@@ -13,7 +13,7 @@ import { buildKubernetes, kubernetesStorage, scenarioOf } from '../kubernetes-im
 import { sharedPackages } from '../packages.ts';
 import { cacheFolder, ROOT } from '../paths.ts';
 import { run } from '../proc.ts';
-import { haveVm, INSIDE, inVm } from './machine.ts';
+import { haveVm, INSIDE, inVm, NODE } from './machine.ts';
 
 const LIMIT_SECONDS = 10_800;
 const what = scenarioOf(process.argv[2] ?? 'kubelet');
@@ -23,7 +23,7 @@ if (haveVm()) {
   const storage = await kubernetesStorage(what);
   const made = await sharedPackages();
   if (cluster) await kernelConfig(dirname(storage));
-  const node = ['node', '--disable-warning=ExperimentalWarning', 'test/rig/kubernetes-scenario.ts', what];
+  const node = [...NODE, 'test/rig/kubernetes-scenario.ts', what];
   const folders = [storage, dirname(made.deb)].map((path) => join(INSIDE, relative(ROOT, path)));
   process.exitCode = await inVm([...node, ...folders], { seconds: LIMIT_SECONDS, memory: 6144 });
 }

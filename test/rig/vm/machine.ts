@@ -12,6 +12,13 @@ export const INSIDE = '/src';
 /** One that is stopped while somebody measures takes its time. */
 const BOOT_SECONDS = 1200;
 
+/**
+ * Node for programs that strip their types there. V8's optimiser of WebAssembly, in which that is done, ends the
+ * process now and then ("Check failed: it->second.Size() > offset"), on a slow machine more often; bin/sluiced has the
+ * same options.
+ */
+export const NODE = ['node', '--no-wasm-tier-up', '--no-wasm-dynamic-tiering', '--disable-warning=ExperimentalWarning'];
+
 /** Says why not where there is none. */
 export function haveVm(): boolean {
   const have = existsSync(VM);

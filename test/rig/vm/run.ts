@@ -11,7 +11,7 @@ import { rmSync } from 'node:fs';
 import { relative, resolve } from 'node:path';
 import { imageRegistry } from '../images.ts';
 import { privateFolder, ROOT } from '../paths.ts';
-import { haveVm, inVm } from './machine.ts';
+import { haveVm, inVm, NODE } from './machine.ts';
 
 const FILES = ['test/integration/systemd.test.ts', 'test/integration/stats.test.ts', 'test/integration/oci.test.ts'];
 const LIMIT_SECONDS = 3600;
@@ -23,7 +23,7 @@ if (haveVm()) {
   rmSync(folder, { recursive: true });
   const named = process.argv.slice(2).map((file) => relative(ROOT, resolve(file)));
   const files = named.length > 0 ? named : FILES;
-  const test = ['node', '--test', '--test-concurrency=1', '--disable-warning=ExperimentalWarning', ...files];
+  const test = [...NODE, '--test', '--test-concurrency=1', ...files];
   // The checkout is read-only there, and without a cache each of the daemon's threads compiles everything again.
   const env = ['NODE_COMPILE_CACHE=/var/cache/node'];
   process.exitCode = await inVm(test, { seconds: LIMIT_SECONDS, env });
