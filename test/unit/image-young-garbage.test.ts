@@ -9,7 +9,8 @@ test('buffers are freed by minor collections, and compiled code in caches stays 
   const tag = cachedDataVersionTag();
   let collections = 0;
   const observer = new PerformanceObserver((list) => {
-    collections += list.getEntries().filter(({ detail }) => (detail as { kind: number }).kind === 1).length;
+    const minor = (entry: unknown) => (entry as { detail: { kind: number } }).detail.kind === 1;
+    collections += list.getEntries().filter(minor).length;
   });
   observer.observe({ entryTypes: ['gc'] });
   const garbage = new YoungGarbage();
