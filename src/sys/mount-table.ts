@@ -11,34 +11,54 @@ const LISTMOUNT = 458;
 /** As the mount whose mounts are listed: all that can be reached from this thread's root. */
 const LSMT_ROOT = 0xffff_ffff_ffff_ffffn;
 const SIZE_OF_REQUEST = 24; // MNT_ID_REQ_SIZE_VER0
-/** STATMOUNT_SB_BASIC, _MNT_BASIC, _MNT_ROOT, _MNT_POINT, _FS_TYPE. */
-const WANTED = 0x1n | 0x2n | 0x8n | 0x10n | 0x20n;
+/** STATMOUNT_MNT_POINT and _FS_TYPE: what every mount is known by. */
+const LITTLE = 0x10n | 0x20n;
+/** With them STATMOUNT_SB_BASIC, _MNT_BASIC and _MNT_ROOT. */
+const ALL = LITTLE | 0x1n | 0x2n | 0x8n;
 /** Where struct statmount has its fields, and its strings. */
 const AT = { major: 16, minor: 20, type: 36, propagation: 72, root: 104, mountPoint: 108, text: 512 } as const;
 const IDS_AT_ONCE = 4096;
 const ENOENT = 2;
 const EOVERFLOW = 75;
+const MOST_BYTES = 1 << 20;
+
+/** What is kept of each mount: there are thousands on a full node, in each thread that looks. */
+type Known = Pick<MountPoint, 'mountPoint' | 'type'>;
 
 /** Told apart by numbers that the kernel never uses again. */
 export class MountTable {
-  readonly #mounts = new Map<number, MountPoint>();
+  /** The numbers of all mounts at the last look, ascending. */
+  #ids = new Float64Array();
+  readonly #mounts = new Map<number, Known>();
   /** Numbers of the mounts on one point, the last mounted at the end. */
   readonly #on = new Map<string, number[]>();
-  readonly #unsure: (mount: MountPoint) => boolean;
+  /** Those of an unsure file system. */
+  readonly #restless = new Set<number>();
+  readonly #unsure: (type: string) => boolean;
 
-  /** Of the mounts that are `unsure`, {@link refresh} asks again where they are; others are not expected to move. */
-  constructor(unsure: (mount: MountPoint) => boolean) {
+  /**
+   * Of the mounts whose file system is `unsure`, {@link refresh} asks again where they are; others are not expected to
+   * move.
+   */
+  constructor(unsure: (type: string) => boolean) {
     this.#unsure = unsure;
   }
 
   /** Learns what has been mounted and unmounted. Throws {@link SysError} (ENOSYS) where the kernel has no such call. */
   refresh(): void {
-    const present = new Set(listMounts());
-    for (const [id, mount] of this.#mounts) {
-      if (!present.has(id)) this.#forget(id);
-      else if (this.#unsure(mount)) this.#look(id);
+    const before = this.#ids;
+    const now = listMounts();
+    const look: number[] = [];
+    let at = 0;
+    for (const id of now) {
+      for (; at < before.length && Number(before[at]) < id; at++) this.#forget(Number(before[at]));
+      if (before[at] === id) at++;
+      else look.push(id);
     }
-    for (const id of present) if (!this.#mounts.has(id)) this.#look(id);
+    for (; at < before.length; at++) this.#forget(Number(before[at]));
+    look.unshift(...this.#restless);
+    for (const id of look) this.#keep(id, statMount(id, LITTLE, known));
+    this.#ids = now;
   }
 
   /** What is mounted on `mountPoint` now, the topmost of several, as far as {@link refresh} has seen it. */
@@ -46,77 +66,83 @@ export class MountTable {
     for (;;) {
       const id = this.#on.get(mountPoint)?.at(-1);
       if (id === undefined) return undefined;
-      const mount = this.#look(id); // it may be another place's by now, or shared where it was not
+      const mount = statMount(id, ALL, decode);
       if (mount?.mountPoint === mountPoint) return mount;
+      this.#keep(id, mount); // it is another place's by now, or gone
     }
   }
 
-  #look(id: number): MountPoint | undefined {
-    const now = statMount(id);
+  #keep(id: number, now: Known | undefined): void {
     const before = this.#mounts.get(id);
-    if (before && before.mountPoint !== now?.mountPoint) this.#forget(id);
-    if (!now) return undefined;
-    this.#mounts.set(id, now);
-    if (before?.mountPoint === now.mountPoint) return now;
-    const on = this.#on.get(now.mountPoint);
+    if (before && before.mountPoint === now?.mountPoint) return;
+    if (before) this.#forget(id);
+    if (!now) return;
+    const { mountPoint, type } = now;
+    this.#mounts.set(id, { mountPoint, type });
+    if (this.#unsure(type)) this.#restless.add(id);
+    const on = this.#on.get(mountPoint);
     if (on) on.splice(on.findLastIndex((other) => other < id) + 1, 0, id);
-    else this.#on.set(now.mountPoint, [id]);
-    return now;
+    else this.#on.set(mountPoint, [id]);
   }
 
   #forget(id: number): void {
-    const { mountPoint } = this.#mounts.get(id) ?? {};
+    const mountPoint = this.#mounts.get(id)?.mountPoint;
+    if (mountPoint === undefined) return;
     this.#mounts.delete(id);
-    const left = this.#on.get(mountPoint ?? '')?.filter((other) => other !== id) ?? [];
-    if (left.length > 0) this.#on.set(mountPoint ?? '', left);
-    else this.#on.delete(mountPoint ?? '');
+    this.#restless.delete(id);
+    const left = this.#on.get(mountPoint)?.filter((other) => other !== id) ?? [];
+    if (left.length > 0) this.#on.set(mountPoint, left);
+    else this.#on.delete(mountPoint);
   }
 }
 
-/** Numbers of all mounts. They begin at 2³¹ and count up, so a double holds them. Throws {@link SysError}. */
-function listMounts(): number[] {
+const asked = Buffer.alloc(SIZE_OF_REQUEST);
+/** What the last call has answered; nothing of it is kept. It grows when a mount does not fit. */
+let answer = Buffer.alloc(8 * IDS_AT_ONCE);
+
+function ask(call: number, id: bigint, parameter: bigint, size: number): number {
+  asked.writeUInt32LE(SIZE_OF_REQUEST, 0);
+  asked.writeBigUInt64LE(id, 8);
+  asked.writeBigUInt64LE(parameter, 16);
+  return Number(libc.mountCall(call, asked, answer, size, 0));
+}
+
+/** Numbers of all mounts, ascending. They begin at 2³¹, so a double holds them. Throws {@link SysError}. */
+function listMounts(): Float64Array<ArrayBuffer> {
   const found: number[] = [];
-  const ids = Buffer.alloc(8 * IDS_AT_ONCE);
-  for (let after = 0n, count = IDS_AT_ONCE; count === IDS_AT_ONCE; ) {
-    count = Number(libc.mountCall(LISTMOUNT, request(LSMT_ROOT, after), ids, IDS_AT_ONCE, 0));
+  for (let after = 0, count = IDS_AT_ONCE; count === IDS_AT_ONCE; after = found.at(-1) ?? 0) {
+    count = ask(LISTMOUNT, LSMT_ROOT, BigInt(after), IDS_AT_ONCE);
     if (count < 0) throw new SysError('listmount', errno());
-    for (let at = 0; at < count * 8; at += 8) found.push(ids.readUInt32LE(at) + ids.readUInt32LE(at + 4) * 2 ** 32);
-    after = BigInt(found.at(-1) ?? 0);
+    const halves = new Uint32Array(answer.buffer, answer.byteOffset, 2 * count);
+    for (let at = 0; at < halves.length; at += 2) found.push(Number(halves[at]) + Number(halves[at + 1]) * 2 ** 32);
   }
-  return found;
+  return Float64Array.from(found).sort();
 }
 
-/** Undefined for a mount that is gone. Throws {@link SysError}. */
-function statMount(id: number): MountPoint | undefined {
-  const asked = request(BigInt(id), WANTED);
-  for (let size = 2048; ; size *= 4) {
-    const found = Buffer.alloc(size);
-    if (libc.mountCall(STATMOUNT, asked, found, size, 0) >= 0) return decode(found);
+/** What `read` makes of the answer; undefined for a mount that is gone. Throws {@link SysError}. */
+function statMount<T>(id: number, wanted: bigint, read: (answer: Buffer) => T): T | undefined {
+  while (ask(STATMOUNT, BigInt(id), wanted, answer.length) < 0) {
     const code = errno();
     if (code === ENOENT) return undefined;
-    if (code !== EOVERFLOW || size > 1 << 20) throw new SysError('statmount', code, `${id}`);
+    if (code !== EOVERFLOW || answer.length > MOST_BYTES) throw new SysError('statmount', code, `${id}`);
+    answer = Buffer.alloc(2 * answer.length);
   }
+  return read(answer);
 }
 
-function request(id: bigint, parameter: bigint): Buffer {
-  const bytes = Buffer.alloc(SIZE_OF_REQUEST);
-  bytes.writeUInt32LE(SIZE_OF_REQUEST, 0);
-  bytes.writeBigUInt64LE(id, 8);
-  bytes.writeBigUInt64LE(parameter, 16);
-  return bytes;
+function text(bytes: Buffer, field: number): string {
+  const from = AT.text + bytes.readUInt32LE(field);
+  return bytes.toString('utf8', from, bytes.indexOf(0, from));
 }
+
+const known = (bytes: Buffer): Known => ({ mountPoint: text(bytes, AT.mountPoint), type: text(bytes, AT.type) });
 
 function decode(bytes: Buffer): MountPoint {
-  const text = (field: number) => {
-    const from = AT.text + bytes.readUInt32LE(field);
-    return bytes.toString('utf8', from, bytes.indexOf(0, from));
-  };
   const propagation = bytes.readUInt32LE(AT.propagation);
   return {
+    ...known(bytes),
     device: `${bytes.readUInt32LE(AT.major)}:${bytes.readUInt32LE(AT.minor)}`,
-    root: text(AT.root),
-    mountPoint: text(AT.mountPoint),
-    type: text(AT.type),
+    root: text(bytes, AT.root),
     shared: (propagation & C.MS_SHARED) !== 0,
     slave: (propagation & C.MS_SLAVE) !== 0,
   };

@@ -91,7 +91,7 @@ test('a mount that moves is found at neither place, or at the new one where it i
   const top = await mounted('top', '-t', 'tmpfs', 'top');
   await run('mount', ['--make-private', top]);
   const sure = new MountTable(() => false);
-  const unsure = new MountTable(({ type }) => type === 'ramfs');
+  const unsure = new MountTable((type) => type === 'ramfs');
   const path = await mounted('top/one', '-t', 'ramfs', 'one');
   for (const table of [sure, unsure]) table.refresh();
   mkdirSync(at('top/two/in'), { recursive: true });

@@ -20,7 +20,7 @@ const isLocal = ({ type }: MountPoint) => LOCAL.has(type);
 const RECENT_MS = 1000;
 
 /** This thread's, which every look at it brings up to date. Undefined where the kernel has the text alone. */
-let table: MountTable | undefined = new MountTable((mount) => !isLocal(mount));
+let table: MountTable | undefined = new MountTable((type) => !LOCAL.has(type));
 
 /** The mounts of the host, as they are at construction, by mount point. */
 export class HostMounts {
