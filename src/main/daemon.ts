@@ -104,11 +104,13 @@ export class Daemon {
     }
     resources.use(sweepRegularly(services));
     const { pools } = services;
+    let answered = 0;
     resources.use(
       giveBackAfterStorms({
         admission: services.admission,
         giveBack: () => giveBack(services),
         trim: () => trim(pools.shim),
+        answered: () => answered,
         passingThreads: () => pools.image.use.threads + pools.registry.use.threads + pools.store.use.threads,
         onError: (err) => log.warn({ err }, 'free memory could not be given back'),
       }),
@@ -125,7 +127,10 @@ export class Daemon {
         { definition: ImagesDefinition, verbs: imagesVerbs(services) },
         { definition: HealthDefinition, verbs: healthVerbs(services.health, CRI_SERVICES) },
       ],
-      onCall: (method, code, seconds) => metrics.grpc(method, code, seconds),
+      onCall: (method, code, seconds) => {
+        answered++;
+        metrics.grpc(method, code, seconds);
+      },
       onError: (method, error) => logFailure(log, method, error),
     });
     await server.listen();

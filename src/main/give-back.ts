@@ -14,6 +14,8 @@ export interface GiveBackOptions {
    * what their start needed of the program stays mapped.
    */
   passingThreads: () => number;
+  /** Calls that were answered since the start. */
+  answered: () => number;
   onError: (error: unknown) => void;
   everyMs?: number;
 }
@@ -22,32 +24,46 @@ const EVERY_MS = 2000;
 /** Fewer jobs leave nothing worth a walk through the allocator's arenas. */
 const STORM = 100;
 
+/** Calls between two looks; kubelet makes ten or so. */
+const MANY_CALLS = 40;
+/** Looks for which many calls put the collection off. */
+const PATIENCE = 10;
+
 /**
  * After a storm of jobs, once none has run or come for a while, the memory that it took is given back, and what threads
  * took that have ended; the start is a storm, too. V8 shrinks the heap of a thread only while it allocates, and glibc
- * keeps what was freed (buffers of sockets, of SQLite, of zlib) below its highest block in use.
+ * keeps what was freed (buffers of sockets, of SQLite, of zlib) below its highest block in use. The collection takes
+ * the main thread for 10 to 30 ms, and waits for a moment in which few calls come, 20 s at most.
  */
 export function giveBackAfterStorms({
   admission,
   giveBack,
   trim,
   passingThreads,
+  answered,
   onError,
   everyMs = EVERY_MS,
 }: GiveBackOptions): Disposable {
   let before = admission.admitted - STORM;
   let last = admission.admitted;
   let untrimmed = false;
+  let calls = answered();
+  let patience = PATIENCE;
   const look = async () => {
     const { admitted } = admission;
     // A storm pauses between two waves, too.
     const idle = admitted === last && Object.values(admission.use).every(({ running }) => running === 0);
     last = admitted;
+    const callsBefore = calls;
+    calls = answered();
+    const asked = calls - callsBefore >= MANY_CALLS;
     const passing = passingThreads() > 0;
     untrimmed ||= passing;
     if (!idle) return;
     if (admitted - before >= STORM) {
+      if (asked && patience-- > 0) return;
       before = admitted;
+      patience = PATIENCE;
       await giveBack();
     } else if (untrimmed && !passing) {
       untrimmed = false;

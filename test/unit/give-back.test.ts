@@ -27,12 +27,19 @@ test('memory is given back once after each storm, when nothing runs', async () =
   };
   let light = 0;
   let threads = 0;
+  let answered = 0;
+  /** Calls that are answered between two looks. */
+  let calls = 0;
   const errors: unknown[] = [];
   using _watch = giveBackAfterStorms({
     admission,
     giveBack,
     trim: async () => void light++,
     passingThreads: () => threads,
+    answered: () => {
+      answered += calls;
+      return answered;
+    },
     onError: (error) => errors.push(error),
     everyMs: 1,
   });
@@ -60,6 +67,19 @@ test('memory is given back once after each storm, when nothing runs', async () =
   assert.equal(trims, 3);
   assert.equal(errors.length, 1, 'a failure is reported');
 
+  calls = 100;
+  admitted += 500;
+  await later();
+  assert.equal(trims, 3, 'calls come');
+  calls = 1;
+  await later();
+  assert.equal(trims, 4);
+  calls = 100;
+  admitted += 500;
+  for (let i = 0; i < 5; i++) await later();
+  assert.equal(trims, 5, 'calls come without end');
+  calls = 0;
+
   threads = 2;
   await later();
   assert.equal(light, 0, 'threads are there');
@@ -71,7 +91,7 @@ test('memory is given back once after each storm, when nothing runs', async () =
   await later();
   assert.equal(light, 1);
   await later();
-  assert.deepEqual([light, trims], [1, 3], 'once');
+  assert.deepEqual([light, trims], [1, 5], 'once');
 });
 
 test('the heap of an idle thread shrinks', async () => {
