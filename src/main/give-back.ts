@@ -1,7 +1,7 @@
 import type { Stdio } from '../node/streaming/stdio.ts';
 import type { Pools } from '../node/threads/pools.ts';
 import type { Admission } from '../pipeline/engine/admission.ts';
-import { shrinkHeap } from '../sys/memory.ts';
+import { keepingWebAssembly, shrinkHeap } from '../sys/memory.ts';
 
 export interface GiveBackOptions {
   admission: Pick<Admission, 'use' | 'admitted'>;
@@ -79,11 +79,13 @@ export function giveBackAfterStorms({
  * and the pages of the program that are mapped and not used.
  */
 export async function giveBack({ pools: { net, shim }, stdio }: { pools: Pools; stdio: Stdio }): Promise<void> {
-  await shrinkHeap();
-  await stdio.shrinkHeap();
-  // As many calls as there are threads go one to each: a pool gives a call to the thread with the fewest.
-  await Promise.all(Array.from({ length: net.use.threads }, () => net.call('shrinkHeap', null)));
-  await Promise.all(Array.from({ length: shim.use.threads }, () => shim.call('shrinkHeap', null)));
+  await keepingWebAssembly(async () => {
+    await shrinkHeap();
+    await stdio.shrinkHeap();
+    // As many calls as there are threads go one to each: a pool gives a call to the thread with the fewest.
+    await Promise.all(Array.from({ length: net.use.threads }, () => net.call('shrinkHeap', null)));
+    await Promise.all(Array.from({ length: shim.use.threads }, () => shim.call('shrinkHeap', null)));
+  });
   await trim(shim);
 }
 

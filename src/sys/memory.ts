@@ -18,11 +18,19 @@ export async function shrinkHeap(): Promise<void> {
     // Compiled code is only taken from a cache that was written with the same flags: threads that start later need it.
     setFlagsFromString('--no-expose-gc');
   }
-  // Such a collection also forgets what V8 has compiled of WebAssembly in all threads. When it is needed again it is
-  // compiled so that it can be made faster, which undici's parser must not be (src/workers/http/parser.ts).
+  await collect({ type: 'major', execution: 'async', flavor: 'last-resort' });
+}
+
+/**
+ * Runs `work`, which shrinks heaps, so that compiled WebAssembly stays: each such collection forgets that of all
+ * threads, and V8 compiles it again so that it can be made faster, which undici's parser must not be
+ * (src/workers/http/parser.ts). Not twice at a time, since the option belongs to the process; a thread that is started
+ * meanwhile takes no code cache.
+ */
+export async function keepingWebAssembly(work: () => Promise<void>): Promise<void> {
   setFlagsFromString('--no-flush-liftoff-code');
   try {
-    await collect({ type: 'major', execution: 'async', flavor: 'last-resort' });
+    await work();
   } finally {
     setFlagsFromString('--flush-liftoff-code');
   }

@@ -7,11 +7,11 @@ import { run } from '../rig/proc.ts';
 const PROGRAM = `
 import bytes from 'undici/lib/llhttp/llhttp_simd-wasm.js';
 import { cachedDataVersionTag } from 'node:v8';
-import { shrinkHeap } from './src/sys/memory.ts';
+import { keepingWebAssembly, shrinkHeap } from './src/sys/memory.ts';
 import { keepParser } from './src/workers/http/parser.ts';
 const before = cachedDataVersionTag();
 if (process.env.KEPT) keepParser();
-await shrinkHeap(); // nobody but keepParser refers to it
+await keepingWebAssembly(shrinkHeap); // nobody but keepParser refers to it
 const names = ['url', 'status', 'message_begin', 'header_field', 'header_value', 'headers_complete', 'body', 'message_complete'];
 const env = Object.fromEntries(names.map((name) => ['wasm_on_' + name, () => 0]));
 const parser = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env }).exports;
@@ -20,7 +20,7 @@ const at = parser.malloc(answer.length);
 new Uint8Array(parser.memory.buffer).set(answer, at);
 const state = parser.llhttp_alloc(2);
 parser.llhttp_execute(state, at, answer.length);
-if (process.env.KEPT) await shrinkHeap(); // which the daemon does when it has nothing to do
+if (process.env.KEPT) await keepingWebAssembly(shrinkHeap); // which the daemon does when it has nothing to do
 const until = performance.now() + (process.env.KEPT ? 2000 : 30_000);
 const faster = () => %IsTurboFanFunction(parser.llhttp_execute);
 for (let i = 0; i < 100_000; i++) parser.llhttp_execute(state, at, answer.length);

@@ -1,16 +1,18 @@
 import assert from 'node:assert/strict';
-import { PerformanceObserver } from 'node:perf_hooks';
+import { constants, type PerformanceEntry, PerformanceObserver } from 'node:perf_hooks';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cachedDataVersionTag } from 'node:v8';
 import { YoungGarbage } from '../../src/workers/image/young-garbage.ts';
 
+const isMinor = (entry: PerformanceEntry & { detail?: { kind?: number } }) =>
+  entry.detail?.kind === constants.NODE_PERFORMANCE_GC_MINOR;
+
 test('buffers are freed by minor collections, and compiled code in caches stays valid', async () => {
   const tag = cachedDataVersionTag();
   let collections = 0;
   const observer = new PerformanceObserver((list) => {
-    const minor = (entry: unknown) => (entry as { detail: { kind: number } }).detail.kind === 1;
-    collections += list.getEntries().filter(minor).length;
+    collections += list.getEntries().filter(isMinor).length;
   });
   observer.observe({ entryTypes: ['gc'] });
   const garbage = new YoungGarbage();
