@@ -6,7 +6,8 @@
  *   node test/rig/guide-scenario.ts [PAGE.md...] FOLDER      the packages of this version and of 0.2.0
  *
  * With pages it does those alone, in pieces that an emulated machine does before somebody's patience ends: installs the
- * package, does them, and, where install.md is among them, upgrades and removes it.
+ * package, does them, and, where install.md is among them, also what stands in running text, the upgrade and the
+ * removal.
  *
  * Where systemd is not PID 1 the daemon is started by hand and does what `systemctl` is told about it; the other lines
  * for systemd are left to the VM (test/rig/vm/package.ts --guides), and said. Prints a line for each command that was
@@ -364,7 +365,7 @@ try {
 
   // ---- What stands in running text
 
-  if (only.length === 0) {
+  if (wanted('install.md')) {
     using cri = connectCri(SOCKET);
     const away = await launchHello(cri);
     for (const command of TYPED) await trying(() => typeBlock(command, 'running text'));
