@@ -160,6 +160,8 @@ export function addBridge(socket: NetlinkSocket, { name, mtu, vlanFiltering }: N
 }
 
 export interface NewVeth {
+  /** Of the end here; left out, the kernel chooses one, which udev may replace (systemd.link, MACAddressPolicy). */
+  mac?: string;
   /** The end in the socket's namespace, which is set up at once. */
   name: string;
   /** 0: the kernel's choice; otherwise of both ends. */
@@ -175,7 +177,7 @@ export interface NewVeth {
  * with the answer to the request, or on Linux before 6.2 by asking for it. NetlinkError EEXIST when one of the names is
  * taken.
  */
-export function addVeth(socket: NetlinkSocket, { name, mtu, master, peer }: NewVeth): Link {
+export function addVeth(socket: NetlinkSocket, { name, mac, mtu, master, peer }: NewVeth): Link {
   const size = mtu > 0 ? [attributeU32(IFLA.MTU, mtu)] : [];
   const other = [
     linkHeader({}),
@@ -190,6 +192,7 @@ export function addVeth(socket: NetlinkSocket, { name, mtu, master, peer }: NewV
     body: Buffer.concat([
       linkHeader({ flags: IFF_UP, change: IFF_UP }),
       attributeText(IFLA.IFNAME, name),
+      ...(mac === undefined ? [] : [attribute(IFLA.ADDRESS, parseMac(mac))]),
       ...size,
       ...(master > 0 ? [attributeU32(IFLA.MASTER, master)] : []),
       nested(IFLA.LINKINFO, [

@@ -137,3 +137,16 @@ function anonymous(result: CniResult, { dir }: Lab): unknown {
   );
   return JSON.parse(text.replaceAll(/veth[0-9a-f]{8}/g, 'veth#').replaceAll(dir, ''));
 }
+
+test('the host’s end of a pod’s link has an address that was given to it, so that udev gives it no other', async (t) => {
+  const lab = openLab(t, 'given');
+  const ipam = lab.ipam([[{ subnet: '10.59.0.0/24' }]]);
+  const pod = await lab.pod([{ type: 'bridge', bridge: 'same9', ipam }], { inProcess: true });
+  const { result } = await handlers.cniAdd(pod.call);
+  const [host] = result.interfaces?.filter(({ name }) => name.startsWith('veth')) ?? [];
+  // The machine's /sys is of another namespace.
+  const file = `/sys/class/net/${host?.name}`;
+  const read = `mount -t sysfs none /sys && cat ${file}/addr_assign_type ${file}/address`;
+  assert.equal(await sh(['unshare', '--mount', 'sh', '-c', read]), `3\n${host?.mac}\n`); // NET_ADDR_SET
+  await lab.remove(pod, true);
+});

@@ -40,7 +40,14 @@ export function makePodVeth(host: NetlinkSocket, veth: PodVeth): { port: Link; p
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     const name = randomVethName();
     try {
-      const port = addVeth(host, { name, mtu, master, peer: { name: ifName, mac, netns: target.number } });
+      // With an address of ours, or udev would give the end here another one a moment later, which CHECK then misses.
+      const port = addVeth(host, {
+        name,
+        mac: randomMac(),
+        mtu,
+        master,
+        peer: { name: ifName, mac, netns: target.number },
+      });
       ignoreRouterAdvertisements(name);
       return { port, pod: { index: port.peer, mac: mac.toLowerCase() } };
     } catch (error) {
