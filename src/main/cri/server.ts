@@ -45,6 +45,7 @@ export interface CriServerOptions {
  */
 export class CriServer implements AsyncDisposable {
   readonly #server: TurnedServer;
+  readonly #turns = new Turns();
   readonly #options: CriServerOptions;
   #listener: NetServer | undefined;
   /** Connections that have not sent a request yet. */
@@ -59,7 +60,7 @@ export class CriServer implements AsyncDisposable {
     this.#server = new TurnedServer(
       { 'grpc.max_receive_message_length': MAX_MESSAGE, 'grpc.max_send_message_length': MAX_MESSAGE },
       {
-        turns: new Turns(),
+        turns: this.#turns,
         launches: ({ path }) => launches.has(path),
         source: ({ session }) => this.#sources.get(session?.socket.remotePort),
         onEnded: ({ path }, code, seconds) => options.onCall?.(path.slice(path.lastIndexOf('/') + 1), code, seconds),
@@ -165,11 +166,13 @@ export class CriServer implements AsyncDisposable {
           },
         )
         .catch((error: unknown) => this.#options.onError?.(method, error)); // the answer could not be sent
+      this.#turns.begun();
     };
   }
 
   #stream(method: string, verb: AnyVerb): handleServerStreamingCall<unknown, unknown> {
     return async (call) => {
+      this.#turns.begun();
       const ended = this.#began(method);
       const info = callInfo(method, call);
       try {

@@ -11,6 +11,7 @@ export interface Arrival {
 }
 
 interface TurnsOf {
+  /** Handlers tell them when they have {@link Turns.begun}. */
   turns: Turns;
   /** Whether the call may wait behind others: it launches something. */
   launches: (arrival: Arrival) => boolean;
@@ -35,6 +36,10 @@ export class TurnedServer extends Server {
     const hooked = this as unknown as { _streamHandler?: OnStream };
     const own = hooked._streamHandler;
     if (typeof own !== 'function') throw new Error('this release of @grpc/grpc-js has no _streamHandler');
+    const dropped = (arrival: Arrival, code: number, waitedMs: number) => {
+      onEnded(arrival, code, waitedMs / 1000);
+      turns.begun();
+    };
     hooked._streamHandler = (interceptors, stream, headers) => {
       const arrived = performance.now();
       const arrival = { path: String(headers[':path']), session: stream.session };
@@ -44,12 +49,12 @@ export class TurnedServer extends Server {
         () => source(arrival),
         () => {
           const waitedMs = performance.now() - arrived;
-          if (stream.closed || stream.destroyed) return onEnded(arrival, status.CANCELLED, waitedMs / 1000);
+          if (stream.closed || stream.destroyed) return dropped(arrival, status.CANCELLED, waitedMs);
           const timeout = headers['grpc-timeout'];
           const left = typeof timeout === 'string' ? timeLeft(timeout, waitedMs) : undefined;
           if (left === '0m') {
             stream.respond(LATE, { endStream: true });
-            return onEnded(arrival, status.DEADLINE_EXCEEDED, waitedMs / 1000);
+            return dropped(arrival, status.DEADLINE_EXCEEDED, waitedMs);
           }
           if (left !== undefined) headers['grpc-timeout'] = left;
           own.call(this, interceptors, stream, headers);

@@ -13,6 +13,12 @@ const BUDGET_MS = 3;
  */
 const URGENT_IN_A_ROW = 16;
 
+/**
+ * Calls of a turn that start as they come, without waiting for what the ones before do. What a call does, it does when
+ * the read that brought it is over, so that its time is not known before.
+ */
+const AT_ONCE = 4;
+
 /** A connection, as far as it can be told to bring no more for now. */
 export interface Source {
   hold(): void;
@@ -55,13 +61,20 @@ export class Turns {
   /** performance.now() at which the budget of this turn ends. */
   #until = 0;
   #planned = false;
+  /** Calls that were started in this turn and have not begun their work, see {@link begun}. */
+  #starting = 0;
   /** Calls that launch nothing, in the order in which they came. */
   readonly #urgent = new Waiters();
   #urgentInARow = 0;
   /** Calls that launch, by connection; connections take turns. */
   readonly #launches = new Map<Source | undefined, Waiting>();
 
-  /** Calls that wait for a turn. */
+  /** Whether calls wait for a turn. */
+  get waits(): boolean {
+    return this.#urgent.size > 0 || this.#launches.size > 0;
+  }
+
+  /** How many do. */
   get waiting(): number {
     let count = this.#urgent.size;
     for (const { starts } of this.#launches.values()) count += starts.size;
@@ -75,8 +88,10 @@ export class Turns {
     if (turn !== this.#turnNumber) {
       this.#turnNumber = turn;
       this.#until = now + BUDGET_MS;
+      this.#starting = 0;
     }
-    if (now < this.#until && (launches ? this.#launches.size : this.#urgent.size) === 0) {
+    if (now < this.#until && this.#starting < AT_ONCE && (launches ? this.#launches.size : this.#urgent.size) === 0) {
+      this.#starting++;
       start();
       return;
     }
@@ -106,20 +121,28 @@ export class Turns {
   readonly #turn = (): void => {
     this.#planned = false;
     this.#until = performance.now() + BUDGET_MS;
+    this.#starting = 0;
     this.#step();
   };
 
+  /**
+   * A call has done the synchronous part of its work, some ticks after its start. One whose message has not come, or
+   * that is no call after all, never says so: the next turn goes on without it.
+   */
+  begun(): void {
+    if (this.#starting === 0) return;
+    this.#starting--;
+    // Behind the call's microtasks: a tick alone would come before them.
+    if (this.waits) queueMicrotask(() => process.nextTick(this.#step));
+  }
+
   /** Starts one call, and the next one when all that follows from it at once is done, until the turn is over. */
   readonly #step = (): void => {
-    if (performance.now() >= this.#until) {
-      this.#plan();
-      return;
-    }
-    const start = this.#take();
-    if (!start) return;
-    start();
-    // Behind the call's microtasks: a tick alone would come before them.
-    queueMicrotask(() => process.nextTick(this.#step));
+    if (!this.waits) return;
+    this.#plan();
+    if (this.#starting > 0 || performance.now() >= this.#until) return;
+    this.#starting++;
+    this.#take()?.();
   };
 
   #take(): (() => void) | undefined {
