@@ -1,10 +1,10 @@
 /**
  *   node test/overload/probe.ts SOCKET CGROUP_PARENT
  *
- * A caller of its own process and session, so that its times are not those of the client that makes the load: lists pods
- * every 20 ms and asks for a pod every 100 ms, until its standard input closes. Prints the milliseconds of each list and
- * of each refusal as JSON. It goes ahead of the load when both want a processor: on two cores half of a slow list's time
- * was the probe's own wait for one.
+ * A caller of its own process and session, so that its times are not those of the client that makes the load: lists
+ * pods every 20 ms and asks for a pod every 100 ms, until its standard input closes. Prints the milliseconds of each
+ * list and of each refusal as JSON. It goes ahead of the load when both want a processor: on two cores half of a slow
+ * list's time was the probe's own wait for one.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GRPC } from '../../src/errors.ts';

@@ -4,6 +4,7 @@ import { Piscina } from 'piscina';
 import { fromPlain, SluiceError } from '../../errors.ts';
 import type { PoolName } from '../../stages.ts';
 import { type Handlers, READY, type Reply } from '../../workers/serve.ts';
+import { breath } from './breath.ts';
 import { SMALL_HEAP } from './heaps.ts';
 
 export interface PoolOptions {
@@ -75,6 +76,7 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
       this.#running--;
       if (this.#running === 0) this.#idle.refresh();
     }
+    await breath();
     if (!reply.ok) throw fromPlain(reply.error);
     return reply.value as Awaited<ReturnType<T[K]>>;
   }
