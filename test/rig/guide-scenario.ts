@@ -323,7 +323,11 @@ async function withoutPackageManager(): Promise<void> {
 async function upgradeAndRemove(): Promise<void> {
   await doSection('install.md', 'Upgrade');
   if (!SYSTEMD) await restart();
-  assert.match((await run('/usr/bin/sluice', ['status'], { env })).stdout, /0\.2\.0/);
+  // An emulated machine's plugins answer the first question some ten seconds after the start.
+  const status = await waitFor('sluice status to be ready', PATIENCE_MS, () =>
+    run('/usr/bin/sluice', ['status'], { env }),
+  );
+  assert.match(status.stdout, /0\.2\.0/);
   if (!SYSTEMD) await daemon?.stop(120_000);
   await doSection('install.md', 'Remove');
   for (const block of blocksOf('install.md')) if (!done.has(nameOf(block))) await doBlock(block);
