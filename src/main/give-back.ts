@@ -24,7 +24,7 @@ const EVERY_MS = 2000;
 /** Fewer jobs leave nothing worth a walk through the allocator's arenas. */
 const STORM = 100;
 
-/** Calls between two looks; kubelet makes ten or so. */
+/** Calls between two looks: more than a kubelet makes while nothing happens. */
 const MANY_CALLS = 40;
 /** Looks for which many calls put the collection off. */
 const PATIENCE = 10;

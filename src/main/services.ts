@@ -38,7 +38,7 @@ import { Pulls } from '../pipeline/jobs/pulls.ts';
 import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
-import { dropHolder, HOLDER, heldPath } from '../sys/holder.ts';
+import { HOLDER, heldPath } from '../sys/holder.ts';
 import type { HostFiles } from '../workers/host-paths/read-file.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 import { Health } from './health.ts';
@@ -247,13 +247,11 @@ async function openPinFolder(
     );
     return join(state, 'ns');
   }
-  resources.defer(() => {
-    try {
-      dropHolder(folder);
-    } catch (err) {
+  resources.defer(() =>
+    pools.net.call('dropHolder', { folder }).catch((err: unknown) => {
       log.warn({ err }, 'the empty holder of namespaces stays');
-    }
-  });
+    }),
+  );
   return heldPath(folder, '');
 }
 

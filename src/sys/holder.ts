@@ -9,7 +9,7 @@
  * with root's rights finds `ns/<name>` as if it were mounted there, as long as the daemon runs; the next daemon sets
  * the link anew. Only mounting and unmounting have to be done inside.
  */
-import { mkdirSync, renameSync, rmdirSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { constants, mkdirSync, renameSync, rmdirSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { type Fd, openFd, removeFile } from './fd.ts';
 import { namesInSync } from './folder.ts';
@@ -22,10 +22,12 @@ const MNT = 'mnt';
 const LINK = 'ns';
 /** Name of the folder, by which a path in it is told from others. */
 export const HOLDER = 'held';
+/** Flags of a descriptor that names a folder and reads nothing of it. O_DIRECTORY differs between architectures. */
+const FOLDER = C.O_PATH | constants.O_DIRECTORY;
 /** Most bytes of a file system that has nothing but empty files. */
 const OPTIONS = 'mode=700,size=64k,nr_inodes=0';
 
-/** A descriptor of the root of each holder that this process has opened, by its folder. */
+/** A descriptor of the root of each holder that this thread has opened, by its folder. It outlives the thread. */
 const roots = new Map<string, Fd>();
 
 /** The folder of the holder that the namespace at `path` is in; undefined for a path elsewhere. */
@@ -46,7 +48,7 @@ export const heldPath = (folder: string, name: string): string => join(folder, L
 export function openHolder(folder: string): void {
   const mnt = join(folder, MNT);
   if (!isNsfs(mnt)) makeHolder(folder);
-  const root = inHolder(folder, () => openFd('/', O_PATH | O_DIRECTORY));
+  const root = inHolder(folder, () => openFd('/', FOLDER));
   const link = join(folder, LINK);
   const next = `${link}.new`;
   removeFile(next);
@@ -103,9 +105,6 @@ function required(path: string): string {
   if (folder === undefined) throw new Error(`${path} is in no holder`);
   return folder;
 }
-
-const O_PATH = 0o10000000;
-const O_DIRECTORY = 0o200000;
 
 /**
  * The file of a mount namespace can be mounted only where mounts do not propagate, since a copy of it in a namespace
@@ -167,8 +166,8 @@ function elsewhere<T>(visit: () => T): T {
   // already; but a thread that this one has started since (libuv's pool, say) shares them again.
   check('unshare', libc.unshare(C.CLONE_FS));
   using home = openFd('/proc/thread-self/ns/mnt', C.O_RDONLY);
-  using root = openFd('/', O_PATH | O_DIRECTORY);
-  using cwd = openFd('.', O_PATH | O_DIRECTORY);
+  using root = openFd('/', FOLDER);
+  using cwd = openFd('.', FOLDER);
   const goHome = () => {
     check('setns', libc.setns(home.number, C.CLONE_NEWNS), 'the mount namespace');
     check('fchdir', libc.fchdir(root.number), 'the root');

@@ -102,6 +102,11 @@ function openHolder({ folder }: { folder: string }): string | undefined {
   }
 }
 
+/** Removes the holder of `folder` unless it holds something. */
+async function dropHolder({ folder }: { folder: string }): Promise<void> {
+  await wrapFailure('dropping the holder of namespaces', () => holder.dropHolder(folder));
+}
+
 /** True when a namespace is mounted at `path`; a reboot leaves a plain file there, or nothing. */
 function namespaceExists({ path }: { path: string }): boolean {
   return netns.netnsExists(path);
@@ -126,6 +131,7 @@ export const handlers = {
   unpinNamespaces,
   namespaceExists,
   openHolder,
+  dropHolder,
   cniAdd,
   cniDel,
   cniCheck,

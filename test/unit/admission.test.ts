@@ -184,3 +184,19 @@ test('close lets what is queued run as well', async () => {
   await Promise.all([running, queued, closing]);
   assert.deepEqual(order, ['queued', 'closed']);
 });
+
+test('once closed, a full queue is no reason: the job is told that the daemon ends', async () => {
+  const { admission, verdicts } = make(1, 0);
+  const gate = hold();
+  const running = admission.run({ lane: 'launch', priority: 0 }, () => gate.promise);
+  assert.throws(() => admission.refuseWhenFull('launch'), { code: 'QUEUE_FULL' });
+  const closed = admission.close();
+  admission.refuseWhenFull('launch');
+  await assert.rejects(
+    admission.run({ lane: 'launch', priority: 0 }, async () => {}),
+    { code: 'SHUTTING_DOWN' },
+  );
+  gate.resolve();
+  await Promise.all([running, closed]);
+  assert.deepEqual(verdicts, ['admitted', 'refused']);
+});

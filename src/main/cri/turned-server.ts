@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders, OutgoingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import { Server, type ServerOptions, status } from '@grpc/grpc-js';
-import type { Turns } from './turns.ts';
+import type { Source, Turns } from './turns.ts';
 
 /** A call whose header has come, before grpc-js sees it. */
 export interface Arrival {
@@ -15,7 +15,7 @@ interface TurnsOf {
   turns: Turns;
   /** Whether the call may wait behind others: it launches something. */
   launches: (arrival: Arrival) => boolean;
-  source: (arrival: Arrival) => Parameters<Turns['run']>[1] extends () => infer S ? S : never;
+  source: (arrival: Arrival) => Source | undefined;
   /** A call ended before grpc-js saw it. */
   onEnded: (arrival: Arrival, code: number, seconds: number) => void;
 }
@@ -54,6 +54,7 @@ export class TurnedServer extends Server {
           const left = typeof timeout === 'string' ? timeLeft(timeout, waitedMs) : undefined;
           if (left === '0m') {
             stream.respond(LATE, { endStream: true });
+            stream.resume(); // its message is of no use, and would keep the stream
             return dropped(arrival, status.DEADLINE_EXCEEDED, waitedMs);
           }
           if (left !== undefined) headers['grpc-timeout'] = left;

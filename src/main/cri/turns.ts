@@ -4,9 +4,7 @@
  * once is bounded here; the rest waits for the next turns, with other connections served in between, and calls that
  * launch behind all others.
  */
-
-/** Milliseconds of a turn that go to calls; a turn that has begun one lets it do its synchronous part. */
-const BUDGET_MS = 3;
+import { afterwards, BUDGET_MS, turnNumber } from '../../node/threads/turn.ts';
 
 /**
  * After so many calls that launch nothing comes one that launches, so that a client that never pauses holds up none.
@@ -52,9 +50,6 @@ class Waiters {
     return start;
   }
 }
-
-/** Which turn of the event loop it is. A `setImmediate` for each call would cost those that come alone a turn more. */
-const turnNumber = () => performance.nodeTiming.uvMetricsInfo.loopCount;
 
 export class Turns {
   #turnNumber = -1;
@@ -132,8 +127,7 @@ export class Turns {
   begun(): void {
     if (this.#starting === 0) return;
     this.#starting--;
-    // Behind the call's microtasks: a tick alone would come before them.
-    if (this.waits) queueMicrotask(() => process.nextTick(this.#step));
+    if (this.waits) afterwards(this.#step);
   }
 
   /** Starts one call, and the next one when all that follows from it at once is done, until the turn is over. */

@@ -1,14 +1,9 @@
 /**
  * Spreads what follows from the answers of threads over turns of the event loop. Node hands over all answers that have
- * come before anything else gets its turn, and while dozens of pods are launched what each of them goes on with would
- * add up to 50 ms and more, in which no list is answered.
+ * come before anything else gets its turn: while dozens of pods are launched, what each of them goes on with would add
+ * up to tens of milliseconds in which no list is answered.
  */
-
-/** Milliseconds of a turn after which what comes next waits for another one. */
-const BUDGET_MS = 3;
-
-/** Which turn of the event loop it is. */
-const turnNumber = () => performance.nodeTiming.uvMetricsInfo.loopCount;
+import { afterwards, BUDGET_MS, turnNumber } from './turn.ts';
 
 let turnOfBudget = -1;
 /** performance.now() at which this turn's budget ends. */
@@ -57,6 +52,5 @@ function next(due: (() => void)[], at: number): void {
     return;
   }
   due[at]?.();
-  // Behind the microtasks of that one: a tick alone would come before them.
-  queueMicrotask(() => process.nextTick(next, due, at + 1));
+  afterwards(() => next(due, at + 1));
 }

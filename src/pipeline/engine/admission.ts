@@ -56,11 +56,11 @@ export class Admission {
 
   /**
    * Throws QUEUE_FULL when as many jobs of the lane wait as may: what a job needs need not be prepared then. Costs next
-   * to nothing, as it is what thousands of calls in a second get.
+   * to nothing, as it is what thousands of calls in a second get. Once closed, `run` has another answer.
    */
   refuseWhenFull(lane: Lane): void {
     const { full, running, queued } = this.#lanes[lane];
-    if (!full || queued < this.#maxQueued) return;
+    if (this.#closed || !full || queued < this.#maxQueued) return;
     this.#options.onVerdict?.(lane, 'refused');
     this.#refused++;
     throw SluiceError.withoutStack(

@@ -1,4 +1,4 @@
-import type { RunPodSandboxRequest } from '../../../proto/gen/cri.ts';
+import type { PodSandboxMetadata, RunPodSandboxRequest } from '../../../proto/gen/cri.ts';
 import { explain, SluiceError } from '../../errors.ts';
 import { sandboxName } from '../../node/oci/unique-names.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
@@ -77,7 +77,7 @@ export class Pods {
     if (!metadata) return; // planPod says what is wrong
     const name = sandboxName(metadata);
     if (this.#launches.has(name) || this.#services.ctx.sandboxNames.owner(name) !== undefined) return;
-    this.#services.runner.refuseWhenFull({ job: 'RunPodSandbox', pod: `${metadata.namespace}/${metadata.name}` });
+    this.#services.runner.refuseWhenFull({ job: 'RunPodSandbox', pod: podName(metadata) });
   }
 
   /** Ends a pod's processes and network. An unknown or stopped pod is fine. */
@@ -170,6 +170,7 @@ function stopped({ state }: SandboxRow): boolean {
 }
 
 function jobStart(job: JobStart['job'], row: SandboxRow, { traceparent }: Caller = {}): JobStart {
-  const { name, namespace } = row.config.metadata ?? { name: '', namespace: '' };
-  return { job, pod: `${namespace}/${name}`, sandbox: row.id, traceparent };
+  return { job, pod: podName(row.config.metadata ?? { name: '', namespace: '' }), sandbox: row.id, traceparent };
 }
+
+const podName = ({ namespace, name }: Pick<PodSandboxMetadata, 'namespace' | 'name'>) => `${namespace}/${name}`;
