@@ -10,17 +10,19 @@
  * entries of the server's dynamic table stay at the client's indices. (An empty value becomes one byte; a table that is
  * full to the byte would then lose its oldest entry early.)
  *
- * Clients send no request before the server's SETTINGS have come (gRPC's connection is not ready until then). So an
- * empty SETTINGS frame is sent here, and its acknowledgement is taken out of the client's bytes; the server's own
- * settings follow.
+ * Clients send no request before the server's SETTINGS have come (gRPC's connection is not ready until then). So a
+ * SETTINGS frame is sent here, and its acknowledgement is taken out of the client's bytes; the server's own settings
+ * follow. It has what must be known before the first request: how many calls may come at once (stream-room.ts).
  */
 import type { Socket } from 'node:net';
 import { Duplex } from 'node:stream';
+import { HEADROOM } from './stream-room.ts';
 
 const PREFACE = 24;
 const FRAME_HEADER = 9;
 const HEADERS = 1;
 const SETTINGS = 4;
+const MAX_CONCURRENT_STREAMS = 3;
 const PING = 6;
 const CONTINUATION = 9;
 const ACK = 0x1;
@@ -81,7 +83,7 @@ export function acceptAuthority(socket: Socket, use: (connection: Duplex) => voi
   socket.on('error', destroy);
   socket.on('close', end);
   socket.on('data', onData);
-  socket.write(frame(SETTINGS, 0, 0, Buffer.alloc(0)));
+  socket.write(frame(SETTINGS, 0, 0, firstSettings()));
 }
 
 interface FirstBytes {
@@ -112,6 +114,14 @@ function lookAt(bytes: Buffer): FirstBytes {
 
 const HTTP2 = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n';
 const isHttp2 = (bytes: Buffer) => HTTP2.startsWith(bytes.toString('latin1', 0, PREFACE));
+/** RFC 9113, 6.5.1: an identifier of 16 bits and a value of 32. */
+function firstSettings(): Buffer {
+  const settings = Buffer.alloc(6);
+  settings.writeUInt16BE(MAX_CONCURRENT_STREAMS, 0);
+  settings.writeUInt32BE(HEADROOM, 2);
+  return settings;
+}
+
 const isAck = ({ type, flags }: Pick<Frame, 'type' | 'flags'>) => type === SETTINGS && (flags & ACK) !== 0;
 
 function sendsOf(block: Buffer): Sends {

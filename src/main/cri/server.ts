@@ -18,7 +18,7 @@ import { JOBS, type JobName } from '../../stages.ts';
 import { acceptAuthority } from './authority.ts';
 import type { CallerLeft, CallInfo } from './call.ts';
 import { TurnedServer } from './turned-server.ts';
-import { type Source, Turns } from './turns.ts';
+import { Turns } from './turns.ts';
 
 /** Bytes of a message in either direction: kubelet's own limit, and containerd's. */
 const MAX_MESSAGE = 16 << 20;
@@ -50,9 +50,7 @@ export class CriServer implements AsyncDisposable {
   #listener: NetServer | undefined;
   /** Connections that have not sent a request yet. */
   readonly #unserved = new Set<Socket>();
-  /** Served connections by the number that they have for a port. */
-  readonly #sources = new Map<number | undefined, Source>();
-  #connections = 0;
+  readonly #served = new Set<Socket>();
 
   constructor(options: CriServerOptions) {
     this.#options = options;
@@ -62,7 +60,6 @@ export class CriServer implements AsyncDisposable {
       {
         turns: this.#turns,
         launches: ({ path }) => launches.has(path),
-        source: ({ session }) => this.#sources.get(session?.socket.remotePort),
         onEnded: ({ path }, code, seconds) => options.onCall?.(path.slice(path.lastIndexOf('/') + 1), code, seconds),
       },
     );
@@ -101,7 +98,8 @@ export class CriServer implements AsyncDisposable {
       connection.on('close', () => this.#unserved.delete(connection));
       acceptAuthority(connection, (served) => {
         this.#unserved.delete(connection);
-        if (served === connection) this.#name(connection);
+        this.#served.add(connection);
+        connection.on('close', () => this.#served.delete(connection));
         injector.injectConnection(served);
       });
     });
@@ -111,17 +109,14 @@ export class CriServer implements AsyncDisposable {
     this.#listener = listener;
   }
 
-  /** Connections that are served. */
-  get connections(): number {
-    return this.#sources.size;
+  /** Calls that have come and wait for their turn. */
+  get waiting(): number {
+    return this.#turns.waiting;
   }
 
-  /** Lets the calls of a connection be told from others: a unix socket has no address, which grpc-js would show. */
-  #name(connection: Socket): void {
-    const number = ++this.#connections;
-    Object.defineProperties(connection, { remoteAddress: { value: 'connection' }, remotePort: { value: number } });
-    this.#sources.set(number, reading(connection));
-    connection.on('close', () => this.#sources.delete(number));
+  /** Connections that are served. */
+  get connections(): number {
+    return this.#served.size;
   }
 
   /** Refuses new calls, waits for the running ones, and after `graceMs` cuts the rest (streams without an end). */
@@ -227,15 +222,6 @@ function callInfo(
   else call.on('cancelled', leave);
   const traceparent = call.metadata.get('traceparent')[0];
   return { method, left: left.signal, traceparent: typeof traceparent === 'string' ? traceparent : undefined };
-}
-
-/**
- * Stops and resumes the reads of a connection. An HTTP/2 session reads from the socket's handle and lets nobody pause
- * the socket; the handle takes the calls all the same.
- */
-function reading(connection: Socket): Source {
-  const handle = () => (connection as { _handle?: { readStart?: () => void; readStop?: () => void } })._handle;
-  return { hold: () => handle()?.readStop?.(), release: () => handle()?.readStart?.() };
 }
 
 /** Resolves at 'drain', when a slow client has read what was written, or when it is gone. */

@@ -1,6 +1,7 @@
-import type { IncomingHttpHeaders, OutgoingHttpHeaders, ServerHttp2Stream } from 'node:http2';
+import type { IncomingHttpHeaders, OutgoingHttpHeaders, ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
 import { Server, type ServerOptions, status } from '@grpc/grpc-js';
-import type { Source, Turns } from './turns.ts';
+import { HEADROOM, StreamRoom } from './stream-room.ts';
+import type { Turns } from './turns.ts';
 
 /** A call whose header has come, before grpc-js sees it. */
 export interface Arrival {
@@ -15,7 +16,6 @@ interface TurnsOf {
   turns: Turns;
   /** Whether the call may wait behind others: it launches something. */
   launches: (arrival: Arrival) => boolean;
-  source: (arrival: Arrival) => Source | undefined;
   /** A call ended before grpc-js saw it. */
   onEnded: (arrival: Arrival, code: number, seconds: number) => void;
 }
@@ -25,14 +25,23 @@ type OnStream = (interceptors: unknown, stream: ServerHttp2Stream, headers: Inco
 /**
  * A gRPC server whose calls wait for their turn as soon as their header is read. What grpc-js does for a call, which is
  * two thirds of what a refused one costs, is then done in the call's own turn and not for all calls of a read at once.
+ * A connection brings few calls at once that have not had their turn ({@link StreamRoom}).
  *
  * grpc-js has no public way to put anything before its handler of a stream. The one it has is looked up when the server
  * binds, so that a property of the instance takes its place. Throws where a release of grpc-js has it no more.
  */
 export class TurnedServer extends Server {
-  constructor(options: ServerOptions, { turns, launches, source, onEnded }: TurnsOf) {
+  constructor(options: ServerOptions, { turns, launches, onEnded }: TurnsOf) {
     // channelz counts each call for a debugging service that is not offered here.
-    super({ ...options, 'grpc.enable_channelz': 0 });
+    super({ ...options, 'grpc.enable_channelz': 0, 'grpc.max_concurrent_streams': HEADROOM });
+    const rooms = new WeakMap<object, StreamRoom>();
+    const begin = (stream: ServerHttp2Stream) => {
+      const { session } = stream;
+      if (!session) return;
+      const room = rooms.get(session) ?? new StreamRoom(session as ServerHttp2Session);
+      rooms.set(session, room);
+      room.begin(stream);
+    };
     const hooked = this as unknown as { _streamHandler?: OnStream };
     const own = hooked._streamHandler;
     if (typeof own !== 'function') throw new Error('this release of @grpc/grpc-js has no _streamHandler');
@@ -44,23 +53,20 @@ export class TurnedServer extends Server {
       const arrived = performance.now();
       const arrival = { path: String(headers[':path']), session: stream.session };
       stream.on('error', ignore); // 'close' follows
-      turns.run(
-        launches(arrival),
-        () => source(arrival),
-        () => {
-          const waitedMs = performance.now() - arrived;
-          if (stream.closed || stream.destroyed) return dropped(arrival, status.CANCELLED, waitedMs);
-          const timeout = headers['grpc-timeout'];
-          const left = typeof timeout === 'string' ? timeLeft(timeout, waitedMs) : undefined;
-          if (left === '0m') {
-            stream.respond(LATE, { endStream: true });
-            stream.resume(); // its message is of no use, and would keep the stream
-            return dropped(arrival, status.DEADLINE_EXCEEDED, waitedMs);
-          }
-          if (left !== undefined) headers['grpc-timeout'] = left;
-          own.call(this, interceptors, stream, headers);
-        },
-      );
+      turns.run(launches(arrival), arrival.session, () => {
+        const waitedMs = performance.now() - arrived;
+        if (stream.closed || stream.destroyed) return dropped(arrival, status.CANCELLED, waitedMs);
+        const timeout = headers['grpc-timeout'];
+        const left = typeof timeout === 'string' ? timeLeft(timeout, waitedMs) : undefined;
+        if (left === '0m') {
+          stream.respond(LATE, { endStream: true });
+          stream.resume(); // its message is of no use, and would keep the stream
+          return dropped(arrival, status.DEADLINE_EXCEEDED, waitedMs);
+        }
+        if (left !== undefined) headers['grpc-timeout'] = left;
+        begin(stream);
+        own.call(this, interceptors, stream, headers);
+      });
     };
   }
 }

@@ -1,8 +1,8 @@
 /**
- * Spreads the start of calls over turns of the event loop. One read of a connection brings up to 64 KiB, which are
- * hundreds of calls, and Node hands all of them over before anything else gets its turn. What is started of them at
- * once is bounded here; the rest waits for the next turns, with other connections served in between, and calls that
- * launch behind all others.
+ * Spreads the start of calls over turns of the event loop. One read of a connection brings tens of calls
+ * (stream-room.ts), and Node hands all of them over before anything else gets its turn. What is started of them at once
+ * is bounded here; the rest waits for the next turns, with other connections served in between, and calls that launch
+ * behind all others.
  */
 import { afterwards, BUDGET_MS, turnNumber } from '../../node/threads/turn.ts';
 
@@ -16,17 +16,6 @@ const URGENT_IN_A_ROW = 16;
  * the read that brought it is over, so that its time is not known before.
  */
 const AT_ONCE = 4;
-
-/** A connection, as far as it can be told to bring no more for now. */
-export interface Source {
-  hold(): void;
-  release(): void;
-}
-
-interface Waiting {
-  source: Source | undefined;
-  starts: Waiters;
-}
 
 /** A queue whose head is taken without moving the rest, of which there may be thousands. */
 class Waiters {
@@ -62,7 +51,7 @@ export class Turns {
   readonly #urgent = new Waiters();
   #urgentInARow = 0;
   /** Calls that launch, by connection; connections take turns. */
-  readonly #launches = new Map<Source | undefined, Waiting>();
+  readonly #launches = new Map<object | undefined, Waiters>();
 
   /** Whether calls wait for a turn. */
   get waits(): boolean {
@@ -72,12 +61,12 @@ export class Turns {
   /** How many do. */
   get waiting(): number {
     let count = this.#urgent.size;
-    for (const { starts } of this.#launches.values()) count += starts.size;
+    for (const starts of this.#launches.values()) count += starts.size;
     return count;
   }
 
-  /** Starts the call now, or in one of the next turns. `source` is asked for only when it has to wait. */
-  run(launches: boolean, source: () => Source | undefined, start: () => void): void {
+  /** Starts a connection's call now, or in one of the next turns. */
+  run(launches: boolean, connection: object | undefined, start: () => void): void {
     const now = performance.now();
     const turn = turnNumber();
     if (turn !== this.#turnNumber) {
@@ -90,21 +79,15 @@ export class Turns {
       start();
       return;
     }
-    if (launches) this.#add(source(), start);
+    if (launches) this.#add(connection, start);
     else this.#urgent.push(start);
     this.#plan();
   }
 
-  #add(source: Source | undefined, start: () => void): void {
-    const waiting = this.#launches.get(source);
-    if (waiting) {
-      waiting.starts.push(start);
-      return;
-    }
-    const starts = new Waiters();
+  #add(connection: object | undefined, start: () => void): void {
+    const starts = this.#launches.get(connection) ?? new Waiters();
     starts.push(start);
-    this.#launches.set(source, { source, starts });
-    source?.hold();
+    this.#launches.set(connection, starts);
   }
 
   #plan(): void {
@@ -140,18 +123,16 @@ export class Turns {
   };
 
   #take(): (() => void) | undefined {
-    const [waiting] = this.#launches.values();
-    if (!waiting || (this.#urgent.size > 0 && this.#urgentInARow < URGENT_IN_A_ROW)) {
+    const [first] = this.#launches;
+    if (!first || (this.#urgent.size > 0 && this.#urgentInARow < URGENT_IN_A_ROW)) {
       this.#urgentInARow++;
       return this.#urgent.take();
     }
     this.#urgentInARow = 0;
-    const { source, starts } = waiting;
+    const [connection, starts] = first;
     const start = starts.take();
-    this.#launches.delete(source);
-    if (starts.size > 0)
-      this.#launches.set(source, waiting); // behind the other connections
-    else source?.release();
+    this.#launches.delete(connection);
+    if (starts.size > 0) this.#launches.set(connection, starts); // behind the other connections
     return start;
   }
 }
