@@ -39,6 +39,7 @@ import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
 import { HOLDER, heldPath } from '../sys/holder.ts';
+import { makeRealtime } from '../sys/realtime.ts';
 import type { HostFiles } from '../workers/host-paths/read-file.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 import { Health } from './health.ts';
@@ -91,6 +92,7 @@ export async function makeServices(
   const stdio = early.use(
     new Stdio({
       execDir: join(config.state, 'execs'),
+      realtime: raiseMain(config, log),
       // No exec comes before its container is known.
       get backend() {
         return streamedExecs;
@@ -314,4 +316,13 @@ function streamingOptions({ streaming }: Config): ListenInput {
   const { listen, tls_cert: cert, tls_key: key, idle_timeout_seconds: idle } = streaming;
   const tls = cert === SELF_SIGNED ? SELF_SIGNED : cert === '' ? undefined : { cert, key };
   return { address: listen, tls, idleTimeoutMs: idle * 1000 };
+}
+
+/** Whether main is a real-time thread now. */
+function raiseMain({ pipeline }: Config, log: Log): boolean {
+  if (!pipeline.realtime) return false;
+  const reason = makeRealtime(process.pid);
+  if (reason !== undefined)
+    log.warn({ reason }, 'the main thread is no real-time thread: answers will be later while pods are launched');
+  return reason === undefined;
 }

@@ -98,6 +98,7 @@ export const libc = {
   mallocTrim: lib.func('int malloc_trim(size_t pad)'),
   madvise: lib.func('int madvise(uintptr_t address, size_t length, int advice)'),
   setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
+  schedSetscheduler: lib.func('int sched_setscheduler(int tid, int policy, const void *parameters)'),
   kill: lib.func('int kill(int pid, int signal)'),
   sigaddset: lib.func('int sigaddset(void *set, int signal)'),
   pthreadSigmask: lib.func('int pthread_sigmask(int how, const void *set, void *old)'),

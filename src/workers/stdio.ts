@@ -8,6 +8,7 @@ import { dirname, join } from 'node:path';
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { explain, fromPlain, SluiceError, toPlain } from '../errors.ts';
 import { shrinkHeap } from '../sys/memory.ts';
+import { RealtimeGuard } from '../sys/realtime.ts';
 import { type Handlers, serve } from './serve.ts';
 import { Captures, clearExecDir } from './stdio/capture.ts';
 import { IoTable } from './stdio/io-table.ts';
@@ -32,10 +33,11 @@ import { StreamServer } from './stdio/streaming-server.ts';
 
 const DRAIN_QUIET_MS = 500;
 const DRAIN_MAX_MS = 10_000;
+const GUARD_MS = 1000;
 
 if (isMainThread || !parentPort) throw new Error('this file is a worker thread’s');
 const port: MessagePort = parentPort;
-const { execDir } = workerData as StdioWorkerData;
+const { execDir, realtime } = workerData as StdioWorkerData;
 
 const post = (message: FromWorker, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
 const event = (event: StdioEvent) => post({ kind: 'event', event });
@@ -75,6 +77,23 @@ const containers = new IoTable(
   openJournal(),
 );
 setTimeout(() => containers.forgetOthers(), INHERITED_MS).unref();
+if (realtime) guardMain();
+
+/** This thread watches over main's policy: it runs always, and has little to do. */
+function guardMain(): void {
+  const told = (message: string) => event({ kind: 'main-priority', message });
+  const guard = new RealtimeGuard(process.pid, (seconds) => {
+    told(`the main thread ran for ${seconds} s without a pause: it is no real-time thread until it has one`);
+  });
+  const timer = setInterval(() => {
+    try {
+      guard.look();
+    } catch (error) {
+      clearInterval(timer);
+      told(`nobody watches over the main thread's priority any more: ${explain(error)}`);
+    }
+  }, GUARD_MS).unref();
+}
 
 /** Without it containers run as well, so that only the event tells when it cannot be opened. */
 function openJournal(): OutputJournal | undefined {

@@ -82,6 +82,7 @@ export interface Config {
     max_teardowns: number;
     max_queued: number;
     claim_ttl_seconds: number;
+    realtime: boolean;
     limits: Record<StageName, number>;
   };
   log: {

@@ -32,6 +32,8 @@ export interface Capture {
 export interface StdioOptions {
   /** This daemon's folder for the FIFOs of execs, below the state folder. */
   execDir: string;
+  /** Main is a real-time thread, over which the worker watches (src/sys/realtime.ts). */
+  realtime?: boolean;
   backend: ExecBackend;
   /** Receives the worker's events, for the daemon's log. */
   onEvent(event: StdioEvent): void;
@@ -62,7 +64,7 @@ export class Stdio implements AsyncDisposable {
     this.#options = options;
     this.#worker = new RestartingWorker<typeof handlers>({
       file: workerEntry('stdio'),
-      workerData: { execDir: options.execDir } satisfies StdioWorkerData,
+      workerData: { execDir: options.execDir, realtime: options.realtime ?? false } satisfies StdioWorkerData,
       onAsk: (op, input) => this.#serve(op, input),
       onEvent: options.onEvent,
       heartbeat: options.heartbeat,

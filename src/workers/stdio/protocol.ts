@@ -158,6 +158,7 @@ export interface Captured {
 export type StdioEvent =
   | { kind: 'log-failed'; id: string; path: string; message: string }
   | { kind: 'keeper-failed'; message: string }
+  | { kind: 'main-priority'; message: string }
   | { kind: 'client-dropped'; stream: StreamKind; id: string; message: string }
   | { kind: 'stream-failed'; stream: StreamKind; id: string; message: string };
 
@@ -177,4 +178,6 @@ export type FromWorker =
 export interface StdioWorkerData {
   /** Folder for the FIFOs of execs; emptied when the worker starts. */
   execDir: string;
+  /** Main is a real-time thread, and this one watches over that. */
+  realtime: boolean;
 }

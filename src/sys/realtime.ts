@@ -1,0 +1,95 @@
+/**
+ * The scheduling policy of the daemon's main thread. A nice value, which main has too, counts among the threads of one
+ * cgroup or session; between those the kernel shares the processors anew, and main waited 15 to 36 ms for one while
+ * 2000 launches came (docs/develop/soundness.md). A real-time thread goes ahead of all that are none.
+ */
+import { readFileSync } from 'node:fs';
+import { errno, libc } from './libc.ts';
+
+/** Policies of sched(7), as /proc/<pid>/stat shows them, too. */
+const SCHED_OTHER = 0;
+const SCHED_RR = 2;
+/** Threads and processes that it makes begin as usual ones. */
+const RESET_ON_FORK = 0x4000_0000;
+/** The lowest of the real-time priorities: whatever else on the machine is real-time goes ahead of it. */
+const PRIORITY = 1;
+
+/** Seconds of running without one wait after which a thread is no real-time thread any more. */
+const MAX_SECONDS = 3;
+const TICKS_PER_SECOND = 100; // USER_HZ, which is part of the kernel's interface
+
+/** Makes a thread of this process a real-time one (SCHED_RR). Returns the reason when that is refused. */
+export function makeRealtime(tid: number): string | undefined {
+  return setPolicy(tid, SCHED_RR | RESET_ON_FORK, PRIORITY);
+}
+
+/** Makes it a usual one again; its nice value is as it was. Returns the reason when that is refused. */
+function makeUsual(tid: number): string | undefined {
+  return setPolicy(tid, SCHED_OTHER | RESET_ON_FORK, 0);
+}
+
+function setPolicy(tid: number, policy: number, priority: number): string | undefined {
+  const parameters = Buffer.alloc(4);
+  parameters.writeInt32LE(priority);
+  if (libc.schedSetscheduler(tid, policy, parameters) === 0) return undefined;
+  return `sched_setscheduler: ${libc.strerror(errno())}`;
+}
+
+interface Seen {
+  realtime: boolean;
+  /** Seconds of CPU. */
+  cpu: number;
+  /** How often it has waited for something. */
+  waits: number;
+}
+
+/** What the kernel says of a thread of this process. */
+function seen(tid: number): Seen {
+  const folder = `/proc/self/task/${tid}`;
+  const stat = readFileSync(`${folder}/stat`, 'latin1');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' '); // the third field of proc(5) is the first here
+  const waits = /^voluntary_ctxt_switches:\s*(\d+)/m.exec(readFileSync(`${folder}/status`, 'latin1'))?.[1];
+  return {
+    realtime: Number(fields[38]) === SCHED_RR,
+    cpu: (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND,
+    waits: Number(waits),
+  };
+}
+
+/**
+ * Keeps a real-time thread from holding a processor: one that runs for {@link MAX_SECONDS} without waiting for anything
+ * is a usual thread until it waits again. Beside it stands the kernel's own limit, which leaves others a twentieth
+ * (kernel.sched_rt_runtime_us). {@link look} is called about once a second, from another thread.
+ */
+export class RealtimeGuard {
+  readonly #tid: number;
+  readonly #maxSeconds: number;
+  readonly #onLowered: (seconds: number) => void;
+  #since: Seen | undefined;
+
+  /** `onLowered` is told the seconds of CPU that the thread used in one go. */
+  constructor(tid: number, onLowered: (seconds: number) => void, maxSeconds = MAX_SECONDS) {
+    this.#tid = tid;
+    this.#onLowered = onLowered;
+    this.#maxSeconds = maxSeconds;
+  }
+
+  /** Throws what reading /proc throws, and what the kernel says when it refuses a change of policy. */
+  look(): void {
+    const now = seen(this.#tid);
+    const since = this.#since;
+    if (!since || since.waits !== now.waits) {
+      this.#since = now;
+      if (since && !now.realtime) throwIf(makeRealtime(this.#tid));
+      return;
+    }
+    const seconds = now.cpu - since.cpu;
+    if (!now.realtime || seconds < this.#maxSeconds) return;
+    throwIf(makeUsual(this.#tid));
+    this.#onLowered(seconds);
+  }
+}
+
+function throwIf(reason: string | undefined): void {
+  if (reason !== undefined) throw new Error(reason);
+}

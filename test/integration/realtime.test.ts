@@ -1,0 +1,87 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { startSluice } from '../rig/daemon.ts';
+import { ROOT } from '../rig/paths.ts';
+import { waitFor } from '../rig/proc.ts';
+
+const [OTHER, RR] = [0, 2];
+
+/** Scheduling policy and nice value of a process's main thread, or of another one. */
+function policy(pid: number, tid = pid): { policy: number; nice: number } {
+  const stat = readFileSync(`/proc/${pid}/task/${tid}/stat`, 'latin1');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return { policy: Number(fields[38]), nice: Number(fields[16]) };
+}
+
+/** Why this machine gives no real-time priority, tried with a process that does nothing. */
+async function refused(): Promise<string | undefined> {
+  const program = `import { makeRealtime } from '${ROOT}/src/sys/realtime.ts'; console.log(makeRealtime(process.pid) ?? '');`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const [said] = (await once(child.stdout, 'data')) as [Buffer];
+  return said.toString().trim() || undefined;
+}
+
+const reason = await refused();
+const skip = reason !== undefined && `no real-time priority here: ${reason}`;
+
+/** A main thread that spins for as long as it is told and then waits, with a guard in a thread of its own. */
+const PROGRAM = `
+import { Worker } from 'node:worker_threads';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { makeRealtime } from '${ROOT}/src/sys/realtime.ts';
+const guard = \`
+import('${ROOT}/src/sys/realtime.ts').then(({ RealtimeGuard }) => {
+  const guard = new RealtimeGuard(process.pid, () => {}, 0.5);
+  setInterval(() => guard.look(), 100);
+});
+\`;
+new Worker(guard, { eval: true });
+await sleep(500);
+const failed = makeRealtime(process.pid);
+if (failed) throw new Error(failed);
+for await (const line of process.stdin) for (const end = Date.now() + Number(line); Date.now() < end; );
+process.exit(0);
+`;
+
+test('a real-time thread that runs without a pause is a usual one until it has one', {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  const child = spawn(process.execPath, ['--input-type=module', '-e', PROGRAM], {
+    stdio: ['pipe', 'inherit', 'inherit'],
+  });
+  const ended = once(child, 'exit');
+  const { pid = 0 } = child;
+  try {
+    await waitFor('the thread to be raised', 20_000, () => policy(pid).policy === RR || undefined);
+    child.stdin.write('5000\n');
+    await waitFor('the thread to be lowered', 4500, () => policy(pid).policy === OTHER || undefined);
+    await waitFor('the thread to be raised again', 20_000, () => policy(pid).policy === RR || undefined);
+  } finally {
+    child.stdin.end();
+    await ended;
+  }
+});
+
+test('the daemon’s main thread is a real-time one, and nothing that it starts is', {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  await using daemon = await startSluice({ index: 47 });
+  const pid = daemon.pid();
+  assert.deepEqual(policy(pid), { policy: RR, nice: -20 });
+  const tids = readdirSync(`/proc/${pid}/task`).map(Number);
+  assert.ok(tids.length > 5);
+  const others = tids.filter((tid) => tid !== pid && policy(pid, tid).policy !== OTHER);
+  assert.deepEqual(others, []);
+});
+
+test('pipeline.realtime = false leaves it a usual one', { timeout: 60_000 }, async () => {
+  await using daemon = await startSluice({ index: 47, config: { pipeline: { realtime: false } } });
+  assert.equal(policy(daemon.pid()).policy, OTHER);
+});
