@@ -39,7 +39,7 @@ import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
 import { HOLDER, heldPath } from '../sys/holder.ts';
-import { makeRealtime } from '../sys/realtime.ts';
+import { makeRealtime, whyNotRealtime } from '../sys/realtime.ts';
 import type { HostFiles } from '../workers/host-paths/read-file.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 import { Health } from './health.ts';
@@ -321,7 +321,7 @@ function streamingOptions({ streaming }: Config): ListenInput {
 /** Whether main is a real-time thread now. */
 function raiseMain({ pipeline }: Config, log: Log): boolean {
   if (!pipeline.realtime) return false;
-  const reason = makeRealtime(process.pid);
+  const reason = whyNotRealtime() ?? makeRealtime(process.pid);
   if (reason !== undefined)
     log.warn({ reason }, 'the main thread is no real-time thread: answers will be later while pods are launched');
   return reason === undefined;

@@ -3,7 +3,8 @@
  * cgroup or session; between those the kernel shares the processors anew, and main waited 15 to 36 ms for one while
  * 2000 launches came (docs/develop/soundness.md). A real-time thread goes ahead of all that are none.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { errno, libc } from './libc.ts';
 
 /** Policies of sched(7), as /proc/<pid>/stat shows them, too. */
@@ -21,6 +22,21 @@ const TICKS_PER_SECOND = 100; // USER_HZ, which is part of the kernel's interfac
 /** Makes a thread of this process a real-time one (SCHED_RR). Returns the reason when that is refused. */
 export function makeRealtime(tid: number): string | undefined {
   return setPolicy(tid, SCHED_RR | RESET_ON_FORK, PRIORITY);
+}
+
+/**
+ * Why this process should have no real-time thread, or undefined. A kernel that schedules real-time groups refuses one
+ * below a cgroup v2 that has the cpu controller; where that is not enabled yet it would let one be, and then refuse to
+ * enable the controller for all of its siblings, pods among them ("cgroup-v2", the cpu controller, in the kernel's
+ * documentation). Where the controller is on, the kernel's own answer tells.
+ */
+export function whyNotRealtime(root = '/sys/fs/cgroup', own = '/proc/self/cgroup'): string | undefined {
+  if (!existsSync(join(root, 'cgroup.controllers'))) return undefined; // cgroup v1
+  const path = /^0::(.*)$/m.exec(readFileSync(own, 'utf8'))?.[1] ?? '/';
+  const folder = join(root, path);
+  if (!existsSync(join(folder, 'cgroup.type'))) return undefined; // the root cgroup
+  if (existsSync(join(folder, 'cpu.weight'))) return undefined;
+  return `its cgroup ${path} has no cpu controller, which could not be enabled later on some kernels`;
 }
 
 /** Makes it a usual one again; its nice value is as it was. Returns the reason when that is refused. */

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { whyNotRealtime } from '../../src/sys/realtime.ts';
 import { startSluice } from '../rig/daemon.ts';
 import { ROOT } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
@@ -26,7 +27,7 @@ async function refused(): Promise<string | undefined> {
   return said.toString().trim() || undefined;
 }
 
-const reason = await refused();
+const reason = whyNotRealtime() ?? (await refused());
 const skip = reason !== undefined && `no real-time priority here: ${reason}`;
 
 /** A main thread that spins for as long as it is told and then waits, with a guard in a thread of its own. */
