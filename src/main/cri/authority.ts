@@ -114,6 +114,7 @@ function lookAt(bytes: Buffer): FirstBytes {
 
 const HTTP2 = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n';
 const isHttp2 = (bytes: Buffer) => HTTP2.startsWith(bytes.toString('latin1', 0, PREFACE));
+
 /** RFC 9113, 6.5.1: an identifier of 16 bits and a value of 32. */
 function firstSettings(): Buffer {
   const settings = Buffer.alloc(6);
