@@ -22,7 +22,7 @@ import type { SluiceDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { mountsBelow } from '../rig/leftovers.ts';
 import * as paths from '../rig/paths.ts';
-import { cpuSeconds, run } from '../rig/proc.ts';
+import { cpuSeconds } from '../rig/proc.ts';
 import { BOUND, Launcher, type PreparedPod, templateOf } from './launcher.ts';
 import { phase } from './load.ts';
 import { machine, otherWork } from './machine.ts';
@@ -142,20 +142,16 @@ async function main(): Promise<void> {
     await warmUp(daemon, []);
     await removePods(daemon.cri);
     const template = await templateOf(daemon as SluiceDaemon, 'pinned');
-    const state = await paths.stateFolder(folder, true);
-    try {
-      const own = { shim: await findProgram(shim, 'the shim'), runc };
-      await using launcher = await Launcher.open({ state, root: join(folder, 'root') }, template, own, {
-        index: INDEX,
-        bound: bound || Number.POSITIVE_INFINITY,
-      });
-      await warm(launcher);
-      const samples = await fill(launcher, folder, pods, parallel);
-      console.log(`other work after: ${await otherWork()}\n${table(samples)}`);
-      if (options.json) writeFileSync(options.json, `${JSON.stringify({ samples }, undefined, 2)}\n`);
-    } finally {
-      await run('umount', [state]);
-    }
+    const own = { shim: await findProgram(shim, 'the shim'), runc };
+    await using launcher = await Launcher.open(join(folder, 'f'), template, own, {
+      index: INDEX,
+      bound: bound || Number.POSITIVE_INFINITY,
+      stateInMemory: true,
+    });
+    await warm(launcher);
+    const samples = await fill(launcher, folder, pods, parallel);
+    console.log(`other work after: ${await otherWork()}\n${table(samples)}`);
+    if (options.json) writeFileSync(options.json, `${JSON.stringify({ samples }, undefined, 2)}\n`);
   } finally {
     await registry.stop();
     if (mountsBelow(folder).length === 0) rmSync(folder, { recursive: true, force: true });

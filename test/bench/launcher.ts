@@ -24,6 +24,9 @@ import { handlers } from '../../src/workers/shim.ts';
 import { type RigNetwork, rigNetwork } from '../rig/cni.ts';
 import { removePods } from '../rig/cri.ts';
 import type { SluiceDaemon } from '../rig/daemon.ts';
+import { sweep, type Traces } from '../rig/leftovers.ts';
+import { stateFolder } from '../rig/paths.ts';
+import { tidyAtSignal } from '../rig/tidy.ts';
 import { launchPod, SLEEP, startContainer } from './pods.ts';
 
 const NAMESPACE = 'k8s.io';
@@ -96,6 +99,7 @@ export async function templateOf(daemon: SluiceDaemon, mode: 'pause' | 'pinned')
 export class Launcher implements AsyncDisposable {
   readonly #folder: string;
   readonly #root: string;
+  readonly #takeAway: () => Promise<void>;
   readonly #template: Template;
   readonly #network: RigNetwork;
   readonly #programs: Programs;
@@ -105,7 +109,7 @@ export class Launcher implements AsyncDisposable {
   readonly #steps: Record<'shim' | 'create' | 'start', PQueue>;
 
   private constructor(
-    folders: { state: string; root: string },
+    folders: { state: string; root: string; takeAway: () => Promise<void> },
     template: Template,
     network: RigNetwork,
     programs: Programs,
@@ -116,6 +120,7 @@ export class Launcher implements AsyncDisposable {
     this.#steps = { shim: step(), create: step(), start: step() };
     this.#folder = folders.state;
     this.#root = folders.root;
+    this.#takeAway = folders.takeAway;
     this.#template = template;
     this.#network = network;
     this.#programs = programs;
@@ -123,21 +128,32 @@ export class Launcher implements AsyncDisposable {
   }
 
   /**
-   * `state` has what a node has on a tmpfs, `root` layers and the pods' files; `index` as for startSide(). `bound` is
-   * how many shims start at once, how many are asked to create, and how many to start.
+   * All of it is below `folder`, which is made and taken away, what a node has in /run on a tmpfs with `stateInMemory`.
+   * `index` as for startSide(). `bound` is how many shims start at once, how many are asked to create, and how many to
+   * start. The daemon of the template has to run: the layers and the cgroup are its own.
    */
   static async open(
-    folders: { state: string; root: string },
+    folder: string,
     template: Template,
     programs: Programs,
-    { index, bound }: { index: number; bound: number },
+    { index, bound, stateInMemory = false }: { index: number; bound: number; stateInMemory?: boolean },
   ): Promise<Launcher> {
-    const { state, root } = folders;
-    for (const folder of [join(state, 's'), root]) mkdirSync(folder, { recursive: true });
+    const root = join(folder, 'root');
+    mkdirSync(root, { recursive: true });
+    const network = await rigNetwork(root, { index });
+    const state = await stateFolder(folder, stateInMemory);
+    mkdirSync(join(state, 's'), { recursive: true });
+    // No cgroup has this name: those of the containers are swept by the daemon, after this.
+    const traces: Traces = { folder, netnsDir: join(state, 'netns'), cgroup: basename(folder), network };
+    const untidy = tidyAtSignal(() => sweep(traces));
+    const takeAway = async () => {
+      await sweep(traces);
+      untidy();
+    };
     const onError = (error: Error) => console.error(error);
     const events = await serveEvents({ path: join(state, 'events.sock'), onEvent: () => {}, onError });
     if (template.pinned !== undefined) openHolder(join(state, HOLDER));
-    return new Launcher(folders, template, await rigNetwork(root, { index }), programs, events, bound);
+    return new Launcher({ state, root, takeAway }, template, network, programs, events, bound);
   }
 
   /** Makes all that run() does not. */
@@ -270,8 +286,8 @@ export class Launcher implements AsyncDisposable {
     }
     this.#shims[Symbol.dispose]();
     await this.#events[Symbol.asyncDispose]();
-    await this.#network[Symbol.asyncDispose]();
     if (this.#template.pinned !== undefined) dropHolder(join(this.#folder, HOLDER));
+    await this.#takeAway();
   }
 
   #bundle(id: string, spec: string): void {

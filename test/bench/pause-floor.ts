@@ -149,7 +149,7 @@ async function main(): Promise<void> {
     const template = await templateOf(pause as SluiceDaemon, 'pause');
     const own = { shim: await findProgram(shim, 'the shim'), runc };
     const floor = stack.use(
-      await Launcher.open({ state: join(folder, 'state'), root: join(folder, 'root') }, template, own, {
+      await Launcher.open(join(folder, 'f'), template, own, {
         index: INDEX,
         bound: Number(options.bound) || Number.POSITIVE_INFINITY,
       }),
