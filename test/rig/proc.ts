@@ -11,11 +11,21 @@ export interface Output {
   stderr: string;
 }
 
-/** Runs a program to its end; a status other than 0 is an error unless `check` is false. */
+/**
+ * Runs a program to its end; a status other than 0 is an error unless `check` is false. `follow` is given what it
+ * writes to standard output as it comes.
+ */
 export function run(
   path: string,
   args: readonly string[],
-  options: { cwd?: string; env?: NodeJS.ProcessEnv; check?: boolean; timeoutMs?: number; input?: string } = {},
+  options: {
+    cwd?: string;
+    env?: NodeJS.ProcessEnv;
+    check?: boolean;
+    timeoutMs?: number;
+    input?: string;
+    follow?: (text: string) => void;
+  } = {},
 ): Promise<Output> {
   return new Promise((resolve, reject) => {
     const child = execFile(
@@ -30,6 +40,7 @@ export function run(
         } else resolve({ code, stdout, stderr });
       },
     );
+    if (options.follow) child.stdout?.on('data', options.follow);
     // A program that ends without reading its input is no error here.
     child.stdin?.on('error', () => {});
     child.stdin?.end(options.input ?? '');
