@@ -92,7 +92,7 @@ export async function makeServices(
   const stdio = early.use(
     new Stdio({
       execDir: join(config.state, 'execs'),
-      realtime: raiseMain(config, log),
+      realtime: makeMainRealtime(config, log),
       // No exec comes before its container is known.
       get backend() {
         return streamedExecs;
@@ -319,7 +319,7 @@ function streamingOptions({ streaming }: Config): ListenInput {
 }
 
 /** Whether main is a real-time thread now. */
-function raiseMain({ pipeline }: Config, log: Log): boolean {
+function makeMainRealtime({ pipeline }: Config, log: Log): boolean {
   if (!pipeline.realtime) return false;
   const reason = whyNotRealtime() ?? makeRealtime(process.pid);
   if (reason !== undefined)

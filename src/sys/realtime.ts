@@ -5,13 +5,9 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { errno, libc } from './libc.ts';
+import { C, errno, libc } from './libc.ts';
+import { procStat } from './proc-stat.ts';
 
-/** Policies of sched(7), as /proc/<pid>/stat shows them, too. */
-const SCHED_OTHER = 0;
-const SCHED_RR = 2;
-/** Threads and processes that it makes begin as usual ones. */
-const RESET_ON_FORK = 0x4000_0000;
 /** The lowest of the real-time priorities: whatever else on the machine is real-time goes ahead of it. */
 const PRIORITY = 1;
 
@@ -19,9 +15,12 @@ const PRIORITY = 1;
 const MAX_SECONDS = 3;
 const TICKS_PER_SECOND = 100; // USER_HZ, which is part of the kernel's interface
 
-/** Makes a thread of this process a real-time one (SCHED_RR). Returns the reason when that is refused. */
+/**
+ * Makes a thread of this process a real-time one (SCHED_RR in sched(7)); the threads and processes that it starts begin
+ * as normal ones. Returns the reason when that is refused.
+ */
 export function makeRealtime(tid: number): string | undefined {
-  return setPolicy(tid, SCHED_RR | RESET_ON_FORK, PRIORITY);
+  return setPolicy(tid, C.SCHED_RR | C.SCHED_RESET_ON_FORK, PRIORITY);
 }
 
 /**
@@ -39,9 +38,9 @@ export function whyNotRealtime(root = '/sys/fs/cgroup', own = '/proc/self/cgroup
   return `its cgroup ${path} has no cpu controller, which could not be enabled later on some kernels`;
 }
 
-/** Makes it a usual one again; its nice value is as it was. Returns the reason when that is refused. */
-function makeUsual(tid: number): string | undefined {
-  return setPolicy(tid, SCHED_OTHER | RESET_ON_FORK, 0);
+/** Makes it a normal one (SCHED_OTHER) again; its nice value is as it was. Returns the reason when that is refused. */
+function makeNormal(tid: number): string | undefined {
+  return setPolicy(tid, C.SCHED_OTHER | C.SCHED_RESET_ON_FORK, 0);
 }
 
 function setPolicy(tid: number, policy: number, priority: number): string | undefined {
@@ -62,19 +61,18 @@ interface Seen {
 /** What the kernel says of a thread of this process. */
 function seen(tid: number): Seen {
   const folder = `/proc/self/task/${tid}`;
-  const stat = readFileSync(`${folder}/stat`, 'latin1');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' '); // the third field of proc(5) is the first here
+  const field = procStat(folder);
   const waits = /^voluntary_ctxt_switches:\s*(\d+)/m.exec(readFileSync(`${folder}/status`, 'latin1'))?.[1];
   return {
-    realtime: Number(fields[38]) === SCHED_RR,
-    cpu: (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND,
+    realtime: Number(field(41)) === C.SCHED_RR,
+    cpu: (Number(field(14)) + Number(field(15))) / TICKS_PER_SECOND,
     waits: Number(waits),
   };
 }
 
 /**
  * Keeps a real-time thread from holding a processor: one that runs for {@link MAX_SECONDS} without waiting for anything
- * is a usual thread until it waits again. Beside it stands the kernel's own limit, which leaves others a twentieth
+ * is a normal thread until it waits again. Beside it stands the kernel's own limit, which leaves others a twentieth
  * (kernel.sched_rt_runtime_us). {@link look} is called about once a second, from another thread.
  */
 export class RealtimeGuard {
@@ -101,7 +99,7 @@ export class RealtimeGuard {
     }
     const seconds = now.cpu - since.cpu;
     if (!now.realtime || seconds < this.#maxSeconds) return;
-    throwIf(makeUsual(this.#tid));
+    throwIf(makeNormal(this.#tid));
     this.#onLowered(seconds);
   }
 }

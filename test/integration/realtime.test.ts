@@ -1,20 +1,21 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { test } from 'node:test';
+import { C } from '../../src/sys/libc.ts';
+import { procStat } from '../../src/sys/proc-stat.ts';
 import { whyNotRealtime } from '../../src/sys/realtime.ts';
 import { startSluice } from '../rig/daemon.ts';
 import { ROOT } from '../rig/paths.ts';
 import { waitFor } from '../rig/proc.ts';
 
-const [OTHER, RR] = [0, 2];
+const { SCHED_OTHER: OTHER, SCHED_RR: RR } = C;
 
 /** Scheduling policy and nice value of a process's main thread, or of another one. */
 function policy(pid: number, tid = pid): { policy: number; nice: number } {
-  const stat = readFileSync(`/proc/${pid}/task/${tid}/stat`, 'latin1');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return { policy: Number(fields[38]), nice: Number(fields[16]) };
+  const field = procStat(`/proc/${pid}/task/${tid}`);
+  return { policy: Number(field(41)), nice: Number(field(19)) };
 }
 
 /** Why this machine gives no real-time priority, tried with a process that does nothing. */
@@ -49,7 +50,7 @@ for await (const line of process.stdin) for (const end = Date.now() + Number(lin
 process.exit(0);
 `;
 
-test('a real-time thread that runs without a pause is a usual one until it has one', {
+test('a real-time thread that runs without a pause is a normal one until it has one', {
   skip,
   timeout: 60_000,
 }, async () => {
@@ -82,7 +83,7 @@ test('the daemon’s main thread is a real-time one, and nothing that it starts 
   assert.deepEqual(others, []);
 });
 
-test('pipeline.realtime = false leaves it a usual one', { timeout: 60_000 }, async () => {
+test('pipeline.realtime = false leaves it a normal one', { timeout: 60_000 }, async () => {
   await using daemon = await startSluice({ index: 47, config: { pipeline: { realtime: false } } });
   assert.equal(policy(daemon.pid()).policy, OTHER);
 });

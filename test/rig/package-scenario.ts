@@ -12,6 +12,8 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageSpec } from '../../proto/gen/cri.ts';
+import { C } from '../../src/sys/libc.ts';
+import { procStat } from '../../src/sys/proc-stat.ts';
 import { type Cri, connectCri } from './cri.ts';
 import { imageRegistry } from './images.ts';
 import { containerConfig, podConfig } from './messages.ts';
@@ -223,13 +225,16 @@ try {
     assert.equal(JSON.parse(ready).PRIORITY, '6');
     assert.ok(Number(await property('WatchdogTimestampMonotonic')) > 0);
     const pid = await property('MainPID');
+    assert.equal(Number(procStat(`/proc/${pid}`)(41)), C.SCHED_RR, 'main is a real-time thread in a cgroup v2, too');
     process.kill(Number(pid), 'SIGKILL');
     await waitFor('the unit to be started again', PATIENCE_MS, async () => {
       const now = await property('MainPID');
       return (now !== pid && now !== '0' && (await property('ActiveState')) === 'active') || undefined;
     });
     assert.equal(await serving(after), versionOf(newer));
-    seen('the journal has priorities, the watchdog is fed, and a killed daemon is started again');
+    seen(
+      'the journal has priorities, main is a real-time thread, the watchdog is fed, and a killed daemon is started again',
+    );
     ownWatchdog();
     await sh('systemctl', 'daemon-reload');
     await sh('systemctl', 'restart', 'sluiced');

@@ -4,6 +4,7 @@ import { randomInt } from 'node:crypto';
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { procStat } from '../../src/sys/proc-stat.ts';
 
 export interface Output {
   code: number;
@@ -173,9 +174,7 @@ export function processes(): Process[] {
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry)) continue;
     try {
-      const stat = readFileSync(`/proc/${entry}/stat`, 'latin1');
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-      const field = (n: number) => Number(fields[n] ?? 0);
+      const field = procStat(`/proc/${entry}`);
       let cwd = '';
       try {
         cwd = readlinkSync(`/proc/${entry}/cwd`);
@@ -184,12 +183,12 @@ export function processes(): Process[] {
       }
       all.push({
         pid: Number(entry),
-        parent: field(1),
+        parent: Number(field(4)),
         command: readFileSync(`/proc/${entry}/cmdline`, 'utf8').replaceAll('\0', ' ').trim(),
         cwd,
-        state: fields[0] ?? '?',
-        ticks: field(11) + field(12),
-        childTicks: field(13) + field(14),
+        state: field(3),
+        ticks: Number(field(14)) + Number(field(15)),
+        childTicks: Number(field(16)) + Number(field(17)),
       });
     } catch {
       // ended between the listing and the look
@@ -207,12 +206,10 @@ export function processesOf(folder: string): Process[] {
 
 /** CPU seconds that a process and, unless told otherwise, its reaped children have used. */
 export function cpuSeconds(pid: number, { children = true } = {}): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  const [user = 0, system = 0, childUser = 0, childSystem = 0] = stat
-    .slice(stat.lastIndexOf(')') + 2)
-    .split(' ')
-    .slice(11, 15)
-    .map(Number);
+  const field = procStat(`/proc/${pid}`);
+  const [user = 0, system = 0, childUser = 0, childSystem = 0] = [14, 15, 16, 17].map((number) =>
+    Number(field(number)),
+  );
   return (user + system + (children ? childUser + childSystem : 0)) / 100;
 }
 

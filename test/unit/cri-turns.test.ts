@@ -3,11 +3,12 @@ import { test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { Turns } from '../../src/main/cri/turns.ts';
 
-/** Milliseconds of a call's synchronous part: two of them use up a turn. */
+/** Milliseconds of a call's synchronous part: more than a turn has. */
 const WORK_MS = 2;
 const work = () => {
   for (const end = performance.now() + WORK_MS; performance.now() < end; );
 };
+
 async function all(turns: Turns): Promise<number> {
   let count = 0;
   for (; turns.waiting > 0; count++) await turn();

@@ -441,7 +441,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     type: 'boolean',
     default: true,
     comment:
-      'Makes the main thread, which answers all calls, a real-time thread (SCHED_RR, priority 1), so that lists and stops need not wait for a processor while pods are launched. One that runs for 3 s without a pause is a usual thread until it has one. Where it is refused (a kernel with real-time groups) the log says so.',
+      'Makes the main thread, which answers all calls, a real-time thread (SCHED_RR, priority 1), so that lists and stops need not wait for a processor while pods are launched. One that runs for 3 s without a pause is a normal thread until it has one. Where it is refused (a kernel with real-time groups) the log says so.',
   },
   ...limits,
   'log.level': {

@@ -11,6 +11,7 @@ import { dirname } from 'node:path';
 import { explain } from '../../errors.ts';
 import type { Fd } from '../../sys/fd.ts';
 import { libc } from '../../sys/libc.ts';
+import { procStat } from '../../sys/proc-stat.ts';
 import { SIGKILL } from '../../sys/signals.ts';
 import { run } from '../../sys/spawn.ts';
 import { sendDescriptors, socketPair } from '../../sys/unix-socket.ts';
@@ -182,8 +183,7 @@ function readSleepers(file: string): Sleeper[] {
 function startTimeOf(pid: number): string | undefined {
   if (!Number.isInteger(pid) || pid <= 1) return undefined;
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+    return procStat(`/proc/${pid}`)(22);
   } catch {
     return undefined; // the process is gone
   }
