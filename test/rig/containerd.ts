@@ -31,6 +31,7 @@ export interface ContainerdOptions {
 }
 
 export async function startContainerd(options: ContainerdOptions): Promise<RigDaemon> {
+  const version = (await run(options.containerd, ['--version'])).stdout; // one that does not run leaves no folder
   const folder = privateFolder('sluice-ctd');
   const network = await rigNetwork(folder, { index: options.index ?? 1, ipMasq: options.ipMasq });
   const socket = join(folder, 'containerd.sock');
@@ -38,7 +39,6 @@ export async function startContainerd(options: ContainerdOptions): Promise<RigDa
   const netnsDir = join(state, 'io.containerd.grpc.v1.cri/netns');
   const cgroup = cgroupParent('ctd', options.index ?? 1);
   const configFile = join(folder, 'config.toml');
-  const version = (await run(options.containerd, ['--version'])).stdout;
   const plugins = / v?1\./.test(version) ? pluginsOf1(options, network, state) : pluginsOf2(options, network, state);
   mkdirSync(join(folder, 'opt'));
   writeFileSync(
