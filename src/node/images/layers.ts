@@ -1,11 +1,10 @@
-import { explain, SluiceError } from '../../errors.ts';
+import { explain } from '../../errors.ts';
 import { syncFileSystem } from '../../sys/sync.ts';
 import type { FetchedLayer } from '../../workers/image/fetch-layer.ts';
 import type { DiskReading } from '../../workers/stats/disk.ts';
 import type { Table } from '../store/table.ts';
-import { chainIdOf } from './digest.ts';
-import { DownloadQueue } from './download-queue.ts';
 import { LayerFetcher, type LayerFetcherOptions } from './layer-fetcher.ts';
+import { keyOf, LayerFlights, NotWanted, type Pull, type Wish } from './layer-flights.ts';
 import { LayerFolders, type LayerFoldersOptions } from './layer-folders.ts';
 import { LayerRows } from './layer-rows.ts';
 import { cancelled, type FetchOptions, type LayerProgress, type LayerStore, type WantedLayer } from './layer-store.ts';
@@ -22,60 +21,12 @@ export interface LayersOptions extends LayerFetcherOptions, LayerFoldersOptions 
   onSynced?: (seconds: number) => void;
 }
 
-/** One pull. Once it is over (failed or cancelled), layers that only it wants are not fetched any more. */
-interface Pull {
-  over: boolean;
-  urgent: boolean;
-  /** Rejects when the pull is cancelled. */
-  cancelled: Promise<never>;
-  /** The flights that it waits for. */
-  flights: Set<Flight>;
-}
-
-interface Flight {
-  row: LayerRow;
-  /** chainID of the layers below those that began it. */
-  base: string;
-  /** Unpacked; true when it fits on that base alone. Waits for no other layer. */
-  bound: Promise<boolean>;
-  /**
-   * Resolves when the layer is mountable. A bound layer waits for the layers below it, so only pulls on the same base
-   * may wait for this: others could wait for each other for ever.
-   */
-  done: Promise<LayerRow>;
-  pulls: Set<Pull>;
-  abort: AbortController;
-  progress: LayerProgress;
-}
-
-/** A pull's wish for one layer. */
-interface Wish {
-  /** Layers below, bottom first. */
-  below: readonly { diffId: string; done: Promise<LayerRow> }[];
-  onHold: (id: string) => void;
-  pull: Pull;
-  progress: LayerProgress;
-  /** The layer depends on its base: a flight for another base is of no use. */
-  bound: boolean;
-}
-
-/** The base of a bound layer that has none below it. */
-const BOTTOM = 'bottom';
 const WARM_THREADS = 2;
-
-/** A queued layer was not fetched because all pulls that wanted it are over. */
-class NotWanted extends SluiceError {
-  constructor() {
-    super('REGISTRY_UNAVAILABLE', 'not fetched, since another layer of the image failed');
-  }
-}
 
 /** The layers on the disk. Each is downloaded and unpacked once, however many pulls want it at the same time. */
 export class Layers implements LayerStore {
   readonly #options: LayersOptions;
-  readonly #flights = new Map<string, Flight>();
-  readonly #queue: DownloadQueue;
-  readonly #fetcher: LayerFetcher;
+  readonly #flights: LayerFlights;
   readonly #rows: LayerRows;
   readonly #folders: LayerFolders;
   /** Ids of unpacked layers whose size is final with the sync. */
@@ -85,13 +36,21 @@ export class Layers implements LayerStore {
     this.#options = options;
     this.#rows = new LayerRows(options.rows, keyOf);
     this.#folders = new LayerFolders(options);
-    this.#fetcher = new LayerFetcher(options);
-    this.#queue = new DownloadQueue(options.maxDownloads);
+    this.#flights = new LayerFlights({
+      ...options,
+      rows: this.#rows,
+      folders: this.#folders,
+      fetcher: new LayerFetcher(options),
+      newRow: (of) => this.#newRow(of),
+      onGrowing: (id) => this.#growing.add(id),
+      inherit: (...of) => this.#inheritAttributes(...of),
+      remove: (id) => this.#removeFolder(id),
+    });
   }
 
   /** Layers that are fetched at the same time, from now on. */
   set maxDownloads(limit: number) {
-    this.#queue.limit = limit;
+    this.#flights.maxDownloads = limit;
   }
 
   get folder(): string {
@@ -135,7 +94,7 @@ export class Layers implements LayerStore {
     gone.promise.catch(() => {}); // a pull without layers waits for nothing
     const pull: Pull = { over: false, urgent, cancelled: gone.promise, flights: new Set() };
     const cancel = () => {
-      this.#end(pull);
+      this.#flights.end(pull);
       gone.reject(cancelled());
     };
     signal?.addEventListener('abort', cancel, { once: true });
@@ -146,7 +105,7 @@ export class Layers implements LayerStore {
         const { digest, size } = layer.blob;
         const own: LayerProgress = { digest, size, downloaded: 0, state: 'waiting' };
         progress?.push(own);
-        const done = this.#fetch(layer, { below: [...below], onHold, pull, progress: own, bound: false });
+        const done = this.#flights.fetch(layer, { below: [...below], onHold, pull, progress: own, bound: false });
         done.catch(() => {
           pull.over = true;
         });
@@ -161,7 +120,7 @@ export class Layers implements LayerStore {
       return rows;
     } finally {
       signal?.removeEventListener('abort', cancel);
-      this.#end(pull);
+      this.#flights.end(pull);
     }
   }
 
@@ -220,128 +179,6 @@ export class Layers implements LayerStore {
       this.#removeFolder(id).catch((err) => log.warn({ layer: id, err }, 'a layer is left over'));
   }
 
-  /** Joins the flight of a layer, or begins it; synchronous up to there, so that no layer is begun twice. */
-  async #fetch(layer: WantedLayer, wish: Wish): Promise<LayerRow> {
-    const { diffId } = layer;
-    const { onHold, pull, below, progress } = wish;
-    if (pull.over) throw new NotWanted();
-    const base = chainIdOf(below.map((lower) => lower.diffId)) || BOTTOM;
-    const onBase = keyOf({ diffId, base });
-    const present = this.#rows.find(diffId) ?? this.#rows.find(onBase);
-    if (present) {
-      this.#rows.hold(present.id, onHold);
-      this.#options.onLayer?.('present');
-      Object.assign(progress, { downloaded: progress.size, state: 'done' });
-      return present;
-    }
-    const any = this.#flights.get(diffId);
-    const flight = this.#flights.get(onBase) ?? (wish.bound && any?.base !== base ? undefined : any);
-    if (!flight || flight.abort.signal.aborted) {
-      this.#options.onLayer?.('pulled');
-      const own = this.#start(layer, wish, { base, key: wish.bound ? onBase : diffId });
-      return Promise.race([own.done, pull.cancelled]);
-    }
-    this.#options.onLayer?.('joined');
-    this.#rows.hold(flight.row.id, onHold);
-    flight.pulls.add(pull);
-    pull.flights.add(flight);
-    const following = setInterval(
-      () => Object.assign(progress, flight.progress, { digest: progress.digest }),
-      200,
-    ).unref();
-    let { bound } = wish;
-    try {
-      if (flight.base === base || !(await Promise.race([flight.bound, pull.cancelled])))
-        return await Promise.race([flight.done, pull.cancelled]);
-      bound = true;
-    } catch {
-      // Another pull's registry or login may fail where this pull's would not.
-    } finally {
-      clearInterval(following);
-      Object.assign(progress, flight.progress, { digest: progress.digest });
-    }
-    if (pull.over) throw new NotWanted();
-    return this.#fetch(layer, { ...wish, bound });
-  }
-
-  #start(layer: WantedLayer, wish: Wish, { base, key }: { base: string; key: string }): Flight {
-    const { diffId, blob } = layer;
-    const { pull, progress } = wish;
-    const row = this.#newRow({ diffId, digest: blob.digest, size: blob.size });
-    this.#rows.hold(row.id, wish.onHold);
-    const pulls = new Set([pull]);
-    const abort = new AbortController();
-    const turn = async () => {
-      if ([...pulls].every(({ over }) => over)) throw new NotWanted();
-      try {
-        const avoid = this.#folders.avoided;
-        const dir = this.#folders.of(row.id);
-        return await this.#fetcher.fetch(layer, { dir, avoid, signal: abort.signal, progress });
-      } catch (error) {
-        wish.pull.over = true; // before the next layer of the queue is looked at
-        throw error;
-      }
-    };
-    const unpacked = this.#queue.run(pull, turn, pull.urgent);
-    const bound = unpacked.then(needsBase);
-    bound.catch(() => {}); // `done` rejects as well
-    const done = this.#finish(row, { unpacked, wish, base, key });
-    const flight: Flight = { row, base, bound, pulls, done, abort, progress };
-    done.catch(() => {}); // a cancelled pull does not wait for it
-    pull.flights.add(flight);
-    this.#flights.set(key, flight);
-    return flight;
-  }
-
-  /** What follows the unpacking: a bound layer inherits attributes of folders from the layers below. */
-  async #finish(
-    row: LayerRow,
-    { unpacked, wish, base, key }: { unpacked: Promise<FetchedLayer>; wish: Wish; base: string; key: string },
-  ): Promise<LayerRow> {
-    try {
-      const fetched = await unpacked;
-      const { bytes, inodes, growsWhenWritten } = fetched;
-      if (growsWhenWritten) this.#growing.add(row.id);
-      if (needsBase(fetched)) {
-        row.base = base;
-        await this.#inheritAttributes(row, fetched, await Promise.all(wish.below.map(({ done }) => done)));
-      }
-      Object.assign(row, { bytes, inodes });
-      wish.progress.state = 'done';
-      return row;
-    } catch (error) {
-      if (this.#flights.get(key)?.row === row) this.#flights.delete(key);
-      await this.#removeFolder(row.id).catch((err) =>
-        this.#options.log.warn({ layer: row.id, err }, 'a layer that failed is left over'),
-      );
-      throw error;
-    }
-  }
-
-  /** Ends a pull's part in its flights; a flight that no pull wants any more is aborted. */
-  #end(pull: Pull): void {
-    pull.over = true;
-    for (const flight of pull.flights) {
-      flight.pulls.delete(pull);
-      if (flight.pulls.size > 0 || flight.row.ready) continue;
-      flight.abort.abort();
-      // A layer that was unpacked already is dropped, unless another pull has joined meanwhile.
-      flight.done.then(
-        () => this.#drop(flight),
-        () => {},
-      );
-    }
-    pull.flights.clear();
-  }
-
-  #drop({ row, pulls }: Flight): void {
-    if (row.ready || pulls.size > 0) return;
-    for (const [key, flight] of this.#flights) if (flight.row === row) this.#flights.delete(key);
-    this.#removeFolder(row.id).catch((err) =>
-      this.#options.log.warn({ layer: row.id, err }, 'a layer that nobody wants is left over'),
-    );
-  }
-
   /**
    * Makes unpacked layers ready, after one sync for all of them: a power cut must not leave empty files in a layer that
    * is ready.
@@ -393,7 +230,7 @@ export class Layers implements LayerStore {
     row.ready = true;
     this.#rows.put(row);
     this.#rows.add(row);
-    for (const [key, flight] of this.#flights) if (flight.row === row) this.#flights.delete(key);
+    this.#flights.landed(row);
   }
 
   async #remove(row: LayerRow): Promise<void> {
@@ -414,9 +251,3 @@ export class Layers implements LayerStore {
     this.#rows.delete(id);
   }
 }
-
-/** Does the layer take something from the layers below it? */
-const needsBase = ({ implied, lowerLinks }: Pick<FetchedLayer, 'implied' | 'lowerLinks'>) =>
-  implied.length > 0 || lowerLinks.length > 0;
-
-const keyOf = ({ diffId, base }: { diffId: string; base: string }) => (base === '' ? diffId : `${diffId} ${base}`);
