@@ -115,7 +115,7 @@ export class Daemon {
         onError: (err) => log.warn({ err }, 'free memory could not be given back'),
       }),
     );
-    resources.use(onceIdle(services.admission, () => services.images.warm()));
+    resources.use(onceIdle(services.admission, () => services.images.warm(join(config.state, 'practise'))));
     void importFolder(services);
     readGauges(services);
     const server = new CriServer({

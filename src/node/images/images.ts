@@ -257,10 +257,11 @@ export class Images implements Disposable {
 
   /**
    * Starts the threads that a first pull would wait for: pulls come soon after a start, and loading what they run takes
-   * each of them a tenth of a second. They end when nothing has come for some seconds.
+   * each of them a tenth of a second. `practise`: a folder that may be made. They end when nothing has come for some
+   * seconds.
    */
-  warm(): void {
-    this.layers.warm();
+  warm(practise: string): void {
+    this.layers.warm(practise);
     const { warmRegistry, log } = this.#options;
     warmRegistry().catch((err) => log.debug({ err }, 'the thread for registries is not started early'));
   }

@@ -41,8 +41,11 @@ export interface LayerStore {
   readonly usage: { bytes: number; inodes: number };
   /** Layers that are fetched at the same time, from now on. */
   set maxDownloads(limit: number);
-  /** Starts what a first layer would wait for. */
-  warm(): void;
+  /**
+   * Starts what a first layer would wait for. With the path of a folder that may be made, there is time to practise
+   * there, too.
+   */
+  warm(practise?: string): void;
   has(id: string): boolean;
   /**
    * Fetches the layers of an image, given bottom first, and returns their rows; each is held until {@link release}.

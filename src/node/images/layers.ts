@@ -69,13 +69,16 @@ export class Layers implements LayerStore {
 
   /**
    * Starts threads for layers that will come soon, while their manifest is on its way: the first pull does not wait for
-   * them.
+   * them. With a folder's path they unpack a small layer there (src/workers/image/practise.ts).
    */
-  warm(): void {
+  warm(practise?: string): void {
     const { pool, log } = this.#options;
     if (pool.use.threads > 0) return;
-    for (let i = 0; i < WARM_THREADS; i++)
-      pool.call('warm', undefined).catch((err) => log.debug({ err }, 'the threads for layers are not started early'));
+    for (let i = 0; i < WARM_THREADS; i++) {
+      const started =
+        practise === undefined ? pool.call('warm', undefined) : pool.call('practise', { folder: `${practise}-${i}` });
+      started.catch((err) => log.debug({ err }, 'the threads for layers are not started early'));
+    }
   }
 
   has(id: string): boolean {

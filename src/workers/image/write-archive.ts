@@ -130,7 +130,8 @@ interface Header {
   minor?: number;
 }
 
-class TarWriter implements Disposable {
+/** Writes a tar archive into a new file. */
+export class TarWriter implements Disposable {
   bytes = 0;
   readonly #fd: number;
   readonly #hash: Hash | undefined;
