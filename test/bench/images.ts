@@ -2,12 +2,14 @@
  * Pulls of Sluice beside containerd's, in turns A B A B, every one of them cold: no image is pulled twice by a daemon.
  *
  *   npm run bench:images [-- --rounds N] [--rows REGEX] [--containerd 2.4.2|2.3.4] [--sides sluice,containerd]
- *     [--sources] [--json FILE] [--markdown FILE]
+ *     [--disk own|fresh] [--sources] [--json FILE] [--markdown FILE]
  *
  * A pull's time ends when everything is on the disk: syncfs(2) of the daemon's folder is counted in, for both. Sluice
  * is a release that is built first, as for the other benchmarks; --sources starts the tree, whose threads strip types
  * as they load. The images come from a registry on loopback (image-server.ts), made anew for each round; both sides
- * pull the same one. Ends with status 1 when a target is missed.
+ * pull the same one. With `--disk fresh` both daemons' folders are on an ext4 with a journal that was just made, as
+ * nodes have it; without a journal, ext4 is slow beside files that were removed lately. Ends with status 1 when a
+ * target is missed.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
@@ -18,6 +20,7 @@ import { syncFileSystem } from '../../src/sys/sync.ts';
 import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
 import { startContainerd } from '../rig/containerd.ts';
 import { type RigDaemon, startSluice } from '../rig/daemon.ts';
+import { ext4InFile } from '../rig/disk.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { imageSpec, podConfig } from '../rig/messages.ts';
 import { privateFolder, program } from '../rig/paths.ts';
@@ -33,6 +36,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '3' },
     rows: { type: 'string', default: '.' },
     containerd: { type: 'string', default: '2.4.2' },
+    disk: { type: 'string', default: 'own' },
     sides: { type: 'string', default: 'sluice,containerd' },
     json: { type: 'string' },
     markdown: { type: 'string' },
@@ -43,6 +47,8 @@ const { values: options } = parseArgs({
 const MIB = 1 << 20;
 const PATIENCE = { timeoutMs: 240_000 };
 const PODS = 60;
+/** Of a fresh disk: room for the images of all rounds that are there at a time. */
+const DISK_MIB = 16 * 1024;
 
 type Side = 'sluice' | 'containerd';
 
@@ -362,6 +368,10 @@ async function main(): Promise<number> {
   const head = [machine(), `containerd ${options.containerd}`, `other work before: ${await otherWork()}`];
   console.log(head.join('\n'));
 
+  if (!['own', 'fresh'].includes(options.disk)) throw new Error('--disk wants own or fresh');
+  await using disk = options.disk === 'fresh' ? await ext4InFile(DISK_MIB, { direct: true }) : undefined;
+  // All folders of the rig are below it.
+  if (disk) process.env.TMPDIR = disk.path;
   const folder = privateFolder('sluice-bench');
   const registry = await imageRegistry(folder);
   const daemons = new Map<Side, RigDaemon>();
