@@ -63,7 +63,10 @@ export class ImageIntake {
     return resolved;
   }
 
-  /** Second stage: all layers on the disk, held until {@link release}. Returns their ids, bottom first. */
+  /**
+   * Second stage: all layers on the disk, held until {@link LayerStore.release}. Returns their ids, bottom first. Throws
+   * what {@link LayerStore.fetchAll} throws.
+   */
   async fetchLayers(resolved: Resolved, options: FetchOptions): Promise<string[]> {
     const { present, repository, digest } = resolved;
     if (present) {

@@ -1,4 +1,3 @@
-/** What a thread for layers does before its first layer, when there is time. */
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,8 +11,9 @@ export interface Practise {
   folder: string;
 }
 
-/** Below, V8 has not yet made fast code of what runs for each file; more take longer than they save. */
+/** With fewer, V8 has not yet made fast code of what runs for each file; more take longer than they save. */
 const FILES = 300;
+/** Of each file: what small files of images have. */
 const BYTES = 2000;
 
 /**
