@@ -64,8 +64,8 @@ export class ImageIntake {
   }
 
   /**
-   * Second stage: all layers on the disk, held until {@link LayerStore.release}. Returns their ids, bottom first. Throws
-   * what {@link LayerStore.fetchAll} throws.
+   * Second stage: all layers on the disk, held until {@link LayerStore.release}. Returns their ids, bottom first.
+   * Throws what {@link LayerStore.fetchAll} throws.
    */
   async fetchLayers(resolved: Resolved, options: FetchOptions): Promise<string[]> {
     const { present, repository, digest } = resolved;
