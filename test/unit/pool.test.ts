@@ -114,3 +114,16 @@ test('idle threads beyond the fewest end, and there is one at work all the while
     assert.equal(pool.use.restarts, 0);
   });
 });
+
+test('calls are carried out in their order, also those that wait for a thread to start', async () => {
+  await withThreads({ minThreads: 0, maxThreads: 1 }, async (pool) => {
+    const order: number[] = [];
+    const call = async (n: number) => {
+      await pool.call('wait', 1);
+      order.push(n);
+    };
+    const numbers = Array.from({ length: 8 }, (_, n) => n);
+    await Promise.all(numbers.map(call));
+    assert.deepEqual(order, numbers);
+  });
+});

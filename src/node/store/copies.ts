@@ -11,7 +11,10 @@ const GATHER_MS = 100;
 /** Milliseconds until the next attempt after a failed one. */
 const PAUSE_MS = 10_000;
 
-/** Handlers of the store worker that write the files. */
+/**
+ * Handlers of the store worker that write the files. Calls must be carried out in their order: the sync of a start has
+ * rows that are older than a write behind it, and would remove what that has written.
+ */
 export interface CopyWriter {
   writeCopies(input: { changes: readonly CopyChange[] }): Promise<void>;
   syncCopies(input: { folder: string; copies: readonly { name: string; text: string }[] }): Promise<void>;

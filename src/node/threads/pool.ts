@@ -34,8 +34,9 @@ const IDLE_MS = 3000;
 /**
  * A pool of worker threads with typed calls. A call is never cancelled: piscina ends the thread of an aborted task, and
  * with it everything else that runs there. Piscina's defaults are wrong for a daemon (threads that die when idle, an
- * endless queue, a thread that sleeps in Atomics.wait, where no event of an exiting child is handled), so every one of
- * them is set here. Its own time limit for idle threads is off: a pool with calls now and then gives each of its pauses
+ * endless queue that puts the call at its head behind all others when no thread is free, a thread that sleeps in
+ * Atomics.wait, where no event of an exiting child is handled), so every one of them is set here. Calls begin in their
+ * order. Its own time limit for idle threads is off: a pool with calls now and then gives each of its pauses
  * a timer, and the oldest of them ends a thread that has just worked.
  */
 export class Pool<T extends Handlers> implements AsyncDisposable {
@@ -105,6 +106,7 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
       idleTimeout: Number.POSITIVE_INFINITY,
       atomics: 'disabled',
       recordTiming: false,
+      stricterFIFO: true,
       workerData,
       resourceLimits: heap,
     });
