@@ -1,23 +1,16 @@
 import { readFileSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { check, libc } from './libc.ts';
+import { garbageCollector } from './v8-options.ts';
 
-type Collect = (options: { type: 'major'; execution: 'async'; flavor: 'last-resort' }) => Promise<void>;
-
-let collect: Collect | undefined;
+let collect: ReturnType<typeof garbageCollector> | undefined;
 
 /**
  * Collects the garbage of this thread and gives the pages of its heap back. V8 shrinks a heap only as long as its
  * thread allocates: one that is idle after a storm keeps what the storm took. Some 20 ms, in a task of its own.
  */
 export async function shrinkHeap(): Promise<void> {
-  if (!collect) {
-    setFlagsFromString('--expose-gc'); // for contexts that are made from now on
-    collect = runInNewContext('gc') as Collect;
-    // Compiled code is only taken from a cache that was written with the same flags: threads that start later need it.
-    setFlagsFromString('--no-expose-gc');
-  }
+  collect ??= garbageCollector();
   await collect({ type: 'major', execution: 'async', flavor: 'last-resort' });
 }
 

@@ -117,7 +117,7 @@ const MEASUREMENTS: Measurement[] = [
       await sleep(1000);
       const idle = pss(daemon.pid());
       const peak = watchMemory(daemon);
-      const spent = await pulled(daemon, names);
+      const spent = await pulled(daemon, names).finally(() => peak.end());
       return [...spent, ((await peak.end()) - idle) / MIB];
     },
   },
@@ -237,10 +237,17 @@ async function remove(daemon: RigDaemon, name: string): Promise<void> {
   await daemon.cri.removeImage({ image: imageSpec(`bench.test/${name}`) }, PATIENCE);
 }
 
+/**
+ * The most that the daemon occupies until end(), in bytes; NaN when the daemon is gone, which its callers then notice.
+ */
 function watchMemory(daemon: RigDaemon): { end: () => Promise<number> } {
   let peak = 0;
   const look = () => {
-    peak = Math.max(peak, pss(daemon.pid()));
+    try {
+      peak = Math.max(peak, pss(daemon.pid()));
+    } catch {
+      peak = Number.NaN;
+    }
   };
   const timer = setInterval(look, 50);
   return {

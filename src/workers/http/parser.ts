@@ -4,15 +4,15 @@
  * same for all of Node, but with them V8 refuses the code that Node and a release bring compiled: 40 to 100 ms more for
  * main and for each thread. V8 keeps one compiled form of the same bytes for all threads, and undici gets this one.
  */
-import { setFlagsFromString } from 'node:v8';
 import bytes from 'undici/lib/llhttp/llhttp_simd-wasm.js';
+import { withV8Options } from '../../sys/v8-options.ts';
 import { BUNDLED } from '../../version.ts';
 
 /** The global object; TypeScript has it among the types for browsers alone. */
 declare const WebAssembly: { readonly Module: new (bytes: Uint8Array) => object };
 
 /** Of these, the first compilation reads the last: with it, functions are compiled when they are called. */
-const FASTER = ['wasm-tier-up', 'wasm-dynamic-tiering', 'wasm-lazy-compilation'];
+const SLOWER = { 'wasm-tier-up': false, 'wasm-dynamic-tiering': false, 'wasm-lazy-compilation': false };
 
 const KEPT = Symbol('undici’s parser, compiled');
 
@@ -29,10 +29,5 @@ export function keepParser(): void {
 }
 
 function compileOnce(): object {
-  for (const option of FASTER) setFlagsFromString(`--no-${option}`);
-  try {
-    return new WebAssembly.Module(bytes);
-  } finally {
-    for (const option of FASTER) setFlagsFromString(`--${option}`);
-  }
+  return withV8Options(SLOWER, () => new WebAssembly.Module(bytes));
 }

@@ -1,5 +1,4 @@
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
+import { garbageCollector } from '../../sys/v8-options.ts';
 
 /**
  * Bytes of buffers after which a minor collection runs. Buffers lie outside V8's heap, and count as external memory
@@ -9,20 +8,7 @@ import { runInNewContext } from 'node:vm';
  */
 const EVERY = 2 << 20;
 
-type Collect = (options: { type: 'minor' }) => void;
-
-let collect: Collect | undefined;
-
-function collector(): Collect {
-  // The function is not visible unless V8 is asked for it; contexts made before do not get it.
-  setFlagsFromString('--expose-gc');
-  try {
-    return runInNewContext('gc') as Collect;
-  } finally {
-    // Compiled code is only taken from a cache that was written with the same flags: threads that start later need it.
-    setFlagsFromString('--no-expose-gc');
-  }
-}
+let collect: ReturnType<typeof garbageCollector> | undefined;
 
 /** Counts the bytes of short-lived buffers of this thread, and frees them in time. */
 export class YoungGarbage {
@@ -32,7 +18,7 @@ export class YoungGarbage {
     this.#bytes += bytes;
     if (this.#bytes < EVERY) return;
     this.#bytes = 0;
-    collect ??= collector();
+    collect ??= garbageCollector();
     collect({ type: 'minor' });
   }
 }
