@@ -6,6 +6,7 @@
  */
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isMainThread } from 'node:worker_threads';
 import { withTimeLimit } from '../time-limit.ts';
 import { type Fd, memoryFile, pipe } from './fd.ts';
 import { C, libc, SysError } from './libc.ts';
@@ -219,8 +220,23 @@ export function launch({ stdin, stderr, ...options }: LaunchOptions): { pid: num
 /**
  * Collects a child's exit status. False while the child runs; true also for a pid that is not a child of this process.
  */
-export function reap(pid: number): boolean {
-  return libc.waitpid(pid, [0], C.WNOHANG) !== 0;
+export async function reap(pid: number): Promise<boolean> {
+  return (await collectStatus(pid, [0])) !== 0;
+}
+
+/**
+ * waitpid(2) with WNOHANG: the pid, 0 while the child runs, or less than 0. Main has it done by a thread of libuv's
+ * pool: collecting a process also drops what /proc has cached about it, and the kernel runs in circles for as long as
+ * another process holds a part of that. Main, as a real-time thread, kept that other one from its processor, and was
+ * seen in one such call for 0.9 s.
+ */
+function collectStatus(pid: number, status: [number]): number | Promise<number> {
+  if (!isMainThread) return libc.waitpid(pid, status, C.WNOHANG);
+  return new Promise((resolve, reject) => {
+    libc.waitpid.async(pid, status, C.WNOHANG, (error: unknown, result: number) =>
+      error ? reject(error) : resolve(result),
+    );
+  });
 }
 
 /**
@@ -340,7 +356,7 @@ async function waitStatus(pid: number, pipesClosed: Promise<unknown>): Promise<n
     closed = true;
   });
   for (let look = 0; ; look++) {
-    const got = libc.waitpid(pid, status, C.WNOHANG);
+    const got = await collectStatus(pid, status);
     if (got === pid) return status[0];
     if (got < 0) throw new SysError('waitpid', 10, `of pid ${pid}`); // ECHILD: something else has reaped it
     if (abandoned.has(pid)) await sleep(ABANDONED_POLL_MS, undefined, { ref: false });

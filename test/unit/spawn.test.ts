@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
+import { pbkdf2 } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { run } from '../../src/sys/spawn.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { launch, reap, run } from '../../src/sys/spawn.ts';
 
 const sh = (script: string, more: { timeoutMs?: number; stdin?: Uint8Array; maxOutput?: number } = {}) =>
   run({ path: '/bin/sh', argv: ['sh', '-c', script], env: { PATH: '/usr/bin:/bin' }, timeoutMs: 10_000, ...more });
@@ -50,4 +53,28 @@ test('a program that does not exist is ENOENT', async () => {
     run({ path: '/no/such', argv: ['x'], env: {}, timeoutMs: 1000 }),
     /posix_spawn \/no\/such: no such file/,
   );
+});
+
+test('a process is collected by another thread than main', async () => {
+  const { pid } = launch({ path: '/bin/true', argv: ['true'], env: {} });
+  const state = () =>
+    existsSync(`/proc/${pid}/stat`) ? /\) (.)/.exec(readFileSync(`/proc/${pid}/stat`, 'latin1'))?.[1] : '';
+  while (state() !== 'Z') await sleep(5);
+  // All threads of libuv's pool have something else to do.
+  let busy = 4;
+  for (let i = 0; i < 4; i++) pbkdf2('a', 'b', 300_000, 64, 'sha512', () => busy--);
+  const collected = reap(pid);
+  await sleep(20);
+  assert.equal(state(), 'Z');
+  assert.equal(busy, 4);
+  assert.equal(await collected, true);
+  assert.equal(state(), '');
+  assert.equal(await reap(pid), true);
+});
+
+test('a process that runs is not collected', async () => {
+  const { pid } = launch({ path: '/bin/sleep', argv: ['sleep', '60'], env: {} });
+  assert.equal(await reap(pid), false);
+  process.kill(pid, 'SIGKILL');
+  while (!(await reap(pid))) await sleep(5);
 });

@@ -1,6 +1,7 @@
 import { reap as reapNow } from '../../sys/spawn.ts';
 
-const FIRST_DELAY_MS = 1;
+/** A shim ends within some milliseconds after its connection; nobody waits for this. */
+const FIRST_DELAY_MS = 10;
 const MAX_DELAY_MS = 5000;
 
 /**
@@ -23,10 +24,12 @@ export class ShimReaper implements Disposable {
   }
 
   #poll(pid: number, afterMs: number): void {
-    const attempt = () => {
-      this.#timers.delete(pid);
-      if (!reapNow(pid)) this.#poll(pid, Math.min(afterMs * 2, MAX_DELAY_MS));
+    const attempt = async () => {
+      const ended = await reapNow(pid);
+      // Not after disposal.
+      if (!this.#timers.delete(pid) || ended) return;
+      this.#poll(pid, Math.min(afterMs * 2, MAX_DELAY_MS));
     };
-    this.#timers.set(pid, setTimeout(attempt, afterMs).unref());
+    this.#timers.set(pid, setTimeout(() => void attempt(), afterMs).unref());
   }
 }

@@ -180,7 +180,7 @@ class Copier {
 
   async #collect(): Promise<void> {
     this.#pipe.end();
-    for (let wait = FIRST_LOOK_MS; !reap(this.#pid); wait = Math.min(wait * 2, LAST_LOOK_MS)) {
+    for (let wait = FIRST_LOOK_MS; !(await reap(this.#pid)); wait = Math.min(wait * 2, LAST_LOOK_MS)) {
       await sleep(wait, undefined, { ref: false });
     }
   }
