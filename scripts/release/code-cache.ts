@@ -17,7 +17,7 @@ const TEXT = '.bundle.js';
  * Programs of which only what runs when they are loaded is kept. They end soon and come in several threads, and most of
  * what they contain (undici) is not called: 1 MiB each, in the release and in the heap.
  */
-const IN_PART = new Set(['sluice', 'worker-image', 'worker-registry'].map((name) => `${name}${TEXT}`));
+const IN_PART = new Set(['sluice', 'worker-registry'].map((name) => `${name}${TEXT}`));
 
 /** Writes NAME.cache beside each NAME.bundle.js in `lib`, and its name to the end of both. The same bytes each time. */
 export function writeCodeCaches(node: string, lib: string): void {

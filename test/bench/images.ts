@@ -1,15 +1,15 @@
 /**
  * Pulls of Sluice beside containerd's, in turns A B A B, every one of them cold: no image is pulled twice by a daemon.
  *
- *   npm run bench:images [-- --rounds N] [--rows REGEX] [--containerd 2.4.2|2.3.4] [--sides sluice,containerd]
+ *   npm run bench:images [-- --rounds N] [--rows REGEX] [--containerd 2.4.2|2.3.4] [--sides sluice,containerd,floor]
  *     [--disk own|fresh] [--sources] [--json FILE] [--markdown FILE]
  *
  * A pull's time ends when everything is on the disk: syncfs(2) of the daemon's folder is counted in, for both. Sluice
  * is a release that is built first, as for the other benchmarks; --sources starts the tree, whose threads strip types
  * as they load. The images come from a registry on loopback (image-server.ts), made anew for each round; both sides
  * pull the same one. With `--disk fresh` both daemons' folders are on an ext4 with a journal that was just made, as
- * nodes have it; without a journal, ext4 is slow beside files that were removed lately. Ends with status 1 when a
- * target is missed.
+ * nodes have it; without a journal, ext4 is slow beside files that were removed lately. The side `floor`, which has to
+ * be asked for, does no more than a pull has to (image-floor.ts). Ends with status 1 when a target is missed.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
@@ -22,11 +22,13 @@ import { startContainerd } from '../rig/containerd.ts';
 import { type RigDaemon, startSluice } from '../rig/daemon.ts';
 import { ext4InFile } from '../rig/disk.ts';
 import { imageRegistry } from '../rig/images.ts';
-import { imageSpec, podConfig } from '../rig/messages.ts';
+import { podConfig } from '../rig/messages.ts';
 import { privateFolder, program } from '../rig/paths.ts';
 import { cpuSeconds, pss } from '../rig/proc.ts';
 import { writeHosts } from '../rig/registry.ts';
+import { startImageFloor } from './image-floor.ts';
 import type { FromServer, LayerRecipe, Make, ToServer } from './image-server.ts';
+import { PATIENCE, type Puller, pullerOf } from './image-sides.ts';
 import { machine, otherWork } from './machine.ts';
 import { ownCopy, releaseFor, SOURCES } from './release.ts';
 import { latencies, median } from './statistics.ts';
@@ -45,12 +47,12 @@ const { values: options } = parseArgs({
 });
 
 const MIB = 1 << 20;
-const PATIENCE = { timeoutMs: 240_000 };
 const PODS = 60;
 /** Of a fresh disk: room for the images of all rounds that are there at a time. */
 const DISK_MIB = 16 * 1024;
 
-type Side = 'sluice' | 'containerd';
+const SIDES = ['sluice', 'containerd', 'floor'] as const;
+type Side = (typeof SIDES)[number];
 
 interface Row {
   name: string;
@@ -63,14 +65,8 @@ interface Row {
 interface Measurement {
   rows: Row[];
   images: Omit<Make, 'kind'>[];
-  /** One number for each row. */
-  measure: (side: Measured, names: string[]) => Promise<number[]>;
-}
-
-/** A daemon under measurement. */
-interface Measured {
-  daemon: RigDaemon;
-  server: Server;
+  /** One number for each row; none for a side that cannot be measured. */
+  measure: (side: Puller, names: string[], server: Server) => Promise<number[]>;
 }
 
 const THREE: LayerRecipe[] = [{ small: 6000 }, { big: 60 * MIB }, { small: 300 }];
@@ -90,19 +86,19 @@ const MEASUREMENTS: Measurement[] = [
       CPU,
     ],
     images: times(2, { layers: THREE }),
-    measure: async ({ daemon }, [first = '', second = '']) => {
-      await daemon.stop();
-      await daemon.start();
+    measure: async (side, [first = '', second = '']) => {
+      await side.stop();
+      await side.start();
       await sleep(1000);
-      const cold = await pulled(daemon, [first]);
-      await remove(daemon, first);
-      return [...cold, ...(await pulled(daemon, [second]))];
+      const cold = await pulled(side, [first]);
+      await side.remove(first);
+      return [...cold, ...(await pulled(side, [second]))];
     },
   },
   {
     rows: [{ name: 'twelve layers, 72 MiB', unit: 's', target: { of: 'ratio', most: 0.6 } }, CPU],
     images: [{ layers: TWELVE }],
-    measure: ({ daemon }, names) => pulled(daemon, names),
+    measure: pulled,
   },
   {
     rows: [
@@ -111,13 +107,13 @@ const MEASUREMENTS: Measurement[] = [
       { name: 'memory of the daemon meanwhile, above idle', unit: 'MiB', target: { of: 'value', most: 120 } },
     ],
     images: times(8, { layers: MIDDLE }),
-    measure: async ({ daemon }, names) => {
-      await daemon.stop();
-      await daemon.start();
+    measure: async (side, names) => {
+      await side.stop();
+      await side.start();
       await sleep(1000);
-      const idle = pss(daemon.pid());
-      const peak = watchMemory(daemon);
-      const spent = await pulled(daemon, names).finally(() => peak.end());
+      const idle = pss(side.pid());
+      const peak = watchMemory(side);
+      const spent = await pulled(side, names).finally(() => peak.end());
       return [...spent, ((await peak.end()) - idle) / MIB];
     },
   },
@@ -128,25 +124,26 @@ const MEASUREMENTS: Measurement[] = [
       { name: 'its layers as downloaded, of three', unit: '', target: { of: 'value', most: 3 } },
     ],
     images: [{ layers: THREE }],
-    measure: async ({ daemon, server }, [name = '']) => {
-      const spent = await pulled(daemon, times(10, name));
+    measure: async (side, [name = ''], server) => {
+      if (!side.daemon) return [];
+      const spent = await pulled(side, times(10, name));
       return [...spent, await server.layersServed(name)];
     },
   },
   {
     rows: [{ name: 'one layer of 1 GiB of zeroes', unit: 's', target: { of: 'ratio', most: 0.8 } }, CPU],
     images: [{ layers: [{ big: 1024 * MIB, zeroes: true }] }],
-    measure: ({ daemon }, names) => pulled(daemon, names),
+    measure: pulled,
   },
   {
     rows: [{ name: 'one layer of 1 GiB of random bytes', unit: 's', target: { of: 'ratio', most: 0.8 } }, CPU],
     images: [{ layers: [{ big: 1024 * MIB }] }],
-    measure: ({ daemon }, names) => pulled(daemon, names),
+    measure: pulled,
   },
   {
     rows: [{ name: '96 MiB at 20 MB/s per connection', unit: 's', target: { of: 'ratio', most: 0.4 } }, CPU],
     images: [{ layers: [{ big: 96 * MIB }], rate: 20e6 }],
-    measure: ({ daemon }, names) => pulled(daemon, names),
+    measure: pulled,
   },
   {
     rows: [
@@ -155,10 +152,12 @@ const MEASUREMENTS: Measurement[] = [
       { name: 'the second by the first', unit: '', target: { of: 'value', most: 1.3 } },
     ],
     images: [{ layers: [{ big: 1024 * MIB }] }],
-    measure: async ({ daemon }, [name = '']) => {
+    measure: async (side, [name = '']) => {
+      const { daemon } = side;
+      if (!daemon) return [];
       await launches(daemon, async () => {});
       const idle = await launches(daemon, async () => {});
-      const busy = await launches(daemon, () => pull(daemon, name));
+      const busy = await launches(daemon, () => side.pull(name));
       return [idle, busy, busy / idle];
     },
   },
@@ -219,32 +218,24 @@ function heard(child: ChildProcess): Promise<FromServer> {
   return promise;
 }
 
-async function pull(daemon: RigDaemon, name: string): Promise<void> {
-  await daemon.cri.pullImage({ image: imageSpec(`bench.test/${name}`) }, PATIENCE);
-}
-
-/** Seconds until all of these images are pulled and on the disk, and seconds of CPU that the daemon took for it. */
-async function pulled(daemon: RigDaemon, names: readonly string[]): Promise<[seconds: number, cpu: number]> {
-  await syncFileSystem(daemon.folder);
-  const cpu = cpuSeconds(daemon.pid());
+/** Seconds until all of these images are pulled and on the disk, and seconds of CPU that the process took for it. */
+async function pulled(side: Puller, names: readonly string[]): Promise<number[]> {
+  await syncFileSystem(side.folder);
+  const cpu = cpuSeconds(side.pid());
   const began = performance.now();
-  await Promise.all(names.map((name) => pull(daemon, name)));
-  await syncFileSystem(daemon.folder);
-  return [(performance.now() - began) / 1000, cpuSeconds(daemon.pid()) - cpu];
-}
-
-async function remove(daemon: RigDaemon, name: string): Promise<void> {
-  await daemon.cri.removeImage({ image: imageSpec(`bench.test/${name}`) }, PATIENCE);
+  await Promise.all(names.map((name) => side.pull(name)));
+  await syncFileSystem(side.folder);
+  return [(performance.now() - began) / 1000, cpuSeconds(side.pid()) - cpu];
 }
 
 /**
  * The most that the daemon occupies until end(), in bytes; NaN when the daemon is gone, which its callers then notice.
  */
-function watchMemory(daemon: RigDaemon): { end: () => Promise<number> } {
+function watchMemory(side: Puller): { end: () => Promise<number> } {
   let peak = 0;
   const look = () => {
     try {
-      peak = Math.max(peak, pss(daemon.pid()));
+      peak = Math.max(peak, pss(side.pid()));
     } catch {
       peak = Number.NaN;
     }
@@ -287,7 +278,7 @@ async function launches(daemon: RigDaemon, beside: () => Promise<void>): Promise
 type Results = Map<Measurement, Record<Side, number[][]>>;
 
 async function measureAll(
-  daemons: ReadonlyMap<Side, RigDaemon>,
+  sides: ReadonlyMap<Side, Puller>,
   server: Server,
   rounds: number,
   wanted: RegExp,
@@ -295,15 +286,17 @@ async function measureAll(
   const results: Results = new Map();
   for (const measurement of MEASUREMENTS) {
     if (!measurement.rows.some(({ name }) => wanted.test(name))) continue;
-    const found: Record<Side, number[][]> = { sluice: [], containerd: [] };
+    const found: Record<Side, number[][]> = { sluice: [], containerd: [], floor: [] };
     results.set(measurement, found);
     for (let round = 0; round < rounds; round++) {
       const names: string[] = [];
       for (const recipe of measurement.images) names.push(await server.make(recipe));
-      for (const [side, daemon] of daemons) {
-        found[side].push(await measurement.measure({ daemon, server }, names));
-        process.stderr.write(`${side} ${found[side].at(-1)?.map((value) => value.toFixed(2))}\n`);
-        for (const name of new Set(names)) await remove(daemon, name);
+      for (const [side, puller] of sides) {
+        const numbers = await measurement.measure(puller, names, server);
+        if (numbers.length === 0) continue;
+        found[side].push(numbers);
+        process.stderr.write(`${side} ${numbers.map((value) => value.toFixed(2))}\n`);
+        for (const name of new Set(names)) await puller.remove(name);
         await sleep(1000);
       }
       await server.drop();
@@ -319,6 +312,7 @@ interface Line {
   ratio: string;
   target: string;
   verdict: string;
+  floor: string;
 }
 
 function linesOf(results: Results): Line[] {
@@ -347,7 +341,16 @@ function lineOf({ name, unit, target }: Row, found: Record<Side, number[][]>, at
     ratio: ratio === undefined ? '-' : `${ratio.toFixed(2)}${spread}`,
     target: target ? `≤ ${target.most}${target.of === 'value' ? ` ${unit}` : ''}`.trim() : '',
     verdict,
+    floor: floorOf(found, at, shown),
   };
+}
+
+/** What the floor took, and its ratio to containerd's. */
+function floorOf(found: Record<Side, number[][]>, at: number, shown: (side: Side) => string): string {
+  const [floor, theirs] = [found.floor, found.containerd].map((all) => median(all.map((one) => one[at] ?? Number.NaN)));
+  if (found.floor.length === 0) return '-';
+  const ratio = found.containerd.length > 0 ? `, ${((floor ?? 0) / (theirs ?? 0)).toFixed(2)} of containerd` : '';
+  return `${shown('floor')}${ratio}`;
 }
 
 const HEAD: Line = {
@@ -357,11 +360,14 @@ const HEAD: Line = {
   ratio: 'ratio',
   target: 'target',
   verdict: '',
+  floor: 'floor',
 };
 
 function markdownTable(lines: readonly Line[]): string {
-  const row = (line: Line) => `| ${Object.values(line).join(' | ')} |`;
-  return `${[row(HEAD), `|${' --- |'.repeat(Object.keys(HEAD).length)}`, ...lines.map(row)].join('\n')}\n`;
+  const hasFloor = lines.some(({ floor }) => floor !== '-');
+  const cells = ({ floor, ...line }: Line) => [...Object.values(line), ...(hasFloor ? [floor] : [])];
+  const row = (line: Line) => `| ${cells(line).join(' | ')} |`;
+  return `${[row(HEAD), `|${' --- |'.repeat(cells(HEAD).length)}`, ...lines.map(row)].join('\n')}\n`;
 }
 
 async function main(): Promise<number> {
@@ -371,7 +377,8 @@ async function main(): Promise<number> {
   const programs = CONTAINERDS[containerdVersion(options.containerd)];
   const [containerd, shim] = [await builtOrSystem(programs.daemon), await builtOrSystem(programs.shim)];
   if (!containerd || !shim) throw new Error('there is neither Go to build containerd with nor a containerd in PATH');
-  const sides = options.sides.split(',');
+  const wanted = options.sides.split(',');
+  for (const side of wanted) if (!SIDES.some((one) => one === side)) throw new Error(`--sides: there is no ${side}`);
   const head = [machine(), `containerd ${options.containerd}`, `other work before: ${await otherWork()}`];
   console.log(head.join('\n'));
 
@@ -381,24 +388,25 @@ async function main(): Promise<number> {
   if (disk) process.env.TMPDIR = disk.path;
   const folder = privateFolder('sluice-bench');
   const registry = await imageRegistry(folder);
-  const daemons = new Map<Side, RigDaemon>();
+  const sides = new Map<Side, Puller>();
   using server = await Server.start();
   try {
     writeHosts(registry.certsDir, 'bench.test', server.address);
     const runc = program('runc');
-    if (sides.includes('sluice')) {
+    if (wanted.includes('sluice')) {
       const config = { log: { level: 'info' }, runtimes: { runc: { binary: runc, shim } } };
       const release = await releaseFor(folder, { sources: options.sources });
       const sluiced = release && ownCopy(release, 'sluice');
-      daemons.set('sluice', await startSluice({ registry, index: 0, stateInMemory: true, config, program: sluiced }));
+      const daemon = await startSluice({ registry, index: 0, stateInMemory: true, config, program: sluiced });
+      sides.set('sluice', pullerOf(daemon));
     }
-    if (sides.includes('containerd'))
-      daemons.set(
-        'containerd',
-        await startContainerd({ registry, index: 1, stateInMemory: true, containerd, shim, runc }),
-      );
-    for (const daemon of daemons.values()) console.log(`${daemon.kind}: pid ${daemon.pid()}, ${daemon.folder}`);
-    const results = await measureAll(daemons, server, rounds, new RegExp(options.rows, 'i'));
+    if (wanted.includes('containerd')) {
+      const daemon = await startContainerd({ registry, index: 1, stateInMemory: true, containerd, shim, runc });
+      sides.set('containerd', pullerOf(daemon));
+    }
+    if (wanted.includes('floor')) sides.set('floor', await startImageFloor(join(folder, 'floor'), server.address));
+    for (const [side, puller] of sides) console.log(`${side}: pid ${puller.pid()}, ${puller.folder}`);
+    const results = await measureAll(sides, server, rounds, new RegExp(options.rows, 'i'));
     const lines = linesOf(results);
     head.push(`other work after: ${await otherWork()}`);
     console.log(`${head.at(-1)}\n${markdownTable(lines)}`);
@@ -409,7 +417,7 @@ async function main(): Promise<number> {
     }
     return lines.some(({ verdict }) => verdict === 'MISSED') ? 1 : 0;
   } finally {
-    for (const daemon of daemons.values()) await daemon[Symbol.asyncDispose]();
+    for (const side of sides.values()) await side[Symbol.asyncDispose]();
     await registry.stop();
     rmSync(folder, { recursive: true, force: true });
   }
