@@ -789,6 +789,11 @@ test('damage on the way is told from a bad archive by the digest', async () => {
   await fails(fetch(archive, flipped, { digest: sha256(archive) }), 'IMAGE_INVALID', tarWords);
   // The registry's own mistake: the digest is right.
   await fails(fetch(archive, damaged), 'IMAGE_INVALID', /: the gzip stream is broken/);
+  // Bytes of a file: nothing but the digest can tell, and it is said once.
+  const changed = Buffer.from(archive);
+  changed.fill(0xff, 50_000, 60_000);
+  const plainWords = new RegExp(`\\): the digest should be ${sha256(archive)} and is ${sha256(changed)}$`);
+  await fails(fetch(archive, changed, { digest: sha256(archive) }), 'IMAGE_INVALID', plainWords);
 });
 
 test('bad archives end the download at once', async () => {

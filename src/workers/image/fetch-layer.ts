@@ -248,7 +248,8 @@ class Source implements AsyncDisposable {
   readonly #kept: KeptBlob | undefined;
   #whole = false;
   #failed = false;
-  #isRight = false;
+  /** The digest of all bytes was compared. */
+  #checked = false;
 
   constructor(
     download: Download,
@@ -265,8 +266,8 @@ class Source implements AsyncDisposable {
 
   /** Throws IMAGE_INVALID unless the whole blob has come and has its digest. */
   async check(): Promise<void> {
+    this.#checked = true;
     compare('digest', this.#digest, await this.#hash.hex());
-    this.#isRight = true;
     this.#kept?.settle();
   }
 
@@ -275,7 +276,7 @@ class Source implements AsyncDisposable {
    * `error` standing.
    */
   async checkRest(error: SluiceError): Promise<void> {
-    if (this.#failed || this.#isRight) return;
+    if (this.#failed || this.#checked) return;
     const silence = setTimeout(() => this.#abort.abort(), REST_SILENCE_MS);
     const end = setTimeout(() => this.#abort.abort(), REST_MS);
     try {
