@@ -39,7 +39,7 @@ import { ReservedNames } from '../pipeline/jobs/reserved-names.ts';
 import { usedImages } from '../pipeline/jobs/used-images.ts';
 import { STAGES } from '../stages.ts';
 import { HOLDER, heldPath } from '../sys/holder.ts';
-import { makeRealtime, whyNotRealtime } from '../sys/realtime.ts';
+import { giveWayToSweepers, makeRealtime, whyNotRealtime } from '../sys/realtime.ts';
 import type { HostFiles } from '../workers/host-paths/read-file.ts';
 import type { ListenInput } from '../workers/stdio/protocol.ts';
 import { Health } from './health.ts';
@@ -92,7 +92,7 @@ export async function makeServices(
   const stdio = early.use(
     new Stdio({
       execDir: join(config.state, 'execs'),
-      realtime: makeMainRealtime(config, log),
+      realtime: makeMainRealtime(config, log, resources),
       // No exec comes before its container is known.
       get backend() {
         return streamedExecs;
@@ -319,10 +319,11 @@ function streamingOptions({ streaming }: Config): ListenInput {
 }
 
 /** Whether main is a real-time thread now. */
-function makeMainRealtime({ pipeline }: Config, log: Log): boolean {
+function makeMainRealtime({ pipeline }: Config, log: Log, resources: AsyncDisposableStack): boolean {
   if (!pipeline.realtime) return false;
   const reason = whyNotRealtime() ?? makeRealtime(process.pid);
   if (reason !== undefined)
     log.warn({ reason }, 'the main thread is no real-time thread: answers will be later while pods are launched');
+  else resources.use(giveWayToSweepers(process.pid, (why) => log.warn({ reason: why }, 'the main thread’s priority')));
   return reason === undefined;
 }

@@ -5,6 +5,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { constants, PerformanceObserver } from 'node:perf_hooks';
 import { C, errno, libc } from './libc.ts';
 import { procStat } from './proc-stat.ts';
 
@@ -48,6 +49,39 @@ function setPolicy(tid: number, policy: number, priority: number): string | unde
   parameters.writeInt32LE(priority);
   if (libc.schedSetscheduler(tid, policy, parameters) === 0) return undefined;
   return `sched_setscheduler: ${libc.strerror(errno())}`;
+}
+
+/** Milliseconds; sweeping takes a few where every thread of it has a processor. */
+const SWEEPING_MS = 50;
+
+/**
+ * Makes the calling thread, a real-time one, a normal one for a moment after each full collection of its garbage. V8
+ * sweeps then, a part of it in a helper thread, and the event loop turns without a pause until that part is done, since
+ * the task that waits for it is posted again each time. As a real-time thread it kept the helper from the processor
+ * meanwhile, for 0.9 s where both processors had other work, and everything else as well. `onFailed` is told why the
+ * kernel refuses.
+ */
+export function giveWayToSweepers(tid: number, onFailed: (reason: string) => void): Disposable {
+  let timer: NodeJS.Timeout | undefined;
+  const changed = (reason: string | undefined) => {
+    if (reason !== undefined) onFailed(reason);
+  };
+  const observer = new PerformanceObserver((list) => {
+    const { NODE_PERFORMANCE_GC_MAJOR: full } = constants;
+    // Entries of this type have it; the types know those that are the same in browsers.
+    const kinds = list.getEntries().map((entry) => (entry as unknown as { detail: { kind: number } }).detail.kind);
+    if (!kinds.includes(full)) return;
+    clearTimeout(timer);
+    changed(makeNormal(tid));
+    timer = setTimeout(() => changed(makeRealtime(tid)), SWEEPING_MS).unref();
+  });
+  observer.observe({ entryTypes: ['gc'] });
+  return {
+    [Symbol.dispose]: () => {
+      observer.disconnect();
+      clearTimeout(timer);
+    },
+  };
 }
 
 interface Seen {
