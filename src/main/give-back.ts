@@ -1,7 +1,8 @@
 import type { Stdio } from '../node/streaming/stdio.ts';
 import type { Pools } from '../node/threads/pools.ts';
 import type { Admission } from '../pipeline/engine/admission.ts';
-import { keepingWebAssembly, shrinkHeap } from '../sys/memory.ts';
+import { shrinkHeap } from '../sys/memory.ts';
+import { keepingWebAssembly } from '../sys/v8-options.ts';
 
 export interface GiveBackOptions {
   admission: Pick<Admission, 'use' | 'admitted'>;

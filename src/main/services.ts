@@ -324,6 +324,9 @@ function makeMainRealtime({ pipeline }: Config, log: Log, resources: AsyncDispos
   const reason = whyNotRealtime() ?? makeRealtime(process.pid);
   if (reason !== undefined)
     log.warn({ reason }, 'the main thread is no real-time thread: answers will be later while pods are launched');
-  else resources.use(giveWayToSweepers(process.pid, (why) => log.warn({ reason: why }, 'the main thread’s priority')));
+  else
+    resources.use(
+      giveWayToSweepers(process.pid, (why) => log.warn({ reason: why }, 'the main thread keeps its scheduling policy')),
+    );
   return reason === undefined;
 }

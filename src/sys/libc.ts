@@ -2,7 +2,7 @@
  * The only file that calls libc. Each function is a synchronous call on the calling thread: `unshare`, `setns` and
  * `mount` change the namespaces of that thread alone, so a pool worker can enter a namespace without an effect on the
  * rest of the process. koffi's asynchronous calls run on threads of libuv's pool and are used only where neither the
- * thread nor its errno matters (sync.ts, spawn.ts).
+ * thread nor its errno matters (sync.ts, wait.ts).
  */
 import { getSystemErrorMessage, getSystemErrorName } from 'node:util';
 import koffi from 'koffi';

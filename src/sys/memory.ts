@@ -1,5 +1,4 @@
 import { readFileSync } from 'node:fs';
-import { setFlagsFromString } from 'node:v8';
 import { check, libc } from './libc.ts';
 import { garbageCollector } from './v8-options.ts';
 
@@ -12,21 +11,6 @@ let collect: ReturnType<typeof garbageCollector> | undefined;
 export async function shrinkHeap(): Promise<void> {
   collect ??= garbageCollector();
   await collect({ type: 'major', execution: 'async', flavor: 'last-resort' });
-}
-
-/**
- * Runs `work`, which shrinks heaps, so that compiled WebAssembly stays: each such collection forgets that of all
- * threads, and V8 compiles it again so that it can be made faster, which undici's parser must not be
- * (src/workers/http/parser.ts). Not twice at a time, since the option belongs to the process; a thread that is started
- * meanwhile takes no code cache.
- */
-export async function keepingWebAssembly(work: () => Promise<void>): Promise<void> {
-  setFlagsFromString('--no-flush-liftoff-code');
-  try {
-    await work();
-  } finally {
-    setFlagsFromString('--flush-liftoff-code');
-  }
 }
 
 /**

@@ -5,7 +5,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { constants, PerformanceObserver } from 'node:perf_hooks';
+import { watchCollections } from './collections.ts';
 import { C, errno, libc } from './libc.ts';
 import { procStat } from './proc-stat.ts';
 
@@ -66,19 +66,15 @@ export function giveWayToSweepers(tid: number, onFailed: (reason: string) => voi
   const changed = (reason: string | undefined) => {
     if (reason !== undefined) onFailed(reason);
   };
-  const observer = new PerformanceObserver((list) => {
-    const { NODE_PERFORMANCE_GC_MAJOR: full } = constants;
-    // Entries of this type have it; the types know those that are the same in browsers.
-    const kinds = list.getEntries().map((entry) => (entry as unknown as { detail: { kind: number } }).detail.kind);
-    if (!kinds.includes(full)) return;
+  const watch = watchCollections((kind) => {
+    if (kind !== 'major') return;
     clearTimeout(timer);
     changed(makeNormal(tid));
     timer = setTimeout(() => changed(makeRealtime(tid)), SWEEPING_MS).unref();
   });
-  observer.observe({ entryTypes: ['gc'] });
   return {
     [Symbol.dispose]: () => {
-      observer.disconnect();
+      watch[Symbol.dispose]();
       clearTimeout(timer);
     },
   };

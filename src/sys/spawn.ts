@@ -5,12 +5,11 @@
  * would inherit that) and its own process group, so that a timeout kills its children too.
  */
 import { Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { isMainThread } from 'node:worker_threads';
 import { withTimeLimit } from '../time-limit.ts';
 import { type Fd, memoryFile, pipe } from './fd.ts';
 import { C, libc, SysError } from './libc.ts';
 import { SIGKILL } from './signals.ts';
+import { waitOrAbandon } from './wait.ts';
 
 const FILE_ACTIONS_SIZE = 80; // sizeof(posix_spawn_file_actions_t), glibc, 64 bit
 const ATTR_SIZE = 336; // sizeof(posix_spawnattr_t)
@@ -51,8 +50,8 @@ export interface SpawnResult {
   stderr: Buffer;
   timedOut: boolean;
   /**
-   * It was killed and has not ended {@link KILLED_MS} later: it is in uninterruptible sleep (D state). `code` and
-   * `signal` are null then. Its pid stays in {@link abandoned} until it has ended.
+   * It was killed and has not ended some seconds later: it is in uninterruptible sleep (D state). `code` and
+   * `signal` are null then. Its pid stays in `abandoned` (wait.ts) until it has ended.
    */
   abandoned: boolean;
   /** It printed more than `maxOutput` and was killed. */
@@ -60,17 +59,6 @@ export interface SpawnResult {
   /** Seconds that posix_spawn took, for which this thread was blocked. */
   spawnSeconds: number;
 }
-
-/**
- * How long a killed process may take to end, in milliseconds. SIGKILL takes effect when a process leaves
- * uninterruptible sleep, which with a hung NFS or FUSE mount may be never.
- */
-const KILLED_MS = 5000;
-/** Milliseconds between two looks at an abandoned process. */
-const ABANDONED_POLL_MS = 2000;
-
-/** Programs that {@link run} has given up and that have not ended yet, by pid. Each is collected when it ends. */
-export const abandoned: ReadonlyMap<number, string> = new Map();
 
 /**
  * Runs a program to its end, or gives it up 5 s after it was killed. No thread waits: the event loop reads the output,
@@ -209,34 +197,12 @@ export interface LaunchOptions extends Pick<SpawnOptions, 'path' | 'argv' | 'env
 
 /**
  * Starts a program in its own process group and does not wait for it. The caller collects its exit status with
- * {@link reap}; init does when the daemon ends first. Throws {@link SysError}.
+ * reap() (wait.ts); init does when the daemon ends first. Throws {@link SysError}.
  */
 export function launch({ stdin, stderr, ...options }: LaunchOptions): { pid: number; spawnSeconds: number } {
   const began = performance.now();
   const pid = start(options, stdin, undefined, stderr);
   return { pid, spawnSeconds: (performance.now() - began) / 1000 };
-}
-
-/**
- * Collects a child's exit status. False while the child runs; true also for a pid that is not a child of this process.
- */
-export async function reap(pid: number): Promise<boolean> {
-  return (await collectStatus(pid, [0])) !== 0;
-}
-
-/**
- * waitpid(2) with WNOHANG: the pid, 0 while the child runs, or less than 0. Main has it done by a thread of libuv's
- * pool: collecting a process also drops what /proc has cached about it, and the kernel runs in circles for as long as
- * another process holds a part of that. Main, as a real-time thread, kept that other one from its processor, and was
- * seen in one such call for 0.9 s.
- */
-function collectStatus(pid: number, status: [number]): number | Promise<number> {
-  if (!isMainThread) return libc.waitpid(pid, status, C.WNOHANG);
-  return new Promise((resolve, reject) => {
-    libc.waitpid.async(pid, status, C.WNOHANG, (error: unknown, result: number) =>
-      error ? reject(error) : resolve(result),
-    );
-  });
 }
 
 /**
@@ -314,56 +280,5 @@ function* drain(fd: number): Generator<Buffer> {
     const length = Number(libc.read(fd, chunk, chunk.length));
     if (length <= 0) return;
     yield chunk.subarray(0, length);
-  }
-}
-
-/** The wait status; undefined when the process has not ended {@link KILLED_MS} after it was killed. */
-async function waitOrAbandon(
-  pid: number,
-  path: string,
-  pipesClosed: Promise<unknown>,
-  killed: Promise<void>,
-): Promise<number | undefined> {
-  let ended = false;
-  const status = waitStatus(pid, pipesClosed).finally(() => {
-    ended = true;
-  });
-  const { promise: givenUp, resolve: giveUp } = Promise.withResolvers<undefined>();
-  let timer: NodeJS.Timeout | undefined;
-  void killed.then(() => {
-    if (!ended) timer = setTimeout(giveUp, KILLED_MS, undefined);
-  });
-  const outcome = await Promise.race([status, givenUp]);
-  clearTimeout(timer);
-  if (outcome === undefined) {
-    // waitStatus polls on, every 2 s, until the process has ended.
-    const remembered = abandoned as Map<number, string>;
-    remembered.set(pid, path);
-    const forget = () => remembered.delete(pid);
-    status.then(forget, forget);
-  }
-  return outcome;
-}
-
-/**
- * Waits for a child's wait status. A child can be reaped a moment after its pipes close, so the polls are close
- * together then; a child that closed its pipes early, or left them to a grandchild, is found by a poll every 50 ms.
- */
-async function waitStatus(pid: number, pipesClosed: Promise<unknown>): Promise<number> {
-  const status: [number] = [0];
-  let closed = false;
-  const closing = pipesClosed.then(() => {
-    closed = true;
-  });
-  for (let look = 0; ; look++) {
-    const got = await collectStatus(pid, status);
-    if (got === pid) return status[0];
-    if (got < 0) throw new SysError('waitpid', 10, `of pid ${pid}`); // ECHILD: something else has reaped it
-    if (abandoned.has(pid)) await sleep(ABANDONED_POLL_MS, undefined, { ref: false });
-    else if (!closed) {
-      await Promise.race([closing, sleep(50)]);
-      look = 0;
-    } else if (look < 8) await new Promise(setImmediate);
-    else await sleep(Math.min(look - 7, 20));
   }
 }

@@ -1,6 +1,6 @@
 /**
  * V8's options, which belong to the process and not to a thread: what one thread sets for a moment, another one resets
- * in the middle of it. So one thread at a time does so.
+ * in the middle of it. So one thread at a time does so; what lasts longer is main's alone.
  */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -60,4 +60,19 @@ export function garbageCollector(): (options: object) => unknown {
   // Contexts have it when they are made under this option. It does not stay, since compiled code is only taken from a
   // cache that was written under the same options: threads that start later need it.
   return withV8Options({ 'expose-gc': true }, () => runInNewContext('gc') as (options: object) => unknown);
+}
+
+/**
+ * Runs `work`, which shrinks heaps, so that compiled WebAssembly stays: each such collection forgets that of all
+ * threads, and V8 compiles it again so that it can be made faster, which undici's parser must not be
+ * (src/workers/http/parser.ts). Not twice at a time, since the option belongs to the process; a thread that is started
+ * meanwhile takes no code cache.
+ */
+export async function keepingWebAssembly(work: () => Promise<void>): Promise<void> {
+  setFlagsFromString('--no-flush-liftoff-code');
+  try {
+    await work();
+  } finally {
+    setFlagsFromString('--flush-liftoff-code');
+  }
 }

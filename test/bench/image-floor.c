@@ -197,7 +197,9 @@ int floor_fetch_layer(int port, const char *path, const char *dir, const char *d
 	inflateInit2(&stream, 15 + 16);
 
 	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct timeval patience = {.tv_sec = 60};
 	int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
 	if (connect(sock, (struct sockaddr *)&address, sizeof address) || mkdir(dir, 0700) ||
 	    (layer.root = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0) {
 		error = -errno;

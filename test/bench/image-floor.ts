@@ -27,23 +27,24 @@ export async function startImageFloor(folder: string, registry: string): Promise
     child.setMaxListeners(0);
   };
   let last = 0;
-  const ask = (kind: FloorPull['kind'], name: string): Promise<void> => {
+  const ask = async (kind: FloorPull['kind'], name: string): Promise<void> => {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const id = ++last;
     const process = child;
+    if (!process?.connected) throw new Error('the floor’s process has ended');
     const onExit = () => reject(new Error('the floor’s process has ended'));
     const onMessage = (answer: FloorAnswer) => {
       if (answer.id !== id) return;
-      process?.off('message', onMessage).off('exit', onExit);
+      process.off('message', onMessage).off('exit', onExit);
       if (answer.error === undefined) resolve();
       else reject(new Error(answer.error));
     };
-    process?.on('message', onMessage).on('exit', onExit);
-    process?.send({ id, kind, name } satisfies FloorPull);
+    process.on('message', onMessage).on('exit', onExit);
+    process.send({ id, kind, name } satisfies FloorPull);
     return promise;
   };
   const stop = async () => {
-    if (!child) return;
+    if (!child?.connected) return;
     const ended = once(child, 'exit');
     child.disconnect();
     await ended;

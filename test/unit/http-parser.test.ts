@@ -7,7 +7,8 @@ import { run } from '../rig/proc.ts';
 const PROGRAM = `
 import bytes from 'undici/lib/llhttp/llhttp_simd-wasm.js';
 import { cachedDataVersionTag } from 'node:v8';
-import { keepingWebAssembly, shrinkHeap } from './src/sys/memory.ts';
+import { shrinkHeap } from './src/sys/memory.ts';
+import { keepingWebAssembly } from './src/sys/v8-options.ts';
 import { keepParser } from './src/workers/http/parser.ts';
 const before = cachedDataVersionTag();
 if (process.env.KEPT) keepParser();

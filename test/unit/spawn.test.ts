@@ -3,7 +3,8 @@ import { pbkdf2 } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { launch, reap, run } from '../../src/sys/spawn.ts';
+import { launch, run } from '../../src/sys/spawn.ts';
+import { reap } from '../../src/sys/wait.ts';
 
 const sh = (script: string, more: { timeoutMs?: number; stdin?: Uint8Array; maxOutput?: number } = {}) =>
   run({ path: '/bin/sh', argv: ['sh', '-c', script], env: { PATH: '/usr/bin:/bin' }, timeoutMs: 10_000, ...more });

@@ -1,16 +1,7 @@
-import { constants, PerformanceObserver } from 'node:perf_hooks';
+import { type GcKind, watchCollections } from '../../sys/collections.ts';
 
 const PERIOD_MS = 100;
 const KEPT = 200; // the last 20 s
-
-type GcKind = 'minor' | 'major' | 'incremental' | 'weakcb';
-
-const GC_KINDS: Record<number, GcKind> = {
-  [constants.NODE_PERFORMANCE_GC_MINOR]: 'minor',
-  [constants.NODE_PERFORMANCE_GC_MAJOR]: 'major',
-  [constants.NODE_PERFORMANCE_GC_INCREMENTAL]: 'incremental',
-  [constants.NODE_PERFORMANCE_GC_WEAKCB]: 'weakcb',
-};
 
 /**
  * Measures the delay of this thread's event loop, as the lateness of a timer, and the pauses for garbage collection.
@@ -23,7 +14,7 @@ const GC_KINDS: Record<number, GcKind> = {
 export class LoopDelay implements Disposable {
   readonly #samples = new Float64Array(KEPT);
   readonly #timer: NodeJS.Timeout;
-  readonly #gc: PerformanceObserver;
+  readonly #gc: Disposable;
   #count = 0;
 
   /** `onDelay` is called ten times a second, `onGc` after each garbage collection. */
@@ -36,13 +27,7 @@ export class LoopDelay implements Disposable {
       this.#samples[this.#count++ % KEPT] = late;
       onDelay(late);
     }, PERIOD_MS).unref();
-    this.#gc = new PerformanceObserver((list) => {
-      for (const entry of list.getEntries()) {
-        const kind = GC_KINDS[(entry as unknown as { detail: { kind: number } }).detail.kind];
-        if (kind) onGc(kind, entry.duration / 1000);
-      }
-    });
-    this.#gc.observe({ entryTypes: ['gc'] });
+    this.#gc = watchCollections(onGc);
   }
 
   /** Delays in seconds, over the last 20 s. */
@@ -54,6 +39,6 @@ export class LoopDelay implements Disposable {
 
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
-    this.#gc.disconnect();
+    this.#gc[Symbol.dispose]();
   }
 }

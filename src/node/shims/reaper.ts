@@ -1,4 +1,4 @@
-import { reap as reapNow } from '../../sys/spawn.ts';
+import { reap as reapNow } from '../../sys/wait.ts';
 
 /** A shim ends within some milliseconds after its connection; nobody waits for this. */
 const FIRST_DELAY_MS = 10;
