@@ -16,6 +16,7 @@
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { cniAdd } from '../../src/workers/net/add.ts';
 import { cniDel } from '../../src/workers/net/del.ts';
@@ -74,6 +75,7 @@ const ofChildren = (): number => {
 async function measureFloor(floor: Launcher, network: boolean): Promise<Measured> {
   const part = async (count: number, parallel: number) => {
     const all = floor.prepare(count);
+    await sleep(1000); // the shims of the part before are collected by then, and are no children of this one
     using _ahead = favourClient();
     const before = ofChildren();
     const run = await phase(all, parallel, undefined, (pod) =>
