@@ -10,7 +10,7 @@ import assert from 'node:assert/strict';
 import { parseArgs } from 'node:util';
 import { startSluice } from '../rig/daemon.ts';
 import { podConfig } from '../rig/messages.ts';
-import { processesOf, waitFor } from '../rig/proc.ts';
+import { processesOf, stopThreads, waitFor } from '../rig/proc.ts';
 
 const SERVE_MS = 2000;
 const FOUND_MS = 5000;
@@ -42,7 +42,7 @@ const shimOf = (id: string) => {
   return shim.pid;
 };
 const stopped = shimOf(stoppedId);
-process.kill(stopped, 'SIGSTOP');
+await stopThreads(stopped);
 try {
   process.kill(shimOf(killedId), 'SIGKILL');
   const began = performance.now();

@@ -13,7 +13,7 @@ import { type HangingFolder, hangingFolder, SKIP_FUSE } from '../rig/hangfs.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { containerConfig, podConfig } from '../rig/messages.ts';
 import { privateFolder } from '../rig/paths.ts';
-import { processesOf, waitFor } from '../rig/proc.ts';
+import { processesOf, stopThreads, waitFor } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
 import { type Lab, openLab, SKIP_WITH_REGISTRY } from './lab.ts';
 
@@ -201,7 +201,7 @@ test('ten of many pods have shims that are stopped (SIGSTOP)', { skip, timeout: 
     (p) => p.command.includes('shim') && ids.some((id) => p.command.includes(id)),
   );
   assert.equal(shims.length, 10);
-  for (const { pid } of shims) process.kill(pid, 'SIGSTOP');
+  await Promise.all(shims.map(({ pid }) => stopThreads(pid)));
   try {
     const began = performance.now();
     const starts = containers.map((containerId) => cri.startContainer({ containerId }).then(String, (error) => error));

@@ -204,6 +204,18 @@ export function processesOf(folder: string): Process[] {
   );
 }
 
+/**
+ * SIGSTOP, and waits until every thread has stopped: kill(2) returns before, and a thread on another processor may
+ * still answer. SIGCONT lets it go on.
+ */
+export async function stopThreads(pid: number): Promise<void> {
+  process.kill(pid, 'SIGSTOP');
+  await waitFor(`process ${pid} to stand still`, 10_000, () => {
+    const threads = readdirSync(`/proc/${pid}/task`);
+    return threads.every((tid) => procStat(`/proc/${pid}/task/${tid}`)(3) === 'T') || undefined;
+  });
+}
+
 /** CPU seconds that a process and, unless told otherwise, its reaped children have used. */
 export function cpuSeconds(pid: number, { children = true } = {}): number {
   const field = procStat(`/proc/${pid}`);
