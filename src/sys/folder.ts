@@ -1,5 +1,5 @@
 import { readdirSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
+import { readdir, unlink } from 'node:fs/promises';
 
 /** The names in a folder; none when there is no such folder. Throws what readdir throws otherwise. */
 export async function namesIn(folder: string): Promise<string[]> {
@@ -18,6 +18,18 @@ export function namesInSync(folder: string): string[] {
   } catch (error) {
     if (isMissing(error)) return [];
     throw error;
+  }
+}
+
+/**
+ * Removes a file; an absent one is fine. Node's `rm` with `force` asks first what it is, which is one more question for
+ * each of a pod's files.
+ */
+export async function removeFile(path: string): Promise<void> {
+  try {
+    await unlink(path);
+  } catch (error) {
+    if (!isMissing(error)) throw error;
   }
 }
 

@@ -1,4 +1,5 @@
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { SluiceError } from '../errors.ts';
 import { resolveInRoot } from '../sys/in-root.ts';
 import { run } from '../sys/spawn.ts';
@@ -11,17 +12,22 @@ export interface CopyFromImage {
   scratch: string;
   /** Read-only mounts of the image. */
   mounts: MountSpec[];
-  /** `from` is a path in the image, `to` an empty folder on the host. */
+  /** `from` is a path in the image, `to` a folder on the host that is made. */
   copies: { from: string; to: string }[];
 }
 
 /**
  * Copies folders out of an image, with owners, modes, times, links, devices and xattrs. It runs coreutils' cp, which
  * preserves all of these, as a separate process, so that a large volume does not block the worker's thread. A path that
- * the image does not contain leaves `to` empty. Throws DISK_FULL or INTERNAL with the words of cp.
+ * the image does not contain leaves `to` empty and 0755, as the container sees it then. Throws DISK_FULL or INTERNAL
+ * with the words of cp.
  */
 export async function copyFromImage({ scratch, mounts, copies }: CopyFromImage): Promise<void> {
   mkdirSync(scratch, { recursive: true, mode: 0o700 });
+  for (const { to } of copies) {
+    mkdirSync(dirname(to), { recursive: true, mode: 0o700 });
+    mkdirSync(to, { recursive: true, mode: 0o755 });
+  }
   try {
     mountRootfs({ target: scratch, mounts });
     for (const { from, to } of copies) {

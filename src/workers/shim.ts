@@ -19,8 +19,8 @@ import { writeBundle } from './shim/bundle.ts';
 import { cleanupShim } from './shim/cleanup.ts';
 import { imageSubFolder } from './shim/image-volume.ts';
 import { type BundleOwner, killAllLeftovers } from './shim/processes.ts';
-import { removeBundle } from './shim/remove-bundle.ts';
-import { mountImageVolume, unmountRootfs } from './shim/rootfs.ts';
+import { removeBundle, removeWithMounts } from './shim/remove-bundle.ts';
+import { mountImageVolume } from './shim/rootfs.ts';
 import { removeSandboxFiles, sandboxFiles } from './shim/sandbox-files.ts';
 import { prepareSnapshot, removeSnapshot } from './shim/snapshot.ts';
 import { startShim } from './shim/start.ts';
@@ -34,6 +34,9 @@ export const handlers = {
   /** Kills the processes that dead shims have left of these bundles, with one scan of /proc. Returns their pids. */
   killLeftovers: ({ owners }: { owners: BundleOwner[] }): Promise<number[]> => killAllLeftovers(owners),
   removeBundle,
+  /** A folder with whatever is in it; `mountPoints` are the places directly below it where something is mounted. */
+  removeFolder: ({ path, mountPoints }: { path: string; mountPoints: string[] }): Promise<void> =>
+    removeWithMounts(path, mountPoints),
   sandboxFiles,
   removeSandboxFiles,
   prepareSnapshot,
@@ -44,7 +47,6 @@ export const handlers = {
   linkSnapshot,
   mountImageVolume,
   imageSubFolder,
-  unmountRootfs,
   copyFromImage,
   removeCgroups,
   checkNode,

@@ -269,7 +269,7 @@ export class Launcher implements AsyncDisposable {
     const { id, task, netns, held, shim } = pod;
     if (shim) await this.#shims.shutdown(shim);
     for (const one of new Set([task, id])) {
-      await handlers.removeBundle({ bundle: this.#bundleOf(one), workDir: this.#workOf(one) });
+      await handlers.removeBundle({ bundle: this.#bundleOf(one) });
     }
     await handlers.removeSnapshot({ dir: this.#snapshotOf(task) });
     await handlers.removeSandboxFiles(this.#filesOf(id));
@@ -291,15 +291,11 @@ export class Launcher implements AsyncDisposable {
   }
 
   #bundle(id: string, spec: string): void {
-    makeBundle({ bundle: this.#bundleOf(id), workDir: this.#workOf(id), spec });
+    makeBundle({ bundle: this.#bundleOf(id), spec });
   }
 
   #bundleOf(id: string): string {
     return join(this.#folder, 'bundles', id);
-  }
-
-  #workOf(id: string): string {
-    return join(this.#root, 'work', id);
   }
 
   #snapshotOf(id: string): string {

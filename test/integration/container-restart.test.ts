@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ContainerState } from '../../proto/gen/cri.ts';
+import { namesIn } from '../../src/sys/folder.ts';
 import { mount } from '../rig/messages.ts';
 import { processesOf, waitFor } from '../rig/proc.ts';
 import {
@@ -116,7 +117,7 @@ describe('containers and a daemon that ends', { skip: SKIP }, () => {
     await daemon.start();
     for (const dir of ['containers', 'bundles', 'execs'])
       assert.deepEqual(readdirSync(join(lab.daemon.state, dir)), []);
-    for (const dir of ['containers', 'snapshots']) assert.deepEqual(readdirSync(join(lab.daemon.root, dir)), []);
+    for (const dir of ['containers', 'snapshots']) assert.deepEqual(await namesIn(join(lab.daemon.root, dir)), []);
   });
 });
 

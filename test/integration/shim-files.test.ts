@@ -94,13 +94,14 @@ suite('bundles, pod files, snapshots and mounts', { skip: skipUnlessRoot() }, ()
 
   test('a bundle is removed with its mounts, but not what is mounted in it', async () => {
     const bundle = join(dir, 'b', 'pod');
-    const workDir = join(dir, 'w', 'pod');
+    const stateDir = join(dir, 'w', 'pod');
     const precious = join(dir, 'precious');
     mkdirSync(join(precious, 'deep'), { recursive: true });
     writeFileSync(join(precious, 'deep', 'data'), 'keep me');
-    handlers.writeBundle({ bundle, workDir, spec: '{}', sandbox: 'p', shim: { address: '/run/x', version: 2 } });
+    handlers.writeBundle({ bundle, stateDir, spec: '{}', sandbox: 'p', shim: { address: '/run/x', version: 2 } });
     assert.deepEqual(readdirSync(bundle).toSorted(), ['bootstrap.json', 'config.json', 'rootfs', 'sandbox', 'work']);
-    writeFileSync(join(workDir, 'dump.log'), '');
+    writeFileSync(join(bundle, 'work', 'dump.log'), '');
+    writeFileSync(join(stateDir, 'stdout'), '');
     symlinkSync(precious, join(bundle, 's'));
     // Mounted twice on the rootfs, as after a repeated start, and once at an unexpected place.
     const rootfs = join(bundle, 'rootfs');
@@ -109,11 +110,26 @@ suite('bundles, pod files, snapshots and mounts', { skip: skipUnlessRoot() }, ()
     const unknown = join(bundle, 'un known');
     mkdirSync(unknown);
     mount({ source: precious, target: unknown, flags: C.MS_BIND });
-    await handlers.removeBundle({ bundle, workDir });
+    await handlers.removeBundle({ bundle, stateDir });
     assert.equal(readFileSync(join(precious, 'deep', 'data'), 'utf8'), 'keep me');
     assert.deepEqual([readdirSync(join(dir, 'b')), readdirSync(join(dir, 'w'))], [[], []]);
-    await handlers.removeBundle({ bundle, workDir });
+    await handlers.removeBundle({ bundle, stateDir });
     await handlers.removeBundle({ bundle: join(dir, 'never', 'was') });
+  });
+
+  test('a container’s own folder is removed with its volumes, but not an image that is mounted there', async () => {
+    const path = join(dir, 'containers', 'c');
+    const image = join(dir, 'image-to-copy');
+    mkdirSync(join(image, 'data'), { recursive: true });
+    writeFileSync(join(image, 'data', 'file'), 'of the image');
+    for (const below of ['copy-up', 'volumes/0/deep', 'work']) mkdirSync(join(path, below), { recursive: true });
+    writeFileSync(join(path, 'volumes', '0', 'deep', 'file'), '');
+    mount({ source: image, target: join(path, 'copy-up'), flags: C.MS_BIND });
+    const call = { path, mountPoints: ['copy-up'] };
+    await handlers.removeFolder(call);
+    assert.deepEqual(readdirSync(join(dir, 'containers')), []);
+    assert.equal(readFileSync(join(image, 'data', 'file'), 'utf8'), 'of the image');
+    await handlers.removeFolder(call);
   });
 
   test('an interrupted removal is finished by the next', async () => {

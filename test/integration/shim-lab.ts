@@ -38,7 +38,8 @@ export const SKIP = skipUnlessRoot('containerd-shim-runc-v2', 'runc', 'busybox')
 export interface Pod {
   id: string;
   bundle: string;
-  workDir: string;
+  /** Of a container that joins a pod's shim. */
+  stateDir: string;
   snapshot: string;
 }
 
@@ -64,7 +65,7 @@ export class Lab {
     const pod = {
       id,
       bundle: join(this.dir, 'bundles', id),
-      workDir: join(this.dir, 'work', id),
+      stateDir: join(this.dir, 'state', id),
       snapshot: join(this.dir, 'snapshots', id.slice(0, 12)),
     };
     this.pods.push(pod);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { constants, existsSync, lstatSync, openSync, readFileSync, statSync } from 'node:fs';
+import { constants, existsSync, openSync, readFileSync, statSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import { afterEach, beforeEach, suite, type TestContext, test } from 'node:test';
@@ -12,6 +12,7 @@ import { mountsBelow } from '../../src/sys/mountinfo.ts';
 import { isShimOf, listProcesses } from '../../src/workers/shim/processes.ts';
 import { handlers } from '../../src/workers/shim.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
+import { stopThreads } from '../rig/proc.ts';
 import { Lab, type Pod, SKIP, shims as shimBinaries, until } from './shim-lab.ts';
 
 const SIGKILL = 9;
@@ -74,7 +75,7 @@ for (const binary of shimBinaries) {
         assert.ok(started.spawnSeconds > 0 && started.seconds > started.spawnSeconds);
         assert.equal(statSync(pod.bundle).mode & 0o777, 0o700);
         assert.equal(statSync(join(pod.bundle, 'rootfs')).mode & 0o777, 0o711);
-        assert.ok(lstatSync(join(pod.bundle, 'work')).isSymbolicLink());
+        assert.equal(statSync(join(pod.bundle, 'work')).mode & 0o777, 0o700);
         assert.equal(readFileSync(join(pod.bundle, 'shim-binary-path'), 'utf8'), binary);
         const bootstrap = JSON.parse(readFileSync(join(pod.bundle, 'bootstrap.json'), 'utf8'));
         assert.deepEqual(bootstrap, {
@@ -122,7 +123,7 @@ for (const binary of shimBinaries) {
         assert.deepEqual(lost, []);
         assert.ok(!existsSync(started.address));
         await lab.remove(pod);
-        assert.ok(!existsSync(pod.bundle) && !existsSync(pod.workDir) && !existsSync(pod.snapshot));
+        assert.ok(!existsSync(pod.bundle) && !existsSync(pod.snapshot));
         await until('the shim is gone', async () => (await lab.processes(pod)).length === 0);
         const kinds = new Set(events.map(({ kind }) => kind));
         for (const kind of ['TaskCreate', 'TaskStart', 'TaskExit', 'TaskDelete'] as const)
@@ -263,7 +264,7 @@ for (const binary of shimBinaries) {
       const row = await lab.start(pod, binary);
       const [found] = (await listProcesses()).filter((process) => isShimOf(pod.id, process));
       assert.ok(found);
-      process.kill(found.pid, 'SIGSTOP');
+      await stopThreads(found.pid);
       try {
         const began = performance.now();
         const result = await shims.reattach(pod.id, row, 300);
@@ -409,7 +410,7 @@ for (const binary of shimBinaries) {
 
     test('two daemons do not share a shim’s socket, even for one id', async () => {
       const pod = lab.pod();
-      const other = { ...lab.pod(), id: pod.id, bundle: join(lab.dir, 'other', pod.id), workDir: join(lab.dir, 'w2') };
+      const other = { ...lab.pod(), id: pod.id, bundle: join(lab.dir, 'other', pod.id) };
       const row = await lab.start(pod, binary);
       const addresses = { ...lab.addresses, grpc: join(lab.dir, 'other.sock') };
       const row2 = await lab.start(other, binary, ['true'], { addresses });

@@ -152,16 +152,15 @@ test('an image that the dead daemon had mounted to copy a volume is unmounted be
   const mounted = join(row.rootDir, 'copy-up');
   mkdirSync(mounted, { recursive: true });
   writeFileSync(join(mounted, 'of-the-image'), '');
-  lab.hooks.set('shim.unmountRootfs', (input) => {
-    const { target } = input as { target: string };
-    if (target !== mounted) return;
-    assert.ok(existsSync(join(target, 'of-the-image')), 'what is mounted is untouched');
-    rmSync(target, { recursive: true });
+  lab.hooks.set('shim.removeFolder', (input) => {
+    assert.deepEqual(input, { path: row.rootDir, mountPoints: ['copy-up'] });
+    assert.ok(existsSync(join(mounted, 'of-the-image')), 'what is mounted is untouched');
+    rmSync(row.rootDir, { recursive: true });
   });
   await start(lab);
   await eventually(() => lab.services.retries.pending === 0);
   assert.equal(lab.ctx.store.containers.size, 0);
-  assert.equal(existsSync(row.rootDir), false);
+  assert.equal(existsSync(row.rootDir), false, 'the worker was asked');
   lab.jobs.assertClosed();
 });
 

@@ -84,6 +84,15 @@ test('values of node:http come from src/sys/http.ts, which says why', () => {
   assert.deepEqual(found, []);
 });
 
+test('jobs touch no file themselves: workers do, and main waits for nothing', () => {
+  const jobs = imports.filter(({ from }) => /^src\/pipeline\//.test(from));
+  assert.ok(jobs.length > 100, `${jobs.length} imports looked at`);
+  assert.deepEqual(
+    jobs.filter(({ to }) => /^node:fs(\/promises)?$/.test(to)).map(({ from, to }) => `${from} imports ${to}`),
+    [],
+  );
+});
+
 test('no circle of files', () => {
   const found = circles(imports);
   assert.equal(found.length, 0, `circles of files: ${found.length}\n${found.map(describe).join('\n')}`);

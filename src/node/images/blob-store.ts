@@ -1,6 +1,6 @@
-import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { namesIn } from '../../sys/folder.ts';
+import { namesIn, removeFile } from '../../sys/folder.ts';
 
 /** Blobs as the registry sent them, kept under their digests for export (`images.keep_blobs`). */
 export class BlobStore {
@@ -44,7 +44,7 @@ export class BlobStore {
   async sweep(used: ReadonlySet<string>, busy: boolean): Promise<void> {
     for (const algorithm of ['sha256', 'sha512']) {
       for (const hex of await namesIn(join(this.#folder, algorithm))) {
-        if (!used.has(`${algorithm}:${hex}`) && !busy) await rm(join(this.#folder, algorithm, hex), { force: true });
+        if (!used.has(`${algorithm}:${hex}`) && !busy) await removeFile(join(this.#folder, algorithm, hex));
       }
     }
   }

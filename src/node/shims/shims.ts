@@ -1,6 +1,6 @@
-import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { explain, SluiceError } from '../../errors.ts';
+import { removeFile } from '../../sys/folder.ts';
 import { withTimeLimit } from '../../time-limit.ts';
 import { isShimOf, listProcesses, type Process } from '../../workers/shim/processes.ts';
 import type { ShimRow } from '../store/sandbox.ts';
@@ -157,7 +157,7 @@ export class Shims implements Disposable {
       throw new SluiceError('TIMED_OUT', `${what}; it may still have a container`);
     });
     // The shim removes its socket itself, unless the bundle, where it reads the socket's path, is removed first.
-    await rm(shim.row.address, { force: true });
+    await removeFile(shim.row.address);
     this.forget(shim.pod);
   }
 

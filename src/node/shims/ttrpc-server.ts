@@ -2,10 +2,11 @@
  * A ttrpc server for unary methods, to which shims forward their events. A malformed request closes its own connection
  * and affects no other.
  */
-import { chmod, rm } from 'node:fs/promises';
+import { chmod } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { Request, Response } from '../../../proto/gen/ttrpc.ts';
 import { GRPC } from '../../errors.ts';
+import { removeFile } from '../../sys/folder.ts';
 import { encodeFrame, FRAME, type Frame, FrameReader, MAX_PAYLOAD } from './ttrpc-frame.ts';
 
 /**
@@ -36,7 +37,7 @@ export class TtrpcServer implements AsyncDisposable {
 
   static async listen(options: TtrpcServerOptions): Promise<TtrpcServer> {
     const self = new TtrpcServer(options);
-    await rm(options.path, { force: true });
+    await removeFile(options.path);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     self.#server.once('error', reject);
     self.#server.listen({ path: options.path }, resolve);

@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 import { usernsPath } from '../../node/oci/pod-userns.ts';
@@ -49,8 +48,7 @@ export async function imageVolumes(
 export async function unmountImageVolumes(sandbox: SandboxRow, ctx: JobContext): Promise<void> {
   const folder = imageVolumesFolder(sandbox);
   const names = await namesIn(folder);
-  for (const name of names) await ctx.pools.shim.call('unmountRootfs', { target: join(folder, name) });
-  await rm(folder, { recursive: true, force: true });
+  if (names.length > 0) await ctx.pools.shim.call('removeFolder', { path: folder, mountPoints: names });
 }
 
 const mounting = new Map<string, Promise<void>>();

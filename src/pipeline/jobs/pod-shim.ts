@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import { codeOf, explain, SluiceError } from '../../errors.ts';
 import type { RuntimeConfig } from '../../node/config/config.ts';
 import { cgroupsPath } from '../../node/oci/cgroups-path.ts';
@@ -87,7 +86,6 @@ async function startShim(
   const { child, spawnSeconds, key, ...started } = await ctx.pools.shim.call('startShim', {
     ...shimCall(ctx, row.id),
     bundle: row.bundle,
-    workDir: join(row.rootDir, 'work'),
     binary: runtime.shim,
     group: usernsRootOwner(row.config)?.gid,
     spec,
@@ -107,9 +105,7 @@ async function startShim(
 
 /** Removes the pod's own bundle. */
 export function removePodBundle(row: SandboxRow, ctx: ShimContext): Promise<void> {
-  const { bundle, rootDir } = row;
-  const input = { bundle, workDir: join(rootDir, 'work'), cgroupsPath: podCgroupsPath(row, ctx) };
-  return ctx.pools.shim.call('removeBundle', input);
+  return ctx.pools.shim.call('removeBundle', { bundle: row.bundle, cgroupsPath: podCgroupsPath(row, ctx) });
 }
 
 /**

@@ -1,5 +1,4 @@
-import { mkdir } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import type { ImageRow } from '../../node/images/rows.ts';
 import { destinationOf } from '../../node/oci/mounts.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
@@ -19,22 +18,24 @@ export async function copyUp(row: ContainerRow, image: ImageRow, ctx: JobContext
   const copies: { from: string; to: string }[] = [];
   for (const [index, path] of paths.entries()) {
     const to = join(row.rootDir, 'volumes', String(index));
-    await mkdir(dirname(to), { recursive: true, mode: 0o700 });
-    await mkdir(to, { recursive: true, mode: 0o755 }); // the VOLUME's mode in the container where the image has no such folder
     folders[path] = to;
     copies.push({ from: path, to });
   }
   await ctx.pools.shim.call('copyFromImage', {
-    scratch: scratchOf(row),
+    scratch: join(row.rootDir, SCRATCH),
     mounts: await ctx.images.viewMounts(image),
     copies,
   });
   return folders;
 }
 
-/** Detaches the image that a daemon had mounted for the copy when it was killed. Nothing mounted is fine. */
-export async function undoCopyUp(row: ContainerRow, ctx: JobContext): Promise<void> {
-  await ctx.pools.shim.call('unmountRootfs', { target: scratchOf(row) });
+/**
+ * Removes the container's own folder on the disk: its volumes, and before them the image that a daemon had mounted for
+ * the copy when it was killed. An absent one is fine.
+ */
+export function removeVolumes({ rootDir }: ContainerRow, ctx: JobContext): Promise<void> {
+  return ctx.pools.shim.call('removeFolder', { path: rootDir, mountPoints: [SCRATCH] });
 }
 
-const scratchOf = ({ rootDir }: ContainerRow): string => join(rootDir, 'copy-up');
+/** In the container's own folder: where the image is mounted while it is copied from. */
+const SCRATCH = 'copy-up';

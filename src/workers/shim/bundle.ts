@@ -1,4 +1,4 @@
-import { chmodSync, chownSync, existsSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
 
@@ -8,8 +8,6 @@ export interface BundleInput {
    * from it.
    */
   bundle: string;
-  /** Folder for files of the runtime (criu); the bundle's `work` link points to it. */
-  workDir: string;
   /** The OCI spec, as JSON text. */
   spec: string;
   /** Host gid of root in the pod's user namespace, which gets search permission on the bundle to reach its rootfs. */
@@ -17,25 +15,27 @@ export interface BundleInput {
 }
 
 export interface JoinInput extends BundleInput {
+  /** The container's folder for its FIFOs, which is made as well. */
+  stateDir: string;
   /** The pod whose shim runs the container, and the address of that shim. */
   sandbox: string;
   shim: { address: string; version: 2 | 3 };
 }
 
 /**
- * Makes a bundle with containerd's layout (config.json, rootfs/, work, log), so that containerd's tools can read it.
- * Throws SHIM_FAILED (or DISK_FULL) and leaves what it made to removeBundle.
+ * Makes a bundle with containerd's layout (config.json, rootfs/, work/, log), so that containerd's tools can read it.
+ * The runtime's own files go into work/ (logs of criu); containerd has a link there, to a folder on the disk for each
+ * container, which is hardly ever used. Throws SHIM_FAILED (or DISK_FULL) and leaves what it made to removeBundle.
  */
-export function makeBundle({ bundle, workDir, spec, group }: BundleInput): void {
+export function makeBundle({ bundle, spec, group }: BundleInput): void {
   try {
     makeDir(bundle, 0o700, group === undefined ? 0o700 : 0o711);
-    makeDir(workDir, 0o700);
     mkdirSync(join(bundle, 'rootfs'), { mode: 0o711 });
+    mkdirSync(join(bundle, 'work'), { mode: 0o700 });
     if (group !== undefined) {
       chownSync(bundle, -1, group);
       chmodSync(bundle, 0o710);
     }
-    symlinkSync(workDir, join(bundle, 'work'));
     writeFileSync(join(bundle, 'config.json'), spec, { mode: 0o600, flag: 'wx' });
   } catch (cause) {
     throw new SluiceError('SHIM_FAILED', `the bundle ${bundle} cannot be made`, { cause });
@@ -43,7 +43,8 @@ export function makeBundle({ bundle, workDir, spec, group }: BundleInput): void 
 }
 
 /** Makes the bundle of a container that joins its pod's shim; no process is started. */
-export function writeBundle({ sandbox, shim, ...input }: JoinInput): void {
+export function writeBundle({ stateDir, sandbox, shim, ...input }: JoinInput): void {
+  mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   makeBundle(input);
   writeFileSync(join(input.bundle, 'sandbox'), sandbox, { mode: 0o600 });
   writeBootstrap(input.bundle, shim);

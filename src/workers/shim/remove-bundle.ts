@@ -10,7 +10,8 @@ import { hiddenName } from './processes.ts';
 
 export interface RemoveBundle {
   bundle: string;
-  workDir?: string;
+  /** The container's folder for its FIFOs; a pod has none. */
+  stateDir?: string;
   /** `linux.cgroupsPath` of the container's spec. */
   cgroupsPath?: string;
 }
@@ -19,16 +20,16 @@ const TRIES = 20;
 const PAUSE_MS = 50;
 
 /**
- * Removes a bundle and its work folder, and the container's cgroups: a runtime that fails to create leaves empty ones
- * behind, crun in the v2 hierarchy of a hybrid set-up for example, which nobody removes that finds no container. Bundle
- * and folder are renamed first, so that a half-removed bundle is never taken for a complete one. Idempotent. Waits up
- * to a second for a busy mount (one that another mount namespace still has), then throws NAMESPACE_FAILED; throws EBUSY
- * for a cgroup whose processes do not end.
+ * Removes a bundle and the folder of the FIFOs, and the container's cgroups: a runtime that fails to create leaves
+ * empty ones behind, crun in the v2 hierarchy of a hybrid set-up for example, which nobody removes that finds no
+ * container. Bundle and folder are renamed first, so that a half-removed bundle is never taken for a complete one.
+ * Idempotent. Waits up to a second for a busy mount (one that another mount namespace still has), then throws
+ * NAMESPACE_FAILED; throws EBUSY for a cgroup whose processes do not end.
  */
-export async function removeBundle({ bundle, workDir, cgroupsPath }: RemoveBundle): Promise<void> {
+export async function removeBundle({ bundle, stateDir, cgroupsPath }: RemoveBundle): Promise<void> {
   if (cgroupsPath !== undefined) await removeCgroups({ cgroupsPath });
   await removeWithMounts(bundle, ['rootfs']);
-  if (workDir !== undefined) await removeWithMounts(workDir, []);
+  if (stateDir !== undefined) await removeWithMounts(stateDir, []);
 }
 
 /**

@@ -1,8 +1,9 @@
-import { rm, rmdir } from 'node:fs/promises';
+import { rmdir } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { Clock } from '../../clock.ts';
 import { makeFifo } from '../../sys/fifo.ts';
+import { removeFile } from '../../sys/folder.ts';
 import { type Drained, drainReaders, FifoReader, FifoWriter } from './fifo.ts';
 import type { OutputJournal, Slot } from './journal.ts';
 import { LogFile } from './log-file.ts';
@@ -381,7 +382,7 @@ export class ContainerIo {
 /** Removes FIFOs, and their folder when it is empty then. An absent one is fine. */
 export async function removeFifos(fifos: Fifos): Promise<void> {
   const paths = Object.values(fifos).filter((path) => path !== '');
-  for (const path of paths) await rm(path, { force: true });
+  for (const path of paths) await removeFile(path);
   for (const folder of new Set(paths.map((path) => dirname(path)))) {
     await rmdir(folder).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT' && error.code !== 'ENOTEMPTY') throw error;

@@ -1,5 +1,3 @@
-import { mkdir, rm, rmdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { SluiceError } from '../../../errors.ts';
 import type { ImageRow } from '../../../node/images/rows.ts';
 import { usernsRootOwner } from '../../../node/oci/pod-userns.ts';
@@ -16,7 +14,7 @@ import { type HostLookups, lookUpHostPaths, namesHostPaths } from '../host-paths
 import { imageVolumes } from '../image-volumes.ts';
 import { pinnedShim } from '../pinned-shim.ts';
 import { pinnedFiles } from '../pod-files.ts';
-import { copyUp, undoCopyUp } from '../volumes.ts';
+import { copyUp, removeVolumes } from '../volumes.ts';
 
 /** The state of a container's creation. */
 export interface ContainerCreation extends JobState<ContainerRow> {
@@ -82,14 +80,10 @@ export const volumes = {
     !row.config.mounts.some((mount) => mount.image) && Object.keys(image?.config.Volumes ?? {}).length === 0,
   async run(state: ContainerCreation): Promise<void> {
     const { ctx, row, sandbox } = state;
-    await mkdir(row.rootDir, { recursive: true, mode: 0o700 });
     state.imageVolumes = await imageVolumes(row, sandbox, ctx);
     row.volumes = await copyUp(row, required(state.image, 'image'), ctx);
   },
-  async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
-    await undoCopyUp(row, ctx);
-    await rm(row.rootDir, { recursive: true, force: true });
-  },
+  undo: removeVolumes,
 };
 
 /**
@@ -142,10 +136,9 @@ export const files = {
 /** The bundle that StartContainer hands to the pod's shim. */
 export const bundle = {
   async run({ ctx, row, sandbox, spec }: ContainerCreation): Promise<void> {
-    await mkdir(row.stateDir, { recursive: true, mode: 0o700 });
     await ctx.pools.shim.call('writeBundle', {
       bundle: row.bundle,
-      workDir: join(row.rootDir, 'work'),
+      stateDir: row.stateDir,
       spec: required(spec, 'spec'),
       sandbox: sandbox.id,
       shim: required(sandbox.shim, 'shim'),
@@ -154,21 +147,10 @@ export const bundle = {
   },
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     ctx.specs.forget(row);
-    const { bundle, rootDir, cgroupsPath } = row;
-    await ctx.pools.shim.call('removeBundle', { bundle, workDir: join(rootDir, 'work'), cgroupsPath });
-    await rm(row.stateDir, { recursive: true, force: true });
-    await removeIfEmpty(rootDir); // with volumes in it, or a mount of theirs, it is left to their undo
+    const { bundle, stateDir, cgroupsPath } = row;
+    await ctx.pools.shim.call('removeBundle', { bundle, stateDir, cgroupsPath });
   },
 };
-
-async function removeIfEmpty(folder: string): Promise<void> {
-  try {
-    await rmdir(folder);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOENT' && code !== 'ENOTEMPTY') throw error;
-  }
-}
 
 export const ready = {
   run({ ctx, row, sandbox }: ContainerCreation): void {
