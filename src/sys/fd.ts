@@ -1,4 +1,4 @@
-import { openSync, unlinkSync } from 'node:fs';
+import { openSync } from 'node:fs';
 import { C, check, libc } from './libc.ts';
 
 /** An open descriptor with O_CLOEXEC that `using` closes: `using f = openFd(path, C.O_RDONLY)`. */
@@ -48,15 +48,6 @@ export function untilThreadEnds(fd: Fd): Fd {
   const number = openSync('/dev/null', 'r');
   check('dup3', libc.dup3(from.number, number, C.O_CLOEXEC));
   return new Fd(number);
-}
-
-/** Removes a file; an absent one is fine. */
-export function removeFile(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
 }
 
 /** Writes `text` into the file at `path` below the open folder `dir`. Throws {@link SysError}. */

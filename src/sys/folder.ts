@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { readdirSync, unlinkSync } from 'node:fs';
 import { readdir, unlink } from 'node:fs/promises';
 
 /** The names in a folder; none when there is no such folder. Throws what readdir throws otherwise. */
@@ -28,6 +28,15 @@ export function namesInSync(folder: string): string[] {
 export async function removeFile(path: string): Promise<void> {
   try {
     await unlink(path);
+  } catch (error) {
+    if (!isMissing(error)) throw error;
+  }
+}
+
+/** {@link removeFile} for threads that may wait for the disk. */
+export function removeFileSync(path: string): void {
+  try {
+    unlinkSync(path);
   } catch (error) {
     if (!isMissing(error)) throw error;
   }

@@ -11,11 +11,12 @@
  */
 import { constants, mkdirSync, renameSync, rmdirSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { type Fd, openFd, removeFile } from './fd.ts';
-import { namesInSync } from './folder.ts';
+import { type Fd, openFd } from './fd.ts';
+import { namesInSync, removeFileSync } from './folder.ts';
 import { C, check, libc } from './libc.ts';
 import { isNsfs, mount, unmount } from './mount.ts';
 import { attachTree, cloneTree } from './mount-tree.ts';
+import { onProcessor, ownProcessors } from './processors.ts';
 import { StrandedThread } from './stranded-thread.ts';
 
 const MNT = 'mnt';
@@ -51,7 +52,7 @@ export function openHolder(folder: string): void {
   const root = inHolder(folder, () => openFd('/', FOLDER));
   const link = join(folder, LINK);
   const next = `${link}.new`;
-  removeFile(next);
+  removeFileSync(next);
   symlinkSync(`/proc/${process.pid}/fd/${root.number}`, next);
   renameSync(next, link);
   roots.get(folder)?.[Symbol.dispose]();
@@ -96,7 +97,7 @@ export function letGo(path: string): void {
   inHolder(folder, () => {
     const name = `/${basename(path)}`;
     unmount(name);
-    removeFile(name);
+    removeFileSync(name);
   });
 }
 
@@ -120,13 +121,37 @@ function makeHolder(folder: string): void {
   mount({ source: '', target: folder, flags: C.MS_PRIVATE });
   const mnt = join(folder, MNT);
   writeFileSync(mnt, '', { mode: 0o444 });
-  undo.defer(() => removeFile(mnt));
-  using made = elsewhere(() => {
-    check('unshare', libc.unshare(C.CLONE_NEWNS), folder);
-    return emptied(folder);
-  });
-  mount({ source: `/proc/self/fd/${made.number}`, target: mnt, flags: C.MS_BIND });
+  undo.defer(() => removeFileSync(mnt));
+  fixNew(folder, mnt);
   undo.move();
+}
+
+/**
+ * Makes the mount namespace and mounts it on the file `mnt`. The kernel takes only one with a higher number than that
+ * of the namespace in which it is mounted, so that the two close no circle. Since Linux 6.18 each processor gives these
+ * numbers out of a range of its own, in ascending order: a daemon that is in a mount namespace of its own (a container,
+ * a unit with PrivateTmp=) has one that was made on some processor, and on that one a higher number is certain.
+ */
+function fixNew(folder: string, mnt: string): void {
+  const attempt = () => {
+    using made = elsewhere(() => {
+      check('unshare', libc.unshare(C.CLONE_NEWNS), folder);
+      return emptied(folder);
+    });
+    mount({ source: `/proc/self/fd/${made.number}`, target: mnt, flags: C.MS_BIND });
+  };
+  let refusal: unknown;
+  for (const processor of [undefined, ...ownProcessors()]) {
+    try {
+      if (processor === undefined) attempt();
+      else onProcessor(processor, attempt);
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error;
+      refusal = error;
+    }
+  }
+  throw refusal;
 }
 
 /**

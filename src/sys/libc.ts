@@ -99,6 +99,8 @@ export const libc = {
   mallocTrim: lib.func('int malloc_trim(size_t pad)'),
   madvise: lib.func('int madvise(uintptr_t address, size_t length, int advice)'),
   setpriority: lib.func('int setpriority(int which, uint who, int prio)'),
+  schedGetaffinity: lib.func('int sched_getaffinity(int tid, size_t size, void *set)'),
+  schedSetaffinity: lib.func('int sched_setaffinity(int tid, size_t size, const void *set)'),
   schedSetscheduler: lib.func('int sched_setscheduler(int tid, int policy, const void *parameters)'),
   kill: lib.func('int kill(int pid, int signal)'),
   sigaddset: lib.func('int sigaddset(void *set, int signal)'),

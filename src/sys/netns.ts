@@ -1,6 +1,7 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { type Fd, openFd, removeFile } from './fd.ts';
+import { type Fd, openFd } from './fd.ts';
+import { removeFileSync } from './folder.ts';
 import { hold, holderOf, letGo } from './holder.ts';
 import { C, check, libc } from './libc.ts';
 import { setLink } from './link.ts';
@@ -105,7 +106,7 @@ export function unpinNamespace(path: string): void {
     return;
   }
   unmount(path);
-  removeFile(path);
+  removeFileSync(path);
 }
 
 /** Sets the hostname of the UTS namespace that this thread is in. Throws {@link SysError}. */

@@ -4,6 +4,7 @@ import { existsSync, lstatSync, readlinkSync, rmSync, statSync, writeFileSync } 
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { HOLDER, namesInHolder } from '../../src/sys/holder.ts';
+import { ownProcessors } from '../../src/sys/processors.ts';
 import { startSluice } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { mountsBelow } from '../rig/leftovers.ts';
@@ -175,6 +176,29 @@ test('where a holder cannot be made, namespaces are pinned on the host; such pod
   assert.deepEqual(mountsBelow(join(lab.daemon.state, 'ns')), []);
   rmSync(join(lab.daemon.state, 'ns'), { recursive: true });
   await lab.assertSound();
+});
+
+/** Makes a holder and drops it, with the thread on each processor in turn when it begins. */
+const ON_EACH_PROCESSOR = (folder: string) => `
+  import { onProcessor, ownProcessors } from '${ROOT}/src/sys/processors.ts';
+  import { dropHolder, openHolder } from '${ROOT}/src/sys/holder.ts';
+  for (const processor of ownProcessors()) {
+    onProcessor(processor, () => {});
+    openHolder('${folder}');
+    dropHolder('${folder}');
+  }`;
+
+/** Linux 6.18 numbers mount namespaces out of a range for each processor, and a holder must have the higher number. */
+test('a daemon in a mount namespace of its own makes a holder, whichever processors both were made on', {
+  skip: skip || skipUnlessRoot('unshare', 'taskset'),
+}, async () => {
+  const all = ownProcessors();
+  for (const processor of all) {
+    const inOwn = ['--mount', '--propagation', 'private', 'taskset', '-c', all.join(',')];
+    const program = [process.execPath, '--input-type=module', '-e', ON_EACH_PROCESSOR(join(folder, 'own'))];
+    await run('taskset', ['-c', String(processor), 'unshare', ...inOwn, ...program]);
+  }
+  assert.deepEqual(ownProcessors(), all);
 });
 
 test('a daemon that may not chroot(2), which the way back from a holder takes, starts all the same', {

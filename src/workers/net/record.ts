@@ -10,7 +10,8 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Fd, openFd, removeFile } from '../../sys/fd.ts';
+import { type Fd, openFd } from '../../sys/fd.ts';
+import { removeFileSync } from '../../sys/folder.ts';
 import { C, check, libc, SysError } from '../../sys/libc.ts';
 import { isObject, type Json } from '../json.ts';
 import { overwrite } from './overwrite.ts';
@@ -169,5 +170,5 @@ export function removeRecord(cacheDir: string, attachment: CniAttachment): void 
   if (cacheDir === '') return;
   const path = recordPath(cacheDir, attachment);
   // Earlier versions wrote what a DEL had to say into a second file.
-  for (const name of [path, `${path}.new`]) removeFile(name);
+  for (const name of [path, `${path}.new`]) removeFileSync(name);
 }
