@@ -2,24 +2,26 @@
  * Sluice beside containerd, like for like: one shim, one runc, the same CNI plugins and settings, the same images, in
  * turns A B A B.
  *
- *   npm run bench [-- --rounds N] [--rows REGEX] [--quick] [--containerd 2.4.2|2.3.4] [--sides plugins,pause,pinned,shared,containerd]
- *     [--runtime PATH|NAME] [--crun PATH|NAME] [--sources] [--json FILE] [--markdown FILE]
+ *   npm run bench [-- --rounds N] [--rows REGEX] [--quick] [--containerd 2.4.2|2.3.4|system] [--sides plugins,pause,pinned,shared,containerd]
+ *     [--runtime PATH|NAME] [--crun PATH|NAME] [--cgroups-v1] [--sources] [--json FILE] [--markdown FILE]
  *
  * Sluice is a release that is built first (`--sources`: the tree as it is), and runs in four configurations (sides.ts).
- * For each row the median over the rounds of both, and the ratio of the
- * medians beside the target, with the lowest and the highest ratio of a round. containerd is built from Go modules, or
- * Debian's where Go is absent. Ends with status 1 when a target is missed; rows whose calls a daemon lacks say so and
- * count as open.
+ * For each row the median over the rounds of both, and the ratio of the medians beside the target, with the lowest and
+ * the highest ratio of a round. containerd is built from Go modules, or Debian's where Go is absent or `system` is
+ * asked for. Rows with crun need `--cgroups-v1` on a host with both cgroup versions, which then hides the second one
+ * from all sides, and a containerd whose specs crun reads (`system`). Ends with status 1 when a target is missed; rows
+ * whose calls a daemon lacks say so and count as open.
  */
 import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
+import { containerdPrograms } from '../rig/build.ts';
 import { removePods } from '../rig/cri.ts';
 import type { RigDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { findProgram, privateFolder, program } from '../rig/paths.ts';
 import { run } from '../rig/proc.ts';
+import { withoutUnified } from './cgroups-v1.ts';
 import { machine, otherWork } from './machine.ts';
 import { launchPodAndContainer, warmUp } from './pods.ts';
 import { releaseFor, SOURCES } from './release.ts';
@@ -40,6 +42,7 @@ const { values: options } = parseArgs({
     sides: { type: 'string', default: SIDE_NAMES.join(',') },
     runtime: { type: 'string', default: 'runc' },
     crun: { type: 'string', default: 'crun' },
+    'cgroups-v1': { type: 'boolean', default: false },
     sources: SOURCES,
     json: { type: 'string' },
     markdown: { type: 'string' },
@@ -250,9 +253,7 @@ async function main(): Promise<number> {
     throw new Error(`--rows matches nothing; there are:\n${names.join('\n')}`);
   }
   const sides = chosenSides();
-  const programs = CONTAINERDS[containerdVersion(options.containerd)];
-  const containerd = sides.includes('containerd') ? await builtOrSystem(programs.daemon) : undefined;
-  const shim = await builtOrSystem(programs.shim);
+  const { containerd, shim } = await containerdPrograms(sides.includes('containerd') ? options.containerd : 'none');
   const runtime = findProgram(options.runtime) ?? program('runc');
   if (!shim || (sides.includes('containerd') && !containerd)) {
     throw new Error('there is neither Go to build containerd with nor a containerd in PATH');
@@ -294,4 +295,4 @@ async function main(): Promise<number> {
   }
 }
 
-process.exitCode = await main();
+process.exitCode = (options['cgroups-v1'] ? withoutUnified() : undefined) ?? (await main());

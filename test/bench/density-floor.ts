@@ -16,7 +16,7 @@ import { parseArgs } from 'node:util';
 import { cniAdd } from '../../src/workers/net/add.ts';
 import { cniDel } from '../../src/workers/net/del.ts';
 import { findProgram } from '../../src/workers/shim/program.ts';
-import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
+import { containerdPrograms } from '../rig/build.ts';
 import { removePods } from '../rig/cri.ts';
 import type { SluiceDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
@@ -129,8 +129,7 @@ async function main(): Promise<void> {
   }
   if (!Number.isInteger(parallel) || parallel < 1) throw new Error('--parallel wants a number of 1 or more');
   if (!Number.isInteger(bound) || bound < 0) throw new Error('--bound wants a number, 0 for no bound');
-  const programs = CONTAINERDS[containerdVersion(options.containerd)];
-  const shim = (await builtOrSystem(programs.shim)) ?? paths.program('containerd-shim-runc-v2');
+  const { shim = paths.program('containerd-shim-runc-v2') } = await containerdPrograms(options.containerd);
   const runc = paths.findProgram(options.runtime) ?? paths.program('runc');
   console.log(`${machine()}\nother work before: ${await otherWork()}`);
   const folder = paths.privateFolder('sluice-floor');

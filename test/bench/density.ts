@@ -12,7 +12,7 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
+import { containerdPrograms } from '../rig/build.ts';
 import { COLOURS, drawChart, type Panel, round } from '../rig/chart.ts';
 import { removePods } from '../rig/cri.ts';
 import type { RigDaemon } from '../rig/daemon.ts';
@@ -202,10 +202,8 @@ async function main(): Promise<number> {
   if (!Number.isInteger(pods / STEP) || pods < STEP || pods > 1000) {
     throw new Error(`--pods wants a multiple of ${STEP}, 1000 at most: a bridge has 1024 ports`);
   }
-  const programs = CONTAINERDS[containerdVersion(options.containerd === 'none' ? '2.4.2' : options.containerd)];
-  const shim = await builtOrSystem(programs.shim);
+  const { containerd, shim } = await containerdPrograms(options.containerd);
   if (!shim) throw new Error('there is neither Go to build the shim with nor one in PATH');
-  const containerd = options.containerd === 'none' ? undefined : await builtOrSystem(programs.daemon);
   console.log(`${machine()}\nother work before: ${await otherWork()}`);
   const folder = privateFolder('sluice-bench');
   const registry = await imageRegistry(folder);

@@ -1,7 +1,7 @@
 /**
  * Pulls of Sluice beside containerd's, in turns A B A B, every one of them cold: no image is pulled twice by a daemon.
  *
- *   npm run bench:images [-- --rounds N] [--rows REGEX] [--containerd 2.4.2|2.3.4] [--sides sluice,containerd,floor]
+ *   npm run bench:images [-- --rounds N] [--rows REGEX] [--containerd 2.4.2|2.3.4|system] [--sides sluice,containerd,floor]
  *     [--disk own|fresh] [--sources] [--json FILE] [--markdown FILE]
  *
  * A pull's time ends when everything is on the disk: syncfs(2) of the daemon's folder is counted in, for both. Sluice
@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { syncFileSystem } from '../../src/sys/sync.ts';
-import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
+import { containerdPrograms } from '../rig/build.ts';
 import { startContainerd } from '../rig/containerd.ts';
 import { type RigDaemon, startSluice } from '../rig/daemon.ts';
 import { ext4InFile } from '../rig/disk.ts';
@@ -374,8 +374,7 @@ async function main(): Promise<number> {
   if (process.getuid?.() !== 0) throw new Error('needs root: it starts daemons');
   const rounds = Number(options.rounds);
   if (!Number.isInteger(rounds) || rounds < 1) throw new Error('--rounds wants a number of 1 or more');
-  const programs = CONTAINERDS[containerdVersion(options.containerd)];
-  const [containerd, shim] = [await builtOrSystem(programs.daemon), await builtOrSystem(programs.shim)];
+  const { containerd, shim } = await containerdPrograms(options.containerd);
   if (!containerd || !shim) throw new Error('there is neither Go to build containerd with nor a containerd in PATH');
   const wanted = options.sides.split(',');
   for (const side of wanted) if (!SIDES.some((one) => one === side)) throw new Error(`--sides: there is no ${side}`);

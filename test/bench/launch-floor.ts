@@ -4,7 +4,7 @@
  * daemon that gives each pod a shim can be faster, so its ratios are those of one that takes no time at all.
  *
  *   node test/bench/launch-floor.ts [--of pause|container] [--rounds 2] [--pods 25] [--many N] [--parallel N]
- *     [--containerd 2.4.2] [--runtime runc] [--bound N] [--sources]
+ *     [--containerd 2.4.2|system] [--runtime runc|crun] [--cgroups-v1] [--bound N] [--sources]
  *
  * As in `npm run bench`, many pods are 96, 32 at once, and with containers 64, 16 at once.
  *
@@ -21,13 +21,14 @@ import { parseArgs } from 'node:util';
 import { cniAdd } from '../../src/workers/net/add.ts';
 import { cniDel } from '../../src/workers/net/del.ts';
 import { findProgram } from '../../src/workers/shim/program.ts';
-import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
+import { containerdPrograms } from '../rig/build.ts';
 import { removePods } from '../rig/cri.ts';
 import type { RigDaemon, SluiceDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { mountsBelow } from '../rig/leftovers.ts';
 import * as paths from '../rig/paths.ts';
 import { cpuSeconds } from '../rig/proc.ts';
+import { withoutUnified } from './cgroups-v1.ts';
 import { BOUND, Launcher, templateOf } from './launcher.ts';
 import { favourClient, load, type Phase, phase } from './load.ts';
 import { machine, otherWork } from './machine.ts';
@@ -45,6 +46,7 @@ const { values: options } = parseArgs({
     parallel: { type: 'string' },
     containerd: { type: 'string', default: '2.4.2' },
     runtime: { type: 'string', default: 'runc' },
+    'cgroups-v1': { type: 'boolean', default: false },
     bound: { type: 'string', default: String(BOUND) },
     sources: SOURCES,
   },
@@ -148,12 +150,10 @@ const ALL_ROWS: { name: string; unit: string; of: (measured: Measured) => number
 /** How long the end of a pod with a container takes is mostly its container's, and not measured. */
 const ROWS = CONTAINERS ? ALL_ROWS.filter(({ of }) => of !== END) : ALL_ROWS;
 
-async function main(): Promise<void> {
+async function main(): Promise<number> {
   if (process.getuid?.() !== 0) throw new Error('needs root: it starts daemons');
   if (!['pause', 'container'].includes(options.of)) throw new Error('--of wants pause or container');
-  const built = CONTAINERDS[containerdVersion(options.containerd)];
-  const shim = (await builtOrSystem(built.shim)) ?? paths.program('containerd-shim-runc-v2');
-  const containerd = await builtOrSystem(built.daemon);
+  const { containerd, shim = paths.program('containerd-shim-runc-v2') } = await containerdPrograms(options.containerd);
   console.log(`${machine()}\nother work before: ${await otherWork()}`);
   const folder = paths.privateFolder('sluice-launch-floor');
   const registry = await imageRegistry(folder);
@@ -205,10 +205,11 @@ async function main(): Promise<void> {
       console.log(side.padEnd(38) + cells.join(''));
     }
     console.log(`other work after: ${await otherWork()}`);
+    return 0;
   } finally {
     await registry.stop();
     if (mountsBelow(folder).length === 0) rmSync(folder, { recursive: true, force: true });
   }
 }
 
-await main();
+process.exitCode = (options['cgroups-v1'] ? withoutUnified() : undefined) ?? (await main());

@@ -14,7 +14,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { C } from '../../src/sys/libc.ts';
 import { mount, unmount } from '../../src/sys/mount.ts';
-import { builtOrSystem, CONTAINERDS, containerdVersion } from '../rig/build.ts';
+import { containerdPrograms } from '../rig/build.ts';
 import { removePods } from '../rig/cri.ts';
 import type { RigDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
@@ -82,9 +82,7 @@ function mountsOfPod(folder: string, pod: number): string[] {
 
 async function main(): Promise<void> {
   const wanted = options.of.split(',').map(Number);
-  const programs = CONTAINERDS[containerdVersion(options.containerd === 'none' ? '2.4.2' : options.containerd)];
-  const shim = (await builtOrSystem(programs.shim)) ?? program('containerd-shim-runc-v2');
-  const containerd = options.containerd === 'none' ? undefined : await builtOrSystem(programs.daemon);
+  const { containerd, shim = program('containerd-shim-runc-v2') } = await containerdPrograms(options.containerd);
   console.log(`${machine()}\nother work before: ${await otherWork()}`);
   const folder = privateFolder('sluice-mounts');
   const registry = await imageRegistry(folder);

@@ -118,13 +118,22 @@ export const CONTAINERDS = {
   '2.4.2': { daemon: 'containerd-2.4', shim: 'containerd-shim-runc-v2-2.4' },
 } as const satisfies Record<string, { daemon: ProgramName; shim: ProgramName }>;
 
-export type ContainerdVersion = keyof typeof CONTAINERDS;
+type ContainerdVersion = keyof typeof CONTAINERDS;
+const NEWEST: ContainerdVersion = '2.4.2';
 
-export function containerdVersion(version: string): ContainerdVersion {
+/**
+ * Paths of a containerd and its shim: of one of {@link CONTAINERDS}, built where there is Go; of the one in PATH for
+ * "system"; for "none" the newest one's shim alone. What this machine does not have is left out.
+ */
+export async function containerdPrograms(version: string): Promise<{ containerd?: string; shim?: string }> {
+  if (version === 'system')
+    return { containerd: findProgram('containerd'), shim: findProgram('containerd-shim-runc-v2') };
   const known = Object.keys(CONTAINERDS) as ContainerdVersion[];
-  const found = known.find((one) => one === version);
-  if (!found) throw new Error(`there is no containerd ${version} here, but ${known.join(' and ')}`);
-  return found;
+  const found = version === 'none' ? NEWEST : known.find((one) => one === version);
+  if (!found) throw new Error(`there is no containerd ${version} here, but ${known.join(', ')} and system`);
+  const { daemon, shim } = CONTAINERDS[found];
+  const containerd = version === 'none' ? undefined : await builtOrSystem(daemon);
+  return { containerd, shim: await builtOrSystem(shim) };
 }
 
 /** Why something cannot be had on this machine; tests skip with the message. */

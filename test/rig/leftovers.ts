@@ -27,13 +27,15 @@ export function mountsBelow(folder: string): string[] {
   return points;
 }
 
+/** The folders of a top-level cgroup, one in each hierarchy that has it. */
 export function cgroupsOf(name: string): string[] {
   const found: string[] = [];
   const top = '/sys/fs/cgroup';
   if (!existsSync(top)) return found;
   for (const entry of ['.', ...readdirSync(top)]) {
     const dir = join(top, entry, name);
-    if (existsSync(dir)) found.push(dir);
+    // crun makes folders where it expects a hierarchy, also where none is mounted: those are none of the kernel's.
+    if (existsSync(join(dir, 'cgroup.procs'))) found.push(dir);
   }
   return found;
 }
