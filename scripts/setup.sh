@@ -58,6 +58,8 @@ if [ -n "$test" ]; then
 	want libseccomp-dev any /usr/include/seccomp.h
 	want libfuse3-dev any /usr/include/fuse3/fuse.h
 	want pkg-config command -v pkg-config
+	want nftables command -v nft
+	want conntrack command -v conntrack
 	want crun command -v crun
 	want btrfs-progs command -v mkfs.btrfs
 	want protobuf-compiler command -v protoc
