@@ -13,7 +13,7 @@ import { constants, mkdirSync, renameSync, rmdirSync, rmSync, symlinkSync, unlin
 import { basename, dirname, join } from 'node:path';
 import { type Fd, openFd } from './fd.ts';
 import { namesInSync, removeFileSync } from './folder.ts';
-import { C, check, libc } from './libc.ts';
+import { C, check, libc, SysError } from './libc.ts';
 import { isNsfs, mount, unmount } from './mount.ts';
 import { attachTree, cloneTree } from './mount-tree.ts';
 import { onProcessor, ownProcessors } from './processors.ts';
@@ -133,25 +133,27 @@ function makeHolder(folder: string): void {
  * a unit with PrivateTmp=) has one that was made on some processor, and on that one a higher number is certain.
  */
 function fixNew(folder: string, mnt: string): void {
-  const attempt = () => {
-    using made = elsewhere(() => {
-      check('unshare', libc.unshare(C.CLONE_NEWNS), folder);
-      return emptied(folder);
-    });
-    mount({ source: `/proc/self/fd/${made.number}`, target: mnt, flags: C.MS_BIND });
-  };
-  let refusal: unknown;
-  for (const processor of [undefined, ...ownProcessors()]) {
-    try {
-      if (processor === undefined) attempt();
-      else onProcessor(processor, attempt);
-      return;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error;
-      refusal = error;
-    }
+  let refusal = fixOne(folder, mnt);
+  for (const processor of refusal ? ownProcessors() : []) {
+    refusal = onProcessor(processor, () => fixOne(folder, mnt));
+    if (!refusal) return;
   }
-  throw refusal;
+  if (refusal) throw refusal;
+}
+
+/** One attempt. Gives the refusal of a number that is too low, and throws whatever else fails. */
+function fixOne(folder: string, mnt: string): Error | undefined {
+  using made = elsewhere(() => {
+    check('unshare', libc.unshare(C.CLONE_NEWNS), folder);
+    return emptied(folder);
+  });
+  try {
+    mount({ source: `/proc/self/fd/${made.number}`, target: mnt, flags: C.MS_BIND });
+    return undefined;
+  } catch (error) {
+    if (error instanceof SysError && error.code === 'EINVAL') return error;
+    throw error;
+  }
 }
 
 /**
