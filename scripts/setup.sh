@@ -62,6 +62,8 @@ if [ -n "$test" ]; then
 	want conntrack command -v conntrack
 	want crun command -v crun
 	want btrfs-progs command -v mkfs.btrfs
+	want xfsprogs command -v mkfs.xfs
+	want binutils-aarch64-linux-gnu command -v aarch64-linux-gnu-as
 	want protobuf-compiler command -v protoc
 	want libprotobuf-dev any /usr/include/google/protobuf/any.proto
 	want ca-certificates any /etc/ssl/certs/ca-certificates.crt
