@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { flushCompileCache } from 'node:module';
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { explain } from '../errors.ts';
 import { loadConfig } from '../node/config/load.ts';
@@ -30,11 +31,14 @@ async function main(): Promise<void> {
     console.log(`sluiced ${VERSION}`);
     return;
   }
+  const file = values.config === undefined ? undefined : resolve(values.config);
+  // The folder that it was started in may be removed, or be on a disk that is to be unmounted.
+  process.chdir('/');
   const phases = new Phases();
   phases.end('load');
   setUmask();
   limitHeapsOfThreads();
-  const config = loadConfig(values.config);
+  const config = loadConfig(file);
   const log = createLog(config.log);
   // Every promise has its own handler; one that was forgotten must not end the pods' management.
   process.on('unhandledRejection', (err) => {
@@ -47,7 +51,7 @@ async function main(): Promise<void> {
   let reloading = Promise.resolve();
   const reload = (running: Daemon) => {
     // One after the other.
-    reloading = reloading.then(() => manager.reload(() => reloadConfig(running, log, values.config)));
+    reloading = reloading.then(() => manager.reload(() => reloadConfig(running, log, file)));
   };
   handleSignals(log, { daemon: () => daemon, reload });
   manager.status('starting');
