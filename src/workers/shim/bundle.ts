@@ -8,6 +8,8 @@ export interface BundleInput {
    * from it.
    */
   bundle: string;
+  /** The folder for a container's FIFOs, which is made as well. */
+  stateDir?: string;
   /** The OCI spec, as JSON text. */
   spec: string;
   /** Host gid of root in the pod's user namespace, which gets search permission on the bundle to reach its rootfs. */
@@ -15,8 +17,6 @@ export interface BundleInput {
 }
 
 export interface JoinInput extends BundleInput {
-  /** The container's folder for its FIFOs, which is made as well. */
-  stateDir: string;
   /** The pod whose shim runs the container, and the address of that shim. */
   sandbox: string;
   shim: { address: string; version: 2 | 3 };
@@ -27,8 +27,9 @@ export interface JoinInput extends BundleInput {
  * The runtime's own files go into work/ (logs of criu); containerd has a link there, to a folder on the disk for each
  * container, which is hardly ever used. Throws SHIM_FAILED (or DISK_FULL) and leaves what it made to removeBundle.
  */
-export function makeBundle({ bundle, spec, group }: BundleInput): void {
+export function makeBundle({ bundle, stateDir, spec, group }: BundleInput): void {
   try {
+    if (stateDir !== undefined) mkdirSync(stateDir, { recursive: true, mode: 0o700 });
     makeDir(bundle, 0o700, group === undefined ? 0o700 : 0o711);
     mkdirSync(join(bundle, 'rootfs'), { mode: 0o711 });
     mkdirSync(join(bundle, 'work'), { mode: 0o700 });
@@ -43,8 +44,7 @@ export function makeBundle({ bundle, spec, group }: BundleInput): void {
 }
 
 /** Makes the bundle of a container that joins its pod's shim; no process is started. */
-export function writeBundle({ stateDir, sandbox, shim, ...input }: JoinInput): void {
-  mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+export function writeBundle({ sandbox, shim, ...input }: JoinInput): void {
   makeBundle(input);
   writeFileSync(join(input.bundle, 'sandbox'), sandbox, { mode: 0o600 });
   writeBootstrap(input.bundle, shim);
