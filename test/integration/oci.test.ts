@@ -617,7 +617,9 @@ class Rig {
 /** crun refuses the hybrid of cgroup v1 and v2; there it runs in a mount namespace that has v1 alone. */
 function commandOf(binary: string, host: HostFacts): string[] {
   if (basename(binary) !== 'crun' || host.cgroupVersion === 2 || !existsSync('/sys/fs/cgroup/unified')) return [binary];
-  const hide = 'mount --make-rprivate /sys/fs/cgroup && umount /sys/fs/cgroup/unified && exec "$@"';
+  const unified = '/sys/fs/cgroup/unified';
+  // crun makes folders there all the same, which would stay: they go with the tmpfs.
+  const hide = `mount --make-rprivate /sys/fs/cgroup && umount ${unified} && mount -t tmpfs oci ${unified} && exec "$@"`;
   return ['unshare', '--mount', '--propagation', 'unchanged', 'sh', '-c', hide, 'sh', binary];
 }
 

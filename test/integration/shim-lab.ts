@@ -81,7 +81,9 @@ export class Lab {
     const hybrid = existsSync(controllers) && readFileSync(controllers, 'utf8').trim() !== '';
     if (name !== 'crun' || !hybrid) return name;
     const path = join(this.dir, 'crun');
-    const inner = `umount -l /sys/fs/cgroup/unified && exec ${findProgram('crun')} "$@"`;
+    // crun makes folders there all the same, which would stay: they go with the tmpfs.
+    const unified = '/sys/fs/cgroup/unified';
+    const inner = `umount -l ${unified} && mount -t tmpfs lab ${unified} && exec ${findProgram('crun')} "$@"`;
     writeFileSync(path, `#!/bin/sh\nexec unshare --mount sh -c '${inner}' crun "$@"\n`, { mode: 0o755 });
     return path;
   }
