@@ -17,7 +17,7 @@ import { ImagesDefinition, imagesVerbs } from './cri/image-service.ts';
 import { imageVerbs } from './cri/images.ts';
 import { CriServer } from './cri/server.ts';
 import { runtimeVerbs } from './cri/verbs.ts';
-import { LOCK_FILE, makeFolders } from './folders.ts';
+import { LOCK_FILE, makeFolders, spreadFolders } from './folders.ts';
 import { readGauges } from './gauges.ts';
 import { giveBack, giveBackAfterStorms, trim } from './give-back.ts';
 import { lockFile } from './lock-file.ts';
@@ -69,6 +69,7 @@ export class Daemon {
     makeFolders(config);
     resources.use(lockFile(join(config.state, LOCK_FILE)));
     resources.use(lockFile(join(config.root, LOCK_FILE)));
+    spreadFolders(config, log);
     // The endpoint listens when the services are there.
     const health = (): readonly string[] => services.health.problems;
     const observability = resources.use(createObservability({ config, jobs: JOB_TABLES, log, health }));

@@ -3,7 +3,9 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs
 import { join } from 'node:path';
 import { SluiceError } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
+import type { Log } from '../node/observe/log.ts';
 import { usernsBundles } from '../pipeline/jobs/bundle-path.ts';
+import { spreadSubfolders } from '../sys/inode-flags.ts';
 
 /** Name of the lock file in root and in state, by which a folder is known to be Sluice's. */
 export const LOCK_FILE = 'sluiced.lock';
@@ -33,6 +35,30 @@ export function makeFolders({ root, state }: Pick<Config, 'root' | 'state'>): vo
   const bundles = usernsBundles(state);
   mkdirSync(bundles, { recursive: true, mode: 0o711 });
   setMode(bundles, 0o711);
+}
+
+/** In root: each layer, pod and container has a folder of its own in one of these, and they come and go. */
+const SPREAD = ['layers', 'sandboxes', 'snapshots'];
+
+/**
+ * Makes the folders of layers, pods and containers, and gives each of their subfolders a block group of its own on
+ * ext4. Without a journal, ext4 does not reuse an inode that was freed in the last minutes (recently_deleted() in
+ * fs/ext4/ialloc.c) and steps over all such inodes of the group for each new file. On a node whose pods come and go
+ * that was a seventh of the machine's CPU for a pod with a container, and unpacking beside layers that were just
+ * removed took seven times as long (2.2 s against 0.3 s for 6000 files). With a journal it makes no difference.
+ *
+ * Never throws: what cannot be spread is slower, and the log says so.
+ */
+export function spreadFolders({ root }: Pick<Config, 'root'>, log: Log): void {
+  for (const name of SPREAD) {
+    const folder = join(root, name);
+    try {
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      if (!spreadSubfolders(folder)) log.debug({ folder }, 'the file system does not spread folders');
+    } catch (err) {
+      log.warn({ folder, err }, 'it cannot be spread over block groups: launches and pulls may be slower');
+    }
+  }
 }
 
 /** The daemon starts on a read-only file system too, where a chmod fails even if it would change nothing. */

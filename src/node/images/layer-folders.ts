@@ -1,14 +1,11 @@
 import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { spreadSubfolders } from '../../sys/inode-flags.ts';
-import type { Log } from '../observe/log.ts';
 
 export interface LayerFoldersOptions {
   /** The daemon's root folder. */
   root: string;
   /** Removes a layer's folder; not in the pool of downloads, for which it would wait. */
   removeLayer: (dir: string) => Promise<void>;
-  log: Log;
 }
 
 /** Not the name of any layer. */
@@ -53,7 +50,6 @@ export class LayerFolders {
   async prepare(): Promise<Set<string>> {
     await mkdir(this.folder, { recursive: true, mode: 0o700 });
     await mkdir(this.mounted(EMPTY), { recursive: true, mode: 0o755 });
-    this.#spread();
     const names = new Set(await readdir(this.folder));
     names.delete(EMPTY);
     return names;
@@ -73,22 +69,6 @@ export class LayerFolders {
 
   #avoided(): { ino: number; at: number }[] {
     return this.#removed.filter(({ at }) => performance.now() - at < AVOID_MS);
-  }
-
-  /**
-   * Gives each layer a block group of its own on ext4. Without a journal, ext4 does not reuse an inode that was freed
-   * in the last minutes (recently_deleted() in fs/ext4/ialloc.c) and steps over all such inodes of the group for each
-   * new file: unpacking beside layers that were just removed took seven times as long (2.2 s against 0.3 s for 6000
-   * files).
-   */
-  #spread(): void {
-    const { log } = this.#options;
-    try {
-      const done = spreadSubfolders(this.folder);
-      if (!done) log.debug({ folder: this.folder }, 'the file system of the layers does not spread folders');
-    } catch (err) {
-      log.warn({ folder: this.folder, err }, 'the layers cannot be spread over block groups: pulls may be slower');
-    }
   }
 }
 
