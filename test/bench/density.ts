@@ -19,6 +19,7 @@ import type { RigDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { mountsBelow } from '../rig/leftovers.ts';
 import { findProgram, privateFolder, program } from '../rig/paths.ts';
+import { listTimes } from './list-times.ts';
 import { callTimes, favourClient, phase } from './load.ts';
 import { machine, otherWork } from './machine.ts';
 import { fit } from './model.ts';
@@ -76,7 +77,7 @@ async function fill(daemon: RigDaemon, pods: number, parallel: number): Promise<
     await sleep(2000);
     const count = have + STEP;
     const ids = (await daemon.cri.listPodSandbox()).items.map(({ id }) => id);
-    const list = await callTimes(CALLS, () => daemon.cri.listPodSandbox());
+    const list = await listTimes(daemon.socket, CALLS);
     const status = await callTimes(CALLS, (at) =>
       daemon.cri.podSandboxStatus({ podSandboxId: ids[(at * 7) % ids.length] ?? '' }),
     );
