@@ -1,5 +1,6 @@
 import { explain } from '../errors.ts';
 import type { Config } from '../node/config/config.ts';
+import type { Log } from '../node/observe/log.ts';
 import type { Store } from '../node/store/store.ts';
 import type { Stdio } from '../node/streaming/stdio.ts';
 import type { Pools } from '../node/threads/pools.ts';
@@ -10,27 +11,33 @@ const INTERVAL_MS = 5000;
 const ANSWER_MS = 30_000;
 
 interface HealthOptions {
-  config: Pick<Config, 'root' | 'state' | 'default_runtime' | 'runtimes'>;
+  config: Pick<Config, 'root' | 'state' | 'default_runtime' | 'runtimes'> & {
+    images: Pick<Config['images'], 'snapshotter'>;
+  };
   pools: { net: Pick<Pools['net'], 'call'>; shim: Pick<Pools['shim'], 'call'> };
   stdio: Pick<Stdio, 'stats'>;
   store: Pick<Store, 'trouble'>;
+  log: Pick<Log, 'error' | 'info'>;
   intervalMs?: number;
   answerMs?: number;
 }
 
 /**
- * Whether the daemon can run pods: its worker threads answer, its folders are writable, and the programs of the default
- * runtime are there. Looked at in the background, so that Status and /healthz answer at once. Whether pods get a
- * network is NetworkReady's matter.
+ * Whether the daemon can run pods: its worker threads answer, its folders are writable, the programs of the default
+ * runtime are there, and the disk takes overlays where containers need them. Looked at in the background, so that
+ * Status and /healthz answer at once. Whether pods get a network is NetworkReady's matter.
  */
 export class Health implements Disposable {
   readonly #options: Required<HealthOptions>;
   readonly #timer: NodeJS.Timeout;
   #reasons: string[] = [];
   #looking = false;
+  /** An overlay was mounted, or none is needed: that is not tried again. */
+  #overlays: boolean;
 
   constructor(options: HealthOptions) {
     this.#options = { intervalMs: INTERVAL_MS, answerMs: ANSWER_MS, ...options };
+    this.#overlays = options.config.images.snapshotter !== 'overlayfs';
     this.#timer = setInterval(() => void this.#look(), this.#options.intervalMs).unref();
     void this.#look();
   }
@@ -65,9 +72,25 @@ export class Health implements Disposable {
       this.#answer('the shim workers', pools.shim.call('checkNode', { folders: [root, state], programs })),
       this.#answer('the network workers', pools.net.call('ping', null)),
       this.#answer('the stdio worker', stdio.stats()),
+      this.#overlays ? [] : this.#answer('the shim workers', this.#tryOverlay(root)),
     ]);
-    this.#reasons = found.flat();
+    this.#tell([...new Set(found.flat())]);
     this.#looking = false;
+  }
+
+  async #tryOverlay(root: string): Promise<string[]> {
+    const reasons = await this.#options.pools.shim.call('tryOverlay', { root });
+    this.#overlays = reasons.length === 0;
+    return reasons;
+  }
+
+  #tell(reasons: string[]): void {
+    const { log } = this.#options;
+    if (reasons.join('\n') !== this.#reasons.join('\n')) {
+      if (reasons.length > 0) log.error({ reasons }, 'the node cannot run pods');
+      else log.info('the node can run pods again');
+    }
+    this.#reasons = reasons;
   }
 
   async #answer(who: string, call: Promise<unknown>): Promise<string[]> {

@@ -198,7 +198,7 @@ export async function makeServices(
     },
     onProblem: (what, problem) => log.warn({ what, problem }, 'stats could not be read in full'),
   });
-  const health = resources.use(new Health({ config, pools, stdio, store }));
+  const health = resources.use(new Health({ config, pools, stdio, store, log }));
   return { ...ctx, events, stats, execs, pods, containers, pulls, engine, admission, locks, retries, health };
 }
 

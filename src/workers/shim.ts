@@ -24,6 +24,7 @@ import { mountImageVolume } from './shim/rootfs.ts';
 import { removeSandboxFiles, sandboxFiles } from './shim/sandbox-files.ts';
 import { prepareSnapshot, removeSnapshot } from './shim/snapshot.ts';
 import { startShim } from './shim/start.ts';
+import { tryOverlay } from './shim/try-overlay.ts';
 import { statsHandlers } from './stats.ts';
 
 export const handlers = {
@@ -50,6 +51,7 @@ export const handlers = {
   copyFromImage,
   removeCgroups,
   checkNode,
+  tryOverlay,
   lookUpUser,
   removeLayer,
   installPause,

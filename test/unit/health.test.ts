@@ -13,35 +13,64 @@ const config = {
   state: '/',
   default_runtime: 'runc',
   runtimes: { runc: { binary: '/bin/sh', shim: 'sh' } },
+  images: { snapshotter: 'overlayfs' },
 } as never;
 
 test('healthy: no reasons; each part that does not answer, or fails, is one', async () => {
-  const answers = { shim: async (): Promise<string[]> => [], net: async () => null, stdio: async () => ({}) };
-  const call = (name: 'shim' | 'net') => ({ call: () => answers[name]() }) as never;
+  const refusal = 'the file system of / takes no overlay';
+  const answers = {
+    checkNode: async (): Promise<string[]> => [],
+    tryOverlay: async (): Promise<string[]> => [refusal],
+    ping: async () => null,
+    stdio: async () => ({}),
+  };
+  let trials = 0;
+  const pool = {
+    call: (op: 'checkNode' | 'tryOverlay' | 'ping') => {
+      if (op === 'tryOverlay') trials++;
+      return answers[op]();
+    },
+  } as never;
+  const logged: string[] = [];
   const store: { trouble: string | undefined } = { trouble: undefined };
   using health = new Health({
     config,
     store,
-    pools: { shim: call('shim'), net: call('net') },
+    pools: { shim: pool, net: pool },
     stdio: { stats: () => answers.stdio() } as never,
+    log: {
+      error: (fields: unknown) => void logged.push((fields as { reasons: string[] }).reasons.join('; ')),
+      info: (text: unknown) => void logged.push(String(text)),
+    } as never,
     intervalMs: 5,
     answerMs: 20,
   });
   assert.deepEqual(health.problems, []);
+  await waitFor('the refusal', 2000, () => health.reasons.length === 1 || undefined);
+  assert.deepEqual(health.reasons, [refusal]);
+  answers.tryOverlay = async () => [];
+  await waitFor('the overlay', 2000, () => health.reasons.length === 0 || undefined);
+  const tried = trials;
   store.trouble = 'SQLITE_FULL';
   assert.deepEqual([health.reasons, health.problems], [[], ['the store cannot be written: SQLITE_FULL']]);
   store.trouble = undefined;
-  answers.shim = async () => ['the shim x: there is no such program'];
+  answers.checkNode = async () => ['the shim x: there is no such program'];
   await waitFor('the shim', 2000, () => health.reasons.length === 1 || undefined);
   assert.deepEqual(health.reasons, ['the shim x: there is no such program']);
-  answers.shim = async () => [];
-  answers.net = () => new Promise(() => {});
+  answers.checkNode = async () => [];
+  answers.ping = () => new Promise(() => {});
   answers.stdio = () => Promise.reject(new Error('it died'));
   await waitFor('both', 2000, () => health.reasons.length === 2 || undefined);
   assert.deepEqual(health.reasons, ['the network workers have not answered for 0.02 s', 'the stdio worker: it died']);
-  answers.net = async () => null;
+  answers.ping = async () => null;
   answers.stdio = async () => ({});
   await waitFor('health', 2000, () => health.reasons.length === 0 || undefined);
+  assert.equal(trials, tried, 'an overlay that was mounted is not tried again');
+  assert.deepEqual(logged.slice(0, 3), [
+    refusal,
+    'the node can run pods again',
+    'the shim x: there is no such program',
+  ]);
 });
 
 test('a node without a writable folder or without a program cannot run pods', async () => {

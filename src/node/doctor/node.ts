@@ -121,16 +121,18 @@ async function networkFindings({ cni }: Config): Promise<Finding[]> {
 
 const ipamType = (ipam: unknown): string => (ipam as { type?: string } | undefined)?.type ?? '';
 
-function folderFindings({ root, state }: Config): Finding[] {
+function folderFindings({ root, state, images }: Config): Finding[] {
   const rootPlace = nearest(root);
   const { type, bavail, bsize, ffree, files } = statfsSync(rootPlace);
   const bytes = bavail * bsize;
-  const bad = NO_UPPER[type];
+  const needsOverlays = images.snapshotter === 'overlayfs';
+  const bad = needsOverlays ? NO_UPPER[type] : undefined;
   const onTmpfs = statfsSync(nearest(state)).type === TMPFS;
   return [
     finding('disk', `root ${root}`, bad === undefined, {
-      found: bad === undefined ? 'takes overlayfs' : `on ${bad}`,
-      advice: 'a local file system (ext4, xfs, btrfs): overlayfs cannot write on this one',
+      found: bad !== undefined ? `on ${bad}` : needsOverlays ? 'takes overlayfs' : 'needs no overlayfs',
+      advice:
+        'a local file system (ext4, xfs, btrfs), or images.snapshotter = "native": overlayfs cannot write on this one',
       otherwise: 'bad',
     }),
     finding('disk', 'free', bytes >= LEAST_BYTES && (files === 0 || ffree >= LEAST_INODES), {
