@@ -38,7 +38,7 @@ export function parseMountinfo(text: string): MountLine[] {
       root: unescapeOctal(root),
       mountPoint: unescapeOctal(mountPoint),
       type: fields[hyphen + 1] ?? '',
-      superOptions: (fields[hyphen + 3] ?? '').split(','),
+      superOptions: (fields[hyphen + 3] ?? '').split(',').map(unescapeOctal),
       shared: optional.some((field) => field.startsWith('shared:')),
       slave: optional.some((field) => field.startsWith('master:')),
     });

@@ -1,7 +1,10 @@
-/** What a daemon was started in (folder, environment, signals, descriptors) makes no difference to its pods. */
+/**
+ * What a daemon was started in (folder, environment, signals, descriptors, names of its folders) makes no difference to
+ * its pods.
+ */
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { writeScript } from '../faults/lab.ts';
 import { startSluice } from '../rig/daemon.ts';
@@ -29,7 +32,7 @@ after(async () => {
   if (folder) rmSync(folder, { recursive: true, force: true });
 });
 
-const SURROUNDINGS = [
+const SURROUNDINGS: { what: string; script: string; folders?: { root: string; state: string } }[] = [
   { what: 'a folder that is gone', script: `cd "$(mktemp -d)" && rmdir "$PWD" && ${SLUICED}` },
   {
     what: 'a mount namespace of its own, without environment and standard input, with ignored signals',
@@ -37,20 +40,30 @@ const SURROUNDINGS = [
       trap '' INT HUP PIPE CHLD TERM; umask 077
       exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin unshare --mount --propagation private sh -c '${SLUICED} <&-' sh "$@"`,
   },
+  {
+    what: 'folders with odd names',
+    script: SLUICED,
+    folders: { root: 'r, o:o\\t "ü"/root', state: "st: a\\t 'e'/state" },
+  },
 ];
 
-for (const [index, { what, script }] of SURROUNDINGS.entries()) {
+for (const [index, { what, script, folders }] of SURROUNDINGS.entries()) {
   test(`a daemon in ${what}: its pods are as others`, { skip }, async () => {
     const program = join(folder, `sluiced-${index}`);
     writeScript(program, `#!/bin/sh\n${script}\n`);
-    await using daemon = await startSluice({ registry, index: 27, program });
+    const config: Record<string, unknown> = {};
+    for (const [key, name] of Object.entries(folders ?? {})) {
+      config[key] = join(folder, name);
+      mkdirSync(dirname(join(folder, name)));
+    }
+    await using daemon = await startSluice({ registry, index: 27, program, config });
     const { cri, cgroupParent } = daemon;
     await cri.pullImage({ image: imageSpec(BUSYBOX) });
-    const config = podConfig('surroundings', { cgroupParent });
-    const { podSandboxId } = await cri.runPodSandbox({ config });
+    const sandboxConfig = podConfig('surroundings', { cgroupParent });
+    const { podSandboxId } = await cri.runPodSandbox({ config: sandboxConfig });
     const { containerId } = await cri.createContainer({
       podSandboxId,
-      sandboxConfig: config,
+      sandboxConfig,
       config: containerConfig('main', BUSYBOX, ['sleep', '3600']),
     });
     await cri.startContainer({ containerId });

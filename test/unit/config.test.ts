@@ -130,6 +130,8 @@ limits = { }
 });
 
 const WRONG: [text: string, message: RegExp][] = [
+  ['state = "/run/a,b"', /x\.toml:1: state must not contain a comma/],
+  ['cni.netns_dir = "/run/a,b"', /must not contain a comma/],
   ['socket = "sluice.sock"', /x\.toml:1: socket must be an absolute path/],
   [`socket = "/${'é'.repeat(54)}"`, /socket is 109 bytes long; the path of a unix socket has at most 107/],
   ['state = "/a/../b"', /state must be a plain path: \/b/],

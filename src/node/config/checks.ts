@@ -21,6 +21,10 @@ export const absolute: Check<string> = (value) => {
   return undefined;
 };
 
+/** runc takes no path of a namespace with a comma, which separates them in what it hands to its child. */
+export const namespaceFolder: Check<string> = (value) =>
+  value.includes(',') ? 'must not contain a comma: runc takes no namespace there' : absolute(value);
+
 export const socketPath: Check<string> = (value) => {
   const bytes = Buffer.byteLength(value);
   if (bytes > MAX_SOCKET_PATH)

@@ -157,7 +157,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     type: 'string',
     default: '/run/sluice',
     comment: 'Folder for run-time state: bundles, FIFOs, shm. Best on a tmpfs. Two daemons must not share one.',
-    check: check.absolute,
+    check: check.namespaceFolder,
   },
   default_runtime: {
     type: 'string',
@@ -208,7 +208,7 @@ export const SCHEMA: Record<KeyPath, Key> = {
     default: '/var/run/netns',
     comment:
       'Folder in which network namespaces are pinned, each under a random name. `ip netns` reads /var/run/netns.',
-    check: check.absolute,
+    check: check.namespaceFolder,
     live: true,
   },
   'cni.timeout_seconds': {

@@ -1,5 +1,6 @@
 import { release } from 'node:os';
 import { join } from 'node:path';
+import { overlayPath } from '../../sys/overlay.ts';
 import type { LayerMount } from './snapshotters/snapshotter.ts';
 
 /** As containerd mounts: no index, because containers share layers and no mount is exported over NFS. */
@@ -21,7 +22,8 @@ function isAtLeast(kernel: string, major: number, minor: number): boolean {
  * be false for a snapshot that may be mounted a second time.
  */
 export function layerMounts(dirs: readonly string[], snapshot: string, volatile: boolean): LayerMount[] {
-  const writable = [`upperdir=${join(snapshot, 'fs')}`, `workdir=${join(snapshot, 'work')}`];
+  const [upper, work] = ['fs', 'work'].map((name) => overlayPath(join(snapshot, name)));
+  const writable = [`upperdir=${upper}`, `workdir=${work}`];
   return [overlay([NO_INDEX, ...(volatile ? VOLATILE : []), lower(dirs), ...writable])];
 }
 
@@ -34,7 +36,6 @@ export function viewOf(dirs: readonly string[]): LayerMount[] {
 
 const overlay = (options: string[]): LayerMount => ({ type: 'overlay', source: 'overlay', target: '', options });
 
-/** ":" separates layers, and is escaped in a name (overlayfs.rst of the kernel). */
 function lower(dirs: readonly string[]): string {
-  return `lowerdir=${dirs.map((dir) => dir.replace(/[\\:]/g, '\\$&')).join(':')}`;
+  return `lowerdir=${dirs.map(overlayPath).join(':')}`;
 }

@@ -2,6 +2,7 @@
 import { chownSync, mkdirSync, readdirSync, renameSync, rmdirSync, symlinkSync, unlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { SluiceError } from '../../errors.ts';
+import { overlayPaths } from '../../sys/overlay.ts';
 import { run } from '../../sys/spawn.ts';
 import { measureTree, type Usage } from '../measure-tree.ts';
 import { type MountSpec, mountRootfs, unmountRootfs } from '../shim/rootfs.ts';
@@ -101,15 +102,9 @@ export async function fillSnapshot({ dir, mounts, implied, lowerLinks, scratch }
 /** The writable folder of an overlay mount, and the folders below it, topmost first. */
 function upperOf({ type, options }: MountSpec): { dir: string; lower: string[] } | undefined {
   const value = (name: string) => options.find((option) => option.startsWith(`${name}=`))?.slice(name.length + 1) ?? '';
-  const dir = value('upperdir');
-  return type === 'overlay' && dir !== '' ? { dir, lower: layersIn(value('lowerdir')) } : undefined;
+  const [dir] = overlayPaths(value('upperdir'));
+  return type === 'overlay' && dir !== undefined ? { dir, lower: overlayPaths(value('lowerdir')) } : undefined;
 }
-
-const layersIn = (list: string) =>
-  list
-    .split(/(?<!\\):/)
-    .filter((layer) => layer !== '')
-    .map((layer) => layer.replace(/\\([\\:])/g, '$1'));
 
 async function moveInto(from: string, to: string): Promise<void> {
   for (const name of readdirSync(native(from), { encoding: 'latin1' })) {

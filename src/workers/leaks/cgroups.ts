@@ -1,5 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { parseMountinfo } from '../../sys/mountinfo.ts';
+import { overlayPath } from '../../sys/overlay.ts';
 import { cgroupMounts } from '../stats/cgroups.ts';
 import { yielder } from '../yield.ts';
 
@@ -46,7 +48,10 @@ function subfolders(folder: string): string[] {
 /** Whether the root file system of a process of the cgroup has its writable layer below `root`. */
 function runsOn(cgroup: string, root: string): boolean {
   const [pid] = text(join(cgroup, 'cgroup.procs')).split('\n');
-  return !!pid && pid !== '0' && text(`/proc/${pid}/mountinfo`).includes(`upperdir=${join(root, 'snapshots')}/`);
+  if (!pid || pid === '0') return false;
+  const upper = `upperdir=${overlayPath(join(root, 'snapshots'))}/`;
+  const table = parseMountinfo(text(`/proc/${pid}/mountinfo`));
+  return table.some(({ superOptions }) => superOptions.some((option) => option.startsWith(upper)));
 }
 
 /** The text of a file of the kernel; "" when the process or the cgroup has gone. */

@@ -6,6 +6,7 @@ import { mountIdMapped } from '../../sys/idmap.ts';
 import { C } from '../../sys/libc.ts';
 import { mount, unmount } from '../../sys/mount.ts';
 import { mountsBelow } from '../../sys/mountinfo.ts';
+import { overlayPath, overlayPaths } from '../../sys/overlay.ts';
 
 /**
  * A mount in the form that containerd's snapshotters use: `type` overlay or bind (or any file system), options as in
@@ -119,13 +120,13 @@ function mountInUserns(target: string, spec: MountSpec, userns: string): void {
     mount({ source: 'tmpfs', target: passing, type: 'tmpfs' });
     const options = spec.options.map((option) => {
       if (!option.startsWith('lowerdir=')) return option;
-      const layers = splitLayers(option.slice('lowerdir='.length)).map((source, at) => {
+      const layers = overlayPaths(option.slice('lowerdir='.length)).map((source, at) => {
         const layer = join(passing, String(at));
         mkdirSync(layer);
         mountIdMapped({ source, target: layer, userns });
         return layer;
       });
-      return `lowerdir=${layers.map((layer) => layer.replace(/[\\:]/g, '\\$&')).join(':')}`;
+      return `lowerdir=${layers.map(overlayPath).join(':')}`;
     });
     mountOne(target, { ...spec, options });
   } finally {
@@ -159,7 +160,7 @@ function mountLongOverlay(target: string, flags: number, source: string, options
     const data = options
       .map((option) => {
         if (!option.startsWith('lowerdir=')) return option;
-        const layers = splitLayers(option.slice('lowerdir='.length)).map((layer) => {
+        const layers = overlayPaths(option.slice('lowerdir='.length)).map((layer) => {
           const fd = openFd(layer, O_PATH);
           opened.push(fd);
           return `/proc/self/fd/${fd.number}`;
@@ -174,9 +175,4 @@ function mountLongOverlay(target: string, flags: number, source: string, options
   } finally {
     for (const fd of opened) fd[Symbol.dispose]();
   }
-}
-
-/** Layers are separated by ":"; a colon in a path is written "\:". */
-function splitLayers(list: string): string[] {
-  return list.split(/(?<!\\):/).map((layer) => layer.replaceAll('\\:', ':'));
 }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { explain } from '../../errors.ts';
 import { SysError } from '../../sys/libc.ts';
 import { mount, unmount } from '../../sys/mount.ts';
+import { overlayPath } from '../../sys/overlay.ts';
 import { removeWithMounts } from './remove-bundle.ts';
 
 const TRIAL = 'overlay-trial';
@@ -25,8 +26,8 @@ export async function tryOverlay({ root }: { root: string }): Promise<string[]> 
     return [];
   }
   try {
-    const options = ['index=off', `lowerdir=${folder('lower')}`, `upperdir=${folder('upper')}`];
-    const data = [...options, `workdir=${folder('work')}`].join(',');
+    const [lower, upper, work] = ['lower', 'upper', 'work'].map((name) => overlayPath(folder(name)));
+    const data = `index=off,lowerdir=${lower},upperdir=${upper},workdir=${work}`;
     mount({ source: 'overlay', target: folder('merged'), type: 'overlay', data });
     unmount(folder('merged'));
     return [];

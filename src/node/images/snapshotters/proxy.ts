@@ -2,6 +2,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Mount } from '../../../../proto/gen/types.ts';
 import { SluiceError } from '../../../errors.ts';
+import { overlayPaths } from '../../../sys/overlay.ts';
 import { Snapshots, type SnapshotsAddress } from '../../grpc/snapshots.ts';
 import { chainIdOf } from '../digest.ts';
 import type { ImageRow } from '../rows.ts';
@@ -92,7 +93,7 @@ function optionOf({ type, options }: Mount | LayerMount, name: string): string |
 function upperOf(mounts: readonly Mount[]): string | undefined {
   const [only, ...more] = mounts;
   if (!only || more.length > 0) return undefined;
-  return only.type === 'bind' ? only.source : optionOf(only, 'upperdir');
+  return only.type === 'bind' ? only.source : overlayPaths(optionOf(only, 'upperdir') ?? '')[0];
 }
 
 function foldersOf(mount: LayerMount): string[] | undefined {
@@ -100,8 +101,7 @@ function foldersOf(mount: LayerMount): string[] | undefined {
   const lower = optionOf(mount, 'lowerdir');
   const upper = optionOf(mount, 'upperdir');
   if (lower === undefined) return undefined;
-  const folders = lower.split(/(?<!\\):/).map((folder) => folder.replace(/\\([\\:])/g, '$1'));
-  return upper === undefined ? folders : [upper, ...folders];
+  return [...overlayPaths(upper ?? ''), ...overlayPaths(lower)];
 }
 
 /**
