@@ -220,7 +220,7 @@ describe('a quota that is used up when the daemon starts', { skip: skip || SKIP_
   });
 
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-    test(`after ${signal}: the start gives up the ballast, and the node can be emptied`, async () => {
+    test(`after ${signal}: the start, or what it makes room for, gives up the ballast, and the node can be emptied`, async () => {
       const ballast = join(lab.daemon.root, 'sluice.db.ballast');
       if (!existsSync(ballast)) {
         await lab.daemon.stop();
@@ -234,11 +234,12 @@ describe('a quota that is used up when the daemon starts', { skip: skip || SKIP_
       try {
         assert.ok(freeBytes(disk.path) > 0, 'the file system itself has room');
         await lab.daemon.start();
-        // A killed process leaves a WAL, whose end may have room.
-        if (signal === 'SIGTERM') assert.ok(!existsSync(ballast), 'the ballast was given up');
         assert.equal(await stateOf(lab, id), PodSandboxState.SANDBOX_READY);
         await lab.stopAndRemove(id);
         assert.equal(await pendingWrites(lab), 0);
+        // btrfs decides whether the start itself needs room: a new file may fit into a block of names that is there
+        // already. A killed process leaves a WAL, whose end may have room for the changes, too.
+        if (signal === 'SIGTERM') assert.ok(!existsSync(ballast), 'the ballast was given up');
       } finally {
         rmSync(filler);
       }
