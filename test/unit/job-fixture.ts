@@ -219,7 +219,8 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
     ...tables,
     containersOf: (sandbox) => [...tables.containers.values()].filter((row) => row.sandbox === sandbox),
   });
-  const startedShim = { address: '/run/s/1', version: 3 as const, binary: '/usr/bin/containerd-shim-runc-v2' };
+  const startedShim = { version: 3 as const, binary: '/usr/bin/containerd-shim-runc-v2' };
+  let addresses = 0;
   let namespaces = 0;
 
   const basis: Omit<JobContext, 'exits'> = {
@@ -243,7 +244,10 @@ export function openJobLab({ claimTtlMs = 60_000, retryMs = 1 } = {}): JobLab {
       shim: fakePool<typeof shimHandlers>(
         'shim',
         {
-          startShim: async () => ({ ...startedShim, key: 'key', spawnSeconds: 0, seconds: 0 }),
+          startShim: async () => {
+            const address = `/run/s/${++addresses}`;
+            return { ...startedShim, address, key: 'key', spawnSeconds: 0, seconds: 0 };
+          },
           cleanupShim: async () => ({ killed: [], warnings: [] }),
           killLeftovers: async () => [],
         },

@@ -3,6 +3,7 @@
  */
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { NamespaceMode } from '../../proto/gen/cri.ts';
 import { SluiceError } from '../../src/errors.ts';
 import { containerNamespaces } from '../../src/node/oci/namespaces.ts';
@@ -11,9 +12,11 @@ import type { Shims } from '../../src/node/shims/shims.ts';
 import type { SandboxRow, ShimRow } from '../../src/node/store/sandbox.ts';
 import type { Store } from '../../src/node/store/store.ts';
 import { JobError } from '../../src/pipeline/engine/engine.ts';
+import { pinnedShim } from '../../src/pipeline/jobs/pinned-shim.ts';
 import { planPod } from '../../src/pipeline/jobs/plan-pod.ts';
 import { leaveSharedShim, podsByShim, shimWithRoom } from '../../src/pipeline/jobs/shared-shims.ts';
 import { namespaces } from '../rig/messages.ts';
+import { waitFor } from '../rig/proc.ts';
 import { openJobLab } from './job-fixture.ts';
 import { HOST, pod, podWith, userns } from './oci-fixtures.ts';
 import { sandboxRow } from './store-fixture.ts';
@@ -146,6 +149,57 @@ suite('shared shims', () => {
       member('pause', '/s/5', { pinned: undefined }),
     ];
     assert.equal(shimWithRoom(sandboxRow({ id: 'n' }), 8, node(pods, ['dead']).ctx), undefined);
+  });
+
+  test('pods at the same time wait for the shim that is being started, and for the next one when it is full', async () => {
+    using lab = openJobLab();
+    Object.assign(lab.ctx.config.runtimes.runc ?? {}, { pods_per_shim: 3 });
+    const rows: SandboxRow[] = [];
+    for (let at = 0; at < 6; at++) {
+      const metadata = { name: `pod${at}`, uid: `uid${at}`, namespace: 'default', attempt: 0 };
+      rows.push(await lab.launch({ ...withPid(CONTAINER), metadata }));
+    }
+    const starts: PromiseWithResolvers<void>[] = [];
+    lab.hooks.set('shim.startShim', () => {
+      const start = Promise.withResolvers<void>();
+      starts.push(start);
+      return start.promise;
+    });
+    const joined = rows.slice(0, 4).map((row) => pinnedShim(row, lab.ctx));
+    await waitFor('two starts', 2000, () => starts.length === 2 || undefined);
+    starts[0]?.resolve();
+    await Promise.all(joined.slice(0, 3));
+    // The first shim is there and full, the second one is still being started.
+    joined.push(...rows.slice(4).map((row) => pinnedShim(row, lab.ctx)));
+    await setImmediate();
+    starts[1]?.resolve();
+    await Promise.all(joined);
+    assert.equal(starts.length, 2);
+    assert.deepEqual(
+      rows.map(({ shim: own }) => own?.address),
+      ['/run/s/1', '/run/s/1', '/run/s/1', '/run/s/2', '/run/s/2', '/run/s/2'],
+    );
+  });
+
+  test('when the shim that pods wait for does not start, they share the next one', async () => {
+    using lab = openJobLab();
+    Object.assign(lab.ctx.config.runtimes.runc ?? {}, { pods_per_shim: 3, shim_start: 'command' });
+    const rows: SandboxRow[] = [];
+    for (let at = 0; at < 3; at++) {
+      const metadata = { name: `pod${at}`, uid: `uid${at}`, namespace: 'default', attempt: 0 };
+      rows.push(await lab.launch({ ...withPid(CONTAINER), metadata }));
+    }
+    let starts = 0;
+    lab.hooks.set('shim.startShim', () => {
+      if (++starts === 1) throw new SluiceError('SHIM_FAILED', 'no');
+    });
+    const outcomes = await Promise.allSettled(rows.map((row) => pinnedShim(row, lab.ctx)));
+    assert.deepEqual(
+      outcomes.map(({ status }) => status),
+      ['rejected', 'fulfilled', 'fulfilled'],
+    );
+    assert.equal(starts, 2);
+    assert.equal(rows[1]?.shim?.address, rows[2]?.shim?.address);
   });
 
   test('the pods of each shim are counted; an ended shim and a pod without one count for nothing', () => {

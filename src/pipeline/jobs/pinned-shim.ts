@@ -2,10 +2,9 @@
  * The shim of a sandbox without a process: it starts with the first container, or is shared with other such sandboxes.
  */
 import { explain, SluiceError } from '../../errors.ts';
-import type { RuntimeConfig } from '../../node/config/config.ts';
 import { buildPinnedSpec } from '../../node/oci/pinned-spec.ts';
 import type { Shim } from '../../node/shims/shims.ts';
-import type { SandboxRow } from '../../node/store/sandbox.ts';
+import type { SandboxRow, ShimRow } from '../../node/store/sandbox.ts';
 import { runtimeOf } from './context.ts';
 import { cleanUpPodShim, findShim, removePodBundle, type ShimContext, startPodShim } from './pod-shim.ts';
 import { shimWithRoom } from './shared-shims.ts';
@@ -37,8 +36,16 @@ async function startPinnedShim(row: SandboxRow, ctx: ShimContext): Promise<Shim>
   }
   const runtime = runtimeOf(row, ctx);
   pinned.shimStarted = true;
-  const shared = await joinShim(row, runtime, ctx);
-  if (shared) return shared;
+  for (;;) {
+    const found = shimWithRoom(row, runtime.pods_per_shim, ctx);
+    const shared = found && (await joinShim(row, found, ctx));
+    if (shared) return shared;
+    const next = forming.get(row.runtime);
+    if (found || !next || next.pods >= runtime.pods_per_shim) break;
+    next.pods++;
+    await next.started;
+  }
+  // Nothing is awaited from the look at `forming` to here: of pods that come at the same time one starts a shim.
   row.shim = undefined;
   ctx.store.sandboxes.update(row);
   const spec = buildPinnedSpec({ ...row, pinned, podAnnotations: runtime.pod_annotations });
@@ -55,23 +62,17 @@ interface Forming {
 
 const forming = new Map<string, Forming>();
 
-/** Lets pods that need a shim while one is being started wait for that one. */
+/** Lets pods that need a shim while one is being started wait for that one. A full one gives way to the next. */
 function announce(runtime: string, start: Promise<Shim>): void {
-  const started = start.catch(() => {}).finally(() => forming.delete(runtime));
-  forming.set(runtime, { pods: 1, started });
+  const forget = () => {
+    if (forming.get(runtime) === own) forming.delete(runtime);
+  };
+  const own: Forming = { pods: 1, started: start.catch(() => {}).finally(forget) };
+  forming.set(runtime, own);
 }
 
-/** Connects to a shim that has room for a further pod; undefined when there is none, or it does not answer. */
-async function joinShim(row: SandboxRow, runtime: RuntimeConfig, ctx: ShimContext): Promise<Shim | undefined> {
-  const most = runtime.pods_per_shim;
-  let found = shimWithRoom(row, most, ctx);
-  const next = forming.get(row.runtime);
-  if (!found && next && next.pods < most) {
-    next.pods++;
-    await next.started;
-    found = shimWithRoom(row, most, ctx);
-  }
-  if (!found) return undefined;
+/** Connects to a shim that has room for a further pod; undefined when it does not answer. */
+async function joinShim(row: SandboxRow, found: ShimRow, ctx: ShimContext): Promise<Shim | undefined> {
   row.shim = found;
   ctx.store.sandboxes.update(row);
   try {
