@@ -22,6 +22,8 @@ export interface StormOptions {
   kills: number;
   /** The storm goes on until so many kills were at a point of a table, up to three times `kills`. */
   points?: number;
+  /** And until so many launches were acknowledged, with the same limit. */
+  launches?: number;
   /** Actors, each with a pod of its own. */
   parallel: number;
   seed: number;
@@ -121,7 +123,9 @@ async function run({ daemon, options, random, env, folder }: Running): Promise<O
   const actors = Array.from({ length: options.parallel }, (_, number) => new Actor(scene, choices, number));
   const points = [...all];
   let point: KillPoint | undefined;
-  const goesOn = () => outcome.points.reached < (options.points ?? 0) && outcome.kills < 3 * options.kills;
+  const goesOn = () =>
+    outcome.kills < 3 * options.kills &&
+    (outcome.points.reached < (options.points ?? 0) || outcome.counts.launches < (options.launches ?? 0));
   while (outcome.kills < options.kills || goesOn()) {
     round = { number: round.number + 1, how: '', restart: 0, problems: [] };
     const end = new AbortController();

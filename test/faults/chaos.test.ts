@@ -14,6 +14,7 @@ test('a storm of kills loses nothing that was acknowledged and leaves nothing be
   const outcome = await storm({
     kills: 16,
     points: 4,
+    launches: 11,
     parallel: 6,
     seed,
     longestMs: 1000,
