@@ -80,8 +80,8 @@ export class Health implements Disposable {
 
   async #tryOverlay(root: string): Promise<string[]> {
     const reasons = await this.#options.pools.shim.call('tryOverlay', { root });
-    this.#overlays = reasons.length === 0;
-    return reasons;
+    this.#overlays = reasons?.length === 0;
+    return reasons ?? [];
   }
 
   #tell(reasons: string[]): void {

@@ -47,12 +47,20 @@ test('an overlay is tried where containers would have one, and nothing is left o
   const [good, bad] = [join(folder, 'disk/good'), join(overlay, 'bad')];
   for (const root of [good, bad]) mkdirSync(root);
   assert.deepEqual(await tryOverlay({ root: good }), []);
-  const [reason = '', ...more] = await tryOverlay({ root: bad });
+  const [reason = '', ...more] = (await tryOverlay({ root: bad })) ?? [];
   assert.match(reason, REFUSED);
   assert.match(reason, /images\.snapshotter = "native" does without/);
   assert.deepEqual([more, readdirSync(good), readdirSync(bad)], [[], [], []]);
-  // Nothing can be made there: that is another reason's matter.
-  assert.deepEqual(await tryOverlay({ root: '/proc/sys/nonesuch' }), []);
+  await assert.rejects(tryOverlay({ root: '/proc/sys/nonesuch' }), { code: 'ENOENT' });
+  const full = join(folder, 'full');
+  mkdirSync(full);
+  mount({ source: 'sluice-test', target: full, type: 'tmpfs', data: 'nr_inodes=3' });
+  try {
+    assert.equal(await tryOverlay({ root: full }), undefined, 'a full disk tells nothing');
+    assert.deepEqual(readdirSync(full), []);
+  } finally {
+    unmount(full);
+  }
 });
 
 test('with overlayfs the node is not ready and says why; with native its pods run', { skip }, async () => {
