@@ -9,7 +9,7 @@ import { withTimeLimit } from '../time-limit.ts';
 import { type Fd, memoryFile, pipe } from './fd.ts';
 import { C, libc, SysError } from './libc.ts';
 import { SIGKILL } from './signals.ts';
-import { waitOrAbandon } from './wait.ts';
+import { collectAbandoned, waitOrAbandon } from './wait.ts';
 
 const FILE_ACTIONS_SIZE = 80; // sizeof(posix_spawn_file_actions_t), glibc, 64 bit
 const ATTR_SIZE = 336; // sizeof(posix_spawnattr_t)
@@ -209,7 +209,8 @@ export function launch({ stdin, stderr, ...options }: LaunchOptions): { pid: num
  * Whether the process group of a program that was started here still has a process, one in uninterruptible sleep for
  * example.
  */
-export function groupLives(pid: number): boolean {
+export async function groupLives(pid: number): Promise<boolean> {
+  await collectAbandoned(pid); // or kill(2) would find a zombie
   return libc.kill(-pid, 0) === 0;
 }
 

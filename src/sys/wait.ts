@@ -54,32 +54,44 @@ export async function waitOrAbandon(
   });
   const outcome = await Promise.race([status, givenUp]);
   clearTimeout(timer);
-  if (outcome === undefined) {
-    // waitStatus polls on, every 2 s, until the process has ended.
-    const remembered = abandoned as Map<number, string>;
-    remembered.set(pid, path);
-    const forget = () => remembered.delete(pid);
-    status.then(forget, forget);
-  }
+  if (outcome === undefined) abandon(pid, path);
   return outcome;
 }
 
+function abandon(pid: number, path: string): void {
+  (abandoned as Map<number, string>).set(pid, path);
+  const looks = setInterval(async () => {
+    await collectAbandoned(pid);
+    if (!abandoned.has(pid)) clearInterval(looks);
+  }, ABANDONED_POLL_MS);
+  looks.unref();
+}
+
 /**
- * Waits for a child's wait status. A child can be reaped a moment after its pipes close, so the polls are close
- * together then; a child that closed its pipes early, or left them to a grandchild, is found by a poll every 50 ms.
+ * Collects a program that run() has given up, if it has ended by now: until then it counts as a process that lives.
+ * Does nothing for other pids.
  */
-async function waitStatus(pid: number, pipesClosed: Promise<unknown>): Promise<number> {
+export async function collectAbandoned(pid: number): Promise<void> {
+  if (abandoned.has(pid) && (await reap(pid))) (abandoned as Map<number, string>).delete(pid);
+}
+
+/**
+ * Waits for a child's wait status; undefined once the child has been abandoned. A child can be reaped a moment after
+ * its pipes close, so the polls are close together then; a child that closed its pipes early, or left them to a
+ * grandchild, is found by a poll every 50 ms.
+ */
+async function waitStatus(pid: number, pipesClosed: Promise<unknown>): Promise<number | undefined> {
   const status: [number] = [0];
   let closed = false;
   const closing = pipesClosed.then(() => {
     closed = true;
   });
   for (let look = 0; ; look++) {
+    if (abandoned.has(pid)) return undefined;
     const got = await collectStatus(pid, status);
     if (got === pid) return status[0];
     if (got < 0) throw new SysError('waitpid', 10, `of pid ${pid}`); // ECHILD: something else has reaped it
-    if (abandoned.has(pid)) await sleep(ABANDONED_POLL_MS, undefined, { ref: false });
-    else if (!closed) {
+    if (!closed) {
       await Promise.race([closing, sleep(50)]);
       look = 0;
     } else if (look < 8) await new Promise(setImmediate);

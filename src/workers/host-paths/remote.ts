@@ -96,7 +96,7 @@ export async function* streamRemoteFile(path: string, mount: MountPoint, idleMs:
     }
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== 'ETIMEDOUT') throw cause;
-    if (groupLives(group)) left.set(mount.mountPoint, group);
+    if (await groupLives(group)) left.set(mount.mountPoint, group);
     throw new SluiceError('TIMED_OUT', `${nameOf(mount)} gave nothing for ${idleMs / 1000} s`);
   }
   if (missing > 0) throw new Error(`${path} ended ${missing} bytes early (on ${nameOf(mount)})`);
@@ -107,7 +107,7 @@ const nameOf = ({ type, mountPoint }: MountPoint) => `the ${type} mount ${mountP
 async function onMount(mount: MountPoint, path: string, script: string, maxOutput: number): Promise<Buffer> {
   const where = nameOf(mount);
   const before = left.get(mount.mountPoint);
-  if (before !== undefined && groupLives(before)) {
+  if (before !== undefined && (await groupLives(before))) {
     throw new SluiceError('TIMED_OUT', `${where} hangs: process ${before} has been waiting for it for a while`);
   }
   const argv = ['sh', '-c', script, 'sh', path];
@@ -119,7 +119,7 @@ async function onMount(mount: MountPoint, path: string, script: string, maxOutpu
     maxOutput,
   });
   // The shell may have ended where a child of it cannot.
-  if (groupLives(pid)) left.set(mount.mountPoint, pid);
+  if (await groupLives(pid)) left.set(mount.mountPoint, pid);
   else left.delete(mount.mountPoint);
   if (ended.timedOut) throw new SluiceError('TIMED_OUT', `${where} did not answer within ${LIMIT_MS / 1000} s`);
   if (code === 0) return stdout;
