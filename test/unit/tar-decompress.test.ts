@@ -2,18 +2,19 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { pipeline } from 'node:stream/promises';
 import { test } from 'node:test';
-import { constants, createZstdDecompress, gzipSync, zstdCompressSync } from 'node:zlib';
+import { constants, crc32, createZstdDecompress, gunzipSync, gzipSync, zstdCompressSync } from 'node:zlib';
+import fc from 'fast-check';
 import { SluiceError } from '../../src/errors.ts';
-import { decompress } from '../../src/workers/image/decompress.ts';
+import { type Decompress, decompress } from '../../src/workers/image/decompress.ts';
 import { ZstdFrames } from '../../src/workers/image/zstd-frames.ts';
 
 async function* inPieces(data: Buffer, step: number): AsyncGenerator<Buffer> {
   for (let at = 0; at < data.length; at += step) yield data.subarray(at, at + step);
 }
 
-async function decode(data: Buffer, step = data.length): Promise<Buffer> {
+async function decode(data: Buffer, step = data.length, options?: Decompress): Promise<Buffer> {
   const output: Buffer[] = [];
-  await decompress(inPieces(data, step), (piece) => output.push(Buffer.from(piece)));
+  await decompress(inPieces(data, step), (piece) => output.push(Buffer.from(piece)), options);
   return Buffer.concat(output);
 }
 
@@ -49,6 +50,114 @@ test('zeroes behind a gzip stream are padding, wherever a piece ends', async () 
     const output = await decode(padded, step);
     assert.ok(output.equals(text), `pieces of ${step}`);
   }
+});
+
+interface Parts {
+  extra?: Buffer;
+  name?: string;
+  comment?: string;
+  checked?: boolean;
+  flags?: number;
+}
+
+/** A gzip member with these parts in its header. */
+function member(content: Buffer, { extra, name, comment, checked, flags = 0 }: Parts): Buffer {
+  const plain = gzipSync(content);
+  const size = Buffer.alloc(2);
+  size.writeUInt16LE(extra?.length ?? 0);
+  const bits = (checked ? 2 : 0) | (extra ? 4 : 0) | (name !== undefined ? 8 : 0) | (comment !== undefined ? 16 : 0);
+  const head = Buffer.concat([
+    plain.subarray(0, 3),
+    Buffer.from([bits | flags]),
+    plain.subarray(4, 10),
+    ...(extra ? [size, extra] : []),
+    ...[name, comment].flatMap((words) => (words === undefined ? [] : [Buffer.from(`${words}\0`)])),
+  ]);
+  const sum = Buffer.alloc(2);
+  sum.writeUInt16LE(crc32(head) & 0xffff);
+  return Buffer.concat([head, ...(checked ? [sum] : []), plain.subarray(10)]);
+}
+
+test('gzip headers with everything that they may have, in pieces of any size', async () => {
+  const all = { extra: randomBytes(300), name: 'layer.tar', comment: 'made by a test', checked: true };
+  const shapes: Parts[] = [
+    { extra: Buffer.alloc(0) },
+    { name: '' },
+    { comment: 'words' },
+    { checked: true },
+    { flags: 1 }, // "this is a text"
+    all,
+  ];
+  const data = Buffer.concat(shapes.map((parts, at) => member(noise.subarray(0, 100 * at), parts)));
+  const whole = Buffer.concat(shapes.map((_, at) => noise.subarray(0, 100 * at)));
+  for (const step of [1, 11, 4096, data.length])
+    for (const verified of [true, false])
+      assert.ok((await decode(data, step, { verified })).equals(whole), `pieces of ${step}`);
+});
+
+test('gzip: a wrong checksum counts where nothing else verifies what comes out, a wrong length always', async () => {
+  const wrong = (at: number) => {
+    const data = Buffer.concat([gzipSync(text), gzipSync(noise)]);
+    data[data.length + at] = (data[data.length + at] ?? 0) ^ 1;
+    return data;
+  };
+  await assert.rejects(decode(wrong(-8)), /incorrect data check/);
+  assert.ok((await decode(wrong(-8), 1000, { verified: true })).equals(Buffer.concat([text, noise])));
+  for (const verified of [true, false]) await assert.rejects(decode(wrong(-4), 1000, { verified }), /length check/);
+});
+
+test('gzip headers that are wrong', async () => {
+  const spoilt = (at: number, value: number) => {
+    const data = member(text, { name: 'x', checked: true });
+    data[at] = value;
+    return data;
+  };
+  for (const [data, words] of [
+    [spoilt(2, 7), /unknown compression method/],
+    [spoilt(3, 0x8a), /unknown header flags/],
+    [spoilt(4, 9), /header crc mismatch/],
+    [Buffer.concat([gzipSync(text), Buffer.from('rubbish')]), /incorrect header check/],
+    [Buffer.concat([gzipSync(text), Buffer.from([0x1f, 0x8c])]), /incorrect header check/],
+    [Buffer.concat([gzipSync(text), Buffer.from([0x1f])]), /unexpected end of file/],
+    [member(text, { comment: 'x'.repeat(2 << 20) }), /a header of more than 1048576 bytes/],
+  ] as const) {
+    for (const step of [1000, data.length])
+      await assert.rejects(decode(data, step), (error) => invalid(error) && words.test(String(error)), String(words));
+  }
+});
+
+test('gzip streams with a changed byte, cut or with more behind them: as gunzip takes or refuses them', async () => {
+  const content = fc.uint8Array({ maxLength: 300 }).map((bytes) => Buffer.from(bytes));
+  const parts = fc.record(
+    { extra: content, name: fc.stringMatching(/^[a-z]*$/), comment: fc.constant('c'), checked: fc.boolean() },
+    { requiredKeys: [] },
+  );
+  const stream = fc
+    .array(fc.tuple(content, parts), { minLength: 1, maxLength: 4 })
+    .map((members) => Buffer.concat(members.map(([bytes, header]) => member(bytes, header))));
+  const spoil = fc.oneof(
+    { weight: 3, arbitrary: fc.constant((data: Buffer) => data) },
+    fc.tuple(fc.nat(), fc.nat(255)).map(([at, value]) => (data: Buffer) => {
+      const changed = Buffer.from(data);
+      if (at % data.length > 1) changed[at % data.length] = value; // the first two say that it is gzip
+      return changed;
+    }),
+    fc.nat().map((at) => (data: Buffer) => data.subarray(0, Math.max(4, at % data.length))),
+    content.map((more) => (data: Buffer) => Buffer.concat([data, more])),
+    fc.nat(20).map((zeroes) => (data: Buffer) => Buffer.concat([data, Buffer.alloc(zeroes), Buffer.from('more')])),
+  );
+  await fc.assert(
+    fc.asyncProperty(stream, spoil, fc.integer({ min: 1, max: 400 }), async (good, spoilt, step) => {
+      const data = spoilt(good);
+      const outcome = (work: () => Buffer | Promise<Buffer>) =>
+        Promise.resolve()
+          .then(work)
+          .then((bytes) => bytes.toString('hex'))
+          .catch(() => 'refused');
+      assert.equal(await outcome(() => decode(data, step)), await outcome(() => gunzipSync(data)));
+    }),
+    { numRuns: 2000 },
+  );
 });
 
 test('what does not fit into one piece comes in several, also from one byte of input', async () => {

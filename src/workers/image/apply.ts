@@ -124,6 +124,8 @@ export class Applier implements TarSink {
   #used: Usage | undefined = { bytes: 0, inodes: 0 };
   /** Some folder has setgid, and passes its group on to new files. */
   #inherits = false;
+  /** The folder of the last name, and its components: entries mostly follow one another in one. */
+  #above: { folder: string; parts: readonly string[] } | undefined;
   /** Records of folders examined because a folder was replaced; an archive made for it could ask for billions. */
   #scanned = 0;
 
@@ -203,25 +205,25 @@ export class Applier implements TarSink {
   }
 
   #entry(entry: TarEntry): void {
-    const parts = components(entry.path);
-    const base = parts.pop();
+    const { parts, base } = this.#split(entry.path);
     if (base === undefined) {
       if (entry.type !== 'directory') throw invalid(`the root of the layer is a ${entry.type}`);
       this.#setAttributes('', this.#root.path, entry);
       return;
     }
     // aufs keeps records of its own beside the files: folders like `.wh..wh.plnk`, with all below them.
-    if (base !== OPAQUE_MARK && [...parts, base].some((part) => part.startsWith(AUFS_OWN))) return;
+    const special = entry.path.includes(WHITEOUT);
+    if (special && base !== OPAQUE_MARK && [...parts, base].some((part) => part.startsWith(AUFS_OWN))) return;
     if (base.startsWith(WHITEOUT)) {
       if (this.#form === 'files') this.#used = undefined; // its marks have blocks or not, as the file system likes
       if (base === OPAQUE_MARK) makeOpaque(this.#root.at(this.#root.folder(parts)), this.#form);
       else this.#whiteout(parts, base.slice(WHITEOUT.length));
       return;
     }
-    if (this.#form === 'files' && parts.some((part) => part.startsWith(WHITEOUT)))
+    if (special && this.#form === 'files' && parts.some((part) => part.startsWith(WHITEOUT)))
       throw invalid(`${printable(entry.path)}: a folder has the name of a whiteout`);
     const target = this.#target(parts, base);
-    this.lowerLinks.delete(target.relative); // an entry replaces what has its name
+    if (this.lowerLinks.size > 0) this.lowerLinks.delete(target.relative); // an entry replaces what has its name
     switch (entry.type) {
       case 'directory':
         this.#directory(target, entry);
@@ -248,6 +250,19 @@ export class Applier implements TarSink {
     if (!this.#used) return;
     this.#used.bytes += blocks * 512;
     this.#used.inodes++;
+  }
+
+  /** The {@link components} of a name, the last one as `base`; undefined for the root itself. */
+  #split(path: string): { parts: readonly string[]; base: string | undefined } {
+    const slash = path.lastIndexOf('/');
+    const base = path.slice(slash + 1);
+    if (slash < 0 || base === '' || base === '.' || base === '..') {
+      const parts = components(path);
+      return { base: parts.pop(), parts };
+    }
+    const folder = path.slice(0, slash);
+    if (this.#above?.folder !== folder) this.#above = { folder, parts: components(folder) };
+    return { parts: this.#above.parts, base };
   }
 
   #target(parts: readonly string[], base: string): Target {
@@ -407,6 +422,7 @@ function setXattrs(path: string, { type, xattrs }: TarEntry): void {
 
 /** Times before 1970 become 1970, because not all file systems can store them. */
 function times({ atime, mtime }: TarEntry): { atime: TimeSpec; mtime: TimeSpec } {
-  const kept = (time: TimeSpec) => (time.seconds < 0 ? { seconds: 0, nanoseconds: 0 } : time);
-  return { atime: kept(atime ?? mtime), mtime: kept(mtime) };
+  return { atime: since1970(atime ?? mtime), mtime: since1970(mtime) };
 }
+
+const since1970 = (time: TimeSpec) => (time.seconds < 0 ? { seconds: 0, nanoseconds: 0 } : time);

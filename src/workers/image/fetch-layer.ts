@@ -156,13 +156,14 @@ async function unpack(layer: FetchLayer, download: Download, root: string, abort
   await using blob = new Source(download, layer, abort);
   let unpacked = 0;
   try {
-    await decompress(blob.pieces, (piece) => {
+    const write = (piece: Buffer) => {
       unpacked += piece.length;
       if (unpacked > MAX_UNPACKED && unpacked > layer.size * MAX_RATIO)
         throw invalid(`the layer decompresses to more than ${MAX_RATIO} times its ${layer.size} bytes`);
       archive.update(piece);
       reader.write(piece);
-    });
+    };
+    await decompress(blob.pieces, write, { verified: true }); // by the diffID
     await blob.check();
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();

@@ -37,6 +37,7 @@ export class Holes {
       }
       at = end;
     }
-    if (unwritten < piece.length) this.#write(piece.subarray(unwritten), offset + unwritten);
+    if (unwritten === 0) this.#write(piece, offset);
+    else if (unwritten < piece.length) this.#write(piece.subarray(unwritten), offset + unwritten);
   }
 }

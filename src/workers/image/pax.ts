@@ -29,7 +29,7 @@ export function paxRecords(data: Buffer): PaxRecord[] {
 }
 
 /** An integer of a PAX header; undefined when it is absent. Throws IMAGE_INVALID. */
-export function paxInteger(pax: Map<string, Buffer>, key: string): number | undefined {
+export function paxInteger(pax: ReadonlyMap<string, Buffer>, key: string): number | undefined {
   const text = pax.get(key)?.toString('latin1');
   if (text === undefined) return undefined;
   const value = Number(text);
@@ -43,7 +43,7 @@ export function paxInteger(pax: Map<string, Buffer>, key: string): number | unde
  * A time of a PAX header: seconds with a fraction, cut to nanoseconds; undefined when it is absent. Throws
  * IMAGE_INVALID.
  */
-export function paxTime(pax: Map<string, Buffer>, key: string): TimeSpec | undefined {
+export function paxTime(pax: ReadonlyMap<string, Buffer>, key: string): TimeSpec | undefined {
   const text = pax.get(key)?.toString('latin1');
   if (text === undefined) return undefined;
   const [, sign, whole = '', fraction = ''] = /^(-?)([0-9]+)(?:\.([0-9]*))?$/.exec(text) ?? [];

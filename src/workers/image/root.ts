@@ -12,6 +12,8 @@ import { printable } from './tar.ts';
 export class Root {
   readonly path: string;
   readonly #known = new Map<string, string>();
+  /** The last answer: one entry after the other is in the same folder, and mostly they come with the same array. */
+  #last: { parts: readonly string[]; found: string } | undefined;
   readonly #make: (folder: string, found: Stats | undefined) => void;
 
   /**
@@ -25,6 +27,7 @@ export class Root {
 
   forget(): void {
     this.#known.clear();
+    this.#last = undefined;
   }
 
   /** A cleaned relative name as an absolute path. */
@@ -34,11 +37,14 @@ export class Root {
 
   /** The real folder, relative to the root, that these components name; made when it is missing, if `make` says so. */
   folder(parts: readonly string[]): string {
+    if (this.#last?.parts === parts) return this.#last.found;
     const key = parts.join('/');
-    const known = this.#known.get(key);
-    if (known !== undefined) return known;
-    const found = this.#walk(parts, key);
-    this.#known.set(key, found);
+    let found = this.#known.get(key);
+    if (found === undefined) {
+      found = this.#walk(parts, key);
+      this.#known.set(key, found);
+    }
+    this.#last = { parts, found };
     return found;
   }
 

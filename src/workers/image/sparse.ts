@@ -35,7 +35,7 @@ export function gnuExtents(block: Buffer, map?: SparseMap): SparseMap {
 }
 
 /** PAX 0.0, 0.1 and 1.0, which differ in their records; undefined when the file is not sparse. */
-export function paxExtents(pax: Map<string, Buffer>, records: readonly PaxRecord[]): SparseMap | undefined {
+export function paxExtents(pax: ReadonlyMap<string, Buffer>, records: readonly PaxRecord[]): SparseMap | undefined {
   const real = paxInteger(pax, 'GNU.sparse.realsize');
   const size = real ?? paxInteger(pax, 'GNU.sparse.size');
   if (pax.get('GNU.sparse.major')?.toString('latin1') === '1') {

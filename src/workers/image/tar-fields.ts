@@ -2,6 +2,7 @@ import { invalid } from './invalid.ts';
 
 /** A text field up to its first NUL, one byte per character. */
 export function tarText(block: Buffer, at: number, length: number): string {
+  if (block[at] === 0) return '';
   const end = block.indexOf(0, at);
   return block.toString('latin1', at, end < 0 || end > at + length ? at + length : end);
 }

@@ -216,8 +216,7 @@ export class TarReader {
 
   #entry(block: Buffer, flag: string, headerSize: number): void {
     if (++this.#entries > MAX_ENTRIES) throw invalid(`the layer has more than ${MAX_ENTRIES} entries`);
-    const pax = new Map(this.#records.map(({ key, value }) => [key, value]));
-    for (const [key, value] of pax) if (value.length === 0 && !key.startsWith('SCHILY.xattr.')) pax.delete(key);
+    const pax = this.#records.length === 0 ? NO_PAX : paxOf(this.#records);
     const name = this.#longName ?? ownName(block);
     const path = text(pax, 'GNU.sparse.name') ?? text(pax, 'path') ?? name;
     const link = text(pax, 'linkpath') ?? this.#longLink ?? tarText(block, 157, 100);
@@ -254,7 +253,7 @@ export class TarReader {
       atime: paxTime(pax, 'atime'),
       major: type === 'char' || type === 'block' ? tarNumber(block, 329, 8, 'device number') : 0,
       minor: type === 'char' || type === 'block' ? tarNumber(block, 337, 8, 'device number') : 0,
-      xattrs: xattrs(pax),
+      xattrs: pax === NO_PAX ? [] : xattrs(pax),
     };
     this.#sink.entry(entry);
 
@@ -336,6 +335,16 @@ export class TarReader {
   }
 }
 
+/** Of most entries. */
+const NO_PAX: ReadonlyMap<string, Buffer> = new Map();
+
+/** The last record of a key counts, and an empty value takes away what an earlier one said. */
+function paxOf(records: readonly PaxRecord[]): ReadonlyMap<string, Buffer> {
+  const pax = new Map(records.map(({ key, value }) => [key, value]));
+  for (const [key, value] of pax) if (value.length === 0 && !key.startsWith('SCHILY.xattr.')) pax.delete(key);
+  return pax;
+}
+
 /** Accepts the sum of unsigned bytes (the standard) and that of signed ones (old Suns). */
 function checkSum(block: Buffer): void {
   const found = tarNumber(block, 148, 8, 'checksum');
@@ -358,12 +367,13 @@ function isZero(block: Buffer): boolean {
  */
 function ownName(block: Buffer): string {
   const name = tarText(block, 0, 100);
+  if (block[345] === 0) return name; // as in most headers, whatever the magic is
   if (block.toString('latin1', 257, 263) !== 'ustar\0') return name;
   const prefix = tarText(block, 345, block.toString('latin1', 508, 512) === 'tar\0' ? 131 : 155);
   return prefix === '' ? name : `${prefix}/${name}`;
 }
 
-function text(pax: Map<string, Buffer>, key: string): string | undefined {
+function text(pax: ReadonlyMap<string, Buffer>, key: string): string | undefined {
   const value = pax.get(key)?.toString('latin1');
   if (value?.includes('\0')) throw invalid(`the PAX record ${key} has a zero byte`);
   return value;
@@ -375,7 +385,7 @@ function owner(id: number, path: string): number {
   return id;
 }
 
-function xattrs(pax: Map<string, Buffer>): [string, Buffer][] {
+function xattrs(pax: ReadonlyMap<string, Buffer>): [string, Buffer][] {
   const found: [string, Buffer][] = [];
   for (const [key, value] of pax) {
     if (key.startsWith('SCHILY.xattr.')) found.push([key.slice('SCHILY.xattr.'.length), value]);
