@@ -2,39 +2,40 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ListPodSandboxResponse, type PodSandbox, PodSandboxState } from '../../proto/gen/cri.ts';
-import { EncodedItems } from '../../src/main/cri/encoded-items.ts';
+import { EncodedItems, type Fields, itemOf } from '../../src/main/cri/encoded-items.ts';
 
 interface Row {
   id: string;
+  metadata: PodSandbox['metadata'];
   ready: boolean;
   labels: Record<string, string>;
 }
 
 const annotations = {};
 
-const itemOf = ({ id, ready, labels }: Row): PodSandbox => ({
-  id,
-  metadata: { name: id, namespace: 'default', uid: `uid-${id}`, attempt: 0 },
-  state: ready ? PodSandboxState.SANDBOX_READY : PodSandboxState.SANDBOX_NOTREADY,
-  createdAt: 1_700_000_000_000_000_001n,
-  labels,
-  annotations,
-  runtimeHandler: '',
-});
+const FIELDS: Fields<Row, PodSandbox> = {
+  id: ({ id }) => id,
+  metadata: ({ metadata }) => metadata,
+  state: ({ ready }) => (ready ? PodSandboxState.SANDBOX_READY : PodSandboxState.SANDBOX_NOTREADY),
+  createdAt: () => 1_700_000_000_000_000_001n,
+  labels: ({ labels }) => labels,
+  annotations: () => annotations,
+  runtimeHandler: () => '',
+};
 
 function setUp() {
   const encodings: string[] = [];
-  const encoded = new EncodedItems<Row, PodSandbox, ListPodSandboxResponse>((pod) => {
+  const encoded = new EncodedItems<Row, PodSandbox, ListPodSandboxResponse>(FIELDS, (pod) => {
     encodings.push(pod.id);
     return ListPodSandboxResponse.encode({ items: [pod] }).finish();
   });
-  const rows = ['a', 'b', 'c'].map((id): Row => ({ id, ready: true, labels: { app: id } }));
-  // As the verbs do it: the metadata of a row is one object.
-  const metadata = new Map(rows.map((row) => [row, itemOf(row).metadata]));
-  const items = () => rows.map((row) => ({ row, item: { ...itemOf(row), metadata: metadata.get(row) } }));
+  const rows = ['a', 'b', 'c'].map((id): Row => {
+    const metadata = { name: id, namespace: 'default', uid: `uid-${id}`, attempt: 0 };
+    return { id, metadata, ready: true, labels: { app: id } };
+  });
   const check = () => {
-    const { bytes } = encoded.response(items());
-    assert.deepEqual(ListPodSandboxResponse.decode(bytes), { items: items().map(({ item }) => item) });
+    const { bytes } = encoded.response(rows);
+    assert.deepEqual(ListPodSandboxResponse.decode(bytes), { items: rows.map((row) => itemOf(FIELDS, row)) });
     return encodings.splice(0);
   };
   return { rows, check };

@@ -4,14 +4,15 @@ import { SluiceError } from '../../errors.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import { batches, noInfo, type RuntimeVerbs } from './call.ts';
 import { RUNTIME_TYPE, runtimeOptions } from './containerd-keys.ts';
-import { EncodedItems } from './encoded-items.ts';
+import { EncodedItems, itemOf } from './encoded-items.ts';
 import { matchesContainer } from './filters.ts';
 import { goJson } from './go-json.ts';
 import type { CriServices } from './services.ts';
-import { containerState, toContainer, toContainerStatus, visibleContainer } from './views.ts';
+import { CONTAINER_FIELDS, containerState, toContainerStatus, visibleContainer } from './views.ts';
 
-const encodedContainers = new EncodedItems<ContainerRow, Container, ListContainersResponse>((container) =>
-  ListContainersResponse.encode({ containers: [container] }).finish(),
+const encodedContainers = new EncodedItems<ContainerRow, Container, ListContainersResponse>(
+  CONTAINER_FIELDS,
+  (container) => ListContainersResponse.encode({ containers: [container] }).finish(),
 );
 
 export const containerVerbs = (services: CriServices) =>
@@ -54,7 +55,8 @@ export const containerVerbs = (services: CriServices) =>
 
     /** The same in batches (KEP-5825). */
     *streamContainers({ filter }) {
-      for (const batch of batches(matching(services, filter))) yield { containers: batch.map(({ item }) => item) };
+      for (const batch of batches(matching(services, filter)))
+        yield { containers: batch.map((row) => itemOf(CONTAINER_FIELDS, row)) };
     },
 
     /** In-place resize. A container that has not started yet gets the limits when it starts. */
@@ -71,15 +73,16 @@ export const containerVerbs = (services: CriServices) =>
     },
   }) satisfies Partial<RuntimeVerbs>;
 
-function* matching(
-  { store }: CriServices,
-  filter: ContainerFilter | undefined,
-): Generator<{ row: ContainerRow; item: Container }> {
+function matching({ store }: CriServices, filter: ContainerFilter | undefined): ContainerRow[] {
+  const rows: ContainerRow[] = [];
   for (const row of store.containers.values()) {
     if (!visibleContainer(row)) continue;
-    const facts = { id: row.id, sandbox: row.sandbox, labels: row.config.labels, state: containerState(row) };
-    if (matchesContainer(filter, facts)) yield { row, item: toContainer(row) };
+    const { id, sandbox, config } = row;
+    if (filter && !matchesContainer(filter, { id, sandbox, labels: config.labels, state: containerState(row) }))
+      continue;
+    rows.push(row);
   }
+  return rows;
 }
 
 /** The keys that users of `crictl inspect` read with containerd. */

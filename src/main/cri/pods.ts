@@ -8,13 +8,13 @@ import { isNsfs } from '../../sys/mount.ts';
 import { batches, noInfo, type RuntimeVerbs } from './call.ts';
 import { cniResultInfo } from './cni-info.ts';
 import { RUNTIME_TYPE, runtimeOptions } from './containerd-keys.ts';
-import { EncodedItems } from './encoded-items.ts';
+import { EncodedItems, itemOf } from './encoded-items.ts';
 import { matchesSandbox } from './filters.ts';
 import { goJson } from './go-json.ts';
 import type { CriServices } from './services.ts';
-import { sandboxState, toPodSandbox, toPodSandboxStatus, visibleSandbox } from './views.ts';
+import { POD_FIELDS, sandboxState, toPodSandboxStatus, visibleSandbox } from './views.ts';
 
-const encodedPods = new EncodedItems<SandboxRow, PodSandbox, ListPodSandboxResponse>((pod) =>
+const encodedPods = new EncodedItems<SandboxRow, PodSandbox, ListPodSandboxResponse>(POD_FIELDS, (pod) =>
   ListPodSandboxResponse.encode({ items: [pod] }).finish(),
 );
 
@@ -55,7 +55,8 @@ export const podVerbs = (services: CriServices) =>
 
     /** The same in batches, for nodes whose list outgrows one message (KEP-5825). */
     *streamPodSandboxes({ filter }) {
-      for (const batch of batches(matching(services, filter))) yield { podSandboxes: batch.map(({ item }) => item) };
+      for (const batch of batches(matching(services, filter)))
+        yield { podSandboxes: batch.map((row) => itemOf(POD_FIELDS, row)) };
     },
 
     /** Kubelet resizes the pod's cgroup itself; the row keeps the new values for the containers made later. */
@@ -77,15 +78,15 @@ export const podVerbs = (services: CriServices) =>
     },
   }) satisfies Partial<RuntimeVerbs>;
 
-function* matching(
-  { store }: CriServices,
-  filter: PodSandboxFilter | undefined,
-): Generator<{ row: SandboxRow; item: PodSandbox }> {
+function matching({ store }: CriServices, filter: PodSandboxFilter | undefined): SandboxRow[] {
+  const rows: SandboxRow[] = [];
   for (const row of store.sandboxes.values()) {
     if (!visibleSandbox(row)) continue;
-    const facts = { id: row.id, labels: row.config.labels, state: sandboxState(row) };
-    if (matchesSandbox(filter, facts)) yield { row, item: toPodSandbox(row) };
+    if (filter && !matchesSandbox(filter, { id: row.id, labels: row.config.labels, state: sandboxState(row) }))
+      continue;
+    rows.push(row);
   }
+  return rows;
 }
 
 /** The keys that users of `crictl inspectp` read with containerd. */

@@ -14,6 +14,7 @@ import type { ImageRow } from '../../node/images/rows.ts';
 import { criSignal } from '../../node/oci/signals.ts';
 import type { ContainerRow } from '../../node/store/container.ts';
 import type { SandboxRow } from '../../node/store/sandbox.ts';
+import { type Fields, itemOf } from './encoded-items.ts';
 import type { CriServices } from './services.ts';
 
 type Images = Pick<CriServices['images'], 'find' | 'isPinned'>;
@@ -30,23 +31,22 @@ export function sandboxState(row: SandboxRow): PodSandboxState {
   return row.state === 'ready' ? PodSandboxState.SANDBOX_READY : PodSandboxState.SANDBOX_NOTREADY;
 }
 
-export function toPodSandbox(row: SandboxRow): PodSandbox {
-  return {
-    id: row.id,
-    metadata: row.config.metadata,
-    state: sandboxState(row),
-    createdAt: row.createdAt,
-    labels: row.config.labels,
-    annotations: row.config.annotations,
-    runtimeHandler: row.runtimeHandler,
-  };
-}
+/** A pod in lists. */
+export const POD_FIELDS: Fields<SandboxRow, PodSandbox> = {
+  id: (row) => row.id,
+  metadata: (row) => row.config.metadata,
+  state: sandboxState,
+  createdAt: (row) => row.createdAt,
+  labels: (row) => row.config.labels,
+  annotations: (row) => row.config.annotations,
+  runtimeHandler: (row) => row.runtimeHandler,
+};
 
 /** Pods on the host network have `network` too, with an empty ip: kubelet fills in the node's. */
 export function toPodSandboxStatus(row: SandboxRow): PodSandboxStatus {
   const [ip = '', ...others] = row.state === 'stopped' ? [] : row.addresses;
   return {
-    ...toPodSandbox(row),
+    ...itemOf(POD_FIELDS, row),
     network: { ip, additionalIps: others.map((address) => ({ ip: address })) },
     linux: { namespaces: { options: row.config.linux?.securityContext?.namespaceOptions } },
   };
@@ -74,21 +74,19 @@ export function containerState(row: ContainerRow): ContainerState {
     : ContainerState.CONTAINER_EXITED;
 }
 
-/** All ids of an image are the digest of its config: critest compares them with the answer of PullImage. */
-export function toContainer(row: ContainerRow): Container {
-  return {
-    id: row.id,
-    podSandboxId: row.sandbox,
-    metadata: row.config.metadata,
-    image: row.config.image,
-    imageRef: row.image,
-    imageId: row.image,
-    state: containerState(row),
-    createdAt: row.createdAt,
-    labels: row.config.labels,
-    annotations: row.config.annotations,
-  };
-}
+/** A container in lists. All ids of an image are the digest of its config: critest compares them with PullImage's. */
+export const CONTAINER_FIELDS: Fields<ContainerRow, Container> = {
+  id: (row) => row.id,
+  podSandboxId: (row) => row.sandbox,
+  metadata: (row) => row.config.metadata,
+  image: (row) => row.config.image,
+  imageRef: (row) => row.image,
+  imageId: (row) => row.image,
+  state: containerState,
+  createdAt: (row) => row.createdAt,
+  labels: (row) => row.config.labels,
+  annotations: (row) => row.config.annotations,
+};
 
 export function toContainerStatus(images: Images, row: ContainerRow): ContainerStatus {
   const exited = row.state === 'exited' || row.state === 'removing';
