@@ -56,6 +56,7 @@ export async function buildRelease(folder: string, version = VERSION): Promise<R
     copyFileSync(join(ROOT, 'packaging/bin', name), join(folder, 'bin', name));
     chmodSync(join(folder, 'bin', name), 0o755);
   }
+  copyFileSync(join(ROOT, 'packaging/lib/run-daemon.sh'), join(lib, 'run-daemon.sh'));
   const packages = releasedPackages(metafile);
   writeLicences(packages, join(folder, 'licenses'));
   const imports = Object.values(metafile.outputs).flatMap((output) => output.imports);
