@@ -23,7 +23,7 @@ setInterval(() => {}, 1000);
 
 for (const launcher of ['bin/sluiced', 'packaging/bin/sluiced']) {
   test(`${launcher} starts Node without an inspector at SIGUSR1`, () => {
-    assert.match(readFileSync(join(ROOT, launcher), 'utf8'), /^exec .* --disable-sigusr1 /m);
+    assert.match(readFileSync(join(ROOT, launcher), 'utf8'), /^run_daemon .* --disable-sigusr1 /m);
   });
 }
 
