@@ -8,12 +8,14 @@ run_daemon() {
 	"$@" <&0 & # a shell without job control would give it /dev/null
 	daemon=$!
 	for signal in HUP INT QUIT TERM USR1 USR2; do
-		trap "kill -$signal $daemon" "$signal"
+		trap "passed=yes; kill -$signal $daemon" "$signal"
 	done
-	# A signal ends wait early.
-	while kill -0 "$daemon" 2>/dev/null; do
+	status=127
+	while :; do
+		passed=
 		wait "$daemon"
-		status=$?
+		code=$?
+		[ "$code" -eq 127 ] || status=$code # 127: it has ended, and was collected by the wait before
+		[ -n "$passed" ] || exit "$status"  # a signal that was passed on ended wait early
 	done
-	exit "$status"
 }

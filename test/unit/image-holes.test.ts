@@ -16,7 +16,7 @@ function written(file: Buffer, cuts: readonly number[]): { content: Buffer; touc
   });
   let at = 0;
   for (const cut of [...cuts.map((place) => place % (file.length + 1)).sort((a, b) => a - b), file.length]) {
-    if (cut > at) holes.add(file.subarray(at, cut), at);
+    holes.add(file.subarray(at, cut), at); // two cuts in one place: an empty piece
     at = cut;
   }
   return { content, touched };

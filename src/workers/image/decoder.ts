@@ -7,8 +7,11 @@ const PIECE = 128 << 10;
 /** Gets decoded bytes, in order. A piece is valid only during the call. */
 export type Sink = (piece: Buffer) => void;
 
+/** Decodes a blob that comes in pieces, and gives what comes out to its sink. */
 export interface Decoder extends Disposable {
+  /** The next piece. Throws IMAGE_INVALID for a stream that is broken, and what the sink throws. */
   write(piece: Buffer): void;
+  /** There is no further piece. Throws IMAGE_INVALID when the stream ends early. */
   end(): void;
 }
 
@@ -57,12 +60,16 @@ export class Engine implements Disposable {
     };
   }
 
+  /** IMAGE_INVALID with these words, zlib's or the caller's, for the caller to throw. */
   broken(message: string, code?: string): Error {
     const cause = Object.assign(new Error(message), { code });
     return invalid(`the ${this.#format} stream is broken or ends early: ${message}`, cause);
   }
 
-  /** Decodes the input from `from` on; returns how many bytes at its end follow the end of the stream. */
+  /**
+   * Decodes the input from `from` on; returns how many bytes at its end follow the end of the stream. Throws
+   * IMAGE_INVALID, and what the sink throws.
+   */
   run(input: Buffer, flush: number, from = 0): number {
     const { _handle: handle, _writeState: state } = this.#zlib;
     const output = this.#output;
@@ -76,6 +83,7 @@ export class Engine implements Disposable {
     }
   }
 
+  /** What comes next is another stream. */
   reset(): void {
     this.#zlib._handle.reset();
   }

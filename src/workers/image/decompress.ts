@@ -65,7 +65,8 @@ class Zstd implements Decoder {
 
   write(piece: Buffer): void {
     for (const part of this.#frames.split(piece))
-      if (this.#engine.run(part, constants.ZSTD_e_continue) > 0) throw this.#engine.broken('a frame ends early');
+      if (this.#engine.run(part, constants.ZSTD_e_continue) > 0)
+        throw this.#engine.broken('bytes follow the end of a frame');
   }
 
   end(): void {

@@ -37,7 +37,6 @@ export class Holes {
       }
       at = end;
     }
-    if (unwritten === 0) this.#write(piece, offset);
-    else if (unwritten < piece.length) this.#write(piece.subarray(unwritten), offset + unwritten);
+    if (unwritten < piece.length) this.#write(unwritten === 0 ? piece : piece.subarray(unwritten), offset + unwritten);
   }
 }
