@@ -20,9 +20,8 @@ import { removePods } from '../rig/cri.ts';
 import type { RigDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { findProgram, privateFolder, program } from '../rig/paths.ts';
-import { run } from '../rig/proc.ts';
 import { withoutUnified } from './cgroups-v1.ts';
-import { machine, otherWork } from './machine.ts';
+import { machine, otherWork, versionOf } from './machine.ts';
 import { launchPodAndContainer, warmUp } from './pods.ts';
 import { releaseFor, SOURCES } from './release.ts';
 import { MEASUREMENTS, type Measurement, type Row, type Target } from './rows.ts';
@@ -254,16 +253,15 @@ async function main(): Promise<number> {
   }
   const sides = chosenSides();
   const { containerd, shim } = await containerdPrograms(sides.includes('containerd') ? options.containerd : 'none');
-  const runtime = findProgram(options.runtime) ?? program('runc');
+  const runtime = program(options.runtime);
   if (!shim || (sides.includes('containerd') && !containerd)) {
     throw new Error('there is neither Go to build containerd with nor a containerd in PATH');
   }
-  const version = async (path: string) => (await run(path, ['--version'])).stdout.split('\n', 1)[0];
   const head = [
     machine(),
-    ...(containerd ? [`containerd: ${await version(containerd)}`] : []),
+    ...(containerd ? [`containerd: ${await versionOf(containerd)}`] : []),
     `shim: ${shim}`,
-    `runtime: ${await version(runtime)}${crun ? `; ${await version(crun)}` : ''}`,
+    `runtime: ${await versionOf(runtime)}${crun ? `; ${await versionOf(crun)}` : ''}`,
     `other work before: ${await otherWork()}`,
   ];
   console.log(head.join('\n'));

@@ -130,7 +130,7 @@ async function main(): Promise<void> {
   if (!Number.isInteger(parallel) || parallel < 1) throw new Error('--parallel wants a number of 1 or more');
   if (!Number.isInteger(bound) || bound < 0) throw new Error('--bound wants a number, 0 for no bound');
   const { shim = paths.program('containerd-shim-runc-v2') } = await containerdPrograms(options.containerd);
-  const runc = paths.findProgram(options.runtime) ?? paths.program('runc');
+  const runc = paths.program(options.runtime);
   console.log(`${machine()}\nother work before: ${await otherWork()}`);
   const folder = paths.privateFolder('sluice-floor');
   const registry = await imageRegistry(folder);

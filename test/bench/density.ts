@@ -18,10 +18,10 @@ import { removePods } from '../rig/cri.ts';
 import type { RigDaemon } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
 import { mountsBelow } from '../rig/leftovers.ts';
-import { findProgram, privateFolder, program } from '../rig/paths.ts';
+import { privateFolder, program } from '../rig/paths.ts';
 import { listTimes } from './list-times.ts';
 import { callTimes, favourClient, phase } from './load.ts';
-import { machine, otherWork } from './machine.ts';
+import { machine, otherWork, versionOf } from './machine.ts';
 import { fit } from './model.ts';
 import { cpuOf, launchPodAndContainer, memoryOf, warmUp } from './pods.ts';
 import { releaseFor, SOURCES } from './release.ts';
@@ -205,11 +205,11 @@ async function main(): Promise<number> {
   }
   const { containerd, shim } = await containerdPrograms(options.containerd);
   if (!shim) throw new Error('there is neither Go to build the shim with nor one in PATH');
-  console.log(`${machine()}\nother work before: ${await otherWork()}`);
+  const runc = program(options.runtime);
+  console.log(`${machine()}\nruntime: ${await versionOf(runc)}\nother work before: ${await otherWork()}`);
   const folder = privateFolder('sluice-bench');
   const registry = await imageRegistry(folder);
   try {
-    const runc = findProgram(options.runtime) ?? program('runc');
     const release = await releaseFor(folder, options);
     const sandboxImage = 'registry.k8s.io/pause:3.10';
     const common: Common = { registry, shim, runc, containerd, sandboxImage, release };

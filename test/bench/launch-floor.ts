@@ -158,7 +158,7 @@ async function main(): Promise<number> {
   const folder = paths.privateFolder('sluice-launch-floor');
   const registry = await imageRegistry(folder);
   try {
-    const runc = paths.findProgram(options.runtime) ?? paths.program('runc');
+    const runc = paths.program(options.runtime);
     const release = await releaseFor(folder, options);
     const common: Common = { registry, shim, runc, containerd, sandboxImage: 'registry.k8s.io/pause:3.10', release };
     await using stack = new AsyncDisposableStack();

@@ -17,10 +17,11 @@ import { builtOrSystem } from '../rig/build.ts';
 import { removePods } from '../rig/cri.ts';
 import { type SluiceDaemon, startSluice } from '../rig/daemon.ts';
 import { imageRegistry } from '../rig/images.ts';
-import { findProgram, privateFolder, program } from '../rig/paths.ts';
-import { cpuSeconds, run } from '../rig/proc.ts';
+import { privateFolder, program } from '../rig/paths.ts';
+import { cpuSeconds } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
 import { load } from './load.ts';
+import { versionOf } from './machine.ts';
 import { warmUp } from './pods.ts';
 import { median, medianInterval } from './statistics.ts';
 
@@ -177,9 +178,8 @@ async function main(): Promise<number> {
   const total = count('rounds');
   const shim = await builtOrSystem('containerd-shim-runc-v2');
   if (!shim) throw new Error('there is neither Go to build the shim with nor one in PATH');
-  const binary = findProgram(options.runtime) ?? program('runc');
-  const { stdout } = await run(binary, ['--version']);
-  console.log(`shim: ${shim}\nruntime: ${stdout.split('\n', 1)[0]}`);
+  const binary = program(options.runtime);
+  console.log(`shim: ${shim}\nruntime: ${await versionOf(binary)}`);
   console.log(`${total} rounds of ${count('pods')} pods, ${count('parallel')} at once`);
   const config = {
     default_runtime: 'runc',
