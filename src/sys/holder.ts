@@ -44,9 +44,10 @@ export const heldPath = (folder: string, name: string): string => join(folder, L
 /**
  * Finds the holder of `folder`, or makes it (2 ms), and sets the link to it. Whatever a killed process has left of an
  * unfinished one is replaced. Throws {@link SysError}, and leaves nothing then, where the kernel refuses it: on a root
- * that is no mount (chroot), or without its right.
+ * that is no mount (chroot), without its right, or before Linux 5.2, which cannot move a mount into it.
  */
 export function openHolder(folder: string): void {
+  cloneTree('/proc/self/ns/uts')[Symbol.dispose](); // as hold() does
   const mnt = join(folder, MNT);
   if (!isNsfs(mnt)) makeHolder(folder);
   const root = inHolder(folder, () => openFd('/', FOLDER));

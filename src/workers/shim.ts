@@ -5,7 +5,7 @@
 
 import { shrinkHeap, trimMemory, unmapProgram } from '../sys/memory.ts';
 import { checkNode } from './alive.ts';
-import { removeCgroups } from './cgroup.ts';
+import { removeCgroups, signalContainer } from './cgroup.ts';
 import { copyFromImage } from './copy-from-image.ts';
 import { hostPathHandlers } from './host-paths.ts';
 import { installPause } from './image/install-pause.ts';
@@ -50,6 +50,7 @@ export const handlers = {
   imageSubFolder,
   copyFromImage,
   removeCgroups,
+  signalContainer,
   checkNode,
   tryOverlay,
   lookUpUser,

@@ -1,6 +1,6 @@
 /**
- * What a daemon was started in (folder, environment, signals, descriptors, names of its folders) makes no difference to
- * its pods.
+ * What a daemon was started in (folder, environment, signals, descriptors, names of its folders, kernel) makes no
+ * difference to its pods.
  */
 import assert from 'node:assert/strict';
 import { mkdirSync, rmSync } from 'node:fs';
@@ -12,9 +12,10 @@ import { imageRegistry } from '../rig/images.ts';
 import { containerConfig, imageSpec, podConfig } from '../rig/messages.ts';
 import { skipUnlessRoot } from '../rig/needs.ts';
 import { privateFolder, ROOT } from '../rig/paths.ts';
+import { run } from '../rig/proc.ts';
 import type { Registry } from '../rig/registry.ts';
 
-const skip = skipUnlessRoot('runc', 'containerd-shim-runc-v2', 'docker-registry', 'unshare');
+const skip = skipUnlessRoot('runc', 'containerd-shim-runc-v2', 'docker-registry', 'unshare', 'gcc');
 const BUSYBOX = 'docker.io/library/busybox:latest';
 const SLUICED = `exec ${ROOT}/bin/sluiced "$@"`;
 /** Signals that are ignored or blocked, umask, and the modes of files that the daemon has made. */
@@ -25,6 +26,7 @@ let registry: Registry;
 before(async () => {
   if (skip) return;
   folder = privateFolder('sluice-surroundings');
+  await run('gcc', ['-O2', '-Wall', '-o', join(folder, 'old-kernel'), join(ROOT, 'test/rig/old-kernel.c')]);
   registry = await imageRegistry(folder);
 });
 after(async () => {
@@ -40,6 +42,7 @@ const SURROUNDINGS: { what: string; script: string; folders?: { root: string; st
       trap '' INT HUP PIPE CHLD TERM; umask 077
       exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin unshare --mount --propagation private sh -c '${SLUICED} <&-' sh "$@"`,
   },
+  { what: 'an old kernel', script: `exec OLD_KERNEL ${SLUICED.replace('exec ', '')}` },
   {
     what: 'folders with odd names',
     script: SLUICED,
@@ -50,7 +53,7 @@ const SURROUNDINGS: { what: string; script: string; folders?: { root: string; st
 for (const [index, { what, script, folders }] of SURROUNDINGS.entries()) {
   test(`a daemon in ${what}: its pods are as others`, { skip }, async () => {
     const program = join(folder, `sluiced-${index}`);
-    writeScript(program, `#!/bin/sh\n${script}\n`);
+    writeScript(program, `#!/bin/sh\n${script.replace('OLD_KERNEL', join(folder, 'old-kernel'))}\n`);
     const config: Record<string, unknown> = {};
     for (const [key, name] of Object.entries(folders ?? {})) {
       config[key] = join(folder, name);

@@ -138,7 +138,7 @@ async function endShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
   const shim = await findShim(row, ctx);
   if (shim) {
     try {
-      const known = await endTask(shim.task, row.id);
+      const known = await endTask(shim.task, { ...row, cgroupsPath: podCgroupsPath(row, ctx) }, ctx);
       await ctx.shims.shutdown(shim);
       // A `runc create` that a dead daemon asked for may still be under way; the shim does not list its task yet.
       if (known || row.pinned) return;
@@ -149,10 +149,36 @@ async function endShim(row: SandboxRow, ctx: ShimContext): Promise<void> {
   await cleanUpPodShim(row, ctx);
 }
 
+/** The task of a container or of a pod's pause process, and where its processes are. */
+export interface TaskOwner {
+  id: string;
+  /** Of the first process; 0 where it is not known. */
+  pid: number;
+  /** As in the OCI spec; undefined where it is not known. */
+  cgroupsPath: string | undefined;
+}
+
+/**
+ * Sends a signal to the first process of a task. The shim has the runtime do it, which cannot be run where the node has
+ * no process number left, or its program is gone or broken: then the processes are signalled without it, SIGKILL all of
+ * them. Gives false when there is no such process any more. Throws what the shim answered where that reaches nobody.
+ */
+export async function signalTask(task: Task, owner: TaskOwner, signal: number, ctx: ShimContext): Promise<boolean> {
+  const { id, pid, cgroupsPath } = owner;
+  try {
+    return await task.kill(id, signal);
+  } catch (error) {
+    if (codeOf(error) !== 'RUNTIME_FAILED' || cgroupsPath === undefined) throw error;
+    if (!(await ctx.pools.shim.call('signalContainer', { cgroupsPath, pid, signal }))) throw error;
+    ctx.log.warn({ id, signal, reason: explain(error) }, 'signalled a container without its runtime, which failed');
+    return true;
+  }
+}
+
 /** Kills a task, waits for its end and deletes it. Returns false when the shim has no such task, which is fine. */
-export async function endTask(task: Task, id: string): Promise<boolean> {
-  if (await task.kill(id, SIGKILL)) await task.wait(id, '', 60_000);
-  return (await task.delete(id)) !== undefined;
+export async function endTask(task: Task, owner: TaskOwner, ctx: ShimContext): Promise<boolean> {
+  if (await signalTask(task, owner, SIGKILL, ctx)) await task.wait(owner.id, '', 60_000);
+  return (await task.delete(owner.id)) !== undefined;
 }
 
 /**

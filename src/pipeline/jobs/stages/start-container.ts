@@ -46,10 +46,10 @@ export const create = {
   async undo(row: ContainerRow, ctx: JobContext): Promise<void> {
     const sandbox = ctx.store.sandboxes.get(row.sandbox);
     const shim = sandbox && (await findShim(sandbox, ctx));
-    if (shim && (await endTask(shim.task, row.id))) return;
+    if (shim && (await endTask(shim.task, row, ctx))) return;
     if (!sandbox || sandbox.shimEnded) return;
     await cleanUpContainer(row, sandbox, ctx);
-    if (shim) await endTask(shim.task, row.id);
+    if (shim) await endTask(shim.task, row, ctx);
   },
 };
 

@@ -4,6 +4,7 @@ import type { ContainerRow } from '../../../node/store/container.ts';
 import { SIGKILL } from '../../../sys/signals.ts';
 import { withTimeLimit } from '../../../time-limit.ts';
 import type { JobState } from '../context.ts';
+import { signalTask } from '../pod-shim.ts';
 
 /** Seconds that a killed process may take to end: it may be in uninterruptible sleep (D state), waiting for a disk. */
 const KILL_WAIT_SECONDS = 120;
@@ -36,11 +37,11 @@ async function killContainer({ ctx, row, shim, graceSeconds }: ContainerStop): P
     throw new Error(`container ${row.id} of a dead shim could not be cleaned up within ${KILL_WAIT_SECONDS} s`);
   }
   if (graceSeconds > 0 && !ctx.exits.stopSignalled(row.id)) {
-    if (!(await shim.task.kill(row.id, signalNumber(row.stopSignal)))) return ended;
+    if (!(await signalTask(shim.task, row, signalNumber(row.stopSignal), ctx))) return ended;
     if (await within(ended, graceSeconds)) return;
   } else if (graceSeconds > 0 && (await within(ended, graceSeconds))) return;
   ctx.exits.killing(row.id);
-  await shim.task.kill(row.id, SIGKILL);
+  await signalTask(shim.task, row, SIGKILL, ctx);
   if (!(await within(ended, KILL_WAIT_SECONDS))) {
     throw new Error(`container ${row.id} still lives ${KILL_WAIT_SECONDS} s after SIGKILL`);
   }
