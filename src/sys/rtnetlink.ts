@@ -56,6 +56,8 @@ const IFLA_BR_VLAN_FILTERING = 7;
 const IFLA_BRPORT_MODE = 4;
 const IFLA_BRIDGE_VLAN_INFO = 2;
 const IFLA_INET_CONF = 1;
+const IFLA_INET6_ADDR_GEN_MODE = 8;
+const IN6_ADDR_GEN_MODE_NONE = 1;
 const BRIDGE_VLAN_INFO_PVID = 2;
 const BRIDGE_VLAN_INFO_UNTAGGED = 4;
 const VETH_INFO_PEER = 1;
@@ -241,6 +243,15 @@ export const setIpv4Conf = (index: number, setting: number, value: number): Requ
   body: Buffer.concat([
     linkHeader({ index }),
     nested(IFLA.AF_SPEC, [nested(AF_INET, [nested(IFLA_INET_CONF, [attributeU32(setting, value)])])]),
+  ]),
+});
+
+/** The kernel gives the link no IPv6 address of its own (fe80::…). For a link that is down. */
+export const withoutLinkLocal = (index: number): Request => ({
+  type: RTM.SETLINK,
+  body: Buffer.concat([
+    linkHeader({ index }),
+    nested(IFLA.AF_SPEC, [nested(AF_INET6, [attributeU8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)])]),
   ]),
 });
 

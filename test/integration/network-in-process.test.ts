@@ -150,3 +150,38 @@ test('the host’s end of a pod’s link has an address that was given to it, so
   assert.equal(await sh(['unshare', '--mount', 'sh', '-c', read]), `3\n${host?.mac}\n`); // NET_ADDR_SET
   await lab.remove(pod, true);
 });
+
+test('ipv6LinkLocal: false leaves out the IPv6 address of a link whose network gives it none, and what it says', async (t) => {
+  const lab = openLab(t, 'quiet');
+  const four = { subnet: '10.60.0.0/24' };
+  const bridge = { type: 'bridge', bridge: 'quiet0', isDefaultGateway: true };
+  const both = [[four], [{ subnet: 'fd60::/64' }]];
+  const cases = {
+    'as the plugin has it': { plugin: { ...bridge, ipam: lab.ipam([[four]]) }, talks: true },
+    quiet: { plugin: { ...bridge, ipv6LinkLocal: false, ipam: lab.ipam([[four]]) }, talks: false },
+    'quiet, without addresses': { plugin: { ...bridge, ipv6LinkLocal: false }, talks: false },
+    'quiet, with an address of each family': {
+      plugin: { ...bridge, ipv6LinkLocal: false, ipam: lab.ipam(both) },
+      talks: true,
+    },
+    'quiet, in a process, which knows nothing of it': {
+      plugin: { ...bridge, ipv6LinkLocal: false, ipam: lab.ipam([[four]]) },
+      inProcess: false,
+      talks: true,
+    },
+  };
+  const pods = [];
+  for (const [name, { plugin, talks, ...rest }] of Object.entries(cases)) {
+    const pod = await lab.pod([plugin], { inProcess: true, ...rest });
+    const { result } = await handlers.cniAdd(pod.call);
+    assert.equal(result.interfaces?.length, 3, name);
+    pods.push({ name, pod, talks });
+  }
+  await new Promise((resolve) => setTimeout(resolve, 2500)); // the first solicitation and report come within a second
+  for (const { name, pod, talks } of pods) {
+    assert.equal((await sh('ip -6 addr show dev eth0 scope link', pod.netns)) !== '', talks, `${name}: the address`);
+    const sent = Number(/^Ip6OutRequests\s+(\d+)/m.exec(await sh('cat /proc/net/snmp6', pod.netns))?.[1]);
+    assert.equal(sent > 0, talks, `${name}: ${sent} packets`);
+    await lab.remove(pod);
+  }
+});

@@ -106,10 +106,16 @@ test('without a configuration the built-in network is used, set up once, and nam
     bridge: name,
     isDefaultGateway: true,
     hairpinMode: true,
+    ipv6LinkLocal: false,
     ipam: { type: 'host-local', dataDir: join(dir, 'root', 'cni'), ranges: [[{ subnet: '10.88.0.0/16' }]] },
   });
   assert.ok(calls.filter(([op]) => op === 'openUplink').length <= 1);
   assert.equal((await network.status()).ready, true);
+});
+
+test('built-in: with an IPv6 subnet the links of pods have an IPv6 address of their own, too', async (t) => {
+  const network = await setup(t, undefined, { builtin_subnet: '10.88.0.0/16,fd88::/64' }).start();
+  assert.ok(!('ipv6LinkLocal' in ((network.current() as NetworkConf).plugins[0] ?? {})));
 });
 
 test('built-in: a plugin that serves a capability runs only for pods that use it', async (t) => {

@@ -53,6 +53,8 @@ export async function builtinNetwork({ root, subnet, binDirs, inProcess }: Built
       isDefaultGateway: true,
       // A pod that connects to its own host port needs its packets sent back through the bridge port they came from.
       hairpinMode: true,
+      // Each pod would tell all others about an IPv6 address that nobody has a use for (docs/operate/tuning.md).
+      ...(subnets.some(isIPv6Cidr) ? {} : { ipv6LinkLocal: false }),
       ipam: {
         type: 'host-local',
         dataDir: join(root, 'cni'),

@@ -39,7 +39,7 @@ import { detachVeth } from './detach.ts';
 import { COMMON, cniArgs, Fields, NotOurs } from './fields.ts';
 import { isMasqueraded, masquerade, releaseOthers } from './firewall.ts';
 import { dnsOf, type Ipam, type IsOurs, ipamAdd, ipamCanWait, ipamCheck, ipamDel, ipamGc, readIpam } from './ipam.ts';
-import { carryOut, configureInterface, inPod } from './pod-interface.ts';
+import { carryOut, configureInterface, inPod, noLinkLocal } from './pod-interface.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
 import { nftablesSocket } from './sockets.ts';
 import { enableForwarding, ignoreRouterAdvertisements } from './sysctl.ts';
@@ -60,6 +60,7 @@ const KEYS = [
   'preserveDefaultVlan',
   'macspoofchk',
   'enabledad',
+  'ipv6LinkLocal', // Sluice's own: plugins leave keys alone that they do not know
 ];
 
 /** Pauses, in milliseconds, in which the port of the bridge may come up. */
@@ -77,6 +78,11 @@ export interface Bridge {
   /** 0 for none. */
   vlan: number;
   detectDuplicates: boolean;
+  /**
+   * False: the link of a pod without an IPv6 address of the network has none of its own either. Otherwise each pod
+   * tells all others about it for some seconds (docs/operate/tuning.md).
+   */
+  linkLocal: boolean;
   mac: string;
   ipam: Ipam;
 }
@@ -102,6 +108,7 @@ export function readBridge(network: string, conf: Json, isOurs: IsOurs): Bridge 
     promiscuous: fields.flag('promiscMode'),
     vlan: fields.whole('vlan'),
     detectDuplicates: fields.flag('enabledad'),
+    linkLocal: fields.flag('ipv6LinkLocal', true),
     mac: runtimeMac || cniArgs(fields, ['mac', 'ips']).text('mac'),
     ipam: readIpam(network, conf, isOurs),
   };
@@ -173,10 +180,19 @@ async function connect(
     }
   }
 
-  const { mtu, mac, detectDuplicates } = bridge;
+  const { mtu, mac, detectDuplicates, linkLocal } = bridge;
   const { port, pod } = makePodVeth(host, { netns, ifName, mtu, mac, master: link.index });
   setUpPort(host, port, link, bridge);
-  await configureInterface({ netns, ifName, index: pod.index, ips, routes, detectDuplicates, announce: true });
+  await configureInterface({
+    netns,
+    ifName,
+    index: pod.index,
+    ips,
+    routes,
+    detectDuplicates,
+    linkLocal,
+    announce: true,
+  });
   if (bridge.ipMasq) {
     const nftables = nftablesSocket();
     during('failed to set up masquerading', () => {
@@ -204,7 +220,8 @@ async function addWithoutAddresses(bridge: Bridge, call: Call, link: Link): Prom
   const { ifName } = attachment;
   const { port, pod } = makePodVeth(host, { netns, ifName, mtu: bridge.mtu, mac: bridge.mac, master: link.index });
   setUpPort(host, port, link, bridge);
-  inPod(netns, (socket) => carryOut(socket, [{ what: `failed to set "${ifName}" up`, request: setUp(pod.index) }]));
+  const up = { what: `failed to set "${ifName}" up`, request: setUp(pod.index) };
+  inPod(netns, (socket) => carryOut(socket, [...(bridge.linkLocal ? [] : [noLinkLocal(pod.index)]), up]));
   const current = findLink(host, link.index) ?? link;
   return {
     cniVersion: '1.0.0',

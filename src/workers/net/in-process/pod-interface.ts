@@ -15,6 +15,7 @@ import {
   openRoute,
   setIpv4Conf,
   setUp,
+  withoutLinkLocal,
 } from '../../../sys/rtnetlink.ts';
 import type { CniResult } from '../types.ts';
 import { during, Refusal, reasonOf } from './refusal.ts';
@@ -55,6 +56,8 @@ export interface PodInterface {
   detectDuplicates?: boolean;
   /** Says to the neighbours that the address has moved, when the interface comes up. */
   announce?: boolean;
+  /** False: without an IPv6 address among `ips` the interface has none of its own either. */
+  linkLocal?: boolean;
   /** What else is asked for once the routes are there. */
   last?: Step[];
 }
@@ -98,9 +101,16 @@ export async function configureInterface(pod: PodInterface): Promise<void> {
   const notify: Step[] = pod.announce
     ? [{ what: '', request: setIpv4Conf(index, IPV4_CONF.ARP_NOTIFY, 1), optional: true }]
     : [];
+  const silent = pod.linkLocal === false && !addresses.some(({ six }) => six);
   const settled = inPod(netns, (socket) => {
-    setSysctls(pod);
-    carryOut(socket, [...notify, ...addresses, up, ...(mayBeUnsettled ? [] : after)]);
+    if (!silent) setSysctls(pod);
+    carryOut(socket, [
+      ...notify,
+      ...(silent ? [noLinkLocal(index)] : []),
+      ...addresses,
+      up,
+      ...(mayBeUnsettled ? [] : after),
+    ]);
     if (!mayBeUnsettled) return true;
     if (isUnsettled(socket, index)) return false;
     carryOut(socket, after);
@@ -113,6 +123,9 @@ export async function configureInterface(pod: PodInterface): Promise<void> {
   }
   inPod(netns, (socket) => carryOut(socket, after));
 }
+
+/** Without IPv6 in the kernel there is nothing to leave out. */
+export const noLinkLocal = (index: number): Step => ({ what: '', request: withoutLinkLocal(index), optional: true });
 
 const isUnsettled = (socket: NetlinkSocket, index: number): boolean =>
   listAddresses(socket, index, 6).some(({ unsettled }) => unsettled);
@@ -130,6 +143,7 @@ function routeSteps({ ifName, index, ips, routes }: PodInterface): Step[] {
   });
 }
 
+/** Those of IPv6. */
 function setSysctls({ ifName, ips, detectDuplicates }: PodInterface): void {
   if (detectDuplicates !== undefined) {
     if (detectDuplicates) tryWriteSysctl(`net/ipv6/conf/${ifName}/enhanced_dad`, '1');
