@@ -14,10 +14,10 @@ import { Script } from 'node:vm';
 
 const TEXT = '.bundle.js';
 /**
- * Programs of which only what runs when they are loaded is kept. They end soon and come in several threads, and most of
- * what they contain (undici) is not called: 1 MiB each, in the release and in the heap.
+ * The program of which only what runs when it is loaded is kept: of all its commands, a call runs one, and the rest of
+ * the cache would be read for nothing.
  */
-const IN_PART = new Set(['sluice', 'worker-registry'].map((name) => `${name}${TEXT}`));
+const IN_PART = `sluice${TEXT}`;
 
 /** Writes NAME.cache beside each NAME.bundle.js in `lib`, and its name to the end of both. The same bytes each time. */
 export function writeCodeCaches(node: string, lib: string): void {
@@ -35,7 +35,7 @@ function compile(lib: string): void {
     const id = createHash('sha256').update(bundle).digest('hex');
     const text = `${bundle}\n// ${id}`; // as packaging/lib/load.js looks for it
     writeFileSync(path, text, 'latin1');
-    if (!IN_PART.has(file)) setFlagsFromString('--no-lazy');
+    if (file !== IN_PART) setFlagsFromString('--no-lazy');
     const program = new Script(text, { filename: file });
     // V8 notes the options in what it writes: they have to be the daemon's, which are none.
     setFlagsFromString('--lazy');

@@ -5,6 +5,7 @@ import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { fetchLayer } from './fetch-layer.ts';
 import { TarWriter } from './write-archive.ts';
+import { collectAll } from './young-garbage.ts';
 
 export interface Practise {
   /** Where it works, best on a tmpfs. It is made, and removed. */
@@ -42,6 +43,7 @@ export async function practise({ folder }: Practise): Promise<void> {
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+  collectAll();
 }
 
 async function archive(path: string): Promise<Buffer> {
