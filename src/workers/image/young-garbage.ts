@@ -11,8 +11,8 @@ const EVERY = 2 << 20;
 let collect: ReturnType<typeof garbageCollector> | undefined;
 
 /**
- * Collects all garbage of this thread. V8 marks a young thread's heap when it has grown to twice what the program takes
- * that was loaded, and sets its limit anew: in the middle of a first layer, unless it is done before.
+ * Collects all garbage of this thread. V8 marks the whole heap of a new thread once it has grown by some MiB, and
+ * grants it more then: in the middle of a first layer, unless it is done before.
  */
 export function collectAll(): void {
   collect ??= garbageCollector();
