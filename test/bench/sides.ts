@@ -31,6 +31,8 @@ export interface Common {
   sandboxImage: string;
   /** The folder of the release to start a copy of (release.ts). Left out: the tree's sources. */
   release?: string;
+  /** False: Sluice's pods have no IPv6 addresses of their own (`ipv6LinkLocal`). */
+  linkLocal?: boolean;
   /** Of the daemon's own process. */
   env?: NodeJS.ProcessEnv;
 }
@@ -51,6 +53,7 @@ export async function startSide(side: Side, index: number, common: Common): Prom
     stateInMemory: true,
     program: common.release === undefined ? undefined : ownCopy(common.release, `${side}${index}`),
     env: common.env,
+    linkLocal: common.linkLocal,
     config: {
       default_runtime: 'runc',
       runtimes: { runc: runtime(runc), ...(crun ? { crun: runtime(crun) } : {}) },

@@ -32,6 +32,8 @@ export interface RigNetworkOptions {
   /** Distinguishes the networks of one process. */
   index?: number;
   ipMasq?: boolean;
+  /** False: `ipv6LinkLocal` in the bridge's entry, which only Sluice knows. */
+  linkLocal?: boolean;
   /** Write no configuration: describe the built-in network of a daemon with this root folder. */
   builtinOf?: string;
 }
@@ -57,6 +59,7 @@ export async function rigNetwork(folder: string, options: RigNetworkOptions = {}
         bridge,
         isGateway: true,
         ipMasq: options.ipMasq ?? true,
+        ...(options.linkLocal === false ? { ipv6LinkLocal: false } : {}),
         ipam: { type: 'host-local', dataDir, ranges: [[{ subnet }]], routes: [{ dst: '0.0.0.0/0' }] },
       },
       { type: 'portmap', capabilities: { portMappings: true } },

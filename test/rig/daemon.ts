@@ -42,6 +42,8 @@ export interface SluiceOptions {
   /** Several networks of one process need different numbers. */
   index?: number;
   ipMasq?: boolean;
+  /** False: pods without IPv6 addresses of their own. */
+  linkLocal?: boolean;
   /** Read at each start, so a test may change it in between; undefined takes a variable away. */
   env?: NodeJS.ProcessEnv;
   /** Another sluiced than the tree's: a release's. */
@@ -84,8 +86,9 @@ export interface SluiceDaemon extends RigDaemon {
 export async function startSluice(options: SluiceOptions = {}): Promise<SluiceDaemon> {
   const folder = privateFolder('sluice-rig');
   const root = options.root ?? join(folder, 'root');
-  const { index, ipMasq } = options;
-  const network = await rigNetwork(folder, { index, ipMasq, builtinOf: options.builtinNetwork ? root : undefined });
+  const { index, ipMasq, linkLocal } = options;
+  const builtinOf = options.builtinNetwork ? root : undefined;
+  const network = await rigNetwork(folder, { index, ipMasq, linkLocal, builtinOf });
   const state = await stateFolder(folder, options.stateInMemory);
   // Beside the rest of what a reboot ends, as /var/run/netns is.
   const netnsDir = join(options.stateInMemory ? state : folder, 'netns');
