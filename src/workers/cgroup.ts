@@ -40,15 +40,19 @@ export async function removeCgroupFolder(folder: string): Promise<void> {
 }
 
 /**
- * Signals a container's processes without its runtime: SIGKILL goes to all in its cgroups, another signal to `pid`
- * alone, its first process. Gives whether there was one. For a runtime that cannot be run; the caller has asked it.
+ * Signals a container's processes without its runtime: SIGKILL goes to all in its cgroups, again for two seconds while
+ * there are any (they may be forking), another signal to `pid` alone, its first process. Gives whether there was one.
+ * For a runtime that cannot be run; the caller has asked it.
  */
-export function signalContainer({ cgroupsPath, pid, signal }: ContainerSignal): boolean {
+export async function signalContainer({ cgroupsPath, pid, signal }: ContainerSignal): Promise<boolean> {
   const folders = [...foldersOf(cgroupsOfSpec(cgroupsPath))];
   const first = pid > 1 && signalPinned(pid, signal, () => folders.some((folder) => processesIn(folder).includes(pid)));
   if (signal !== SIGKILL) return first;
-  const others = folders.map(killAll);
-  return first || others.includes(true);
+  for (let tries = 0; tries < TRIES; tries++) {
+    if (!folders.map(killAll).includes(true)) return first || tries > 0;
+    await sleep(PAUSE_MS);
+  }
+  return true;
 }
 
 /** Sends SIGKILL to the processes of a cgroup and of those below it; gives whether there were any. */

@@ -35,40 +35,53 @@ function sleeper(folders: readonly string[]) {
   };
 }
 
-test('a signal goes to the first process alone, and to nobody where it is not in the cgroups', { skip }, async () => {
+test('a signal goes to the first process alone, and to nobody where it is not in the cgroups', {
+  skip,
+  timeout: 20_000,
+}, async () => {
   await using cgroups = makeCgroups();
   const { cgroupsPath, folders } = cgroups;
   using first = sleeper(folders);
   using other = sleeper(folders);
   using outside = sleeper([]);
-  assert.equal(signalContainer({ cgroupsPath, pid: outside.pid, signal: SIGTERM }), false);
-  assert.equal(signalContainer({ cgroupsPath, pid: 0, signal: SIGTERM }), false);
-  assert.equal(signalContainer({ cgroupsPath, pid: first.pid, signal: SIGTERM }), true);
+  assert.equal(await signalContainer({ cgroupsPath, pid: outside.pid, signal: SIGTERM }), false);
+  assert.equal(await signalContainer({ cgroupsPath, pid: 0, signal: SIGTERM }), false);
+  assert.equal(await signalContainer({ cgroupsPath, pid: first.pid, signal: SIGTERM }), true);
   assert.equal(await first.ended, 'SIGTERM');
-  assert.equal(signalContainer({ cgroupsPath, pid: first.pid, signal: SIGTERM }), false, 'it has ended');
+  assert.equal(await signalContainer({ cgroupsPath, pid: first.pid, signal: SIGTERM }), false, 'it has ended');
   for (const { pid } of [other, outside]) process.kill(pid, 'SIGUSR1'); // both still live, and end of this
   assert.deepEqual([await other.ended, await outside.ended], ['SIGUSR1', 'SIGUSR1']);
 });
 
-test('SIGKILL goes to all, also below, and whatever the first process is', { skip }, async () => {
+test('SIGKILL goes to all, also below, and whatever the first process is', { skip, timeout: 20_000 }, async () => {
   await using cgroups = makeCgroups();
   const { cgroupsPath, folders } = cgroups;
   using one = sleeper(folders);
   using below = sleeper(folders.map((folder) => join(folder, 'below')));
   using outside = sleeper([]);
-  assert.equal(signalContainer({ cgroupsPath, pid: outside.pid, signal: SIGKILL }), true);
+  assert.equal(await signalContainer({ cgroupsPath, pid: outside.pid, signal: SIGKILL }), true);
   assert.deepEqual([await one.ended, await below.ended], ['SIGKILL', 'SIGKILL']);
-  assert.equal(signalContainer({ cgroupsPath, pid: one.pid, signal: SIGKILL }), false, 'nobody is left');
+  assert.equal(await signalContainer({ cgroupsPath, pid: one.pid, signal: SIGKILL }), false, 'nobody is left');
   process.kill(outside.pid, 'SIGUSR1');
   assert.equal(await outside.ended, 'SIGUSR1');
 });
 
-test('cgroups are removed with the processes in them and below them', { skip }, async () => {
+test('SIGKILL goes to what comes while there is something left, too', { skip, timeout: 20_000 }, async () => {
+  await using cgroups = makeCgroups();
+  const { cgroupsPath, folders } = cgroups;
+  using first = sleeper(folders);
+  const killed = signalContainer({ cgroupsPath, pid: first.pid, signal: SIGKILL }); // once before it returns
+  using forked = sleeper(folders);
+  assert.equal(await killed, true);
+  assert.deepEqual([await first.ended, await forked.ended], ['SIGKILL', 'SIGKILL']);
+});
+
+test('cgroups are removed with the processes in them and below them', { skip, timeout: 20_000 }, async () => {
   await using cgroups = makeCgroups();
   const { cgroupsPath, folders } = cgroups;
   using below = sleeper(folders.map((folder) => join(folder, 'below')));
   await removeCgroups({ cgroupsPath });
   assert.equal(await below.ended, 'SIGKILL');
   assert.deepEqual(folders.filter(existsSync), []);
-  assert.equal(signalContainer({ cgroupsPath, pid: below.pid, signal: SIGKILL }), false, 'no cgroup, nobody');
+  assert.equal(await signalContainer({ cgroupsPath, pid: below.pid, signal: SIGKILL }), false, 'no cgroup, nobody');
 });

@@ -398,7 +398,7 @@ test('flannel: the bridge gets the subnet that flanneld has leased, and DEL goes
       type: 'flannel',
       subnetFile,
       dataDir: join(lab.dir, 'flannel'),
-      delegate: { bridge: 'share0', hairpinMode: true, isDefaultGateway: true },
+      delegate: { bridge: 'share0', hairpinMode: true, isDefaultGateway: true, ipv6LinkLocal: false },
       ipam: { dataDir: join(lab.dir, 'ipam') },
     },
   ];
@@ -418,6 +418,7 @@ test('flannel: the bridge gets the subnet that flanneld has leased, and DEL goes
   const { result } = await handlers.cniAdd(pod.call);
   assert.equal(result.ips?.[0]?.address, '10.74.3.2/24');
   assert.match(await sh('ip link show eth0', pod.netns), /mtu 1410/);
+  assert.equal(await sh('ip -6 addr show dev eth0', pod.netns), '', 'the delegate has the keys of the bridge');
   assert.match(await sh('ip route', pod.netns), /10\.74\.0\.0\/16 via 10\.74\.3\.1 dev eth0/);
   assert.match(await rulesOfPods('share'), /10\.74\.3\.2/, 'flanneld does not masquerade: the bridge does');
   await handlers.cniCheck(pod.call);

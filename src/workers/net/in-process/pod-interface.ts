@@ -103,7 +103,7 @@ export async function configureInterface(pod: PodInterface): Promise<void> {
     : [];
   const silent = pod.linkLocal === false && !addresses.some(({ six }) => six);
   const settled = inPod(netns, (socket) => {
-    if (!silent) setSysctls(pod);
+    if (!silent) setIpv6Sysctls(pod);
     carryOut(socket, [
       ...notify,
       ...(silent ? [noLinkLocal(index)] : []),
@@ -143,8 +143,7 @@ function routeSteps({ ifName, index, ips, routes }: PodInterface): Step[] {
   });
 }
 
-/** Those of IPv6. */
-function setSysctls({ ifName, ips, detectDuplicates }: PodInterface): void {
+function setIpv6Sysctls({ ifName, ips, detectDuplicates }: PodInterface): void {
   if (detectDuplicates !== undefined) {
     if (detectDuplicates) tryWriteSysctl(`net/ipv6/conf/${ifName}/enhanced_dad`, '1');
     tryWriteSysctl(`net/ipv6/conf/${ifName}/accept_dad`, detectDuplicates ? '1' : '0');
