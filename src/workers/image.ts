@@ -1,22 +1,42 @@
 /**
- * The `image` pool: a thread takes one layer at a time from the registry to the disk. The handlers that only read files
- * serve the shim pool too.
+ * The `image` pool: a thread takes one layer at a time from the registry to the disk, and helps others with theirs
+ * while it has none. The handlers that only read files serve the shim pool too.
  */
-import { fetchLayer } from './image/fetch-layer.ts';
+import { workerData } from 'node:worker_threads';
+import { type FetchedLayer, type FetchLayer, fetchLayer } from './image/fetch-layer.ts';
+import { FileHelper } from './image/file-helper.ts';
+import { FileQueue } from './image/file-queue.ts';
 import { installPause } from './image/install-pause.ts';
 import { inheritAttributes, measure, removeLayer } from './image/layers.ts';
 import { lookUpUser } from './image/look-up-user.ts';
-import { practise } from './image/practise.ts';
+import { type Practise, practise } from './image/practise.ts';
 import { readArchive } from './image/read-archive.ts';
 import { readFileInLayers } from './image/read-file.ts';
 import { exportLayer, writeArchive } from './image/write-archive.ts';
 import { serve } from './serve.ts';
 
+/** What its threads find in `workerData`. */
+export interface ImageWorkerData {
+  /** Of their {@link FileQueue}. */
+  memory: SharedArrayBuffer;
+}
+
+const data = workerData as ImageWorkerData | null;
+/** Absent where the handlers are called without a pool. */
+const helper = data ? new FileHelper(new FileQueue(data.memory)) : undefined;
+void helper?.help();
+
 export const handlers = {
   /** Does nothing: the call makes the pool start a thread. */
   warm: () => {},
-  practise,
-  fetchLayer,
+  async practise(input: Practise): Promise<void> {
+    using _ = helper?.atWork();
+    await practise(input);
+  },
+  async fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
+    using _ = helper?.atWork();
+    return await fetchLayer(layer, helper?.queue);
+  },
   inheritAttributes,
   readFileInLayers,
   lookUpUser,

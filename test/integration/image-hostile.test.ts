@@ -22,7 +22,11 @@ import { pathToFileURL } from 'node:url';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import fc from 'fast-check';
 import { SluiceError } from '../../src/errors.ts';
+import { listXattrs } from '../../src/sys/attributes.ts';
+import { fetchLayer } from '../../src/workers/image/fetch-layer.ts';
+import { FileQueue, fileQueueMemory } from '../../src/workers/image/file-queue.ts';
 import { handlers } from '../../src/workers/image.ts';
+import { helpingThread } from '../rig/helping-thread.ts';
 import { privateFolder } from '../rig/paths.ts';
 import { type TarballEntry, type TarKind, tarball } from '../rig/tarball.ts';
 
@@ -44,15 +48,16 @@ before(() => {
 });
 after(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Everything about a tree that an archive could change. */
-function picture(root: string): unknown[] {
+/** Everything about a tree that an archive could change; not every time of a folder or device comes from one. */
+function picture(root: string, { times }: { times: 'all' | 'files' } = { times: 'all' }): unknown[] {
   return readdirSync(root, { recursive: true, encoding: 'utf8' })
     .sort()
     .map((name) => {
       const path = join(root, name);
       const stats = lstatSync(path);
       const content = stats.isFile() ? readFileSync(path, 'utf8') : stats.isSymbolicLink() ? readlinkSync(path) : '';
-      return [name, stats.mode, stats.uid, stats.gid, stats.nlink, stats.mtimeMs, stats.size, content];
+      const mtime = times === 'all' || stats.isFile() || stats.isSymbolicLink() ? stats.mtimeMs : undefined;
+      return [name, stats.mode, stats.uid, stats.gid, stats.nlink, mtime, stats.size, content, listXattrs(path)];
     });
 }
 
@@ -148,6 +153,30 @@ const hostile = fc.record({
   packedHarm: harm,
 });
 
+/** Mostly small files, with few names: they replace one another, and folders and links come in between. */
+const short = fc
+  .array(fc.constantFrom('a', 'b', 'c', 'd', '..', '.wh.a', '.wh..wh..opq'), { minLength: 1, maxLength: 3 })
+  .map((parts) => parts.join('/'));
+const tangled = fc.array(
+  fc.record(
+    {
+      path: fc.oneof({ weight: 9, arbitrary: short }, { weight: 1, arbitrary: fc.nat(30).map((at) => `many/${at}`) }),
+      kind: fc.oneof(
+        { weight: 6, arbitrary: fc.constant<TarKind>('file') },
+        { weight: 5, arbitrary: fc.constantFrom<TarKind>('directory', 'symlink', 'hardlink', 'fifo') },
+      ),
+      link: short,
+      content: fc.constantFrom('', 'one', 'two'.repeat(300), '\0'.repeat(2000), 'x'.repeat(33_000)),
+      mode: fc.constantFrom(0o644, 0o755, 0o4755, 0o2777, 0),
+      uid: fc.constantFrom(0, 65_534),
+      gid: fc.constantFrom(0, 5),
+      mtime: fc.constantFrom(1, 1_700_000_000),
+    },
+    { requiredKeys: ['path', 'kind', 'link'] },
+  ),
+  { maxLength: 40 },
+);
+
 const sha256 = (data: Buffer) => `sha256:${createHash('sha256').update(data).digest('hex')}`;
 
 function damaged(data: Buffer, harms: readonly Harm[]): Buffer {
@@ -156,23 +185,22 @@ function damaged(data: Buffer, harms: readonly Harm[]): Buffer {
   return copy;
 }
 
-async function unpacks(archive: Buffer, blob: Buffer): Promise<'layer' | 'refused'> {
+function layerOf(archive: Buffer, blob: Buffer, dir: string) {
   const file = join(folder, 'blob');
   writeFileSync(file, blob);
-  const dir = join(layers, 'one');
   const source = {
     url: pathToFileURL(file).href,
     ...{ headers: {}, authorizations: {}, tls: {}, dialTimeoutMs: 1000 },
   };
+  const of = { digest: sha256(blob), size: blob.length, diffId: sha256(archive), mediaType: 'tar' };
+  return { source, ...of, dir, progressTimeoutMs: 5000 };
+}
+
+async function unpacks(archive: Buffer, blob: Buffer): Promise<'layer' | 'refused'> {
+  const dir = join(layers, 'one');
   try {
     const { bytes, inodes } = await handlers.fetchLayer({
-      source,
-      digest: sha256(blob),
-      size: blob.length,
-      diffId: sha256(archive),
-      mediaType: 'tar',
-      dir,
-      progressTimeoutMs: 5000,
+      ...layerOf(archive, blob, dir),
       // Every other layer as a file system without overlays has it.
       whiteouts: blob.length % 2 === 0 ? 'devices' : 'files',
     });
@@ -201,5 +229,107 @@ for (const seed of [...SEEDS, undefined]) {
     });
     await fc.assert(property, { numRuns: RUNS, ...(seed !== undefined && { seed }) });
     assert.ok(count.layer > RUNS / 20 && count.refused > RUNS / 20, JSON.stringify(count));
+  });
+}
+
+/** What became of the archive, but for the times that it does not say. */
+async function outcome(
+  archive: Buffer,
+  queue?: FileQueue,
+): Promise<{ refused: string } | { fetched: unknown; files: unknown }> {
+  const dir = join(layers, 'one');
+  try {
+    const { downloadSeconds, unpackSeconds, ...fetched } = await fetchLayer(layerOf(archive, archive, dir), queue);
+    assert.ok(downloadSeconds >= 0 && unpackSeconds >= 0);
+    assert.deepEqual(await handlers.measure({ dir }), { bytes: fetched.bytes, inodes: fetched.inodes });
+    return { fetched, files: picture(dir, { times: 'files' }) };
+  } catch (error) {
+    assert.ok(error instanceof SluiceError, String(error));
+    return { refused: error.code };
+  } finally {
+    await handlers.removeLayer({ dir });
+    assert.deepEqual(readdirSync(layers), [], 'something is left');
+  }
+}
+
+for (const seed of [...SEEDS, undefined]) {
+  const which = seed === undefined ? 'a new seed' : `seed ${seed}`;
+  test(`threads that help with a layer make no difference, ${which}`, { skip }, async () => {
+    await using helping = await helpingThread();
+    const queues = [1, 3, 16].map((filesOfBatch) => new FileQueue(helping.memory, { filesOfBatch }));
+    const count = { layer: 0, refused: 0 };
+    const property = fc.asyncProperty(tangled, fc.constantFrom(...queues), async (entries, queue) => {
+      const archive = tarball(entries);
+      const alone = await outcome(archive);
+      assert.deepEqual(await outcome(archive, queue), alone);
+      count['refused' in alone ? 'refused' : 'layer']++;
+    });
+    await fc.assert(property, { numRuns: RUNS, ...(seed !== undefined && { seed }) });
+    assert.ok(count.layer > RUNS / 20 && count.refused > RUNS / 20, JSON.stringify(count));
+  });
+}
+
+/**
+ * POSIX_ACL_XATTR_VERSION 2 (linux/posix_acl_xattr.h): owner rwx, user 1 rwx, group r-x, mask rwx, others nothing. Each
+ * entry is tag, permissions, number.
+ */
+const DEFAULT_ACL = [
+  '\x02\0\0\0',
+  '\x01\0\x07\0\0\0\0\0',
+  '\x02\0\x07\0\x01\0\0\0',
+  '\x04\0\x05\0\0\0\0\0',
+  '\x10\0\x07\0\0\0\0\0',
+  '\x20\0\0\0\0\0\0\0',
+].join('');
+/** Files that come before what changes how they would be made later, or what their names lead to. */
+const LATE: Record<string, TarballEntry[]> = {
+  'a file takes the place of a folder that names led through': [
+    { path: 'a/x', kind: 'file' },
+    { path: 'a', kind: 'file' },
+    { path: 'a/y', kind: 'file' },
+  ],
+  'a file takes the place of a link that names led through': [
+    { path: 'dir/', kind: 'directory' },
+    { path: 'a', kind: 'symlink', link: 'dir' },
+    { path: 'a/x', kind: 'file' },
+    { path: 'a', kind: 'file' },
+    { path: 'a/y', kind: 'file' },
+  ],
+  'a folder gets another group for its files': [
+    { path: 'a/', kind: 'directory' },
+    { path: 'a/x', kind: 'file' },
+    { path: 'a/', kind: 'directory', mode: 0o2755, gid: 5 },
+    { path: 'a/y', kind: 'file' },
+  ],
+  'a folder gets a default ACL': [
+    { path: 'a/', kind: 'directory' },
+    { path: 'a/x', kind: 'file' },
+    { path: 'a/', kind: 'directory', pax: { 'SCHILY.xattr.system.posix_acl_default': DEFAULT_ACL } },
+    { path: 'a/y', kind: 'file' },
+  ],
+  'a file that comes twice, with a hard link between': [
+    { path: 'a', kind: 'file', content: 'one' },
+    { path: 'b', kind: 'hardlink', link: 'a' },
+    { path: 'a', kind: 'file', content: 'two' },
+  ],
+  'owners that the system does not have': [{ path: 'a', kind: 'file', pax: { uid: '4294967296' } }],
+  'a name that is too long': [{ path: 'x'.repeat(70_000), kind: 'file' }],
+};
+const REFUSED = new Set([
+  'a file takes the place of a folder that names led through',
+  'a file takes the place of a link that names led through',
+  'owners that the system does not have',
+  'a name that is too long',
+]);
+for (const [what, entries] of Object.entries(LATE)) {
+  test(`files that are left to others: ${what}`, { skip }, async () => {
+    const archive = tarball(entries);
+    const alone = await outcome(archive);
+    assert.equal('refused' in alone, REFUSED.has(what), JSON.stringify(alone));
+    for (const filesOfBatch of [1, 2, 16]) {
+      const queue = new FileQueue(fileQueueMemory(), { filesOfBatch });
+      queue.helping = true; // and never takes anything: it is all done as late as it can be
+      assert.deepEqual(await outcome(archive, queue), alone, `${filesOfBatch} files of a batch`);
+    }
   });
 }

@@ -22,8 +22,8 @@ export interface PoolOptions {
   idleMs?: number;
   /** A thread failed while it had no call, or could not be started. It is replaced. */
   onError?: (error: Error) => void;
-  /** Plain data that each worker finds in `workerData`. */
-  workerData?: unknown;
+  /** Makes the plain data that each worker finds in `workerData`: called again whenever all threads are new. */
+  workerData?: () => unknown;
   /** Default: a small one. */
   heap?: ResourceLimits;
 }
@@ -96,7 +96,7 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
   }
 
   #start(): Piscina {
-    const { file, minThreads, callsPerThread, maxQueue, workerData, heap = SMALL_HEAP, onError } = this.#options;
+    const { file, minThreads, callsPerThread, maxQueue, heap = SMALL_HEAP, onError } = this.#options;
     const piscina = new Piscina({
       filename: file.href,
       minThreads,
@@ -107,7 +107,7 @@ export class Pool<T extends Handlers> implements AsyncDisposable {
       atomics: 'disabled',
       recordTiming: false,
       stricterFIFO: true,
-      workerData,
+      workerData: this.#options.workerData?.(),
       resourceLimits: heap,
     });
     // Without a listener an `error` event ends the process.

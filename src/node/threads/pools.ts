@@ -1,5 +1,6 @@
 import type { PoolName } from '../../stages.ts';
-import type { handlers as imageHandlers } from '../../workers/image.ts';
+import { fileQueueMemory } from '../../workers/image/file-queue.ts';
+import type { ImageWorkerData, handlers as imageHandlers } from '../../workers/image.ts';
 import type { handlers as netHandlers } from '../../workers/net.ts';
 import type { handlers as registryHandlers } from '../../workers/registry.ts';
 import type { handlers as shimHandlers } from '../../workers/shim.ts';
@@ -58,6 +59,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
     maxQueue: 10_000,
     idleMs: PULL_IDLE_MS,
     heap: ROOMY_HEAP,
+    workerData: (): ImageWorkerData => ({ memory: fileQueueMemory() }),
   });
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',

@@ -11,7 +11,6 @@ import {
   constants,
   fchmodSync,
   fchownSync,
-  fstatSync,
   ftruncateSync,
   lchownSync,
   linkSync,
@@ -26,10 +25,13 @@ import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../../s
 import { startWriting } from '../../sys/sync.ts';
 import type { Usage } from '../measure-tree.ts';
 import { components, native } from './byte-paths.ts';
+import type { FileQueue } from './file-queue.ts';
 import { Holes } from './holes.ts';
 import { invalid } from './invalid.ts';
 import { hasMark, isWhiteout, makeOpaque, makeWhiteout, OPAQUE_MARK, WHITEOUT, type WhiteoutForm } from './opaque.ts';
 import { look, makeFolder, Root } from './root.ts';
+import { makeSmallFile, NEW_FILE, PERMISSIONS, SMALL, type SmallFile } from './small-file.ts';
+import { SmallFiles } from './small-files.ts';
 import { printable, type TarEntry, type TarSink } from './tar.ts';
 import { removeTreeSync } from './tree.ts';
 
@@ -38,8 +40,6 @@ const AUFS_OWN = '.wh..wh.';
 /** What lsetxattr(2) answers for names and values that no file can have. */
 const XATTR_FAULTS = new Set(['ERANGE', 'E2BIG', 'EINVAL', 'EPERM', 'EACCES']);
 const LARGE_XATTR = 1024;
-/** A file up to this size is counted before it is closed. */
-const SMALL = 32 << 10;
 /** A file up to this size has few extents, which fit into its inode (ext4: four). */
 const MANY_EXTENTS = 1 << 20;
 /**
@@ -47,7 +47,6 @@ const MANY_EXTENTS = 1 << 20;
  */
 const START_WRITING = 4 << 20;
 const MAX_SCANNED = 50_000_000;
-const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
 
 /** System errors whose cause is the archive, not this machine. */
@@ -57,14 +56,20 @@ const IMAGE_FAULTS = new Set(['ENAMETOOLONG', 'ELOOP', 'ENOTDIR', 'EISDIR', 'EML
 const OWN_UID = process.geteuid?.() ?? 0;
 const OWN_GID = process.getegid?.() ?? 0;
 const SETGID = 0o2000;
-const PERMISSIONS = 0o777;
-const ALL_MODE_BITS = 0o7777;
 
 interface Target {
   /** Cleaned, relative to the root, after symbolic links in the folders above. */
   relative: string;
   path: string;
   base: string;
+}
+
+/** A small file whose bytes are not complete yet. */
+interface Collected {
+  entry: TarEntry;
+  path: string;
+  /** Undefined while none have come. Those that no piece brings are zeroes. */
+  bytes: Buffer | undefined;
 }
 
 /**
@@ -114,6 +119,8 @@ export class Applier implements TarSink {
   /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
   #file: NewFile | undefined;
+  #small: Collected | undefined;
+  readonly #smallFiles: SmallFiles;
   #name = '';
   /**
    * Some file may get blocks for its map of extents when it is written to the disk: its size on the disk is final only
@@ -131,10 +138,21 @@ export class Applier implements TarSink {
 
   readonly #form: WhiteoutForm;
 
-  /** `root` is an empty folder, its path with one byte per character. */
-  constructor(root: string, form: WhiteoutForm = 'devices') {
+  /**
+   * `root` is an empty folder, its path with one byte per character. With a `queue`, threads that have nothing else to
+   * do make some of the files.
+   */
+  constructor(root: string, form: WhiteoutForm = 'devices', queue?: FileQueue) {
     this.#form = form;
-    this.#root = new Root(root, (folder, found) => this.#implied(folder, found));
+    this.#root = new Root(root, {
+      make: (folder, found) => this.#implied(folder, found),
+      before: (path) => this.#settleFor(path),
+    });
+    this.#smallFiles = new SmallFiles({
+      queue,
+      make: (file, data) => this.#makeSmall(file, data),
+      onMade: (files, blocks) => this.#count(blocks, files),
+    });
   }
 
   entry(entry: TarEntry): void {
@@ -143,38 +161,46 @@ export class Applier implements TarSink {
   }
 
   data(piece: Buffer, offset: number): void {
+    const small = this.#small;
+    if (small) {
+      // Mostly all of it comes at once, and need not be kept.
+      if (piece.length === small.entry.size) this.#guard(() => this.#finishSmall(small, piece));
+      else {
+        small.bytes ??= Buffer.alloc(small.entry.size);
+        piece.copy(small.bytes, offset);
+      }
+      return;
+    }
     const file = this.#file;
     if (!file) return; // a whiteout, or a record of aufs
     this.#guard(() => file.add(piece, offset));
   }
 
   end(): void {
+    const small = this.#small;
+    if (small) this.#guard(() => this.#finishSmall(small, small.bytes ?? Buffer.alloc(small.entry.size)));
     const file = this.#file;
     if (!file) return;
     this.#guard(() => {
       const { entry, fd, path } = file;
       if (file.dataEnd < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
       this.growsWhenWritten ||= file.bytes < entry.size || entry.size > MANY_EXTENTS;
-      if (entry.uid !== OWN_UID || entry.gid !== OWN_GID || this.#inherits) fchownSync(fd, entry.uid, entry.gid);
-      if (entry.size > SMALL) fchmodSync(fd, entry.mode); // after chown, which clears setuid
+      const owner = this.#ownerOf(entry);
+      if (owner) fchownSync(fd, owner.uid, owner.gid);
+      fchmodSync(fd, entry.mode); // after chown, which clears setuid
       setXattrs(path, entry);
       const { atime, mtime } = times(entry);
       setTimesOf(fd, atime, mtime);
-      if (entry.size > SMALL) return;
-      const found = fstatSync(fd);
-      this.#count(found);
-      // A small file mostly has been made with its mode, unless the umask or a default ACL has taken bits, or it has
-      // others than open(2) gives.
-      if ((found.mode & ALL_MODE_BITS) !== entry.mode) fchmodSync(fd, entry.mode);
     });
-    this.close();
+    this.#closeFile();
     // xfs gives back what it has reserved behind a file when the file is closed.
-    if (file.entry.size > SMALL) this.#guard(() => this.#count(lstatSync(native(file.path))));
+    this.#guard(() => this.#count(lstatSync(native(file.path)).blocks));
   }
 
   /** Called after the last entry: sets the folders' times, deepest first. */
   finish(): void {
     this.#guard(() => {
+      this.#smallFiles.settle();
       for (const [relative, { atime, mtime }] of [...this.#folders].reverse()) {
         this.#name = relative;
         setTimes(native(this.#root.at(relative)), atime, mtime);
@@ -197,8 +223,13 @@ export class Applier implements TarSink {
     return total;
   }
 
-  /** Closes the file that is being written, also after an error. */
+  /** Also after an error: no file is open, and nothing is made any more. */
   close(): void {
+    this.#closeFile();
+    this.#smallFiles[Symbol.dispose]();
+  }
+
+  #closeFile(): void {
     if (!this.#file) return;
     closeSync(this.#file.fd);
     this.#file = undefined;
@@ -229,27 +260,59 @@ export class Applier implements TarSink {
         this.#directory(target, entry);
         return;
       case 'file':
-        this.#file = new NewFile(this.#create(target, entry.mode & PERMISSIONS), entry, target.path);
+        if (entry.size < SMALL && entry.xattrs.length === 0)
+          this.#small = { entry, path: target.path, bytes: undefined };
+        else this.#file = new NewFile(this.#create(target, entry.mode & PERMISSIONS), entry, target.path);
         return;
       case 'hardlink':
         this.#hardlink(target, entry);
         return;
       case 'symlink':
-        this.#clear(target);
+        this.#clear(target.path);
         symlinkSync(native(entry.link), native(target.path));
         break;
       default:
-        this.#clear(target);
+        this.#clear(target.path);
         makeNode(native(target.path), KIND[entry.type] | 0o600, entry.major, entry.minor);
     }
     this.#setAttributes(target.relative, target.path, entry);
-    this.#count(lstatSync(native(target.path)));
+    this.#count(lstatSync(native(target.path)).blocks);
   }
 
-  #count({ blocks }: Stats): void {
+  #count(blocks: number, inodes = 1): void {
     if (!this.#used) return;
     this.#used.bytes += blocks * 512;
-    this.#used.inodes++;
+    this.#used.inodes += inodes;
+  }
+
+  /** All bytes of a small file are there. */
+  #finishSmall({ entry, path }: Collected, bytes: Buffer): void {
+    this.#small = undefined;
+    const file = { path, mode: entry.mode, owner: this.#ownerOf(entry), ...times(entry) };
+    const now = this.#form !== 'devices' || this.#root.leadsThrough(path);
+    this.#smallFiles.add(file, bytes, { now });
+  }
+
+  #makeSmall(file: SmallFile, data: Buffer): number {
+    try {
+      return makeSmallFile(file, data);
+    } catch (error) {
+      const { path } = file;
+      this.#name = this.#relative(path);
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      this.#clear(path);
+      return makeSmallFile(file, data);
+    }
+  }
+
+  /** Undefined where a new file gets what the entry says. */
+  #ownerOf({ uid, gid }: TarEntry): SmallFile['owner'] {
+    return uid !== OWN_UID || gid !== OWN_GID || this.#inherits ? { uid, gid } : undefined;
+  }
+
+  /** What is at this path, or not, must be known now. */
+  #settleFor(path: string): void {
+    if (this.#smallFiles.isComing(path)) this.#smallFiles.settle();
   }
 
   /** The {@link components} of a name, the last one as `base`; undefined for the root itself. */
@@ -268,13 +331,15 @@ export class Applier implements TarSink {
   #target(parts: readonly string[], base: string): Target {
     const folder = this.#root.folder(parts);
     const relative = folder === '' ? base : `${folder}/${base}`;
-    return { relative, path: this.#root.at(relative), base };
+    const path = this.#root.at(relative);
+    this.#settleFor(path);
+    return { relative, path, base };
   }
 
   #directory(target: Target, entry: TarEntry): void {
     const there = look(target.path);
     if (!there?.isDirectory()) {
-      if (there) this.#remove(target, there);
+      if (there) this.#remove(target.path, there);
       makeFolder(target.path);
       // The whiteout said that the folder of the layers below is gone.
       if (there && isWhiteout(there)) makeOpaque(target.path);
@@ -287,7 +352,7 @@ export class Applier implements TarSink {
       return openSync(native(target.path), NEW_FILE, mode);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      this.#clear(target);
+      this.#clear(target.path);
       return openSync(native(target.path), NEW_FILE, mode);
     }
   }
@@ -302,14 +367,14 @@ export class Applier implements TarSink {
       throw invalid(`${printable(entry.path)}: hard link to ${printable(entry.link)}, which the layer removes`);
     if (!there) {
       // The file is in a layer below, if anywhere: overlayfs copies it up for link(2), and so does copyUp() later.
-      this.#clear(target);
+      this.#clear(target.path);
       this.lowerLinks.set(target.relative, this.lowerLinks.get(source.relative) ?? source.relative);
       return;
     }
     if (there.isDirectory())
       throw invalid(`${printable(entry.path)}: hard link to the folder ${printable(entry.link)}`);
     if (source.path === target.path) return;
-    this.#clear(target);
+    this.#clear(target.path);
     linkSync(native(source.path), native(target.path)); // link(2) does not follow a symbolic link
   }
 
@@ -325,7 +390,7 @@ export class Applier implements TarSink {
     else if (there?.isDirectory()) makeOpaque(path);
     else if (!there) {
       makeWhiteout(folder, base, 'devices');
-      this.#count(lstatSync(native(path)));
+      this.#count(lstatSync(native(path)).blocks);
     }
   }
 
@@ -348,25 +413,30 @@ export class Applier implements TarSink {
   }
 
   /** Removes whatever has the name. */
-  #clear(target: Target): void {
-    const there = look(target.path);
-    if (there) this.#remove(target, there);
+  #clear(path: string): void {
+    const there = look(path);
+    if (there) this.#remove(path, there);
   }
 
-  #remove(target: Target, there: Stats): void {
+  #remove(path: string, there: Stats): void {
     this.#used = undefined;
     if (there.isDirectory()) {
-      removeTreeSync(target.path);
+      this.#smallFiles.settle(); // some may be below it
+      removeTreeSync(path);
       this.#scanned += this.#folders.size + this.implied.size;
       if (this.#scanned > MAX_SCANNED) throw invalid('the layer replaces folders too often');
-      const below = `${target.relative}/`;
+      const relative = this.#relative(path);
       for (const folders of [this.#folders, this.implied, this.lowerLinks]) {
         for (const folder of folders.keys()) {
-          if (folder === target.relative || folder.startsWith(below)) folders.delete(folder);
+          if (folder === relative || folder.startsWith(`${relative}/`)) folders.delete(folder);
         }
       }
-    } else unlinkSync(native(target.path));
+    } else unlinkSync(native(path));
     if (there.isDirectory() || there.isSymbolicLink()) this.#root.forget();
+  }
+
+  #relative(path: string): string {
+    return path.slice(this.#root.path.length + 1);
   }
 
   /**
@@ -374,6 +444,8 @@ export class Applier implements TarSink {
    * it is first.
    */
   #setAttributes(relative: string, path: string, entry: TarEntry): void {
+    // What is made in a folder takes after its setgid bit and its default ACL, which come behind its first files.
+    if (entry.type === 'directory' && (entry.mode & SETGID || entry.xattrs.length > 0)) this.#smallFiles.settle();
     lchownSync(native(path), entry.uid, entry.gid);
     if (entry.type !== 'symlink') chmodSync(native(path), entry.mode);
     setXattrs(path, entry);

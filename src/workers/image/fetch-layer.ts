@@ -10,6 +10,7 @@ import type { BlobSource } from './blob-source.ts';
 import { toBytes } from './byte-paths.ts';
 import { decompress } from './decompress.ts';
 import { Download } from './download.ts';
+import type { FileQueue } from './file-queue.ts';
 import { invalid } from './invalid.ts';
 import { LayerLine } from './line.ts';
 import type { WhiteoutForm } from './opaque.ts';
@@ -77,15 +78,17 @@ export interface FetchedLayer extends Usage {
  * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass. Nothing is stored but the files
  * themselves, and they get their final name only when both digests are right. A failure leaves nothing behind; a crash
  * may leave `DIR.tmp-…`, which removeLayer removes. When bytes of several answers were put together and the result is
- * wrong, the registry may have lied about its ranges: the layer is then fetched once more over one connection.
+ * wrong, the registry may have lied about its ranges: the layer is then fetched once more over one connection. With a
+ * `queue`, threads without a layer help to make the files.
  *
  * Throws IMAGE_INVALID, REGISTRY_DENIED (details: {@link Refusal}), IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT,
  * DISK_FULL, and CALLER_GONE when main has cancelled it.
  */
-export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
+export async function fetchLayer(layer: FetchLayer, queue?: FileQueue): Promise<FetchedLayer> {
   let download: Download | undefined;
   using line = new LayerLine(layer.port, () => download?.blob.received ?? 0);
-  const fetch = (noRanges: boolean) => fetchInto(layer, line, noRanges, (made) => (download = made));
+  const onDownload = (made: Download) => (download = made);
+  const fetch = (noRanges: boolean) => fetchInto(layer, { line, noRanges, onDownload, queue });
   try {
     try {
       return await fetch(false);
@@ -101,12 +104,14 @@ export async function fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
 
 const isInvalid = (error: unknown) => error instanceof SluiceError && error.code === 'IMAGE_INVALID';
 
-async function fetchInto(
-  layer: FetchLayer,
-  line: LayerLine,
-  noRanges: boolean,
-  onDownload: (download: Download) => void,
-): Promise<FetchedLayer> {
+interface Fetching {
+  line: LayerLine;
+  noRanges: boolean;
+  onDownload: (download: Download) => void;
+  queue: FileQueue | undefined;
+}
+
+async function fetchInto(layer: FetchLayer, { line, noRanges, onDownload, queue }: Fetching): Promise<FetchedLayer> {
   const began = performance.now();
   mkdirSync(dirname(layer.dir), { recursive: true, mode: 0o700 });
   const temporary = makeUnfinished(layer.dir, { avoid: layer.avoid });
@@ -115,7 +120,7 @@ async function fetchInto(
   const download = new Download({ ...layer, signal, noRanges, renew: line.renew });
   onDownload(download);
   try {
-    const { usage, ...unpacked } = await unpack(layer, download, `${temporary}/fs`, abort);
+    const { usage, ...unpacked } = await unpack(layer, download, { root: `${temporary}/fs`, abort, queue });
     const used = usage ? withFolders(usage, temporary) : await measureTree(temporary);
     await settle(temporary, layer.dir);
     const downloadSeconds = download.seconds;
@@ -148,9 +153,16 @@ function resultOf(applier: Applier): Unpacked {
   };
 }
 
-async function unpack(layer: FetchLayer, download: Download, root: string, abort: AbortController): Promise<Unpacked> {
-  if (layer.name !== undefined) return storeFile(layer, layer.name, download, { root, abort });
-  const applier = new Applier(toBytes(root), layer.whiteouts);
+interface Unpacking {
+  root: string;
+  abort: AbortController;
+  queue: FileQueue | undefined;
+}
+
+async function unpack(layer: FetchLayer, download: Download, unpacking: Unpacking): Promise<Unpacked> {
+  const { root, abort, queue } = unpacking;
+  if (layer.name !== undefined) return storeFile(layer, layer.name, download, unpacking);
+  const applier = new Applier(toBytes(root), layer.whiteouts, queue);
   const reader = new TarReader(applier);
   const archive = createHash(algorithmOf('diffID', layer.diffId));
   await using blob = new Source(download, layer, abort);
@@ -183,7 +195,7 @@ async function storeFile(
   layer: FetchLayer,
   name: string,
   download: Download,
-  { root, abort }: { root: string; abort: AbortController },
+  { root, abort }: Unpacking,
 ): Promise<Unpacked> {
   const applier = new Applier(toBytes(root));
   await using blob = new Source(download, layer, abort);

@@ -4,6 +4,9 @@
 export const HOLE_BLOCK = 32 << 10;
 const ZEROES = Buffer.alloc(HOLE_BLOCK);
 
+/** Of at most {@link HOLE_BLOCK} bytes, and at least one. */
+export const isZeroes = (bytes: Buffer): boolean => bytes[0] === 0 && bytes.equals(ZEROES.subarray(0, bytes.length));
+
 /**
  * Splits the pieces of one file into what has to be written and what may stay a hole. What comes out depends on the
  * file alone, not on how its bytes were cut into pieces: that follows the network.
@@ -26,7 +29,7 @@ export class Holes {
       const inBlock = position % HOLE_BLOCK;
       const end = Math.min(piece.length, at + HOLE_BLOCK - inBlock);
       const goesOn = inBlock > 0 && this.#skipped.to === position && this.#skipped.from < position;
-      const zero = piece[at] === 0 && piece.subarray(at, end).equals(ZEROES.subarray(0, end - at));
+      const zero = piece[at] === 0 && isZeroes(piece.subarray(at, end));
       if (zero && (inBlock === 0 || goesOn)) {
         if (unwritten < at) this.#write(piece.subarray(unwritten, at), offset + unwritten);
         unwritten = end;

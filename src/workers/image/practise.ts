@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { fetchLayer } from './fetch-layer.ts';
+import { FileQueue, fileQueueMemory } from './file-queue.ts';
 import { TarWriter } from './write-archive.ts';
 import { collectAll } from './young-garbage.ts';
 
@@ -31,7 +32,10 @@ export async function practise({ folder }: Practise): Promise<void> {
     const path = join(folder, 'blob');
     await writeFile(path, blob);
     const source = { url: pathToFileURL(path).href, headers: {}, authorizations: {}, tls: {}, dialTimeoutMs: 1000 };
-    await fetchLayer({
+    // What is left to others is a part of it: none of them is there, and this thread takes it back.
+    const queue = new FileQueue(fileQueueMemory());
+    queue.helping = true;
+    const layer = {
       source,
       digest: digestOf(blob),
       size: blob.length,
@@ -39,7 +43,8 @@ export async function practise({ folder }: Practise): Promise<void> {
       mediaType: '',
       dir: join(folder, 'layer'),
       progressTimeoutMs: 10_000,
-    });
+    };
+    await fetchLayer(layer, queue);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

@@ -4,6 +4,16 @@ import { components, native } from './byte-paths.ts';
 import { invalid } from './invalid.ts';
 import { printable } from './tar.ts';
 
+interface RootCalls {
+  /**
+   * Called for each `folder` (relative to the root) that a name needs and that does not exist or, as `found`, is
+   * something else.
+   */
+  make: (folder: string, found: Stats | undefined) => void;
+  /** Called before what is at a path (absolute) is examined. */
+  before?: (path: string) => void;
+}
+
 /**
  * Finds the folders of an archive's names below one root. Every component is examined with lstat; symbolic links are
  * then resolved as chroot would, so that no name leads out. Folders are cached until {@link forget}, which must be
@@ -12,21 +22,25 @@ import { printable } from './tar.ts';
 export class Root {
   readonly path: string;
   readonly #known = new Map<string, string>();
+  /** Folders and links on the way to those: absolute. */
+  readonly #through = new Set<string>();
   /** The last answer: one entry after the other is in the same folder, and mostly they come with the same array. */
   #last: { parts: readonly string[]; found: string } | undefined;
-  readonly #make: (folder: string, found: Stats | undefined) => void;
+  readonly #calls: RootCalls;
 
-  /**
-   * `make` is called for each `folder` (relative to the root) that a name needs and that does not exist or, as `found`,
-   * is something else.
-   */
-  constructor(path: string, make: (folder: string, found: Stats | undefined) => void) {
+  constructor(path: string, calls: RootCalls) {
     this.path = path;
-    this.#make = make;
+    this.#calls = calls;
+  }
+
+  /** It is a folder, or a link, that a name has led through since {@link forget}. */
+  leadsThrough(path: string): boolean {
+    return this.#through.has(path);
   }
 
   forget(): void {
     this.#known.clear();
+    this.#through.clear();
     this.#last = undefined;
   }
 
@@ -55,9 +69,12 @@ export class Root {
     walkInRoot(above === undefined ? parts : parts.slice(-1), {
       enter: (name) => {
         const next = here === '' ? name : `${here}/${name}`;
-        const stats = look(this.at(next));
-        if (stats?.isSymbolicLink()) return { link: readlinkSync(native(this.at(next)), 'latin1') };
-        if (!stats?.isDirectory()) this.#make(next, stats);
+        const path = this.at(next);
+        this.#calls.before?.(path);
+        const stats = look(path);
+        this.#through.add(path);
+        if (stats?.isSymbolicLink()) return { link: readlinkSync(native(path), 'latin1') };
+        if (!stats?.isDirectory()) this.#calls.make(next, stats);
         here = next;
         return 'entered';
       },
@@ -84,8 +101,10 @@ export function look(path: string): Stats | undefined {
  */
 export function inheritFromTrees(path: string, relative: string, trees: readonly string[]): boolean {
   for (const tree of trees) {
-    const root = new Root(tree, () => {
-      throw missing;
+    const root = new Root(tree, {
+      make: () => {
+        throw missing;
+      },
     });
     try {
       const { uid, gid, mode } = lstatSync(native(root.at(root.folder(components(relative)))));

@@ -1,0 +1,58 @@
+import { setImmediate as turn } from 'node:timers/promises';
+import type { FileQueue } from './file-queue.ts';
+import { makeSmallFile } from './small-file.ts';
+
+/**
+ * What a thread of the image pool does while it has no layer: it makes small files of the others' layers. Between two
+ * batches it hears what else there is to do.
+ */
+export class FileHelper {
+  readonly queue: FileQueue;
+  #layers = 0;
+  #free = Promise.withResolvers<void>();
+
+  constructor(queue: FileQueue) {
+    this.queue = queue;
+    this.#free.resolve();
+    queue.helping = true;
+  }
+
+  /** The thread has a layer of its own until this is disposed. */
+  atWork(): Disposable {
+    if (this.#layers++ === 0) {
+      this.#free = Promise.withResolvers();
+      this.queue.helping = false;
+    }
+    return {
+      [Symbol.dispose]: () => {
+        if (--this.#layers > 0) return;
+        this.queue.helping = true;
+        this.#free.resolve();
+      },
+    };
+  }
+
+  /** Helps as long as the thread lives. */
+  async help(): Promise<never> {
+    for (;;) {
+      const seen = this.queue.changes;
+      if (this.#layers > 0) await this.#free.promise;
+      else if (helpOnce(this.queue)) await turn();
+      else await this.queue.changed(seen);
+    }
+  }
+}
+
+/** Makes the files of one batch; false when there is none. */
+function helpOnce(queue: FileQueue): boolean {
+  const batch = queue.take();
+  if (!batch) return false;
+  try {
+    batch.work(makeSmallFile);
+  } catch {
+    // The layer's own thread finds the first file that is not made, tries for itself and meets the error.
+  } finally {
+    batch.done();
+  }
+  return true;
+}
