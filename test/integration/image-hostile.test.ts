@@ -328,7 +328,7 @@ for (const [what, entries] of Object.entries(LATE)) {
     assert.equal('refused' in alone, REFUSED.has(what), JSON.stringify(alone));
     for (const filesOfBatch of [1, 2, 16]) {
       const queue = new FileQueue(fileQueueMemory(), { filesOfBatch });
-      queue.helping = true; // and never takes anything: it is all done as late as it can be
+      queue.join(); // and never takes anything: it is all done as late as it can be
       assert.deepEqual(await outcome(archive, queue), alone, `${filesOfBatch} files of a batch`);
     }
   });

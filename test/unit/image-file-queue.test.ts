@@ -91,7 +91,7 @@ test('a layer of many small files is whole, whoever makes them', async () => {
 
 test('with nobody to help, what was left to others is taken back in its order', () => {
   const queue = new FileQueue(fileQueueMemory(), { filesOfBatch: 2 });
-  queue.helping = true; // and does not come
+  queue.join(); // and does not come
   const made: string[] = [];
   const make = ({ path }: SmallFile) => {
     made.push(path);
@@ -128,7 +128,7 @@ test('with nobody to help, what was left to others is taken back in its order', 
 test('a layer that is given up leaves nothing to make', () => {
   const memory = fileQueueMemory();
   const queue = new FileQueue(memory, { filesOfBatch: 2 });
-  queue.helping = true;
+  queue.join();
   const make = () => assert.fail('a file is made');
   {
     using files = new SmallFiles({ queue, make, onMade: () => {} });

@@ -14,19 +14,19 @@ export class FileHelper {
   constructor(queue: FileQueue) {
     this.queue = queue;
     this.#free.resolve();
-    queue.helping = true;
+    queue.join();
   }
 
   /** The thread has a layer of its own until this is disposed. */
   atWork(): Disposable {
     if (this.#layers++ === 0) {
       this.#free = Promise.withResolvers();
-      this.queue.helping = false;
+      this.queue.leave();
     }
     return {
       [Symbol.dispose]: () => {
         if (--this.#layers > 0) return;
-        this.queue.helping = true;
+        this.queue.join();
         this.#free.resolve();
       },
     };

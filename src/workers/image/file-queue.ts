@@ -83,10 +83,15 @@ export class FileQueue {
     return Atomics.load(this.#words, HELPERS);
   }
 
-  /** This thread can help from now on, or cannot. */
-  set helping(helps: boolean) {
-    Atomics.add(this.#words, HELPERS, helps ? 1 : -1);
-    if (helps) this.wake();
+  /** This thread has no layer from now on, and takes what is offered. */
+  join(): void {
+    Atomics.add(this.#words, HELPERS, 1);
+    this.wake();
+  }
+
+  /** It has one, after {@link join}. */
+  leave(): void {
+    Atomics.sub(this.#words, HELPERS, 1);
   }
 
   /** Another one when there may be something to take. */

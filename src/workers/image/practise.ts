@@ -34,7 +34,7 @@ export async function practise({ folder }: Practise): Promise<void> {
     const source = { url: pathToFileURL(path).href, headers: {}, authorizations: {}, tls: {}, dialTimeoutMs: 1000 };
     // What is left to others is a part of it: none of them is there, and this thread takes it back.
     const queue = new FileQueue(fileQueueMemory());
-    queue.helping = true;
+    queue.join();
     const layer = {
       source,
       digest: digestOf(blob),
