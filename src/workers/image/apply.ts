@@ -1,17 +1,14 @@
 /**
  * Unpacks the entries of a layer's archive into a folder that becomes an overlayfs layer. All calls are synchronous: a
- * small file costs a few system calls, and a thread pool would cost more than they do.
+ * small file costs a few system calls, and libuv's pool would cost more than they do. (Other threads for layers may
+ * make some: small-files.ts.)
  *
  * Rules: OCI image-spec layer.md (whiteouts, which never hide what this layer itself brings), overlayfs.rst of the
  * kernel (the form of a whiteout and an opaque folder), containerd's pkg/archive for what layers in the wild rely on.
  */
 import {
   chmodSync,
-  closeSync,
   constants,
-  fchmodSync,
-  fchownSync,
-  ftruncateSync,
   lchownSync,
   linkSync,
   lstatSync,
@@ -19,15 +16,14 @@ import {
   type Stats,
   symlinkSync,
   unlinkSync,
-  writeSync,
 } from 'node:fs';
-import { makeNode, setTimes, setTimesOf, setXattr, type TimeSpec } from '../../sys/attributes.ts';
-import { startWriting } from '../../sys/sync.ts';
+import { makeNode, setTimes, type TimeSpec } from '../../sys/attributes.ts';
 import type { Usage } from '../measure-tree.ts';
 import { components, native } from './byte-paths.ts';
+import { setXattrs, timesOf } from './entry-attributes.ts';
 import type { FileQueue } from './file-queue.ts';
-import { Holes } from './holes.ts';
 import { invalid } from './invalid.ts';
+import { LargeFile } from './large-file.ts';
 import { hasMark, isWhiteout, makeOpaque, makeWhiteout, OPAQUE_MARK, WHITEOUT, type WhiteoutForm } from './opaque.ts';
 import { look, makeFolder, Root } from './root.ts';
 import { makeSmallFile, NEW_FILE, PERMISSIONS, SMALL, type SmallFile } from './small-file.ts';
@@ -37,15 +33,6 @@ import { removeTreeSync } from './tree.ts';
 
 const AUFS_OWN = '.wh..wh.';
 
-/** What lsetxattr(2) answers for names and values that no file can have. */
-const XATTR_FAULTS = new Set(['ERANGE', 'E2BIG', 'EINVAL', 'EPERM', 'EACCES']);
-const LARGE_XATTR = 1024;
-/** A file up to this size has few extents, which fit into its inode (ext4: four). */
-const MANY_EXTENTS = 1 << 20;
-/**
- * Bytes of a file after which the kernel begins to write them: the sync before a layer is ready then waits for less.
- */
-const START_WRITING = 4 << 20;
 const MAX_SCANNED = 50_000_000;
 const KIND = { char: constants.S_IFCHR, block: constants.S_IFBLK, fifo: constants.S_IFIFO } as const;
 
@@ -72,41 +59,6 @@ interface Collected {
   bytes: Buffer | undefined;
 }
 
-/**
- * A file that is being written: `bytes` of it are data and the rest holes, the last data end at `dataEnd`, and the part
- * before `started` is on its way to the disk.
- */
-class NewFile {
-  readonly fd: number;
-  readonly entry: TarEntry;
-  readonly path: string;
-  dataEnd = 0;
-  bytes = 0;
-  #started = 0;
-  readonly #holes = new Holes((data, offset) => this.#write(data, offset));
-
-  constructor(fd: number, entry: TarEntry, path: string) {
-    this.fd = fd;
-    this.entry = entry;
-    this.path = path;
-  }
-
-  /** The next bytes, at `offset` in the file. */
-  add(piece: Buffer, offset: number): void {
-    this.#holes.add(piece, offset);
-  }
-
-  #write(data: Buffer, offset: number): void {
-    for (let at = 0; at < data.length; ) at += writeSync(this.fd, data, at, data.length - at, offset + at);
-    this.dataEnd = offset + data.length;
-    this.bytes += data.length;
-    if (this.dataEnd - this.#started >= START_WRITING) {
-      startWriting(this.fd, this.#started, this.dataEnd - this.#started);
-      this.#started = this.dataEnd;
-    }
-  }
-}
-
 export class Applier implements TarSink {
   readonly #root: Root;
   /**
@@ -118,7 +70,7 @@ export class Applier implements TarSink {
   readonly lowerLinks = new Map<string, string>();
   /** Folders' times are set last, since every file that is made in a folder changes them. */
   readonly #folders = new Map<string, { atime: TimeSpec; mtime: TimeSpec }>();
-  #file: NewFile | undefined;
+  #file: { large: LargeFile; entry: TarEntry } | undefined;
   #small: Collected | undefined;
   readonly #smallFiles: SmallFiles;
   #name = '';
@@ -173,7 +125,7 @@ export class Applier implements TarSink {
     }
     const file = this.#file;
     if (!file) return; // a whiteout, or a record of aufs
-    this.#guard(() => file.add(piece, offset));
+    this.#guard(() => file.large.add(piece, offset));
   }
 
   end(): void {
@@ -181,20 +133,9 @@ export class Applier implements TarSink {
     if (small) this.#guard(() => this.#finishSmall(small, small.bytes ?? Buffer.alloc(small.entry.size)));
     const file = this.#file;
     if (!file) return;
-    this.#guard(() => {
-      const { entry, fd, path } = file;
-      if (file.dataEnd < entry.size) ftruncateSync(fd, entry.size); // ends with a hole
-      this.growsWhenWritten ||= file.bytes < entry.size || entry.size > MANY_EXTENTS;
-      const owner = this.#ownerOf(entry);
-      if (owner) fchownSync(fd, owner.uid, owner.gid);
-      fchmodSync(fd, entry.mode); // after chown, which clears setuid
-      setXattrs(path, entry);
-      const { atime, mtime } = times(entry);
-      setTimesOf(fd, atime, mtime);
-    });
-    this.#closeFile();
-    // xfs gives back what it has reserved behind a file when the file is closed.
-    this.#guard(() => this.#count(lstatSync(native(file.path)).blocks));
+    this.#guard(() => this.#count(file.large.finish(this.#ownerOf(file.entry))));
+    this.growsWhenWritten ||= file.large.growsWhenWritten;
+    this.#file = undefined;
   }
 
   /** Called after the last entry: sets the folders' times, deepest first. */
@@ -225,14 +166,9 @@ export class Applier implements TarSink {
 
   /** Also after an error: no file is open, and nothing is made any more. */
   close(): void {
-    this.#closeFile();
-    this.#smallFiles[Symbol.dispose]();
-  }
-
-  #closeFile(): void {
-    if (!this.#file) return;
-    closeSync(this.#file.fd);
+    this.#file?.large[Symbol.dispose]();
     this.#file = undefined;
+    this.#smallFiles[Symbol.dispose]();
   }
 
   #entry(entry: TarEntry): void {
@@ -262,7 +198,7 @@ export class Applier implements TarSink {
       case 'file':
         if (entry.size < SMALL && entry.xattrs.length === 0)
           this.#small = { entry, path: target.path, bytes: undefined };
-        else this.#file = new NewFile(this.#create(target, entry.mode & PERMISSIONS), entry, target.path);
+        else this.#file = { large: new LargeFile(this.#create(target, entry.mode), target.path, entry), entry };
         return;
       case 'hardlink':
         this.#hardlink(target, entry);
@@ -288,7 +224,7 @@ export class Applier implements TarSink {
   /** All bytes of a small file are there. */
   #finishSmall({ entry, path }: Collected, bytes: Buffer): void {
     this.#small = undefined;
-    const file = { path, mode: entry.mode, owner: this.#ownerOf(entry), ...times(entry) };
+    const file = { path, mode: entry.mode, owner: this.#ownerOf(entry), ...timesOf(entry) };
     const now = this.#form !== 'devices' || this.#root.leadsThrough(path);
     this.#smallFiles.add(file, bytes, { now });
   }
@@ -349,11 +285,11 @@ export class Applier implements TarSink {
 
   #create(target: Target, mode: number): number {
     try {
-      return openSync(native(target.path), NEW_FILE, mode);
+      return openSync(native(target.path), NEW_FILE, mode & PERMISSIONS);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       this.#clear(target.path);
-      return openSync(native(target.path), NEW_FILE, mode);
+      return openSync(native(target.path), NEW_FILE, mode & PERMISSIONS);
     }
   }
 
@@ -453,9 +389,9 @@ export class Applier implements TarSink {
       this.#inherits ||= (entry.mode & SETGID) !== 0;
       this.implied.delete(relative);
       this.#folders.delete(relative); // the last entry for a folder counts, and determines its place in the order
-      this.#folders.set(relative, times(entry));
+      this.#folders.set(relative, timesOf(entry));
     } else {
-      const { atime, mtime } = times(entry);
+      const { atime, mtime } = timesOf(entry);
       setTimes(native(path), atime, mtime);
     }
   }
@@ -472,29 +408,3 @@ export class Applier implements TarSink {
     }
   }
 }
-
-/**
- * Called after chown, which removes security.capability. trusted.* is left out because an image could forge overlayfs'
- * own marks with it; user.* exists on files and folders only (xattr(7)).
- */
-function setXattrs(path: string, { type, xattrs }: TarEntry): void {
-  const keepsUser = type === 'file' || type === 'directory';
-  for (const [name, value] of xattrs) {
-    if (name.startsWith('trusted.') || (name.startsWith('user.') && !keepsUser)) continue;
-    try {
-      setXattr(native(path), native(name), value);
-    } catch (error) {
-      const { code = '' } = error as NodeJS.ErrnoException;
-      // ext4 answers ENOSPC for a value that does not fit into an inode's block, with any amount of free space.
-      if (!XATTR_FAULTS.has(code) && !(code === 'ENOSPC' && value.length > LARGE_XATTR)) throw error;
-      throw invalid(`the attribute ${JSON.stringify(name)} cannot be set: ${(error as Error).message}`, error);
-    }
-  }
-}
-
-/** Times before 1970 become 1970, because not all file systems can store them. */
-function times({ atime, mtime }: TarEntry): { atime: TimeSpec; mtime: TimeSpec } {
-  return { atime: since1970(atime ?? mtime), mtime: since1970(mtime) };
-}
-
-const since1970 = (time: TimeSpec) => (time.seconds < 0 ? { seconds: 0, nanoseconds: 0 } : time);
