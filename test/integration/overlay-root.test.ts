@@ -78,7 +78,8 @@ test('with overlayfs the node is not ready and says why; with native its pods ru
     return found.status ? undefined : found;
   });
   assert.match(condition.message, REFUSED);
-  assert.match(daemon.log(), /the node cannot run pods/);
+  // Lines come to the file a little later.
+  await waitFor('its line in the log', 10_000, () => /the node cannot run pods/.test(daemon.log()) || undefined);
   assert.equal(await daemon.stop(), 0);
 
   daemon.configure(settings('native'));
