@@ -24,7 +24,7 @@ export interface ImageWorkerData {
 const data = workerData as ImageWorkerData | null;
 /** Absent where the handlers are called without a pool. */
 const helper = data ? new FileHelper(new FileQueue(data.memory)) : undefined;
-void helper?.help();
+void helper?.help(); // never ends; should it throw, the thread does, and the pool replaces it
 
 export const handlers = {
   /** Does nothing: the call makes the pool start a thread. */

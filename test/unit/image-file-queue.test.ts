@@ -75,7 +75,7 @@ test('a layer of many small files is whole, whoever makes them', async () => {
       blocks += taken;
     },
   });
-  // A thread that is asked only after many others are made may be late for them, and not for all of these.
+  // Until the other thread has made some: it takes a moment to wake up.
   for (let at = 0; here === made && at < 50_000; at++)
     files.add(fileAt(`many/${at}`), Buffer.from(`${at}`), { now: false });
   files.settle();

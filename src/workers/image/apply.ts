@@ -198,7 +198,7 @@ export class Applier implements TarSink {
       case 'file':
         if (entry.size < SMALL && entry.xattrs.length === 0)
           this.#small = { entry, path: target.path, bytes: undefined };
-        else this.#file = { large: new LargeFile(this.#create(target, entry.mode), target.path, entry), entry };
+        else this.#file = { large: this.#large(target.path, entry), entry };
         return;
       case 'hardlink':
         this.#hardlink(target, entry);
@@ -229,16 +229,14 @@ export class Applier implements TarSink {
     this.#smallFiles.add(file, bytes, { now });
   }
 
+  #large(path: string, entry: TarEntry): LargeFile {
+    const fd = this.#instead(path, () => openSync(native(path), NEW_FILE, entry.mode & PERMISSIONS));
+    return new LargeFile(fd, path, entry);
+  }
+
   #makeSmall(file: SmallFile, data: Buffer): number {
-    try {
-      return makeSmallFile(file, data);
-    } catch (error) {
-      const { path } = file;
-      this.#name = this.#relative(path);
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      this.#clear(path);
-      return makeSmallFile(file, data);
-    }
+    this.#name = this.#relative(file.path); // it may have been left to others, some names ago
+    return this.#instead(file.path, () => makeSmallFile(file, data));
   }
 
   /** Undefined where a new file gets what the entry says. */
@@ -283,13 +281,14 @@ export class Applier implements TarSink {
     this.#setAttributes(target.relative, target.path, entry);
   }
 
-  #create(target: Target, mode: number): number {
+  /** Makes a new file at the path, in the place of what may have the name. */
+  #instead(path: string, make: () => number): number {
     try {
-      return openSync(native(target.path), NEW_FILE, mode & PERMISSIONS);
+      return make();
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      this.#clear(target.path);
-      return openSync(native(target.path), NEW_FILE, mode & PERMISSIONS);
+      this.#clear(path);
+      return make();
     }
   }
 

@@ -25,7 +25,9 @@ const MADE = 2;
 const BLOCKS = 3;
 const WORD_BYTES = 8 * Math.ceil((4 * (WORDS + SLOTS * WORDS_OF_SLOT)) / 8);
 
-/** Of a slot: nobody's; a layer's thread puts files in; any thread may take it; one makes them; they are made. */
+/**
+ * The state of a slot: nobody's; a layer's thread puts files in; any thread may take it; one makes them; they are made.
+ */
 const FREE = 0;
 const FILLING = 1;
 const READY = 2;
@@ -150,6 +152,7 @@ export class Batch {
     this.#wake = wake;
   }
 
+  /** Makes an empty batch of a free slot, for this thread to fill; false when it is not free. */
   claim(): boolean {
     if (!this.#from(FREE, FILLING)) return false;
     this.#words[this.#base + COUNT] = 0;
@@ -226,7 +229,7 @@ export class Batch {
     return Atomics.load(this.#words, this.#base + STATE) === READY;
   }
 
-  /** Blocks this thread until the one that took it is done. */
+  /** Blocks this thread until the one that took it is done. Throws when that takes too long; it is then never free. */
   wait(): void {
     const until = performance.now() + this.#patienceMs;
     while (!this.isDone) {
@@ -246,6 +249,7 @@ export class Batch {
     return this.#words[this.#base + BLOCKS] ?? 0;
   }
 
+  /** What is in it is not needed any more: any thread may fill it anew. */
   free(): void {
     Atomics.store(this.#words, this.#base + STATE, FREE);
   }

@@ -109,7 +109,8 @@ export class SmallFiles implements Disposable {
   }
 
   /**
-   * Makes what is left of a batch that this thread has again: after an error, the same comes again here, or does not.
+   * Ends a batch that this thread has again. What another thread could not make is tried once more here, so that its
+   * error is thrown where the layer is.
    */
   #finish(filled: Filled): void {
     const { batch, paths } = filled;
