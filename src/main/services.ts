@@ -177,6 +177,7 @@ export async function makeServices(
     maxQueued,
     leaseMs: { launch: LEASE_MS, teardown: LEASE_MS },
     onVerdict: (lane, verdict) => metrics.inc('admission', { lane, verdict }),
+    onRun: (lane) => (lane === 'launch' ? pools.launches.begin() : undefined),
   });
   const jobs: JobServices = { ctx, runner: new Runner({ engine, observer, admission }), locks, retries };
   const pulls = new Pulls(jobs);
@@ -296,12 +297,13 @@ function makeImages(config: Config, pools: Pools, store: Store, { metrics, log }
     warmRegistry: () => pools.registry.call('warm', undefined),
     installPause: (dir) => pools.shim.call('installPause', { dir }),
     onLayer: (result) => metrics.inc('imageLayers', { result }),
-    onFetched: ({ seconds, waited, error, downloaded, unpacked }) => {
+    onFetched: ({ seconds, waited, paused, error, downloaded, unpacked }) => {
       const outcome = error ? 'error' : 'ok';
       metrics.observe('imagePhase', { phase: 'layer', outcome }, seconds);
       if (!error) {
         metrics.observe('imagePhase', { phase: 'download', outcome }, waited);
-        metrics.observe('imagePhase', { phase: 'unpack', outcome }, seconds - waited);
+        metrics.observe('imagePhase', { phase: 'pause', outcome }, paused);
+        metrics.observe('imagePhase', { phase: 'unpack', outcome }, seconds - waited - paused);
       }
       metrics.inc('imageBytes', { kind: 'downloaded' }, downloaded);
       metrics.inc('imageBytes', { kind: 'unpacked' }, unpacked);

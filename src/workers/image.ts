@@ -6,6 +6,7 @@ import { workerData } from 'node:worker_threads';
 import { type FetchedLayer, type FetchLayer, fetchLayer } from './image/fetch-layer.ts';
 import { FileHelper } from './image/file-helper.ts';
 import { FileQueue } from './image/file-queue.ts';
+import { GiveWay } from './image/give-way.ts';
 import { installPause } from './image/install-pause.ts';
 import { inheritAttributes, measure, removeLayer } from './image/layers.ts';
 import { lookUpUser } from './image/look-up-user.ts';
@@ -19,11 +20,13 @@ import { serve } from './serve.ts';
 export interface ImageWorkerData {
   /** Of their {@link FileQueue}. */
   memory: SharedArrayBuffer;
+  /** Of their {@link GiveWay}. */
+  giveWay: SharedArrayBuffer;
 }
 
 const data = workerData as ImageWorkerData | null;
 /** Absent where the handlers are called without a pool. */
-const helper = data ? new FileHelper(new FileQueue(data.memory)) : undefined;
+const helper = data ? new FileHelper(new FileQueue(data.memory), new GiveWay(data.giveWay)) : undefined;
 void helper?.help(); // never ends; should it throw, the thread does, and the pool replaces it
 
 export const handlers = {
@@ -35,7 +38,7 @@ export const handlers = {
   },
   async fetchLayer(layer: FetchLayer): Promise<FetchedLayer> {
     using _ = helper?.atWork();
-    return await fetchLayer(layer, helper?.queue);
+    return await fetchLayer(layer, helper);
   },
   inheritAttributes,
   readFileInLayers,

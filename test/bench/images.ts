@@ -193,14 +193,16 @@ const MEASUREMENTS: Measurement[] = [
       { name: 'RunPodSandbox p50, nothing else', unit: 'ms' },
       { name: 'RunPodSandbox p50 while 1 GiB unpacks', unit: 'ms' },
     ],
-    images: [{ layers: [{ big: 1024 * MIB }] }],
-    measure: async (side, [name = '']) => {
+    images: times(2, { layers: [{ big: 1024 * MIB }] }),
+    measure: async (side, names) => {
       const { daemon } = side;
       if (!daemon) return [];
       await launches(daemon, WARM_PODS);
       const idle = await launches(daemon, PODS);
-      const busy = await launches(daemon, () => side.pull(name));
-      const beside = await launches(daemon, spin);
+      const busy = await launches(daemon, PODS, async (enough) => {
+        for (const name of names) if (!enough()) await side.pull(name);
+      });
+      const beside = await launches(daemon, PODS, spin);
       return [idle.p99, busy.p99, busy.p99 / idle.p99, beside.p99, idle.p50, busy.p50];
     },
   },
@@ -309,14 +311,22 @@ async function spin(): Promise<void> {
   await ended;
 }
 
-/** Milliseconds of pods launched one after the other: so many, or for as long as something takes beside them. */
-async function launches(daemon: RigDaemon, until: number | (() => Promise<void>)): Promise<Latencies> {
+/**
+ * Milliseconds of pods launched one after the other: `most` of them, and no more than are launched while something
+ * takes place beside them. How many others there are is a part of what a launch takes, so that runs with different
+ * numbers of pods cannot be compared.
+ */
+async function launches(
+  daemon: RigDaemon,
+  most: number,
+  beside?: (enough: () => boolean) => Promise<void>,
+): Promise<Latencies> {
   const ms: number[] = [];
   const ids: string[] = [];
   let over = false;
-  const other = typeof until === 'number' ? undefined : until().finally(() => (over = true));
+  const other = beside?.(() => ids.length >= most).finally(() => (over = true));
   other?.catch(() => {}); // thrown below
-  while (typeof until === 'number' ? ids.length < until : !over) {
+  while (ids.length < most && !over) {
     const config = podConfig(`beside-${Date.now()}-${ids.length}`, { cgroupParent: daemon.cgroupParent });
     const began = performance.now();
     const { podSandboxId } = await daemon.cri.runPodSandbox({ config }, PATIENCE);

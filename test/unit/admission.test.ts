@@ -32,6 +32,32 @@ test('a job beyond max_running and max_queued is refused at once, with the queue
   assert.deepEqual(verdicts, ['admitted', 'queued', 'refused', 'admitted']);
 });
 
+test('whoever wants to know hears of a job that runs, and of its end, however it ends', async () => {
+  const heard: string[] = [];
+  const admission = new Admission({
+    maxRunning: { launch: 1, teardown: 1, image: 1 },
+    maxQueued: 1,
+    onRun: (lane) => {
+      if (lane !== 'launch') return undefined;
+      heard.push('begins');
+      return { [Symbol.dispose]: () => heard.push('ends') };
+    },
+  });
+  const gate = hold();
+  const first = admission.run({ lane: 'launch', priority: 0 }, () => gate.promise);
+  const fails = admission.run({ lane: 'launch', priority: 0 }, () => Promise.reject(new Error('failed')));
+  await assert.rejects(
+    admission.run({ lane: 'launch', priority: 0 }, async () => {}),
+    { code: 'QUEUE_FULL' },
+  );
+  await admission.run({ lane: 'teardown', priority: 0 }, async () => {});
+  assert.deepEqual(heard, ['begins']);
+  gate.resolve();
+  await first;
+  await assert.rejects(fails, /failed/);
+  assert.deepEqual(heard, ['begins', 'ends', 'begins', 'ends']);
+});
+
 test('teardowns do not wait behind launches', async () => {
   const { admission } = make(1, 0);
   const gate = hold();

@@ -118,7 +118,7 @@ function setup(t: TestContext) {
         call: async (_: string, { digest: of }: { digest: string }) => {
           fetched.push(of);
           await hooks.fetch(of);
-          return { downloadSeconds: 0, bytes: 1, inodes: 1, implied: [], lowerLinks: [] };
+          return { downloadSeconds: 0, pauseSeconds: 0, bytes: 1, inodes: 1, implied: [], lowerLinks: [] };
         },
         // biome-ignore lint/suspicious/noExplicitAny: a stand-in for the pool
       } as any,

@@ -36,7 +36,16 @@ class Worker {
     if (op !== 'fetchLayer') return undefined;
     const result = await this.fetch(input);
     mkdirSync(join(input.dir, 'fs'), { recursive: true });
-    return { bytes: 100, inodes: 2, implied: [], lowerLinks: [], downloadSeconds: 0, unpackSeconds: 0, ...result };
+    return {
+      bytes: 100,
+      inodes: 2,
+      implied: [],
+      lowerLinks: [],
+      downloadSeconds: 0,
+      pauseSeconds: 0,
+      unpackSeconds: 0,
+      ...result,
+    };
   }
 
   of(op: string) {

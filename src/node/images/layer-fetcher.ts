@@ -13,10 +13,13 @@ export interface LayerFetcherOptions {
   log: Log;
   /** How a layer says what it hides; default: as overlayfs wants it. */
   whiteouts?: 'files';
-  /** `seconds` for the whole layer, of which `waited` were spent waiting for the registry. */
+  /**
+   * `seconds` for the whole layer: of them it `waited` for the registry, and `paused` while a launch was late.
+   */
   onFetched?: (result: {
     seconds: number;
     waited: number;
+    paused: number;
     error?: unknown;
     downloaded: number;
     unpacked: number;
@@ -67,10 +70,11 @@ export class LayerFetcher {
         );
       });
       progress.downloaded = size;
-      onFetched?.({ seconds: seconds(), waited: result.downloadSeconds, downloaded: size, unpacked: result.bytes });
+      const { downloadSeconds: waited, pauseSeconds: paused, bytes: unpacked } = result;
+      onFetched?.({ seconds: seconds(), waited, paused, downloaded: size, unpacked });
       return result;
     } catch (error) {
-      onFetched?.({ seconds: seconds(), waited: 0, error, downloaded: 0, unpacked: 0 });
+      onFetched?.({ seconds: seconds(), waited: 0, paused: 0, error, downloaded: 0, unpacked: 0 });
       throw new SluiceError(codeOf(error), `layer ${blob.digest}`, { cause: error });
     }
   }

@@ -293,9 +293,9 @@ export const METRICS = {
   imagePhase: {
     name: 'sluice_image_phase_duration_seconds',
     type: 'histogram',
-    help: 'A phase of a pull: resolve (manifest and config), layer (one layer downloaded, verified and unpacked in one pass; of it download, the waiting for the registry, and unpack, the rest), sync (syncfs of the layers), commit (records).',
+    help: 'A phase of a pull: resolve (manifest and config), layer (one layer downloaded, verified and unpacked in one pass; of it download, the waiting for the registry, pause, standing still for late launches, and unpack, the rest), sync (syncfs of the layers), commit (records).',
     group: 'images',
-    labels: { phase: ['resolve', 'layer', 'download', 'unpack', 'sync', 'commit'], outcome: OUTCOMES },
+    labels: { phase: ['resolve', 'layer', 'download', 'pause', 'unpack', 'sync', 'commit'], outcome: OUTCOMES },
     buckets: LATENCY_BUCKETS,
   },
   imageBytes: {

@@ -1,5 +1,6 @@
 import type { PoolName } from '../../stages.ts';
 import { fileQueueMemory } from '../../workers/image/file-queue.ts';
+import { giveWayMemory, LateLaunches } from '../../workers/image/give-way.ts';
 import type { ImageWorkerData, handlers as imageHandlers } from '../../workers/image.ts';
 import type { handlers as netHandlers } from '../../workers/net.ts';
 import type { handlers as registryHandlers } from '../../workers/registry.ts';
@@ -16,6 +17,8 @@ export interface Pools extends AsyncDisposable {
   image: Pool<typeof imageHandlers>;
   registry: Pool<typeof registryHandlers>;
   store: Pool<typeof storeHandlers>;
+  /** Hears of launches, for which the image pool gives way. */
+  launches: Pick<LateLaunches, 'begin'>;
 }
 
 /**
@@ -31,6 +34,7 @@ const PULL_IDLE_MS = 30_000;
  * have a thread beside it. The store has one for what waits for the disk.
  */
 export function startPools(onError?: (pool: PoolName, error: Error) => void): Pools {
+  const giveWay = giveWayMemory();
   const net = new Pool<typeof netHandlers>({
     name: 'net',
     onError: (error) => onError?.('net', error),
@@ -59,7 +63,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
     maxQueue: 10_000,
     idleMs: PULL_IDLE_MS,
     heap: ROOMY_HEAP,
-    workerData: (): ImageWorkerData => ({ memory: fileQueueMemory() }),
+    workerData: (): ImageWorkerData => ({ memory: fileQueueMemory(), giveWay }),
   });
   const registry = new Pool<typeof registryHandlers>({
     name: 'registry',
@@ -86,6 +90,7 @@ export function startPools(onError?: (pool: PoolName, error: Error) => void): Po
     image,
     registry,
     store,
+    launches: new LateLaunches(giveWay),
     async [Symbol.asyncDispose]() {
       await Promise.all([net, shim, image, registry, store].map((pool) => pool[Symbol.asyncDispose]()));
     },

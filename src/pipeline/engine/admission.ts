@@ -11,6 +11,8 @@ export interface AdmissionOptions {
    */
   leaseMs?: Partial<Record<Lane, number>>;
   onVerdict?: (lane: Lane, verdict: Verdict) => void;
+  /** A job of this lane runs until what it returns is disposed. */
+  onRun?: (lane: Lane) => Disposable | undefined;
 }
 
 export interface Admit {
@@ -91,6 +93,7 @@ export class Admission {
           abandoned?.removeEventListener('abort', drop);
           this.#admitted++;
           verdict('admitted');
+          using _ = this.#options.onRun?.(lane);
           return await work();
         },
         { priority, signal: queued.signal },

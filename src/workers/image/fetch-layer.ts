@@ -10,6 +10,7 @@ import { toBytes } from './byte-paths.ts';
 import { decompress } from './decompress.ts';
 import { Download } from './download.ts';
 import type { FileQueue } from './file-queue.ts';
+import type { GiveWay } from './give-way.ts';
 import { invalid } from './invalid.ts';
 import { algorithmOf, compare, isInvalid, LayerBlob } from './layer-blob.ts';
 import { LayerLine } from './line.ts';
@@ -49,9 +50,18 @@ export interface FetchLayer {
   port?: MessagePort;
 }
 
+/** What a thread for layers has to do with others. */
+export interface Beside {
+  /** Threads without a layer help to make the files. */
+  queue?: FileQueue;
+  /** The thread stands still while a launch is late. */
+  way?: GiveWay;
+}
+
 export interface FetchedLayer extends Usage {
-  /** Seconds spent waiting for the registry, and all other seconds. */
+  /** Seconds spent waiting for the registry, those in which a late launch went first, and all others. */
   downloadSeconds: number;
+  pauseSeconds: number;
   unpackSeconds: number;
   /**
    * Folders (paths in the layer, one byte per character) that the archive needs and does not bring: they belong to root
@@ -71,17 +81,16 @@ export interface FetchedLayer extends Usage {
  * Downloads, verifies, decompresses, verifies and unpacks one layer in one pass. Nothing is stored but the files
  * themselves, and they get their final name only when both digests are right. A failure leaves nothing behind; a crash
  * may leave `DIR.tmp-…`, which removeLayer removes. When bytes of several answers were put together and the result is
- * wrong, the registry may have lied about its ranges: the layer is then fetched once more over one connection. With a
- * `queue`, threads without a layer help to make the files.
+ * wrong, the registry may have lied about its ranges: the layer is then fetched once more over one connection.
  *
  * Throws IMAGE_INVALID, REGISTRY_DENIED (details: {@link Refusal}), IMAGE_NOT_FOUND, REGISTRY_UNAVAILABLE, TIMED_OUT,
  * DISK_FULL, and CALLER_GONE when main has cancelled it.
  */
-export async function fetchLayer(layer: FetchLayer, queue?: FileQueue): Promise<FetchedLayer> {
+export async function fetchLayer(layer: FetchLayer, beside: Beside = {}): Promise<FetchedLayer> {
   let download: Download | undefined;
   using line = new LayerLine(layer.port, () => download?.blob.received ?? 0);
   const onDownload = (made: Download) => (download = made);
-  const fetch = (noRanges: boolean) => fetchInto(layer, { line, noRanges, onDownload, queue });
+  const fetch = (noRanges: boolean) => fetchInto(layer, { line, noRanges, onDownload, beside });
   try {
     try {
       return await fetch(false);
@@ -99,10 +108,10 @@ interface Fetching {
   line: LayerLine;
   noRanges: boolean;
   onDownload: (download: Download) => void;
-  queue: FileQueue | undefined;
+  beside: Beside;
 }
 
-async function fetchInto(layer: FetchLayer, { line, noRanges, onDownload, queue }: Fetching): Promise<FetchedLayer> {
+async function fetchInto(layer: FetchLayer, { line, noRanges, onDownload, beside }: Fetching): Promise<FetchedLayer> {
   const began = performance.now();
   mkdirSync(dirname(layer.dir), { recursive: true, mode: 0o700 });
   const temporary = makeUnfinished(layer.dir, { avoid: layer.avoid });
@@ -111,11 +120,11 @@ async function fetchInto(layer: FetchLayer, { line, noRanges, onDownload, queue 
   const download = new Download({ ...layer, signal, noRanges, renew: line.renew });
   onDownload(download);
   try {
-    const { usage, ...unpacked } = await unpack(layer, download, { root: `${temporary}/fs`, abort, queue });
+    const { usage, ...unpacked } = await unpack(layer, download, { root: `${temporary}/fs`, abort, beside });
     const used = usage ? withFolders(usage, temporary) : await measureTree(temporary);
     await settle(temporary, layer.dir);
     const downloadSeconds = download.seconds;
-    const unpackSeconds = (performance.now() - began) / 1000 - downloadSeconds;
+    const unpackSeconds = (performance.now() - began) / 1000 - downloadSeconds - unpacked.pauseSeconds;
     return { ...used, ...unpacked, downloadSeconds, unpackSeconds };
   } catch (error) {
     await removeTree(toBytes(temporary));
@@ -123,7 +132,7 @@ async function fetchInto(layer: FetchLayer, { line, noRanges, onDownload, queue 
   }
 }
 
-interface Unpacked extends Pick<FetchedLayer, 'implied' | 'lowerLinks' | 'growsWhenWritten'> {
+interface Unpacked extends Pick<FetchedLayer, 'pauseSeconds' | 'implied' | 'lowerLinks' | 'growsWhenWritten'> {
   usage: Usage | undefined;
 }
 
@@ -133,10 +142,11 @@ function withFolders({ bytes, inodes }: Usage, dir: string): Usage {
   return { bytes: bytes + blocks * 512, inodes: inodes + 2 };
 }
 
-function resultOf(applier: Applier): Unpacked {
+function resultOf(applier: Applier, { pauseSeconds }: LayerBlob): Unpacked {
   const { implied, lowerLinks, growsWhenWritten } = applier;
   const links = [...lowerLinks].map(([path, target]) => ({ path, target }));
   return {
+    pauseSeconds,
     implied: [...implied],
     lowerLinks: links,
     growsWhenWritten: growsWhenWritten || links.length > 0,
@@ -147,16 +157,16 @@ function resultOf(applier: Applier): Unpacked {
 interface Unpacking {
   root: string;
   abort: AbortController;
-  queue: FileQueue | undefined;
+  beside: Beside;
 }
 
 async function unpack(layer: FetchLayer, download: Download, unpacking: Unpacking): Promise<Unpacked> {
-  const { root, abort, queue } = unpacking;
+  const { root, abort, beside } = unpacking;
   if (layer.name !== undefined) return storeFile(layer, layer.name, download, unpacking);
-  const applier = new Applier(toBytes(root), layer.whiteouts, queue);
+  const applier = new Applier(toBytes(root), layer.whiteouts, beside.queue);
   const reader = new TarReader(applier);
   const archive = createHash(algorithmOf('diffID', layer.diffId));
-  await using blob = new LayerBlob(download, layer, abort);
+  await using blob = new LayerBlob(download, layer, abort, beside.way);
   let unpacked = 0;
   try {
     const write = (piece: Buffer) => {
@@ -171,7 +181,7 @@ async function unpack(layer: FetchLayer, download: Download, unpacking: Unpackin
     compare('diffID', layer.diffId, archive.digest('hex'));
     reader.end();
     applier.finish();
-    return resultOf(applier);
+    return resultOf(applier, blob);
   } catch (error) {
     // Bytes damaged on the way look like a bad archive: the digest of the whole blob tells the two apart.
     if (isInvalid(error)) await blob.checkRest(error as SluiceError);
@@ -186,10 +196,10 @@ async function storeFile(
   layer: FetchLayer,
   name: string,
   download: Download,
-  { root, abort }: Unpacking,
+  { root, abort, beside }: Unpacking,
 ): Promise<Unpacked> {
   const applier = new Applier(toBytes(root));
-  await using blob = new LayerBlob(download, layer, abort);
+  await using blob = new LayerBlob(download, layer, abort, beside.way);
   const now = { seconds: 0, nanoseconds: 0 };
   const owner = { uid: 0, gid: 0, major: 0, minor: 0, xattrs: [] };
   try {
@@ -203,7 +213,7 @@ async function storeFile(
     await blob.check();
     applier.finish();
     // Its folders belong to root, whatever lies below.
-    return { ...resultOf(applier), implied: [] };
+    return { ...resultOf(applier, blob), implied: [] };
   } finally {
     applier.close();
   }

@@ -1,5 +1,6 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import type { FileQueue } from './file-queue.ts';
+import type { GiveWay } from './give-way.ts';
 import { makeSmallFile } from './small-file.ts';
 
 /**
@@ -8,11 +9,13 @@ import { makeSmallFile } from './small-file.ts';
  */
 export class FileHelper {
   readonly queue: FileQueue;
+  readonly way: GiveWay | undefined;
   #layers = 0;
   #free = Promise.withResolvers<void>();
 
-  constructor(queue: FileQueue) {
+  constructor(queue: FileQueue, way?: GiveWay) {
     this.queue = queue;
+    this.way = way;
     this.#free.resolve();
     queue.join();
   }
@@ -37,14 +40,15 @@ export class FileHelper {
     for (;;) {
       const seen = this.queue.changes;
       if (this.#layers > 0) await this.#free.promise;
-      else if (helpOnce(this.queue)) await turn();
+      else if (helpOnce(this.queue, this.way)) await turn();
       else await this.queue.changed(seen);
     }
   }
 }
 
 /** Makes the files of one batch; false when there is none. */
-function helpOnce(queue: FileQueue): boolean {
+function helpOnce(queue: FileQueue, way: GiveWay | undefined): boolean {
+  way?.give();
   const batch = queue.take();
   if (!batch) return false;
   try {

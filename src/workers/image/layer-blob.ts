@@ -2,6 +2,7 @@ import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { SluiceError } from '../../errors.ts';
 import { type BlobDigest, blobDigest } from './blob-digest.ts';
 import type { Download } from './download.ts';
+import type { GiveWay } from './give-way.ts';
 import { invalid } from './invalid.ts';
 import { temporaryBeside } from './temporary.ts';
 import { YoungGarbage } from './young-garbage.ts';
@@ -57,10 +58,13 @@ class KeptBlob implements Disposable {
 export class LayerBlob implements AsyncDisposable {
   /** A reader that stops early does not end the download. */
   readonly pieces: AsyncIterable<Buffer>;
+  /** Seconds in which a late launch went first. */
+  pauseSeconds = 0;
   readonly #download: AsyncGenerator<Buffer>;
   readonly #digest: string;
   readonly #hash: BlobDigest;
   readonly #abort: AbortController;
+  readonly #way: GiveWay | undefined;
   readonly #garbage = new YoungGarbage();
   readonly #kept: KeptBlob | undefined;
   #whole = false;
@@ -68,12 +72,13 @@ export class LayerBlob implements AsyncDisposable {
   /** The digest of all bytes was compared. */
   #checked = false;
 
-  constructor(download: Download, { digest, size, keep }: WantedBlob, abort: AbortController) {
+  constructor(download: Download, { digest, size, keep }: WantedBlob, abort: AbortController, way?: GiveWay) {
     this.#download = download[Symbol.asyncIterator]();
     this.#digest = digest;
     this.#kept = keep === undefined ? undefined : new KeptBlob(keep);
     this.#hash = blobDigest(algorithmOf('digest', digest), size);
     this.#abort = abort;
+    this.#way = way;
     this.pieces = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
   }
 
@@ -121,6 +126,7 @@ export class LayerBlob implements AsyncDisposable {
 
   async #next(): Promise<IteratorResult<Buffer>> {
     try {
+      this.pauseSeconds += (this.#way?.give() ?? 0) / 1000;
       const next = await this.#download.next();
       if (next.done) this.#whole = true;
       else {

@@ -44,7 +44,7 @@ export async function practise({ folder }: Practise): Promise<void> {
       dir: join(folder, 'layer'),
       progressTimeoutMs: 10_000,
     };
-    await fetchLayer(layer, queue);
+    await fetchLayer(layer, { queue });
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
