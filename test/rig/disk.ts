@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { isOutOfSpace } from '../../src/errors.ts';
 import { findProgram, privateFolder } from './paths.ts';
 import { run } from './proc.ts';
+import { tidyAtSignal } from './tidy.ts';
 
 const MIB = 2 ** 20;
 
@@ -66,13 +67,18 @@ export async function quotaInFile(mib: number): Promise<Disk> {
 }
 
 function disk(path: string, folder: string): Disk {
+  const remove = async () => {
+    // Once for the disk, and once for what a test has mounted over it.
+    for (let n = 0; n < 2; n++) await run('umount', [path], { check: false });
+    await run('umount', ['-l', path], { check: false });
+    rmSync(folder, { recursive: true, force: true });
+  };
+  const untidy = tidyAtSignal(remove);
   return {
     path,
     async [Symbol.asyncDispose]() {
-      // Once for the disk, and once for what a test has mounted over it.
-      for (let n = 0; n < 2; n++) await run('umount', [path], { check: false });
-      await run('umount', ['-l', path], { check: false });
-      rmSync(folder, { recursive: true, force: true });
+      await remove();
+      untidy();
     },
   };
 }

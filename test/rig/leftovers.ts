@@ -1,5 +1,5 @@
 /** What a daemon with private folders and a private network has left on the machine. */
-import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
+import { type Dirent, existsSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { HOLDER, namesInHolder } from '../../src/sys/holder.ts';
 import type { RigNetwork } from './cni.ts';
@@ -92,14 +92,8 @@ export async function assertNoTraces(traces: Traces, graceMs = 5000): Promise<vo
 export async function sweep(traces: Traces): Promise<void> {
   for (const p of processesOf(traces.folder)) kill(p.pid);
   for (const group of cgroupsOf(traces.cgroup)) {
-    for (const file of readdirSync(group, { recursive: true, encoding: 'utf8' })) {
-      if (!file.endsWith('cgroup.procs')) continue;
-      for (const pid of processesIn(join(group, file))) kill(pid);
-    }
-    const dirs = readdirSync(group, { recursive: true, withFileTypes: true }).filter((entry) => entry.isDirectory());
-    const paths = [group, ...dirs.map((entry) => join(entry.parentPath, entry.name))].sort(
-      (a, b) => b.length - a.length,
-    );
+    const paths = foldersIn(group);
+    for (const path of paths) for (const pid of processesIn(join(path, 'cgroup.procs'))) kill(pid);
     for (const path of paths) await run('rmdir', [path], { check: false });
   }
   for (const mount of mountsBelow(traces.folder).reverse()) await run('umount', ['-l', mount], { check: false });
@@ -108,15 +102,35 @@ export async function sweep(traces: Traces): Promise<void> {
   rmSync(traces.folder, { recursive: true, force: true });
 }
 
-/** None when the cgroup has gone since it was listed: pods are still being removed, or another sweep is under way. */
+/**
+ * The cgroup and those in it, each before the one that it is in; without those that have gone since they were listed:
+ * pods are still being removed, or another sweep is under way.
+ */
+function foldersIn(group: string): string[] {
+  let children: Dirent[];
+  try {
+    children = readdirSync(group, { withFileTypes: true });
+  } catch (error) {
+    if (isGone(error)) return [];
+    throw error;
+  }
+  const folders = children.filter((child) => child.isDirectory());
+  return [...folders.flatMap((child) => foldersIn(join(group, child.name))), group];
+}
+
 function processesIn(file: string): number[] {
   try {
     return readFileSync(file, 'utf8').split('\n').filter(Boolean).map(Number);
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT' || code === 'ENODEV') return [];
+    if (isGone(error)) return [];
     throw error;
   }
+}
+
+/** A cgroup that is being removed has no files any more, or says so for each of them. */
+function isGone(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'ENOENT' || code === 'ENODEV';
 }
 
 function kill(pid: number): void {
