@@ -49,6 +49,8 @@ const IFLA = {
   AF_SPEC: 26,
   NET_NS_FD: 28,
   PROMISCUITY: 30,
+  NUM_TX_QUEUES: 31,
+  NUM_RX_QUEUES: 32,
 } as const;
 const IFLA_INFO_KIND = 1;
 const IFLA_INFO_DATA = 2;
@@ -175,16 +177,22 @@ export interface NewVeth {
 }
 
 /**
+ * Otherwise the kernel makes a veth with as many queues as the machine has processors, and disables all but one: for
+ * each end it waits for a grace period of RCU then, with the lock that all changes of links of all namespaces need.
+ */
+const ONE_QUEUE = [attributeU32(IFLA.NUM_TX_QUEUES, 1), attributeU32(IFLA.NUM_RX_QUEUES, 1)];
+
+/**
  * Makes a pair of veths across namespaces. Returns the end in the socket's namespace as it is before it becomes a port:
  * with the answer to the request, or on Linux before 6.2 by asking for it. NetlinkError EEXIST when one of the names is
  * taken.
  */
 export function addVeth(socket: NetlinkSocket, { name, mac, mtu, master, peer }: NewVeth): Link {
-  const size = mtu > 0 ? [attributeU32(IFLA.MTU, mtu)] : [];
+  const both = [...(mtu > 0 ? [attributeU32(IFLA.MTU, mtu)] : []), ...ONE_QUEUE];
   const other = [
     linkHeader({}),
     attributeText(IFLA.IFNAME, peer.name),
-    ...size,
+    ...both,
     ...(peer.mac === '' ? [] : [attribute(IFLA.ADDRESS, parseMac(peer.mac))]),
     ...(peer.netns === undefined ? [] : [attributeU32(IFLA.NET_NS_FD, peer.netns)]),
   ];
@@ -195,7 +203,7 @@ export function addVeth(socket: NetlinkSocket, { name, mac, mtu, master, peer }:
       linkHeader({ flags: IFF_UP, change: IFF_UP }),
       attributeText(IFLA.IFNAME, name),
       ...(mac === undefined ? [] : [attribute(IFLA.ADDRESS, parseMac(mac))]),
-      ...size,
+      ...both,
       ...(master > 0 ? [attributeU32(IFLA.MASTER, master)] : []),
       nested(IFLA.LINKINFO, [
         attributeText(IFLA_INFO_KIND, 'veth'),

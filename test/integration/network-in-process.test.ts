@@ -151,6 +151,22 @@ test('the host’s end of a pod’s link has an address that was given to it, so
   await lab.remove(pod, true);
 });
 
+test('both ends of a pod’s link have one queue, as the kernel would wait twice to disable others', async (t) => {
+  const lab = openLab(t, 'queues');
+  for (const type of ['bridge', 'ptp']) {
+    const ipam = lab.ipam([[{ subnet: '10.60.0.0/24' }]]);
+    const plugin = { type, ...(type === 'bridge' && { bridge: 'same8' }), ipam };
+    const pod = await lab.pod([plugin], { inProcess: true });
+    const { result } = await handlers.cniAdd(pod.call);
+    const host = result.interfaces?.find(({ name }) => name.startsWith('veth'))?.name;
+    for (const [name, netns] of [[host], ['eth0', pod.netns]] as const) {
+      const [link] = JSON.parse(await sh(`ip -j -d link show ${name}`, netns)) as Record<string, unknown>[];
+      assert.deepEqual([link?.num_tx_queues, link?.num_rx_queues], [1, 1], `${name} of ${type}`);
+    }
+    await lab.remove(pod, true);
+  }
+});
+
 test('ipv6LinkLocal: false leaves out the IPv6 address of a link whose network gives it none, and what it says', async (t) => {
   const lab = openLab(t, 'quiet');
   const four = { subnet: '10.60.0.0/24' };

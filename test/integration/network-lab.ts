@@ -170,7 +170,7 @@ async function stateOf(
       ifname,
       addresses: (addr_info as JsonObject[]).map(addressOf),
     })),
-    routes: routes.filter(({ dst }) => dst !== 'fe80::/64' || true).map(({ flags: _, ...route }) => route),
+    routes: routes.map(({ flags: _, ...route }) => route),
     sysctls,
   };
 }
