@@ -720,6 +720,15 @@ test('broken connections go on from the byte that was reached', async () => {
   assert.equal(asked[1]?.headers.range, 'bytes=300000-');
 });
 
+test('a blob that was to be kept under a digest of an unknown form leaves nothing', async () => {
+  const blobs = join(folder, 'blobs');
+  mkdirSync(blobs);
+  const archive = tarball([{ path: 'x' }]);
+  const wrong = { digest: 'md5:d41d8cd98f00b204e9800998ecf8427e', keep: join(blobs, 'kept') };
+  await fails(fetch(archive, archive, wrong), 'IMAGE_INVALID', /is not a sha256 or sha512 digest/);
+  assert.deepEqual(readdirSync(blobs), []);
+});
+
 test('a registry that falls silent is given up after the time without a byte, a slow one is not', async () => {
   const archive = tarball([{ path: 'x', content: randomBytes(100_000) }]);
   const zipped = gzipSync(archive);

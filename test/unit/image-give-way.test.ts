@@ -84,15 +84,15 @@ test('a thread that has stood still works as long again before it does so anew',
   const memory = giveWayMemory();
   Atomics.store(new Int32Array(memory), 0, 1); // a launch that never ends
   const began = performance.now();
-  const way = new GiveWay(memory, { creditMs: 40 });
+  const way = new GiveWay(memory, { creditMs: 300 });
   const first = way.give();
-  assert.ok(first >= 40, `${first}`);
+  assert.ok(first >= 300, `${first}`);
   const second = way.give();
-  assert.ok(second < 20, `it works for a moment, and stands still for ${second} ms`);
+  assert.ok(second < 150, `it works for a moment, and stands still for ${second} ms`);
   await sleep(60);
   const third = way.give();
-  assert.ok(third >= 15 && third < 120, `${third}`);
+  assert.ok(third >= 15 && third < 250, `${third}`);
   const all = performance.now() - began;
   const [paused, worked] = [first + second + third, all - first - second - third];
-  assert.ok(paused <= 40 + worked + 20, `${paused} ms of pauses beside ${worked} of work`);
+  assert.ok(paused <= 300 + worked + 150, `${paused} ms of pauses beside ${worked} of work`);
 });

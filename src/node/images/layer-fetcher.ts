@@ -13,9 +13,7 @@ export interface LayerFetcherOptions {
   log: Log;
   /** How a layer says what it hides; default: as overlayfs wants it. */
   whiteouts?: 'files';
-  /**
-   * `seconds` for the whole layer: of them it `waited` for the registry, and `paused` while a launch was late.
-   */
+  /** `seconds` for the whole layer: of them it `waited` for the registry, and `paused` while a launch was late. */
   onFetched?: (result: {
     seconds: number;
     waited: number;

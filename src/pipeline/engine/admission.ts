@@ -11,7 +11,7 @@ export interface AdmissionOptions {
    */
   leaseMs?: Partial<Record<Lane, number>>;
   onVerdict?: (lane: Lane, verdict: Verdict) => void;
-  /** A job of this lane runs until what it returns is disposed. */
+  /** Called when a job of this lane begins to run; what it returns is disposed when the job ends. */
   onRun?: (lane: Lane) => Disposable | undefined;
 }
 

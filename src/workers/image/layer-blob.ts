@@ -73,10 +73,12 @@ export class LayerBlob implements AsyncDisposable {
   #checked = false;
 
   constructor(download: Download, { digest, size, keep }: WantedBlob, abort: AbortController, way?: GiveWay) {
+    using undo = new DisposableStack();
     this.#download = download[Symbol.asyncIterator]();
     this.#digest = digest;
-    this.#kept = keep === undefined ? undefined : new KeptBlob(keep);
+    this.#kept = keep === undefined ? undefined : undo.use(new KeptBlob(keep));
     this.#hash = blobDigest(algorithmOf('digest', digest), size);
+    undo.move();
     this.#abort = abort;
     this.#way = way;
     this.pieces = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
